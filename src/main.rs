@@ -1,0 +1,2 @@
+//! Keyturn.
+fn main() {}

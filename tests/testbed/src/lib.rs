@@ -1,0 +1,1 @@
+//! What Keyturn is developed and shown on.

@@ -1,0 +1,2 @@
+//! The testbed binary.
+fn main() {}
