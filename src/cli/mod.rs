@@ -1,0 +1,1 @@
+//! One file per subcommand: each parses, wires, calls the library, prints.

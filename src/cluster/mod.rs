@@ -1,0 +1,1 @@
+//! Kubernetes plumbing: slim watches and indexes, writes with preconditions, events, lease, server time.

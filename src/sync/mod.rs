@@ -1,0 +1,1 @@
+//! The reconciler of ExternalSecrets and of the stores: observe, plan, apply.

@@ -1,0 +1,1 @@
+//! Logs, the audit log, the metrics registry and the HTTP server.

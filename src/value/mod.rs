@@ -1,0 +1,1 @@
+//! Remote values to the data of a Secret. Pure.
