@@ -1,1 +1,4 @@
 //! The reconciler of ExternalSecrets and of the stores: observe, plan, apply.
+
+pub mod queue;
+pub mod work;

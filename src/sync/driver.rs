@@ -1,0 +1,253 @@
+//! Carries out what the tracker asks for, and tells it what AWS answered.
+//!
+//! The tracker decides and this does: one task turns effects into calls, each call ends in observations, observations
+//! into wakes of the objects concerned.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::{sync::Notify, task::JoinSet};
+
+use crate::{
+    api::{ObjectKey, Selector, SourceId},
+    aws::{self, Aws, Reader},
+    sync::{
+        queue::Class,
+        work::{Clock, Work},
+    },
+    track::{Call, Cause, Described, Effect, Failure, Known, Observation, Schedule, Subscription, Tracker},
+};
+
+/// The tracker, shared by the tasks that tell it what they saw and the one that carries out its effects.
+#[derive(Debug)]
+pub struct Tracking {
+    clock: Clock,
+    tracker: Mutex<Tracker>,
+    bell: Notify,
+}
+
+impl Tracking {
+    /// Shares `tracker`.
+    pub fn new(clock: Clock, tracker: Tracker) -> Self {
+        Self { clock, tracker: Mutex::new(tracker), bell: Notify::new() }
+    }
+
+    /// Tells the tracker something; `tell` must be quick.
+    pub fn tell<T>(&self, tell: impl FnOnce(&mut Tracker, std::time::Duration) -> T) -> T {
+        let told = tell(&mut self.lock(), self.clock.now());
+        self.bell.notify_one();
+        told
+    }
+
+    /// Asks the tracker something.
+    pub fn ask<T>(&self, ask: impl FnOnce(&Tracker) -> T) -> T {
+        ask(&self.lock())
+    }
+
+    /// Subscribes `object` to what it needs.
+    pub fn subscribe(&self, object: &ObjectKey, subscription: Subscription) {
+        self.tell(|tracker, now| tracker.subscribe(now, object, subscription));
+    }
+
+    /// Tells of a value that was read, and gives what stands for it now.
+    pub fn saw(&self, source: SourceId, key: &Arc<str>, selector: &Selector, value: &aws::RemoteValue) -> Known {
+        let seen = observed_value(source, key, selector, value);
+        self.tell(|tracker, now| {
+            tracker.observe(now, seen);
+            tracker.known(source, key, selector)
+        })
+    }
+
+    /// Tells of a read that failed.
+    pub fn failed(&self, source: SourceId, key: &Arc<str>, selector: &Selector, error: &aws::Error) {
+        let failure = failure(error, selector);
+        self.tell(|tracker, now| {
+            tracker.observe(now, Observation::Failed { source, call: Call::Read, keys: vec![key.clone()], failure });
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tracker> {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs the tracker's effects until it is dropped.
+pub async fn drive(tracking: Arc<Tracking>, aws: Arc<Aws>, reader: Arc<Reader>, work: Arc<Work>, stores: impl Fn(SourceId)) {
+    let mut calls = JoinSet::new();
+    loop {
+        let (effects, due) = {
+            let mut tracker = tracking.lock();
+            let effects = tracker.poll(tracking.clock.now());
+            (effects, tracker.next_due())
+        };
+        for effect in effects {
+            match effect {
+                Effect::Wake { object, cause } => work.push(object, class(cause)),
+                Effect::Mode { source } => stores(source),
+                Effect::List { source } => {
+                    calls.spawn(list(tracking.clone(), aws.clone(), source));
+                }
+                Effect::Describe { source, key } => {
+                    calls.spawn(describe(tracking.clone(), aws.clone(), source, key));
+                }
+                Effect::Read { source, keys } => {
+                    calls.spawn(read(tracking.clone(), aws.clone(), reader.clone(), source, keys));
+                }
+            }
+        }
+        // What is due already was handed out above; a due time in the past would spin.
+        let due = due.map(|due| due.max(tracking.clock.now() + std::time::Duration::from_millis(1)));
+        tokio::select! {
+            () = tracking.bell.notified() => {}
+            () = tracking.clock.reach(due) => {}
+            Some(ended) = calls.join_next(), if !calls.is_empty() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a check of AWS ended abnormally; its secrets are checked again in 5 minutes");
+                }
+            }
+        }
+    }
+}
+
+/// What somebody asked for goes before what happens by itself.
+fn class(cause: Cause) -> Class {
+    match cause {
+        Cause::Refreshed => Class::Urgent,
+        Cause::Changed | Cause::Gone | Cause::Failing | Cause::Recovered | Cause::Rotation => Class::Periodic,
+    }
+}
+
+async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) {
+    let mut pages = aws.list(source);
+    loop {
+        match pages.next().await {
+            Ok(Some(page)) => {
+                let entries = page.into_iter().map(described).collect();
+                tracking.tell(|tracker, now| {
+                    tracker.observe(now, Observation::Listed { source, entries, complete: false });
+                });
+            }
+            Ok(None) => {
+                tracking.tell(|tracker, now| {
+                    tracker.observe(now, Observation::Listed { source, entries: Vec::new(), complete: true });
+                });
+                return;
+            }
+            Err(error) => {
+                let failure = match failure(&error, &Selector::parse(None)) {
+                    Failure::Denied => Failure::ListDenied,
+                    other => other,
+                };
+                tracking.tell(|tracker, now| {
+                    tracker.observe(now, Observation::Failed { source, call: Call::List, keys: Vec::new(), failure });
+                });
+                return;
+            }
+        }
+    }
+}
+
+async fn describe(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId, key: Arc<str>) {
+    let observation = look(&aws, source, &key).await;
+    tracking.tell(|tracker, now| tracker.observe(now, observation));
+}
+
+/// Describes one secret; the observation says what came of it.
+pub async fn look(aws: &Aws, source: SourceId, key: &Arc<str>) -> Observation {
+    match aws.describe(source, key).await {
+        Ok(secret) => Observation::Described { source, key: key.clone(), secret: described(secret) },
+        Err(error) => Observation::Failed {
+            source,
+            call: Call::Describe,
+            keys: vec![key.clone()],
+            failure: failure(&error, &Selector::parse(None)),
+        },
+    }
+}
+
+async fn read(tracking: Arc<Tracking>, aws: Arc<Aws>, reader: Arc<Reader>, source: SourceId, keys: Vec<Arc<str>>) {
+    let current = Selector::parse(None);
+    let answers = if let [key] = keys.as_slice() {
+        Ok(vec![aws.get(source, key, &current).await])
+    } else {
+        aws.batch(source, &keys).await
+    };
+    match answers {
+        Ok(answers) => {
+            for (key, answer) in keys.iter().zip(answers) {
+                match answer {
+                    Ok(value) => {
+                        let before = tracking.ask(|tracker| tracker.known(source, key, &current));
+                        let now_known = tracking.saw(source, key, &current, &value);
+                        // Those whom this wakes find the value here instead of reading it again.
+                        if before != now_known {
+                            reader.offer(source, key, value);
+                        }
+                    }
+                    Err(error) => {
+                        let failure = alone(failure(&error, &current));
+                        tracking.tell(|tracker, now| {
+                            let keys = vec![key.clone()];
+                            tracker.observe(now, Observation::Failed { source, call: Call::Read, keys, failure });
+                        });
+                    }
+                }
+            }
+        }
+        Err(error) => {
+            let failure = match failure(&error, &current) {
+                Failure::Denied => Failure::BatchDenied,
+                other => other,
+            };
+            tracking.tell(|tracker, now| {
+                tracker.observe(now, Observation::Failed { source, call: Call::Read, keys, failure });
+            });
+        }
+    }
+}
+
+/// An error of one id of a batch that may pass is no failure of the source.
+fn alone(failure: Failure) -> Failure {
+    match failure {
+        Failure::Transient { .. } => Failure::Unanswered,
+        other => other,
+    }
+}
+
+fn observed_value(source: SourceId, key: &Arc<str>, selector: &Selector, value: &aws::RemoteValue) -> Observation {
+    Observation::Value {
+        source,
+        key: key.clone(),
+        selector: selector.clone(),
+        version: value.version.clone(),
+        arn: value.arn.clone(),
+        name: value.name.clone(),
+        created: value.created,
+    }
+}
+
+fn described(secret: aws::Description) -> Described {
+    let aws::Description { arn, name, stages, deleted, rotation_enabled, last_rotated, next_rotation, .. } = secret;
+    Described {
+        arn,
+        name,
+        stages,
+        deleted,
+        rotation: Schedule { enabled: rotation_enabled, last: last_rotated, next: next_rotation },
+    }
+}
+
+/// How the tracker calls an error of AWS.
+pub fn failure(error: &aws::Error, selector: &Selector) -> Failure {
+    use aws::Class as C;
+    match error.class() {
+        C::Throttled => Failure::Transient { throttled: true },
+        C::Unavailable => Failure::Transient { throttled: false },
+        C::NotFound => Failure::NotFound,
+        C::StageNotFound => Failure::StageNotFound(selector.clone()),
+        C::MarkedForDeletion => Failure::MarkedForDeletion,
+        C::AccessDenied => Failure::Denied,
+        C::KeyAccessDenied => Failure::KeyDenied,
+        C::Identity => Failure::Identity,
+        C::Invalid => Failure::Invalid,
+    }
+}

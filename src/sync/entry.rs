@@ -1,0 +1,243 @@
+//! An ExternalSecret, cut down to what decides whether anything is to be done.
+//!
+//! There may be 100,000 of them, so the spec stays with the API server until it is rendered: what is kept says which
+//! remote secrets are needed, how fresh, and by which digest a change of the rest is noticed.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::digest;
+use jiff::Timestamp;
+
+use crate::{
+    api::{
+        CreationPolicy, DeletionPolicy, ExternalSecret, ObjectKey, Selector, StoreKind,
+        names::{self, annotation},
+        reason::{ConditionType, Reason},
+    },
+    cluster::index::{Change, Project},
+    sync::status::{self, Digest},
+};
+
+/// What is kept of an ExternalSecret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Its uid.
+    pub uid: Box<str>,
+    /// Its generation.
+    pub generation: i64,
+    /// What would make it act again, in one number: a change of anything else needs no work.
+    pub revision: u64,
+    /// How often it is refreshed.
+    pub refresh: Refresh,
+    /// The store; `None` is the operator's default store.
+    pub store: Option<StoreRef>,
+    /// What it needs, in the order of the spec's entries.
+    pub needs: Box<[Need]>,
+    /// The Secret's name; `None` is the object's own.
+    pub target: Option<Box<str>>,
+    /// Who makes and removes the Secret.
+    pub creation: CreationPolicy,
+    /// What follows when remote secrets are gone.
+    pub deletion: DeletionPolicy,
+    /// Digest of what the data are made from besides values.
+    pub made_from: [u8; 16],
+    /// Digest of the refresh annotation; 0 without one.
+    pub asked: u64,
+    /// The suspend annotation.
+    pub suspended: Suspension,
+    /// What is wrong with the spec, as a sentence.
+    pub invalid: Option<Box<str>>,
+    /// What the status says, in numbers.
+    pub said: Digest,
+    /// The status of `Ready`, if it has been said.
+    pub ready: Option<bool>,
+    /// The reason of `Current` is `Stale`.
+    pub stale: bool,
+    /// The Secret that the status records.
+    pub recorded: Option<RecordedTarget>,
+}
+
+/// The target as the status records it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedTarget {
+    /// The Secret's name, if it is not the one that is wanted now.
+    pub former: Option<Box<str>>,
+    /// Its rollout token.
+    pub rollout: Option<Box<str>>,
+}
+
+/// How often an object is refreshed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refresh {
+    /// At this interval, before the operator's minimum.
+    Every(Duration),
+    /// When the spec changes.
+    OnChange,
+    /// Never after the first success: `CreatedOnce`, or an interval of 0.
+    Once,
+}
+
+/// A store by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoreRef {
+    /// Which kind.
+    pub kind: StoreKind,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// One entry's remote secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Its key as the spec has it.
+    pub key: Arc<str>,
+    /// Which version.
+    pub selector: Selector,
+}
+
+/// A suspend annotation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Suspension {
+    /// There is none.
+    #[default]
+    None,
+    /// Until then.
+    Until(Timestamp),
+    /// It is no time.
+    Unreadable,
+}
+
+impl Suspension {
+    /// Reads the value of the annotation.
+    pub fn parse(annotation: Option<&str>) -> Self {
+        match annotation.map(str::parse) {
+            None => Self::None,
+            Some(Ok(until)) => Self::Until(until),
+            Some(Err(_)) => Self::Unreadable,
+        }
+    }
+}
+
+/// Cuts ExternalSecrets down.
+#[derive(Debug)]
+pub struct ExternalSecrets;
+
+impl Project for ExternalSecrets {
+    type Kind = ExternalSecret;
+    type Object = ExternalSecret;
+    type Entry = Entry;
+
+    fn project(&self, key: &ObjectKey, object: ExternalSecret) -> Entry {
+        Entry::of(key, &object)
+    }
+
+    fn change(&self, key: ObjectKey) -> Change {
+        Change::ExternalSecret(key)
+    }
+}
+
+impl Entry {
+    /// The entry of a live object.
+    pub fn of(key: &ObjectKey, object: &ExternalSecret) -> Self {
+        let ExternalSecret { metadata, spec, status } = object;
+        let annotation = |name: &str| metadata.annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
+        let asked = annotation(annotation::REFRESH).map_or(0, |value| digest64(&[value.as_bytes()]));
+        let suspended = Suspension::parse(annotation(annotation::SUSPEND));
+        let made_from = made_from(object);
+        let generation = metadata.generation.unwrap_or_default();
+        let ready = status
+            .as_ref()
+            .and_then(|status| status::condition(status, ConditionType::Ready))
+            .map(|condition| condition.status == "True");
+        let stale = status
+            .as_ref()
+            .and_then(|status| status::condition(status, ConditionType::Current))
+            .is_some_and(|condition| condition.reason == Reason::Stale.as_str());
+        let target = spec.target_name(&key.name);
+        Self {
+            uid: metadata.uid.as_deref().unwrap_or_default().into(),
+            generation,
+            revision: digest64(&[
+                &generation.to_be_bytes(),
+                &made_from,
+                &asked.to_be_bytes(),
+                annotation(annotation::SUSPEND).unwrap_or_default().as_bytes(),
+            ]),
+            refresh: match (spec.policy(), spec.interval()) {
+                (RefreshPolicy::OnChange, _) => Refresh::OnChange,
+                (RefreshPolicy::CreatedOnce, _) | (RefreshPolicy::Periodic, Duration::ZERO) => Refresh::Once,
+                (RefreshPolicy::Periodic, interval) => Refresh::Every(interval),
+            },
+            store: spec
+                .secret_store_ref
+                .as_ref()
+                .map(|store| StoreRef { kind: store.kind(), name: store.name.as_str().into() }),
+            needs: spec
+                .entries()
+                .map(|entry| Need {
+                    key: entry.remote.key.as_str().into(),
+                    selector: Selector::parse(entry.remote.version.as_deref()),
+                })
+                .collect(),
+            target: (target != &*key.name).then(|| target.into()),
+            creation: spec.creation_policy(),
+            deletion: spec.deletion_policy(),
+            made_from,
+            asked,
+            suspended,
+            invalid: validate(spec).err().map(|invalid| invalid.to_string().into()),
+            said: Digest::of(status.as_ref()),
+            ready,
+            stale,
+            recorded: status.as_ref().and_then(|status| status.target.as_ref()).map(|recorded| RecordedTarget {
+                former: (recorded.name != target).then(|| recorded.name.as_str().into()),
+                rollout: recorded.rollout.as_deref().map(Into::into),
+            }),
+        }
+    }
+
+    /// The name of the Secret.
+    pub fn target<'a>(&'a self, key: &'a ObjectKey) -> &'a str {
+        self.target.as_deref().unwrap_or(&key.name)
+    }
+}
+
+/// The labels and annotations of an ExternalSecret that its Secret carries too.
+pub fn carried(all: Option<&std::collections::BTreeMap<String, String>>) -> std::collections::BTreeMap<String, String> {
+    all.into_iter()
+        .flatten()
+        .filter(|(name, _)| names::is_carried(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// 16 bytes of SHA-256 over the spec and the metadata that the Secret carries.
+fn made_from(object: &ExternalSecret) -> [u8; 16] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    // The types serialise in the order of their fields, so equal specs give equal text.
+    let spec = serde_json::to_vec(&object.spec).unwrap_or_default();
+    context.update(&spec);
+    for all in [&object.metadata.labels, &object.metadata.annotations] {
+        for (name, value) in carried(all.as_ref()) {
+            for text in [name, value] {
+                context.update(&text.len().to_be_bytes());
+                context.update(text.as_bytes());
+            }
+        }
+        context.update(&[0xff]);
+    }
+    let mut short = [0; 16];
+    for (to, from) in short.iter_mut().zip(context.finish().as_ref()) {
+        *to = *from;
+    }
+    short
+}
+
+fn digest64(parts: &[&[u8]]) -> u64 {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&part.len().to_be_bytes());
+        context.update(part);
+    }
+    context.finish().as_ref().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}

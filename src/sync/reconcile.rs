@@ -1,0 +1,725 @@
+//! One pass over one ExternalSecret: observe, plan, apply.
+//!
+//! A pass starts from what the indexes and the tracker know and ends at once where nothing is to be done. Values are
+//! read before a write slot is taken; what is written starts from live objects.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::future;
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+
+use crate::{
+    api::{
+        CreationPolicy, DeletionPolicy, ObjectKey, Selector, SourceId, VersionId,
+        reason::Reason,
+        token::{self, TokenKey},
+    },
+    aws::{self, Aws, Reader, RemoteValue, Urgency},
+    cluster::{Events, Index, SecretEntry, ServerTime, Writer, index::NamespaceEntry},
+    sync::{
+        driver::{self, Tracking},
+        entry::{Entry, Refresh, Suspension},
+        queue::Class,
+        resolve::Refusal,
+        status::{Digest, Draft, SourceDraft, TargetDraft, Verdict},
+        stores::{Stores, Usable},
+        work::{Clock, Work},
+    },
+    track::{self, Known},
+    value,
+};
+
+/// How many objects write to Kubernetes at once.
+const WRITE_SLOTS: usize = 32;
+/// How often what stands in the way of a write is looked at again.
+const RECHECK_CONFLICT: Duration = Duration::from_mins(1);
+/// How often what a person must mend is looked at again, at most.
+const RECHECK_PERMANENT: Duration = Duration::from_mins(5);
+/// An object is read on demand at most this often.
+const ON_DEMAND: Duration = Duration::from_secs(10);
+/// `Current` allows at least this much time without a successful check.
+const STALE_FLOOR: Duration = Duration::from_mins(10);
+
+/// What every pass shares.
+pub struct Context {
+    /// ExternalSecrets.
+    pub objects: Arc<Index<Entry>>,
+    /// Managed Secrets.
+    pub secrets: Arc<Index<SecretEntry>>,
+    /// Namespaces; empty in namespaced mode.
+    pub namespaces: Arc<Index<NamespaceEntry>>,
+    /// Stores and what they are good for.
+    pub stores: Arc<Stores>,
+    /// The tracker.
+    pub tracking: Arc<Tracking>,
+    /// AWS.
+    pub aws: Arc<Aws>,
+    /// Values.
+    pub reader: Arc<Reader>,
+    /// Kubernetes.
+    pub writer: Writer,
+    /// Events.
+    pub events: Events,
+    /// The API server's clock.
+    pub time: ServerTime,
+    /// The process's clock.
+    pub clock: Clock,
+    /// The key of the tokens.
+    pub key: TokenKey,
+    /// The queue.
+    pub work: Arc<Work>,
+    /// Intervals below are raised to it.
+    pub min_interval: Duration,
+    /// Namespaces whose Secrets are never written.
+    pub protected: Vec<String>,
+    slots: Semaphore,
+    memory: Mutex<HashMap<ObjectKey, Memory>>,
+}
+
+/// What a process remembers of an object; losing it costs at most a read.
+#[derive(Clone, Debug, Default)]
+struct Memory {
+    /// The refresh annotation that was last answered, and when.
+    asked: Option<(u64, Duration)>,
+    /// The versions that an immutable target refused.
+    refused: Option<String>,
+    /// The Secret as our last write left it, until the watch shows it or a later one.
+    written: Option<SecretEntry>,
+    /// With creationPolicy None: the inputs and versions that were last read.
+    read: Option<(String, String)>,
+}
+
+/// How a pass ended.
+pub enum Ended {
+    /// All is as it should be, until something changes.
+    Well,
+    /// Look again after this time though nothing changes.
+    Again(Duration),
+    /// It failed for a reason that may pass: look again after the next back-off.
+    Failed,
+}
+
+/// A resolved need: what to read, and where.
+#[derive(Clone, Debug)]
+struct Wanted {
+    source: SourceId,
+    key: Arc<str>,
+    selector: Selector,
+    /// Its name in `keyturn.dev/versions`.
+    hash: String,
+    recorded: Option<VersionId>,
+}
+
+/// One entry's answer from AWS.
+enum Answer {
+    Value(Arc<RemoteValue>),
+    /// Proven by DescribeSecret.
+    Gone { deleted: bool },
+}
+
+/// Why a pass does not get to write.
+enum Stop {
+    /// A person must mend it; the Secret stays as it is.
+    Refused(Refusal),
+    /// It passes by itself.
+    Transient(Refusal),
+    /// Nothing to say yet; something else wakes the object.
+    Waiting,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Context {
+    /// One pass over `object`.
+    pub async fn reconcile(&self, object: &ObjectKey, class: Class) -> Ended {
+        let entry = match self.objects.get(object) {
+            None => {
+                self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+                self.remember(object, |memory| *memory = Memory::default());
+                self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(object);
+                return Ended::Well;
+            }
+            Some(Indexed::Entry(entry)) => entry,
+            Some(Indexed::Malformed(malformed)) => return self.say_malformed(object, &malformed).await,
+        };
+        match self.suspension(object, &entry) {
+            Ok(None) => {}
+            Ok(Some((until, by))) => return self.suspend(object, &entry, until, &by).await,
+            Err(refusal) => return self.refuse(object, &entry, None, refusal).await,
+        }
+        let usable = match self.resolve(object, &entry).await {
+            Ok(usable) => usable,
+            Err(Stop::Waiting) => return Ended::Well,
+            Err(Stop::Refused(refusal)) => {
+                self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+                return self.refuse(object, &entry, None, refusal).await;
+            }
+            Err(Stop::Transient(refusal)) => return self.defer(object, &entry, refusal).await,
+        };
+        self.sync(object, &entry, &usable, class).await
+    }
+
+    /// The latest suspension in force and what it is written on.
+    fn suspension(&self, object: &ObjectKey, entry: &Entry) -> Result<Option<(Timestamp, String)>, Refusal> {
+        let now = self.time.now();
+        let namespace = self
+            .namespaces
+            .with(&ObjectKey::new("", object.namespace.clone()), |namespace| {
+                let annotation = namespace.entry()?.annotations.get(SUSPEND_SHORT)?;
+                Some(Suspension::parse(Some(annotation)))
+            })
+            .flatten()
+            .unwrap_or_default();
+        let store = self.stores.meant(entry.store.as_ref()).ok();
+        let of_store =
+            store.as_ref().map_or(Suspension::None, |store| self.stores.suspended(store, &object.namespace));
+        let places = [
+            (entry.suspended, format!("ExternalSecret {}", object.name)),
+            (namespace, format!("Namespace {}", object.namespace)),
+            (of_store, store.map_or_else(String::new, |store| format!("{} {}", store.kind, store.name))),
+        ];
+        let mut latest: Option<(Timestamp, String)> = None;
+        for (suspension, place) in places {
+            match suspension {
+                Suspension::Unreadable => {
+                    return Err(Refusal::new(
+                        Reason::InvalidSpec,
+                        format!(
+                            "annotation {} on {place} is not a time: write one such as 2026-11-01T08:00:00Z",
+                            annotation::SUSPEND_SYNC
+                        ),
+                    ));
+                }
+                Suspension::Until(until) if until > now && latest.as_ref().is_none_or(|(latest, _)| until > *latest) => {
+                    latest = Some((until, place));
+                }
+                Suspension::Until(_) | Suspension::None => {}
+            }
+        }
+        Ok(latest)
+    }
+
+    async fn suspend(&self, object: &ObjectKey, entry: &Entry, until: Timestamp, by: &str) -> Ended {
+        self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+        let message = format!("suspended until {} by the annotation on {by}", seconds(until));
+        let draft = Draft {
+            generation: entry.said.generation(),
+            current: Some(Verdict::fails(Reason::Suspended, message)),
+            ..Draft::default()
+        };
+        let left = Duration::try_from(until.duration_since(self.time.now())).unwrap_or(Duration::ZERO);
+        // Clocks and annotations change: a far end is looked at again before it.
+        self.say(object, entry, draft, None, Ended::Again(left.clamp(Duration::from_secs(1), Duration::from_hours(24)))).await
+    }
+
+    /// The store, its identity, and every key: all checked before AWS is asked for any of them.
+    async fn resolve(&self, object: &ObjectKey, entry: &Entry) -> Result<Resolved, Stop> {
+        if let Some(invalid) = &entry.invalid {
+            return Err(Refusal::new(Reason::InvalidSpec, &**invalid).into());
+        }
+        if self.protected.iter().any(|namespace| **namespace == *object.namespace) {
+            return Err(Refusal::new(
+                Reason::NamespaceNotAllowed,
+                format!("namespace {} is protected: the operator writes no Secrets there", object.namespace),
+            )
+            .into());
+        }
+        let store = self.stores.meant(entry.store.as_ref())?;
+        let namespace = self.namespaces.get(&ObjectKey::new("", object.namespace.clone()));
+        let labels = namespace.as_ref().and_then(Indexed::entry);
+        let mut usable = match self.stores.usable(&store, &object.namespace, labels) {
+            Ok(usable) => usable,
+            Err(Unusable::NotYet) => return Err(Stop::Waiting),
+            Err(Unusable::Refused(refusal)) => return Err(refusal.into()),
+        };
+        let restricted = usable.spec.allowed_keys.is_some();
+        if usable.account.is_none()
+            && (restricted || entry.needs.iter().any(|need| need.key.starts_with("arn:")))
+            && let Err(error) = self.stores.prove(&mut usable).await
+        {
+            let refusal = Refusal::new(error.reason(), error.to_string());
+            return Err(if error.class().is_transient() { Stop::Transient(refusal) } else { refusal.into() });
+        }
+        let account = usable.account.as_deref();
+        let store_key = Stores::key(&store, &object.namespace);
+        let scope = (store.kind == StoreKind::SecretStore).then_some(&*store_key.namespace);
+        let asked = Asked { store: &store, uid: &usable.uid, namespace: scope, spec: &usable.spec };
+        let mut needs = Vec::with_capacity(entry.needs.len());
+        for need in &entry.needs {
+            let key = asked.key(account, &usable.source.region, object, need)?;
+            let label = format!("{}/{}", store.kind, store.name);
+            let hash = token::remote_hash(&label, &versioned(&key, &need.selector));
+            needs.push(Wanted { source: usable.id, key, selector: need.selector.clone(), hash, recorded: None });
+        }
+        Ok(Resolved { label: format!("{}/{}", store.kind, store.name), store, usable, needs })
+    }
+
+    /// From resolved needs to a written Secret.
+    async fn sync(&self, object: &ObjectKey, entry: &Entry, resolved: &Resolved, class: Class) -> Ended {
+        let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
+        let secret = self.secret(object, &target);
+        let memory = self.recall(object);
+        let inputs = self.inputs(entry, resolved);
+
+        let (recorded_inputs, recorded_versions) = match (&secret, entry.creation) {
+            (_, CreationPolicy::None) => memory.read.clone().unzip(),
+            (Some(secret), _) => (secret.inputs.as_deref().map(str::to_owned), secret.versions.as_deref().map(str::to_owned)),
+            (None, _) => (None, None),
+        };
+        let same_inputs = recorded_inputs.as_deref() == Some(&*inputs);
+        let recorded = parse_versions(if same_inputs { recorded_versions.as_deref() } else { None });
+        let needs: Vec<Wanted> = resolved
+            .needs
+            .iter()
+            .map(|need| Wanted { recorded: recorded.get(&need.hash).map(|id| VersionId(id.as_str().into())), ..need.clone() })
+            .collect();
+        self.subscribe(object, entry, &needs);
+
+        // On demand: not more often than every 10 s, and never lost.
+        let asked_now = entry.asked != 0 && memory.asked.is_none_or(|(asked, _)| asked != entry.asked) && !same_inputs;
+        if asked_now
+            && let Some((_, at)) = memory.asked
+            && let Some(left) = (at + ON_DEMAND).checked_sub(self.clock.now())
+        {
+            return Ended::Again(left);
+        }
+
+        let once = !matches!(entry.refresh, Refresh::Every(_));
+        let ours = secret.as_ref().is_some_and(|secret| self.is_ours(object, entry, &target, secret));
+        let intact = match entry.creation {
+            CreationPolicy::None => memory.read.is_some(),
+            CreationPolicy::Owner | CreationPolicy::Orphan => {
+                ours && secret.as_ref().is_some_and(|secret| {
+                    secret.content_intact && (entry.creation == CreationPolicy::Owner) == (secret.controller_uid.as_deref() == Some(&*entry.uid))
+                })
+            }
+        };
+        let settled = needs.iter().all(|need| {
+            need.recorded.is_some()
+                && (once || match self.tracking.ask(|tracker| tracker.known(need.source, &need.key, &need.selector)) {
+                    Known::Unknown | Known::Held { .. } => true,
+                    Known::Version(version) => Some(&version) == need.recorded.as_ref(),
+                    Known::Gone { .. } | Known::Failing(_) => false,
+                })
+        });
+        if intact && same_inputs && settled && entry.recorded.as_ref().is_none_or(|recorded| recorded.former.is_none()) {
+            let versions = needs.iter().filter_map(|need| need.recorded.clone());
+            let draft = self.draft_synced(object, entry, resolved, versions, secret.as_ref());
+            return self.say(object, entry, draft, None, Ended::Well).await;
+        }
+        if let Some(secret) = &secret
+            && secret.immutable
+            && intact
+            && memory.refused.as_deref() == Some(&*self.known_versions(&needs))
+        {
+            return Ended::Well;
+        }
+
+        let answers = match self.read(object, entry, resolved, &needs, class, asked_now, once && same_inputs).await {
+            Ok(answers) => answers,
+            Err(Stop::Waiting) => return Ended::Well,
+            Err(Stop::Refused(refusal)) => return self.refuse(object, entry, Some(resolved), refusal).await,
+            Err(Stop::Transient(refusal)) => return self.defer(object, entry, refusal).await,
+        };
+        if asked_now {
+            let now = self.clock.now();
+            self.remember(object, |memory| memory.asked = Some((entry.asked, now)));
+        }
+        let Ok(_slot) = self.slots.acquire().await else { return Ended::Failed };
+        self.write(object, entry, resolved, &needs, &answers, &inputs, secret.is_some()).await
+    }
+
+    /// Reads every need, and stops at the first in the spec's order that cannot be had.
+    #[expect(clippy::too_many_arguments, reason = "the facts of one pass, used nowhere else")]
+    async fn read(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        resolved: &Resolved,
+        needs: &[Wanted],
+        class: Class,
+        fresh: bool,
+        pinned: bool,
+    ) -> Result<Vec<Answer>, Stop> {
+        let urgency = match class {
+            Class::Urgent => Urgency::Urgent,
+            Class::Periodic => Urgency::Periodic,
+        };
+        let reads = needs.iter().map(|need| self.read_one(object, need, urgency, fresh, pinned));
+        let mut answers = Vec::with_capacity(needs.len());
+        for (answer, need) in future::join_all(reads).await.into_iter().zip(needs) {
+            match answer? {
+                Answer::Gone { deleted } if entry.deletion == DeletionPolicy::Retain => {
+                    return Err(gone(need, deleted).into());
+                }
+                Answer::Value(value) => {
+                    self.admit(object, resolved, &value)?;
+                    answers.push(Answer::Value(value));
+                }
+                gone @ Answer::Gone { .. } => answers.push(gone),
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn read_one(
+        &self,
+        object: &ObjectKey,
+        need: &Wanted,
+        urgency: Urgency,
+        fresh: bool,
+        pinned: bool,
+    ) -> Result<Answer, Stop> {
+        let Wanted { source, key, selector, recorded, .. } = need;
+        // A drifted Secret that is not to be refreshed gets back what it held, if AWS still has it.
+        if pinned
+            && let Some(version) = recorded
+            && let Ok(value) =
+                self.reader.read(*source, key, &Selector::Version(version.clone()), object, urgency).await
+        {
+            return Ok(Answer::Value(value));
+        }
+        if let Known::Gone { deleted } = self.tracking.ask(|tracker| tracker.known(*source, key, selector)) {
+            // Described as gone: reading it again would only be denied again. The tracker wakes us when it is back.
+            if !fresh {
+                return Ok(Answer::Gone { deleted });
+            }
+        }
+        let read = if fresh {
+            self.reader.read_fresh(*source, key, selector, object, urgency).await
+        } else {
+            self.reader.read(*source, key, selector, object, urgency).await
+        };
+        let value = match read {
+            Ok(value) => value,
+            Err(error) => return self.unread(need, &error).await,
+        };
+        match self.tracking.saw(*source, key, selector, &value) {
+            // What stands is another version than was read: a stale replica answered, or a newer version came between.
+            Known::Held { accepted: Some(stands), .. } | Known::Version(stands) if stands != value.version => {
+                self.pinned(need, &stands, object, urgency).await
+            }
+            Known::Held { accepted: None, .. } => match recorded {
+                Some(recorded) => self.pinned(need, recorded, object, urgency).await,
+                None => Err(Stop::Waiting),
+            },
+            _ => Ok(Answer::Value(value)),
+        }
+    }
+
+    async fn pinned(&self, need: &Wanted, version: &VersionId, object: &ObjectKey, urgency: Urgency) -> Result<Answer, Stop> {
+        let selector = Selector::Version(version.clone());
+        match self.reader.read(need.source, &need.key, &selector, object, urgency).await {
+            Ok(value) => Ok(Answer::Value(value)),
+            Err(error) => {
+                let refusal = Refusal::new(error.reason(), error.to_string());
+                Err(if error.class().is_transient() { Stop::Transient(refusal) } else { refusal.into() })
+            }
+        }
+    }
+
+    /// What a failed read means. "Not found" is believed only once DescribeSecret says so too.
+    async fn unread(&self, need: &Wanted, error: &aws::Error) -> Result<Answer, Stop> {
+        let Wanted { source, key, selector, .. } = need;
+        let refusal = Refusal::new(error.reason(), error.to_string());
+        if error.class().is_transient() {
+            self.tracking.failed(*source, key, selector, error);
+            return Err(Stop::Transient(refusal));
+        }
+        if !matches!(error.class(), aws::Class::NotFound | aws::Class::MarkedForDeletion) {
+            self.tracking.failed(*source, key, selector, error);
+            return Err(refusal.into());
+        }
+        let observation = driver::look(&self.aws, *source, key).await;
+        let known = self.tracking.tell(|tracker, now| {
+            tracker.observe(now, observation);
+            tracker.known(*source, key, selector)
+        });
+        match known {
+            Known::Gone { deleted } => Ok(Answer::Gone { deleted }),
+            _ => {
+                self.tracking.failed(*source, key, selector, error);
+                Err(refusal.into())
+            }
+        }
+    }
+
+    /// The name in AWS's answer is checked again: what was asked for and what came must both be allowed.
+    fn admit(&self, object: &ObjectKey, resolved: &Resolved, value: &RemoteValue) -> Result<(), Stop> {
+        let Some(patterns) = &resolved.usable.allowed else { return Ok(()) };
+        let usable = &resolved.usable;
+        if patterns.allow(&object.namespace, &value.arn, usable.account.as_deref(), &usable.source.region) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Reason::KeyNotAllowed,
+            format!("{} does not allow what AWS answered: ask the store's administrator", resolved.label),
+        )
+        .into())
+    }
+}
+
+impl Context {
+    /// Writes what the answers make of the Secret, and says so.
+    #[expect(clippy::too_many_arguments, reason = "the facts of one pass, used nowhere else")]
+    async fn write(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        resolved: &Resolved,
+        needs: &[Wanted],
+        answers: &[Answer],
+        inputs: &str,
+        indexed: bool,
+    ) -> Ended {
+        // The spec is rendered from the live object: the values were read for just this state of it.
+        let live = match self.writer.cluster().find::<ExternalSecret>(object).await {
+            Ok(Some(live)) => live,
+            Ok(None) => return Ended::Well,
+            Err(error) => return self.kubernetes_failed(object, entry, None, &error).await,
+        };
+        let same = Entry::of(object, &live, self.min_interval);
+        if same.uid != entry.uid || same.revision != entry.revision {
+            self.work.push(object.clone(), Class::Urgent);
+            return Ended::Well;
+        }
+        let versions = match versions_json(needs, answers) {
+            Ok(versions) => versions,
+            Err(refusal) => return self.refuse_live(object, &same, &live, resolved, refusal).await,
+        };
+
+        let every_gone = answers.iter().all(|answer| matches!(answer, Answer::Gone { .. }));
+        if every_gone && entry.deletion == DeletionPolicy::Delete {
+            return self.delete(object, &same, &live, resolved).await;
+        }
+        let built = value::build(&live.spec, |index| match answers.get(index) {
+            Some(Answer::Value(value)) => value::Fetched::Value(value.payload()),
+            Some(Answer::Gone { .. }) | None => value::Fetched::Gone,
+        });
+        let built = match built {
+            Ok(built) => built,
+            Err(error) => {
+                let refusal = Refusal::new(error.reason(), error.to_string());
+                return self.refuse_live(object, &same, &live, resolved, refusal).await;
+            }
+        };
+        let sources = needs.iter().zip(answers).filter_map(|(need, answer)| match answer {
+            Answer::Value(value) => Some((need, value.version.clone())),
+            Answer::Gone { .. } => None,
+        });
+        let sources = self.sources(entry, resolved, sources);
+        if entry.creation == CreationPolicy::None {
+            self.remember(object, |memory| memory.read = Some((inputs.to_owned(), versions.clone())));
+            let message = "AWS was read; nothing is written, as target.creationPolicy says";
+            let draft = self.draft(object, entry, Verdict::holds(Reason::Synced, message), sources, None);
+            return self.say(object, &same, draft, Some(&live), Ended::Well).await;
+        }
+
+        let user = self.key.user(answers.iter().zip(needs).filter_map(|(answer, need)| match answer {
+            Answer::Value(value) => Some((need.hash.as_str(), value::user(value.payload())?)),
+            Answer::Gone { .. } => None,
+        }));
+        let data: Data = built.into_data();
+        let labels = carried(live.metadata.labels.as_ref());
+        let annotations = carried(live.metadata.annotations.as_ref());
+        let recorded = live.status.as_ref().and_then(|status| status.target.as_ref());
+        let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
+        let wanted = plan::Wanted {
+            object,
+            uid: &entry.uid,
+            target: &target.name,
+            recorded: recorded.map(|target| plan::Recorded { name: &target.name, rollout: target.rollout.as_deref() }),
+            creation: entry.creation,
+            adopt_existing: live.spec.adopt_existing(),
+            immutable: live.spec.immutable(),
+            labels: &labels,
+            annotations: &annotations,
+            data: &data,
+            inputs,
+            versions: &versions,
+            user: user.as_deref(),
+        };
+        let written = match self.apply(&wanted, &target, indexed).await {
+            Ok(written) => written,
+            Err(NotWritten::Refused(refusal)) => {
+                let immutable = matches!(refusal, plan::Refusal::Immutable { .. });
+                if immutable {
+                    self.remember(object, |memory| memory.refused = Some(versions.clone()));
+                }
+                let reason = if immutable { Reason::TargetImmutable } else { Reason::TargetConflict };
+                let refusal = Refusal::new(reason, refusal.to_string());
+                let ended = self.refuse_live(object, &same, &live, resolved, refusal).await;
+                return if immutable { Ended::Well } else { sooner(ended, RECHECK_CONFLICT) };
+            }
+            Err(NotWritten::Contended) => return Ended::Failed,
+            Err(NotWritten::Kubernetes(error)) => return self.kubernetes_failed(object, &same, Some(&live), &error).await,
+        };
+        self.remember(object, |memory| memory.refused = None);
+        if let Some(former) = recorded.filter(|recorded| *recorded.name != *target.name)
+            && let Err(error) = self.remove_former(object, entry, &former.name).await
+        {
+            return self.kubernetes_failed(object, &same, Some(&live), &error).await;
+        }
+        let message = synced_message(&target.name, needs.len());
+        let target = TargetDraft { name: target.name.to_string(), written };
+        let draft = self.draft(object, entry, Verdict::holds(Reason::Synced, message), sources, Some(target));
+        self.say(object, &same, draft, Some(&live), Ended::Well).await
+    }
+
+    /// Carries out the plan; planned again from another live read when the Secret changed meanwhile.
+    async fn apply(&self, wanted: &plan::Wanted<'_>, target: &ObjectKey, indexed: bool) -> Result<Written, NotWritten> {
+        let object = wanted.object;
+        // What the index knows to be absent need not be looked for: POST says if it is there after all.
+        let mut live = if indexed { self.find_secret(target).await? } else { None };
+        for _ in 0..PLANS {
+            let observed = live.as_ref().and_then(Observed::of);
+            let plan = plan::plan(&self.key, self.time.now(), wanted, live.as_ref());
+            if let Some(live) = &mut live {
+                wipe(live);
+            }
+            let (sent, why, written) = match plan {
+                Plan::Nothing(written) => return Ok(written),
+                Plan::Refuse(refusal) => return Err(NotWritten::Refused(refusal)),
+                Plan::Create(mut secret, written) => {
+                    let sent = self.writer.create_secret(&secret).await;
+                    wipe(&mut secret);
+                    (sent, None, written)
+                }
+                Plan::Patch { body, why, written } => {
+                    let Some(observed) = &observed else { return Err(NotWritten::Contended) };
+                    (self.writer.patch_secret(target, observed, body).await, Some(why), written)
+                }
+            };
+            match sent {
+                Ok(answer) => {
+                    self.wrote(wanted, target, &answer, why, &written);
+                    return Ok(written);
+                }
+                Err(error) => match error.class {
+                    cluster::Class::AlreadyExists
+                    | cluster::Class::Conflict
+                    | cluster::Class::NotFound
+                    | cluster::Class::UidMismatch => live = self.find_secret(target).await?,
+                    _ => return Err(NotWritten::Kubernetes(error)),
+                },
+            }
+        }
+        tracing::info!(%object, secret = %target, "the Secret changes faster than it can be written; trying again later");
+        Err(NotWritten::Contended)
+    }
+
+    async fn find_secret(&self, target: &ObjectKey) -> Result<Option<Secret>, NotWritten> {
+        self.writer.cluster().find::<Secret>(target).await.map_err(NotWritten::Kubernetes)
+    }
+
+    /// Remembers, audits and tells of a write.
+    fn wrote(&self, wanted: &plan::Wanted<'_>, target: &ObjectKey, answer: &cluster::Written, why: Option<Why>, written: &Written) {
+        let object = wanted.object;
+        tracing::info!(
+            target: "audit",
+            action = if why.is_some() { "secret.patched" } else { "secret.created" },
+            secret = %target,
+            external_secret = %object,
+            uid = answer.uid,
+            resource_version = answer.resource_version,
+            versions = wanted.versions,
+        );
+        self.remember(object, |memory| {
+            memory.written = Some(SecretEntry {
+                uid: answer.uid.as_str().into(),
+                resource_version: answer.resource_version.as_str().into(),
+                owner: Some(object.name.clone()),
+                controller_uid: (wanted.creation == CreationPolicy::Owner).then(|| wanted.uid.into()),
+                content: written.content.as_str().into(),
+                content_intact: true,
+                inputs: Some(wanted.inputs.into()),
+                versions: Some(wanted.versions.into()),
+                rollout: Some(written.rollout.as_str().into()),
+                changed_at: written.changed_at.as_deref().and_then(|at| at.parse().ok()),
+                immutable: wanted.immutable,
+                type_: None,
+            });
+        });
+        let (reason, note) = match why {
+            Some(Why::Updated) => (EventReason::Updated, format!("Secret {} was updated from AWS", target.name)),
+            Some(Why::DriftRepaired) => {
+                (EventReason::DriftRepaired, format!("Secret {} had been changed by hand; its data were restored", target.name))
+            }
+            Some(Why::Adopted) => (EventReason::Updated, format!("Secret {} was taken over", target.name)),
+            Some(Why::Annotated) | None => return,
+        };
+        let regarding = events::reference("ExternalSecret", object, wanted.uid);
+        self.events.emit(regarding, EventType::Normal, reason.as_str(), "Sync", &note);
+    }
+
+    /// All remote secrets are gone and the policy is Delete: the Secret goes, if it is ours.
+    async fn delete(&self, object: &ObjectKey, entry: &Entry, live: &ExternalSecret, resolved: &Resolved) -> Ended {
+        let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
+        let secret = match self.writer.cluster().find::<Secret>(&target).await {
+            Ok(secret) => secret,
+            Err(error) => return self.kubernetes_failed(object, entry, Some(live), &error).await,
+        };
+        if let Some(mut secret) = secret {
+            let ours = plan::is_ours(object, &entry.uid, &target.name, &secret);
+            let observed = Observed::of(&secret);
+            wipe(&mut secret);
+            if !ours {
+                let message = format!(
+                    "everything in AWS is gone, but Secret {target} is not of this ExternalSecret, so it was not deleted"
+                );
+                let refusal = Refusal::new(Reason::TargetConflict, message);
+                return sooner(self.refuse_live(object, entry, live, resolved, refusal).await, RECHECK_CONFLICT);
+            }
+            let Some(observed) = observed else { return Ended::Failed };
+            match self.writer.delete_secret(&target, &observed).await {
+                Ok(()) => self.deleted(object, entry, &target, "everything that it was made from is gone from AWS"),
+                Err(error) if error.class == cluster::Class::NotFound => {}
+                Err(error) if matches!(error.class, cluster::Class::Conflict | cluster::Class::UidMismatch) => {
+                    return Ended::Failed;
+                }
+                Err(error) => return self.kubernetes_failed(object, entry, Some(live), &error).await,
+            }
+        }
+        let message = format!(
+            "Secret {} was deleted, since everything that it was made from is gone from AWS and target.deletionPolicy is Delete",
+            target.name
+        );
+        let draft = self.draft(object, entry, Verdict::holds(Reason::Deleted, message), Vec::new(), None);
+        self.say(object, entry, draft, Some(live), Ended::Well).await
+    }
+
+    /// After a rename: the Secret of the former name goes, if this very object controls it.
+    async fn remove_former(&self, object: &ObjectKey, entry: &Entry, former: &str) -> Result<(), cluster::Error> {
+        let key = ObjectKey::new(object.namespace.clone(), former);
+        let Some(mut secret) = self.writer.cluster().find::<Secret>(&key).await? else { return Ok(()) };
+        let ours = plan::controller(&secret).is_some_and(|controller| controller.uid == *entry.uid);
+        let observed = Observed::of(&secret);
+        wipe(&mut secret);
+        let (true, Some(observed)) = (ours, observed) else { return Ok(()) };
+        match self.writer.delete_secret(&key, &observed).await {
+            Ok(()) => {
+                self.deleted(object, entry, &key, "target.name is another one now");
+                Ok(())
+            }
+            Err(error) if error.class == cluster::Class::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn deleted(&self, object: &ObjectKey, entry: &Entry, secret: &ObjectKey, why: &str) {
+        tracing::info!(target: "audit", action = "secret.deleted", %secret, external_secret = %object, why);
+        self.remember(object, |memory| memory.written = None);
+        let regarding = events::reference("ExternalSecret", object, &entry.uid);
+        let note = format!("Secret {} was deleted: {why}", secret.name);
+        self.events.emit(regarding, EventType::Normal, EventReason::Deleted.as_str(), "Sync", &note);
+    }
+}

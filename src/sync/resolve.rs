@@ -1,0 +1,185 @@
+//! From what an ExternalSecret names to what is asked of AWS: its store, the store's identity for its namespace, and
+//! every key, checked. Pure; all of it is decided before any call to AWS.
+
+use std::sync::Arc;
+
+use crate::{
+    api::{ObjectKey, StoreKind, StoreSpec, allowed::{self, Owner}, reason::Reason},
+    aws::{Base, Identity, KeyRef, Role, Service, Source, session_name},
+    sync::entry::{Need, StoreRef},
+};
+
+/// Why something cannot be used; the message says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The condition's reason.
+    pub reason: Reason,
+    /// The condition's message.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// What of the operator's settings decides over identities.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// How this cluster is called in session names.
+    pub cluster: String,
+    /// The operator's own region, for stores that name none.
+    pub region: Option<Arc<str>>,
+    /// Whether a SecretStore without `auth` may use the operator's own identity.
+    pub allow_operator_identity: bool,
+}
+
+/// A store that is asked for an identity.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Which store.
+    pub store: &'a StoreRef,
+    /// Its uid.
+    pub uid: &'a str,
+    /// The namespace of a SecretStore.
+    pub namespace: Option<&'a str>,
+    /// Its spec.
+    pub spec: &'a StoreSpec,
+}
+
+impl Asked<'_> {
+    /// Whether the identity differs with the namespace of the ExternalSecret.
+    pub fn is_per_namespace(&self) -> bool {
+        let auth = self.spec.provider.aws.auth.as_ref();
+        let jwt = auth.and_then(|auth| auth.jwt.as_ref()).map(|jwt| &jwt.service_account_ref.namespace);
+        let keys = auth.and_then(|auth| auth.secret_ref.as_ref()).map(|keys| &keys.access_key_id_secret_ref.namespace);
+        self.store.kind == StoreKind::ClusterSecretStore && jwt.or(keys).is_some_and(Option::is_none)
+    }
+
+    /// The source that this store gives to ExternalSecrets of `namespace`.
+    pub fn source(&self, rules: &Rules, namespace: &str) -> Result<Source, Refusal> {
+        let aws = &self.spec.provider.aws;
+        let base = match aws.auth.as_ref().map(|auth| (&auth.jwt, &auth.secret_ref)) {
+            Some((Some(jwt), None)) => {
+                let account = &jwt.service_account_ref;
+                Base::ServiceAccount {
+                    namespace: self.home(account.namespace.as_deref(), namespace, "auth.jwt.serviceAccountRef")?,
+                    name: account.name.as_str().into(),
+                    uid: None,
+                    audiences: account.audiences.iter().flatten().map(|audience| audience.as_str().into()).collect(),
+                }
+            }
+            Some((None, Some(keys))) => {
+                let key = |field: &str, reference: &crate::api::SecretKeyRef| {
+                    let field = format!("auth.secretRef.{field}");
+                    Ok::<_, Refusal>(KeyRef {
+                        namespace: self.home(reference.namespace.as_deref(), namespace, &field)?,
+                        name: reference.name.as_str().into(),
+                        key: reference.key.as_str().into(),
+                    })
+                };
+                Base::StaticKeys {
+                    access_key_id: key("accessKeyIDSecretRef", &keys.access_key_id_secret_ref)?,
+                    secret_access_key: key("secretAccessKeySecretRef", &keys.secret_access_key_secret_ref)?,
+                    session_token: keys
+                        .session_token_secret_ref
+                        .as_ref()
+                        .map(|reference| key("sessionTokenSecretRef", reference))
+                        .transpose()?,
+                    secrets: "".into(),
+                }
+            }
+            Some(_) => {
+                return Err(Refusal::new(
+                    Reason::InvalidSpec,
+                    "spec.provider.aws.auth must name exactly one of jwt and secretRef",
+                ));
+            }
+            None if self.store.kind == StoreKind::SecretStore && !rules.allow_operator_identity => {
+                return Err(Refusal::new(
+                    Reason::InvalidSpec,
+                    "spec.provider.aws.auth is missing: a SecretStore may not use the operator's own identity. Add \
+                     auth.jwt.serviceAccountRef with a ServiceAccount of this namespace, or ask the administrator for a \
+                     ClusterSecretStore",
+                ));
+            }
+            None => Base::Own,
+        };
+        let region = match (&aws.region, &rules.region) {
+            (Some(region), _) if !region.is_empty() => region.as_str().into(),
+            (_, Some(region)) => region.clone(),
+            _ => {
+                return Err(Refusal::new(
+                    Reason::InvalidSpec,
+                    "spec.provider.aws.region is missing and the operator has no region of its own: set it",
+                ));
+            }
+        };
+        let role = aws.role.as_ref().filter(|role| !role.is_empty());
+        let roles = role.map(|arn| Role {
+            arn: arn.as_str().into(),
+            external_id: aws.external_id.as_deref().filter(|id| !id.is_empty()).map(Into::into),
+        });
+        let dependent = self.is_per_namespace().then_some(namespace);
+        Ok(Source {
+            identity: Arc::new(Identity {
+                store: self.uid.into(),
+                base,
+                roles: roles.into_iter().collect(),
+                session_name: session_name(&rules.cluster, self.namespace, &self.store.name, dependent),
+            }),
+            region,
+            service: Service::SecretsManager,
+        })
+    }
+
+    /// The namespace that a reference means. Whoever can make a SecretStore must not borrow from elsewhere.
+    fn home(&self, named: Option<&str>, asker: &str, field: &str) -> Result<Arc<str>, Refusal> {
+        match (self.namespace, named) {
+            (None, named) => Ok(named.unwrap_or(asker).into()),
+            (Some(own), None) => Ok(own.into()),
+            (Some(own), Some(named)) if named == own => Ok(own.into()),
+            (Some(own), Some(_)) => Err(Refusal::new(
+                Reason::InvalidSpec,
+                format!(
+                    "spec.provider.aws.{field} names another namespace than the SecretStore's own, {own}: remove \
+                     `namespace` and use an object of {own}"
+                ),
+            )),
+        }
+    }
+
+    /// The whole key of a need, if the store's `allowedKeys` let `object` read it.
+    pub fn key(&self, account: Option<&str>, region: &str, object: &ObjectKey, need: &Need) -> Result<Arc<str>, Refusal> {
+        let prefix = self.spec.provider.aws.prefix.as_deref().unwrap_or_default();
+        let key: Arc<str> = if prefix.is_empty() { need.key.clone() } else { format!("{prefix}{}", need.key).into() };
+        let Some(patterns) = &self.spec.allowed_keys else { return Ok(key) };
+        if allowed::allowed(patterns, &object.namespace, &key, Owner { account, region }) {
+            return Ok(key);
+        }
+        Err(Refusal::new(
+            Reason::KeyNotAllowed,
+            format!(
+                "{} does not allow namespace {} to read key {key}: use a key that it allows, or ask the store's \
+                 administrator to add it to allowedKeys",
+                self.label(),
+                object.namespace
+            ),
+        ))
+    }
+
+    /// The store as people call it.
+    pub fn label(&self) -> String {
+        format!("{} {}", self.store.kind, self.store.name)
+    }
+}
+
+/// What makes two sources give the same values, whichever process asks: goes into `keyturn.dev/inputs`.
+pub fn fingerprint(source: &Source, prefix: &str) -> String {
+    let Source { identity, region, service } = source;
+    let Identity { store: _, base, roles, session_name: _ } = &**identity;
+    format!("{service:?} {region} {prefix:?} {base:?} {roles:?}")
+}

@@ -1,0 +1,230 @@
+//! What the status of an ExternalSecret says: drafted from what happened, written only where it differs. Pure.
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    hash::{Hash, Hasher},
+};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::{
+    api::{ExternalSecretStatus, SourceStatus, TargetStatus, reason::{ConditionType, Reason}},
+    sync::plan::Written,
+};
+
+/// One condition as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether the condition holds.
+    pub holds: bool,
+    /// Why, in a word.
+    pub reason: Reason,
+    /// Why, in a sentence.
+    pub message: String,
+}
+
+impl Verdict {
+    /// The condition holds.
+    pub fn holds(reason: Reason, message: impl Into<String>) -> Self {
+        Self { holds: true, reason, message: message.into() }
+    }
+
+    /// The condition does not hold.
+    pub fn fails(reason: Reason, message: impl Into<String>) -> Self {
+        Self { holds: false, reason, message: message.into() }
+    }
+}
+
+/// A remote secret that the Secret was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SourceDraft {
+    /// `Kind/name` of its store.
+    pub store: String,
+    /// Its key as the spec has it.
+    pub key: String,
+    /// The staging label or `uuid/<version id>`.
+    pub stage: String,
+    /// The version read.
+    pub version: String,
+}
+
+/// The target as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetDraft {
+    /// The Secret's name.
+    pub name: String,
+    /// What it says of itself.
+    pub written: Written,
+}
+
+/// The status as it should be; `None` leaves a part as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Draft {
+    /// The generation this speaks of.
+    pub generation: i64,
+    /// `Ready`.
+    pub ready: Option<Verdict>,
+    /// `Current`.
+    pub current: Option<Verdict>,
+    /// `sources`.
+    pub sources: Option<Vec<SourceDraft>>,
+    /// `target`.
+    pub target: Option<TargetDraft>,
+}
+
+/// How many sources a status lists.
+const SOURCES: usize = 64;
+
+/// A status without its times and texts: enough to see whether a [`Draft`] would change it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Digest {
+    generation: i64,
+    ready: u64,
+    current: u64,
+    sources: u64,
+    target: u64,
+}
+
+impl Digest {
+    /// Of a status as read.
+    pub fn of(status: Option<&ExternalSecretStatus>) -> Self {
+        let Some(status) = status else { return Self::default() };
+        let condition = |type_: ConditionType| condition(status, type_).map_or(0, digest_of_condition);
+        let sources = status.sources.iter().flatten();
+        Self {
+            generation: status.observed_generation.unwrap_or_default(),
+            ready: condition(ConditionType::Ready),
+            current: condition(ConditionType::Current),
+            sources: hash_all(sources.map(|s| (s.store.as_str(), s.key.as_str(), s.stage.as_str(), s.version_id.as_str()))),
+            target: status.target.as_ref().map_or(0, |target| {
+                hash(&(&*target.name, target.content.as_deref(), target.rollout.as_deref(), target.changed_at.as_ref().map(time_text)))
+            }),
+        }
+    }
+
+    /// Whether writing `draft` would change the status that this is of.
+    pub fn differs(&self, draft: &Draft) -> bool {
+        let Draft { generation, ready, current, sources, target } = draft;
+        let verdict = |verdict: &Option<Verdict>, seen: u64| verdict.as_ref().is_some_and(|v| digest_of_verdict(v) != seen);
+        self.generation != *generation
+            || verdict(ready, self.ready)
+            || verdict(current, self.current)
+            || sources.as_ref().is_some_and(|sources| {
+                let listed = sources.iter().take(SOURCES);
+                hash_all(listed.map(|s| (s.store.as_str(), s.key.as_str(), s.stage.as_str(), s.version.as_str()))) != self.sources
+            })
+            || target.as_ref().is_some_and(|target| {
+                let Written { content, rollout, changed_at } = &target.written;
+                hash(&(&*target.name, Some(content.as_str()), Some(rollout.as_str()), changed_at.clone())) != self.target
+            })
+    }
+}
+
+/// The status that `draft` makes of the one that is there, as `keyturn-sync` owns it.
+pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStatus>) -> ExternalSecretStatus {
+    let Draft { generation, ready, current, sources, target } = draft;
+    let nothing = ExternalSecretStatus::default();
+    let before = before.unwrap_or(&nothing);
+    let conditions = [(ConditionType::Ready, ready), (ConditionType::Current, current)];
+    let conditions = conditions
+        .into_iter()
+        .filter_map(|(type_, verdict)| {
+            let was = condition(before, type_);
+            match verdict {
+                Some(verdict) => Some(compose_condition(now, *generation, type_, verdict, was)),
+                None => was.cloned(),
+            }
+        })
+        .collect();
+    let sources = match sources {
+        Some(sources) => sources.iter().take(SOURCES).map(|source| compose_source(now, source, before)).collect(),
+        None => before.sources.clone().unwrap_or_default(),
+    };
+    let target = match target {
+        Some(TargetDraft { name, written: Written { content, rollout, changed_at } }) => Some(TargetStatus {
+            name: name.clone(),
+            content: Some(content.clone()),
+            rollout: Some(rollout.clone()),
+            changed_at: changed_at.as_ref().and_then(|at| at.parse().ok()).map(Time),
+        }),
+        None => before.target.clone(),
+    };
+    ExternalSecretStatus {
+        observed_generation: Some(*generation),
+        conditions: Some(conditions),
+        sources: Some(sources),
+        target,
+        ..ExternalSecretStatus::default()
+    }
+}
+
+/// The condition of this type, if the status has it.
+pub fn condition(status: &ExternalSecretStatus, type_: ConditionType) -> Option<&Condition> {
+    status.conditions.iter().flatten().find(|condition| condition.type_ == type_.as_str())
+}
+
+fn compose_condition(
+    now: Timestamp,
+    generation: i64,
+    type_: ConditionType,
+    verdict: &Verdict,
+    was: Option<&Condition>,
+) -> Condition {
+    let status = status_text(verdict.holds);
+    let since = was.filter(|was| was.status == status).map(|was| was.last_transition_time.clone());
+    Condition {
+        type_: type_.as_str().to_owned(),
+        status: status.to_owned(),
+        reason: verdict.reason.as_str().to_owned(),
+        message: verdict.message.clone(),
+        observed_generation: Some(generation),
+        last_transition_time: since.unwrap_or(Time(now)),
+    }
+}
+
+fn compose_source(now: Timestamp, source: &SourceDraft, before: &ExternalSecretStatus) -> SourceStatus {
+    let SourceDraft { store, key, stage, version } = source;
+    let was = before
+        .sources
+        .iter()
+        .flatten()
+        .find(|was| was.store == *store && was.key == *key && was.stage == *stage && was.version_id == *version);
+    SourceStatus {
+        store: store.clone(),
+        key: key.clone(),
+        stage: stage.clone(),
+        version_id: version.clone(),
+        changed_at: was.map_or_else(|| Some(Time(now)), |was| was.changed_at.clone()),
+    }
+}
+
+fn status_text(holds: bool) -> &'static str {
+    if holds { "True" } else { "False" }
+}
+
+fn digest_of_condition(condition: &Condition) -> u64 {
+    hash(&(&*condition.status, &*condition.reason, &*condition.message))
+}
+
+fn digest_of_verdict(verdict: &Verdict) -> u64 {
+    hash(&(status_text(verdict.holds), verdict.reason.as_str(), &*verdict.message))
+}
+
+fn time_text(time: &Time) -> String {
+    time.0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn hash_all<T: Hash>(all: impl Iterator<Item = T>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for one in all {
+        one.hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
