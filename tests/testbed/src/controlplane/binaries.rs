@@ -1,4 +1,8 @@
 //! The control plane's programs: built from pinned Go modules, or taken from where the environment says.
+//!
+//! The modules are the folders of `tests/testbed/controlplane/`. To move one to another version, run
+//! `go get -tool PROGRAM@VERSION && go mod tidy` in its folder and set the version here; Kubernetes also wants
+//! the `replace` lines of its staging modules moved (v1.37.2 goes with v0.37.2).
 
 use std::env;
 use std::fs;

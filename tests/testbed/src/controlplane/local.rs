@@ -37,22 +37,10 @@ impl Local {
             servers: servers.clone(),
         };
         local.start_apiserver(sandbox).await?;
-        let clients = [
-            (
-                "kube-controller-manager",
-                &servers.controller_manager,
-                local.layout.controller_manager(),
-            ),
-            ("kube-scheduler", &servers.scheduler, local.layout.scheduler()),
-            ("kwok", &servers.kwok, local.layout.kwok()),
-        ];
-        for (name, program, arguments) in clients {
-            lock(&local.clients).push(sandbox.start(name, program, &arguments)?);
-        }
         Ok(local)
     }
 
-    /// Nothing to do if it runs; returns when it is ready.
+    /// Starts the API server, and when it is ready the components that are its clients; those that run are left alone.
     pub(super) async fn start_apiserver(&self, sandbox: &Sandbox) -> Result<()> {
         {
             let mut apiserver = lock(&self.apiserver);
@@ -65,10 +53,30 @@ impl Local {
         self.until("the API server to be ready", READY_LIMIT, async || {
             ready(&client).await
         })
-        .await
+        .await?;
+
+        let mut clients = lock(&self.clients);
+        if clients.is_empty() {
+            let (layout, servers) = (&self.layout, &self.servers);
+            for (name, program, arguments) in [
+                (
+                    "kube-controller-manager",
+                    &servers.controller_manager,
+                    layout.controller_manager(),
+                ),
+                ("kube-scheduler", &servers.scheduler, layout.scheduler()),
+                ("kwok", &servers.kwok, layout.kwok()),
+            ] {
+                clients.push(sandbox.start(name, program, &arguments)?);
+            }
+        }
+        Ok(())
     }
 
+    /// Kills the API server, and its clients among the components with it: after a long outage their back-off would
+    /// keep a test waiting for a minute, and the nodes would turn `NotReady`; started anew they work in a second.
     pub(super) fn stop_apiserver(&self) {
+        lock(&self.clients).clear();
         lock(&self.apiserver).take();
     }
 

@@ -252,7 +252,8 @@ impl ControlPlane {
         self.local.as_ref().map(Local::process_ids).unwrap_or_default()
     }
 
-    /// Kills the API server: an outage, until [`Self::start_apiserver`].
+    /// Kills the API server: an outage, until [`Self::start_apiserver`]. The controllers, the scheduler and kwok, which
+    /// can do nothing then, stop and start with it.
     pub fn stop_apiserver(&self) -> Result<()> {
         self.own("stop the API server")?.stop_apiserver();
         Ok(())

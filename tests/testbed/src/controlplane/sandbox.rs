@@ -23,7 +23,8 @@ const REAPER: &str = r#"
 trap '' HUP INT TERM
 while read -r _; do :; done
 round=0
-while [ $round -lt 50 ]; do
+# A killed process that nobody has waited for yet still takes signals: so not for ever.
+while [ $round -lt 10 ]; do
     alive=
     for file in "$1"/pids/*; do
         [ -s "$file" ] && kill -KILL "$(cat "$file")" 2>/dev/null && alive=yes
@@ -32,7 +33,7 @@ while [ $round -lt 50 ]; do
     round=$((round + 1))
     sleep 0.1
 done
-rm -rf "$1"
+rm -rf "$1" || { sleep 1; rm -rf "$1"; }
 "#;
 
 const COMPONENT: &str = r#"echo $$ >"$0" && exec "$@""#;
