@@ -10,6 +10,7 @@ use super::Options;
 use super::binaries::Servers;
 use super::client::{self, READ_TIMEOUT};
 use super::components::Layout;
+use super::nodes;
 use super::sandbox::{Component, Sandbox};
 use crate::wait;
 
@@ -55,6 +56,9 @@ impl Local {
         })
         .await?;
 
+        if lock(&self.clients).is_empty() {
+            nodes::release(&client).await?;
+        }
         let mut clients = lock(&self.clients);
         if clients.is_empty() {
             let (layout, servers) = (&self.layout, &self.servers);

@@ -1,8 +1,9 @@
 //! Nodes without a machine: kwok plays their kubelets.
 
 use anyhow::{Context as _, Result};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 
@@ -27,6 +28,15 @@ pub(super) async fn create(client: &Client, count: usize) -> Result<()> {
             .await
             .with_context(|| format!("create the node {name}"))?;
     }
+    Ok(())
+}
+
+/// Deletes the nodes' leases: an ended kwok's would bar its successor, which has another id, for 40 s.
+pub(super) async fn release(client: &Client) -> Result<()> {
+    Api::<Lease>::namespaced(client.clone(), "kube-node-lease")
+        .delete_collection(&DeleteParams::default(), &ListParams::default())
+        .await
+        .context("delete the leases of the nodes")?;
     Ok(())
 }
 
