@@ -105,13 +105,11 @@ impl Seen {
         );
         let mut missing = Vec::new();
         for field in agreed {
-            match self.0.remove(*field) {
-                Some(value) => line.insert((*field).into(), list(field, value)),
-                None => {
-                    missing.push(*field);
-                    None
-                }
-            };
+            if let Some(value) = self.0.remove(*field) {
+                line.insert((*field).into(), list(field, value));
+            } else {
+                missing.push(*field);
+            }
         }
         if !missing.is_empty() {
             line.insert("missing".into(), missing.into());

@@ -114,45 +114,20 @@ mod tests {
 
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
-
-    impl Page {
-        fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-        }
-    }
-
-    impl io::Write for Page {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl MakeWriter<'_> for Page {
-        type Writer = Self;
-
-        fn make_writer(&self) -> Self {
-            self.clone()
-        }
-    }
-
     /// What `events` leaves in the log and in the audit log.
     fn written(filter: &str, format: Format, audit: bool, events: impl FnOnce()) -> (String, String) {
-        let (log, trail) = (Page::default(), Page::default());
+        let (log, trail) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
         let logs = Logs {
             filter: filter.into(),
             format,
             audit,
         };
-        let subscriber = logs.subscriber(log.clone(), trail.clone(), false).unwrap();
+        let subscriber = logs
+            .subscriber(Arc::clone(&log), Arc::clone(&trail), false)
+            .unwrap();
         tracing::subscriber::with_default(subscriber, events);
-        (log.text(), trail.text())
+        let text = |page: Arc<Mutex<Vec<u8>>>| String::from_utf8(page.lock().unwrap().clone()).unwrap();
+        (text(log), text(trail))
     }
 
     #[test]
