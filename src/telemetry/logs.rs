@@ -71,7 +71,8 @@ impl Logs {
             format,
             audit: audited,
         } = self;
-        let wanted = EnvFilter::try_new(format!("{DEFAULT},{filter}"))?;
+        let wanted =
+            EnvFilter::try_new(format!("{DEFAULT},{filter}")).map_err(|_| Error::Filter(filter.clone()))?;
         let logged = filter_fn(allowed).and(wanted);
         let audited = audited.then(|| audit::Audit::new(audit).with_filter(filter_fn(audit::is_audit)));
         Ok(tracing_subscriber::registry()
@@ -110,23 +111,25 @@ fn cap(target: &str) -> LevelFilter {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::{fs::File, io::Seek, sync::Arc};
 
     use super::*;
 
     /// What `events` leaves in the log and in the audit log.
     fn written(filter: &str, format: Format, audit: bool, events: impl FnOnce()) -> (String, String) {
-        let (log, trail) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        let (log, trail) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let logs = Logs {
             filter: filter.into(),
             format,
             audit,
         };
-        let subscriber = logs
-            .subscriber(Arc::clone(&log), Arc::clone(&trail), false)
-            .unwrap();
+        let writer = |file: &File| Arc::new(file.try_clone().unwrap());
+        let subscriber = logs.subscriber(writer(&log), writer(&trail), false).unwrap();
         tracing::subscriber::with_default(subscriber, events);
-        let text = |page: Arc<Mutex<Vec<u8>>>| String::from_utf8(page.lock().unwrap().clone()).unwrap();
+        let text = |mut file: File| {
+            file.rewind().unwrap();
+            io::read_to_string(file).unwrap()
+        };
         (text(log), text(trail))
     }
 

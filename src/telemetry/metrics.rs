@@ -51,9 +51,9 @@ impl Collector for Process {
                 .ok()
                 .and_then(|text| boot_time(&text));
             if let Some(boot) = boot {
-                let start = ConstGauge::new(boot + start_after_boot);
+                let since = ConstGauge::new(boot + start_after_boot);
                 let help = "Start of the process, in seconds since 1970";
-                start.encode(encoder.encode_descriptor(
+                since.encode(encoder.encode_descriptor(
                     "process_start_time",
                     help,
                     Some(&Unit::Seconds),

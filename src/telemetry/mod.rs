@@ -17,13 +17,15 @@ pub use server::{Readiness, Server};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The user's `--log` is not a list of directives.
-    #[error("the log filter cannot be understood: {0}")]
-    Filter(#[from] tracing_subscriber::filter::ParseError),
+    #[error(
+        "the log filter {0:?} cannot be understood: a level, or directives like keyturn::track=debug, are expected"
+    )]
+    Filter(String),
     /// Another subscriber was there first.
     #[error("the process already has a log")]
     Installed(#[from] tracing_subscriber::util::TryInitError),
     /// The address is taken, or may not be bound.
-    #[error("failed to listen on {address}: {source}")]
+    #[error("failed to listen on {address}")]
     Listen {
         /// The address as asked for.
         address: std::net::SocketAddr,
@@ -31,6 +33,6 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The accept loop ended.
-    #[error("failed to serve health and metrics: {0}")]
+    #[error("failed to serve health and metrics")]
     Serve(#[source] std::io::Error),
 }

@@ -224,7 +224,7 @@ mod tests {
         address: SocketAddr,
         readiness: watch::Sender<Readiness>,
         stop: oneshot::Sender<()>,
-        served: JoinHandle<Result<(), Error>>,
+        task: JoinHandle<Result<(), Error>>,
     }
 
     async fn running(lifetime: Duration) -> Running {
@@ -234,14 +234,14 @@ mod tests {
         let (readiness, state) = watch::channel(Readiness::Waiting("the first lists"));
         let (stop, stopped) = oneshot::channel();
         let registry = Arc::new(metrics::compose(|_| ()));
-        let served = tokio::spawn(server.serve(registry, state, async {
+        let task = tokio::spawn(server.serve(registry, state, async {
             let _gone = stopped.await;
         }));
         Running {
             address,
             readiness,
             stop,
-            served,
+            task,
         }
     }
 
@@ -264,7 +264,7 @@ mod tests {
             address,
             readiness,
             stop: _stop,
-            served: _served,
+            task: _task,
         } = running(LIFETIME).await;
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         let waiting = get(address, "/readyz").await;
@@ -288,7 +288,7 @@ mod tests {
             address,
             readiness: _readiness,
             stop: _stop,
-            served: _served,
+            task: _task,
         } = running(Duration::from_millis(300)).await;
         let mut silent = Vec::new();
         for _ in 0..2 * CONNECTIONS {
@@ -308,10 +308,10 @@ mod tests {
             address,
             readiness: _readiness,
             stop,
-            served,
+            task,
         } = running(LIFETIME).await;
         stop.send(()).unwrap();
-        timeout(Duration::from_secs(5), served)
+        timeout(Duration::from_secs(5), task)
             .await
             .unwrap()
             .unwrap()
