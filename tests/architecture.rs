@@ -48,7 +48,15 @@ const OWNED: &[(&str, &[&str])] = &[
             "kube::client",
             "kube::config",
             "kube::discovery",
-            "kube::runtime",
+            "kube::runtime::Controller",
+            "kube::runtime::WatchStreamExt",
+            "kube::runtime::controller",
+            "kube::runtime::events::Recorder",
+            "kube::runtime::metadata_watcher",
+            "kube::runtime::reflector",
+            "kube::runtime::utils",
+            "kube::runtime::wait",
+            "kube::runtime::watcher",
             "kube_client",
             "kube_runtime",
         ],
@@ -59,6 +67,7 @@ const OWNED: &[(&str, &[&str])] = &[
 const IMPURE: &[&str] = &[
     "axum",
     "hyper*",
+    "kube::runtime",
     "reqwest",
     "tokio*",
     "std::env",
@@ -243,7 +252,21 @@ fn what_the_law_forbids_is_found() {
             "fn f() { kube::Client::try_default() }",
             "kube::Client",
         ),
-        ("cli/run.rs", "use kube::runtime::watcher;", "kube::runtime"),
+        (
+            "cli/run.rs",
+            "use kube::runtime::watcher;",
+            "kube::runtime::watcher",
+        ),
+        (
+            "cli/run.rs",
+            "use kube::runtime::{self, watcher::Config};",
+            "kube::runtime",
+        ),
+        (
+            "sync/plan.rs",
+            "use kube::runtime::events::EventType;",
+            "kube::runtime::events",
+        ),
         // Pure code.
         ("value/mod.rs", "use tokio::time::sleep;", "tokio"),
         ("value/mod.rs", "fn f() { tokio::select! {} }", "tokio"),
@@ -304,7 +327,7 @@ fn what_the_law_allows_is_left_alone() {
         ),
         (
             "sync/apply.rs",
-            "use kube::{ResourceExt, api::{Patch, PatchParams}}; use std::time::Instant;",
+            "use kube::{ResourceExt, api::{Patch, PatchParams}, runtime::events::EventType}; use std::time::Instant;",
         ),
         (
             "sync/mod.rs",
