@@ -127,10 +127,14 @@ impl fmt::Display for Why {
             Self::Idle => "nothing is to be checked",
             Self::Asked => "set by changeDetection",
             Self::Cheapest => "it needs the fewest calls",
-            Self::ShortIntervals => "intervals under 10m are too short for ListSecrets, which may lag 5 minutes",
+            Self::ShortIntervals => {
+                "intervals under 10m are too short for ListSecrets, which may lag 5 minutes"
+            }
             Self::ListDenied => "secretsmanager:ListSecrets is denied",
             Self::BatchDenied => "secretsmanager:BatchGetSecretValue is denied",
-            Self::BothDenied => "secretsmanager:ListSecrets and secretsmanager:BatchGetSecretValue are denied",
+            Self::BothDenied => {
+                "secretsmanager:ListSecrets and secretsmanager:BatchGetSecretValue are denied"
+            }
             Self::ReadsForbidden => "aws.periodicReads is false",
         })
     }

@@ -6,9 +6,21 @@
 //! only Describe decides that a secret is gone; nothing is asked twice at the same time; one failing secret, one
 //! failing source delays no other; an event costs time by its size and the logarithm of what is known.
 
+mod answers;
+mod backoff;
+mod checks;
+mod cohort;
+mod dice;
 mod effect;
+mod joining;
+mod names;
+mod objects;
 mod observation;
+mod plan;
+mod remote;
+mod source;
 mod tracker;
+mod view;
 mod want;
 
 pub use effect::{Cause, Effect, Known, Mode, Why};

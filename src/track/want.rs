@@ -20,7 +20,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { min_interval: Duration::from_secs(30), periodic_reads: true, seed: 0 }
+        Self {
+            min_interval: Duration::from_secs(30),
+            periodic_reads: true,
+            seed: 0,
+        }
     }
 }
 
