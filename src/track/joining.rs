@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     api::VersionId,
     track::{
-        Want,
+        Cause, Want,
         names::{is_arn, without_suffix},
         remote::RemoteId,
         source::{Context, Source},
@@ -119,9 +119,10 @@ impl Source {
                 remote.subscribers.push(subscriber);
             }
         }
+        let mut news = false;
         for view in gone.views {
             let selector = view.selector.clone();
-            remote.view_mut(&selector).join(context.now, view);
+            news |= remote.view_mut(&selector).join(context.now, view);
         }
         remote.checked = remote.checked.min(gone.checked);
         remote.hint = remote.hint.take().or(gone.hint);
@@ -131,6 +132,9 @@ impl Source {
             self.waiting.entry(stays).or_default().append(&mut waiting);
         }
         self.dirty.insert(stays);
+        if news {
+            self.wake(stays, Cause::Changed, context, |_| true);
+        }
         stays
     }
 }

@@ -27,3 +27,6 @@ pub use effect::{Cause, Effect, Known, Mode, Why};
 pub use observation::{Call, Described, Failure, Observation, Rotation, Schedule, Stages};
 pub use tracker::Tracker;
 pub use want::{Config, Detection, Now, Refresh, SourcePolicy, Subscription, Want};
+
+#[cfg(test)]
+mod tests;

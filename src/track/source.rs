@@ -418,6 +418,10 @@ impl Source {
         remote.interval = interval;
         remote.batchable = batchable;
         remote.foreign = foreign;
+        let recheck = context.now + remote.recheck();
+        if let Some(trouble) = &mut remote.trouble {
+            trouble.next = trouble.next.min(recheck);
+        }
         if let (Some(interval), false) = (interval, foreign) {
             *self.classes.entry(interval).or_default().count(batchable) += 1;
         }

@@ -128,16 +128,19 @@ impl View {
         }
     }
 
-    /// Takes over what another view of the same secret and selector knew.
-    pub(super) fn join(&mut self, now: Now, other: Self) {
+    /// Takes over what another view of the same secret and selector knew. Gives whether that is news to those who
+    /// want one of them.
+    pub(super) fn join(&mut self, now: Now, other: Self) -> bool {
+        let news = self.is_blank() != other.is_blank();
         if self.is_blank() {
             *self = other;
-            return;
+            return news;
         }
         let recorded = other.doubt.map(|doubt| doubt.recorded).unwrap_or_default();
         for version in other.accepted.into_iter().chain(recorded) {
             self.record(now, version);
         }
+        news
     }
 
     /// When Describe has to be asked for the sake of this view; in the past if at once.
