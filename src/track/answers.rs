@@ -1,0 +1,374 @@
+//! What follows from AWS's answers.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    api::{
+        Selector, VersionId,
+        remote::{AWSCURRENT, AWSPENDING},
+    },
+    track::{
+        Call, Cause, Described, Failure, Now, Observation, Refresh, Rotation,
+        objects::Object,
+        remote::{FACTS, Lane, RemoteId, Turn},
+        source::{Context, Source, Task},
+        view::{Evidence, Verdict, at_stage},
+    },
+};
+
+/// A denied List or Batch is tried again after this.
+const DENIED: Duration = Duration::from_hours(24);
+/// A sweep may be this old in what it shows.
+const LAG: Duration = Duration::from_mins(5);
+
+impl Source {
+    pub(super) fn observe(&mut self, observation: Observation, context: &mut Context<'_>) {
+        match observation {
+            Observation::Value {
+                key,
+                selector,
+                version,
+                arn,
+                name,
+                created,
+                ..
+            } => {
+                self.read(&key, &selector, &version, (&arn, &name), created, context);
+            }
+            Observation::Described { key, secret, .. } => self.described(&key, &secret, context),
+            Observation::Listed {
+                entries, complete, ..
+            } => self.listed(&entries, complete, context),
+            Observation::Failed {
+                call, keys, failure, ..
+            } => self.failed(call, &keys, &failure, context),
+        }
+        self.trim();
+    }
+
+    fn read(
+        &mut self,
+        key: &str,
+        selector: &Selector,
+        version: &VersionId,
+        (arn, name): (&Arc<str>, &Arc<str>),
+        created: Option<i64>,
+        context: &mut Context<'_>,
+    ) {
+        self.backoff.succeed(context.now);
+        let Some(id) = self.names.get(key).copied() else {
+            return;
+        };
+        let ours = self.land(id).is_some();
+        let id = self.join(id, arn, name, context);
+        let now = context.now;
+        let Some(remote) = self.remotes.get_mut(&id) else {
+            return;
+        };
+        let turn = remote.succeed(Call::Read, |missing| missing == selector);
+        let evidence = Evidence::Read {
+            created,
+            confirms: remote.undescribed,
+        };
+        let verdict = remote.see(now, selector, version, evidence);
+        if verdict.is_some() && (remote.views.len() == 1 || remote.checked.is_none()) {
+            remote.checked = Some(now);
+        }
+        // Set for the case that nobody reads it.
+        remote.urgent = remote.urgent.filter(|at| *at <= now);
+        // One Describe tells where the rotation stands.
+        if verdict == Some(Verdict::Moved) && remote.facts.is_some() {
+            remote.urgent = Some(now);
+        }
+        match verdict {
+            Some(Verdict::Moved) => self.wake_moved(id, selector, context),
+            Some(Verdict::First) if ours => self.wake_first(id, selector, context),
+            _ => {}
+        }
+        self.turned(id, turn, context);
+        self.refreshed(id, context);
+        self.requeue(id);
+    }
+
+    fn described(&mut self, key: &str, secret: &Described, context: &mut Context<'_>) {
+        self.backoff.succeed(context.now);
+        let Some(id) = self.names.get(key).copied() else {
+            return;
+        };
+        self.land(id);
+        let id = self.join(id, &secret.arn, &secret.name, context);
+        let now = context.now;
+        let Some(remote) = self.remotes.get_mut(&id) else {
+            return;
+        };
+        remote.checked = Some(now);
+        remote.undescribed = false;
+        remote.follow_hint(|expected| {
+            secret
+                .stages
+                .get(expected)
+                .is_some_and(|labels| labels.iter().any(|label| &**label != AWSPENDING))
+        });
+        let mut wakes = Vec::new();
+        let mut turn = Turn::None;
+        if secret.deleted {
+            turn = remote.fail(now, Call::Describe, Failure::MarkedForDeletion);
+        } else {
+            let shows = |selector: &Selector| match selector {
+                Selector::Stage(stage) => at_stage(&secret.stages, stage).is_some(),
+                Selector::Version(_) => true,
+            };
+            let recovered = remote.succeed(Call::Describe, shows);
+            for view in &mut remote.views {
+                let Selector::Stage(stage) = &view.selector else {
+                    continue;
+                };
+                let missed = view.missing;
+                if let Some(version) = at_stage(&secret.stages, stage).cloned() {
+                    view.missing = false;
+                    let verdict = view.see(now, &version, Evidence::Described(&secret.stages));
+                    wakes.push((view.selector.clone(), verdict));
+                    turn = if missed { Turn::Recovered } else { turn };
+                } else {
+                    view.missing = true;
+                    turn = if missed { turn } else { Turn::Failing };
+                }
+            }
+            turn = if turn == Turn::None { recovered } else { turn };
+        }
+        for (selector, verdict) in wakes {
+            match verdict {
+                Verdict::Moved => self.wake_moved(id, &selector, context),
+                Verdict::First => self.wake_first(id, &selector, context),
+                Verdict::Same | Verdict::Doubtful => {}
+            }
+        }
+        self.turned(id, turn, context);
+        self.rotates(id, secret, true, context);
+        self.refreshed(id, context);
+        self.requeue(id);
+    }
+
+    fn listed(&mut self, entries: &[Described], complete: bool, context: &mut Context<'_>) {
+        let now = context.now;
+        self.backoff.succeed(now);
+        self.keep_sweeping(now);
+        for entry in entries {
+            self.sweep.seen += 1;
+            let Some(id) = self.find(&entry.name).or_else(|| self.find(&entry.arn)) else {
+                continue;
+            };
+            let id = self.join(id, &entry.arn, &entry.name, context);
+            self.listed_one(id, entry, now);
+            self.rotates(id, entry, false, context);
+            self.requeue(id);
+        }
+        if !complete || !self.end_sweep() {
+            return;
+        }
+        self.sweep.done = true;
+        if self.sweep.total != self.sweep.seen {
+            self.sweep.total = self.sweep.seen;
+            self.replan = true;
+        }
+        let next = self
+            .sweep_interval()
+            .map(|interval| self.sweep.started + interval);
+        self.queue_sweep(next);
+        let number = self.sweep.number;
+        let absent: Vec<_> = self
+            .remotes
+            .iter()
+            .filter(|(_, remote)| remote.lane == Lane::Sweep && remote.swept != number)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in absent {
+            self.mark(id, now);
+            self.requeue(id);
+        }
+    }
+
+    /// Marks the secret due, unless it is re-checked for its trouble anyway.
+    fn mark(&mut self, id: RemoteId, now: Now) {
+        if let Some(remote) = self.remotes.get_mut(&id)
+            && remote.trouble.is_none()
+            && remote.asked.is_none()
+        {
+            remote.urgent = Some(now);
+        }
+    }
+
+    fn listed_one(&mut self, id: RemoteId, entry: &Described, now: Now) {
+        let number = self.sweep.number;
+        let Some(remote) = self.remotes.get_mut(&id) else {
+            return;
+        };
+        remote.swept = number;
+        if remote.lane != Lane::Sweep || remote.trouble.is_some() {
+            return;
+        }
+        let mut moved = entry.deleted;
+        for view in &mut remote.views {
+            let Selector::Stage(stage) = &view.selector else {
+                continue;
+            };
+            moved |= match at_stage(&entry.stages, stage) {
+                Some(version) => view.see(now, version, Evidence::Listed) == Verdict::Doubtful,
+                None => !view.missing,
+            };
+        }
+        if moved {
+            self.mark(id, now);
+        } else {
+            remote.checked = Some(now);
+        }
+    }
+
+    fn failed(&mut self, call: Call, keys: &[Arc<str>], failure: &Failure, context: &mut Context<'_>) {
+        let now = context.now;
+        match failure {
+            Failure::Transient { .. } => self.backoff.fail(now, context.dice),
+            Failure::Identity => self.backoff.give_up(now, context.dice),
+            _ => self.backoff.succeed(now),
+        }
+        let list_denied =
+            *failure == Failure::ListDenied || (call == Call::List && *failure == Failure::Denied);
+        if list_denied {
+            self.list_denied = Some(now + DENIED);
+            self.deny(now);
+        }
+        if *failure == Failure::BatchDenied {
+            self.batch_denied = Some(now + DENIED);
+            self.deny(now);
+        }
+        if call == Call::List && self.end_sweep() && !list_denied {
+            // Back-off and, for what is not transient, the interval keep it from being asked at once again.
+            let passing = matches!(failure, Failure::Transient { .. } | Failure::Identity);
+            let pause = if passing {
+                Duration::ZERO
+            } else {
+                self.sweep_interval().unwrap_or_default().min(LAG)
+            };
+            self.queue_sweep(Some(now + pause));
+        }
+        for key in keys {
+            if let Some(id) = self.names.get(key).copied() {
+                self.failed_one(id, call, failure, context);
+            }
+        }
+    }
+
+    fn deny(&mut self, now: Now) {
+        self.queue.insert((now + DENIED, Task::Retry));
+        self.replan = true;
+    }
+
+    fn failed_one(&mut self, id: RemoteId, call: Call, failure: &Failure, context: &mut Context<'_>) {
+        let now = context.now;
+        let asked = self.land(id);
+        let Some(remote) = self.remotes.get_mut(&id) else {
+            return;
+        };
+        let describe = call == Call::Describe;
+        let again = match failure {
+            Failure::Transient { .. } | Failure::BatchDenied | Failure::ListDenied => true,
+            // Reading it alone may do.
+            Failure::Denied if describe && remote.batchable && context.config.periodic_reads => {
+                let first = !remote.undescribed;
+                remote.undescribed = true;
+                first
+            }
+            _ => false,
+        };
+        if again {
+            if let Some(asked) = asked {
+                self.again(id, asked, now);
+            }
+            self.requeue(id);
+            return;
+        }
+        let gone = describe && matches!(failure, Failure::NotFound | Failure::MarkedForDeletion);
+        if gone {
+            remote.checked = Some(now);
+            remote.hint = None;
+        }
+        let turn = remote.fail(now, call, failure.clone());
+        self.turned(id, turn, context);
+        if remote_is_decided(failure) {
+            self.refreshed(id, context);
+        }
+        self.requeue(id);
+    }
+
+    fn turned(&self, id: RemoteId, turn: Turn, context: &mut Context<'_>) {
+        let cause = match turn {
+            Turn::None => return,
+            Turn::Failing => Cause::Failing,
+            Turn::Gone => Cause::Gone,
+            Turn::Recovered => Cause::Recovered,
+        };
+        self.wake(id, cause, context, |_| true);
+    }
+
+    fn wants(&self, object: &Object, id: RemoteId, selector: &Selector) -> bool {
+        object.wants.iter().any(|want| {
+            want.source == self.id && want.selector == *selector && self.names.get(&want.key) == Some(&id)
+        })
+    }
+
+    fn wake_moved(&self, id: RemoteId, selector: &Selector, context: &mut Context<'_>) {
+        self.wake(id, Cause::Changed, context, |object| {
+            object.refresh != Refresh::Once && self.wants(object, id, selector)
+        });
+    }
+
+    fn wake_first(&self, id: RemoteId, selector: &Selector, context: &mut Context<'_>) {
+        self.wake(id, Cause::Changed, context, |object| {
+            self.wants(object, id, selector)
+        });
+    }
+
+    /// Objects that asked for a refresh have one answer more.
+    fn refreshed(&mut self, id: RemoteId, context: &mut Context<'_>) {
+        for object in self.waiting.remove(&id).unwrap_or_default() {
+            let Some(object) = context.objects.get_mut(object) else {
+                continue;
+            };
+            object.awaited = object.awaited.saturating_sub(1);
+            if object.awaited == 0 {
+                context.wakes.add(&object.key, Cause::Refreshed);
+            }
+        }
+    }
+
+    /// Takes the facts of the rotation.
+    fn rotates(&mut self, id: RemoteId, secret: &Described, described: bool, context: &mut Context<'_>) {
+        let now = context.now;
+        let Some(facts) = self.remotes.get_mut(&id).and_then(|remote| remote.facts.as_mut()) else {
+            return;
+        };
+        if described {
+            facts.described = Some(now);
+            facts.next = facts.next.map(|_| now + FACTS);
+        } else if facts.described.is_some_and(|at| now < at + LAG) {
+            return;
+        }
+        let current = at_stage(&secret.stages, AWSCURRENT);
+        let pending = at_stage(&secret.stages, AWSPENDING)
+            .filter(|pending| Some(*pending) != current)
+            .cloned();
+        let rotation = Some(Rotation {
+            pending,
+            schedule: secret.rotation.clone(),
+        });
+        if facts.rotation != rotation {
+            facts.rotation = rotation;
+            self.wake(id, Cause::Rotation, context, |object| object.rotation);
+        }
+    }
+}
+
+/// Whether the failure answers the question that a refresh asks.
+fn remote_is_decided(failure: &Failure) -> bool {
+    *failure != Failure::Unanswered
+}

@@ -1,0 +1,79 @@
+//! How a source waits after failures that pass by themselves.
+
+use std::time::Duration;
+
+use crate::track::{Now, dice::Dice};
+
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_mins(5);
+
+/// Closed while all is well; after a failure nothing is asked until a time, then one call probes.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    attempt: u32,
+    until: Option<Now>,
+    probing: bool,
+}
+
+/// Whether the source may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    Open,
+    /// Closed until then.
+    Until(Now),
+    /// One call may go.
+    Probe,
+    /// The probe is under way.
+    Probing,
+}
+
+impl Backoff {
+    pub(super) fn gate(&self, now: Now) -> Gate {
+        match self.until {
+            None => Gate::Open,
+            Some(until) if now < until => Gate::Until(until),
+            Some(_) if self.probing => Gate::Probing,
+            Some(_) => Gate::Probe,
+        }
+    }
+
+    pub(super) fn probe(&mut self) {
+        self.probing = true;
+    }
+
+    /// A failure. Those of calls that were under way when the first one failed count once.
+    pub(super) fn fail(&mut self, now: Now, dice: &mut Dice) {
+        if matches!(self.gate(now), Gate::Until(_)) {
+            return;
+        }
+        self.attempt = self.attempt.saturating_add(1);
+        self.wait(now, dice);
+    }
+
+    /// A failure that only a person mends: the longest pause at once.
+    pub(super) fn give_up(&mut self, now: Now, dice: &mut Dice) {
+        if !matches!(self.gate(now), Gate::Until(_)) {
+            self.attempt = 9;
+            self.until = Some(now + dice.between(LONGEST / 2, LONGEST));
+            self.probing = false;
+        }
+    }
+
+    fn wait(&mut self, now: Now, dice: &mut Dice) {
+        let longest = SHORTEST.saturating_mul(1 << self.attempt.min(9)).min(LONGEST);
+        self.until = Some(now + dice.between(SHORTEST, longest));
+        self.probing = false;
+    }
+
+    /// An answer that shows that the source works. It ends no pause that has begun.
+    pub(super) fn succeed(&mut self, now: Now) {
+        if !matches!(self.gate(now), Gate::Until(_)) {
+            *self = Self::default();
+        }
+    }
+
+    /// The probe got lost.
+    pub(super) fn lose(&mut self) {
+        self.probing = false;
+    }
+}

@@ -1,0 +1,184 @@
+//! Which calls of a source are due.
+
+use crate::track::{
+    Call, Effect, Now,
+    backoff::Gate,
+    remote::{Asked, CohortId, Lane, RemoteId},
+    source::{Context, IN_FLIGHT, LOST, Source, Task},
+};
+
+/// Stands for the sweep among the calls under way.
+const SWEEP: RemoteId = 0;
+
+impl Source {
+    /// Hands out all that is due and allowed.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) {
+        if self.replan || !self.dirty.is_empty() {
+            self.settle(context);
+        }
+        if self.policy.is_none() {
+            return;
+        }
+        self.lose(context.now);
+        while self.flying < IN_FLIGHT {
+            let gate = self.backoff.gate(context.now);
+            if matches!(gate, Gate::Until(_) | Gate::Probing) {
+                break;
+            }
+            let Some((_, task)) = self.queue.first().copied().filter(|(at, _)| *at <= context.now) else {
+                break;
+            };
+            self.queue.pop_first();
+            let effect = match task {
+                Task::Retry => {
+                    self.retry(context);
+                    None
+                }
+                Task::Sweep => self.sweep_now(context.now),
+                Task::Cohort(id) => self.read_cohort(id, context.now),
+                Task::Remote(id) => self.ask(id, context.now),
+            };
+            let Some(effect) = effect else { continue };
+            context.effects.push(effect);
+            if gate == Gate::Probe {
+                self.backoff.probe();
+            }
+        }
+    }
+
+    /// What was denied long enough ago may be allowed by now.
+    fn retry(&mut self, context: &mut Context<'_>) {
+        self.list_denied = self.list_denied.filter(|until| *until > context.now);
+        self.batch_denied = self.batch_denied.filter(|until| *until > context.now);
+        self.replan = true;
+        self.settle(context);
+    }
+
+    fn sweep_now(&mut self, now: Now) -> Option<Effect> {
+        self.sweep.queued = None;
+        self.sweep_interval()?;
+        self.sweep.number = self.sweep.number.wrapping_add(1);
+        self.sweep.seen = 0;
+        self.sweep.started = now;
+        self.sweep.asked = Some(now);
+        self.flying += 1;
+        self.flights.push_back((now, SWEEP));
+        Some(Effect::List { source: self.id })
+    }
+
+    /// A page has come: the sweep is alive.
+    pub(super) fn keep_sweeping(&mut self, now: Now) {
+        if self.sweep.asked.is_some_and(|asked| asked < now) {
+            self.sweep.asked = Some(now);
+            self.flights.push_back((now, SWEEP));
+        }
+    }
+
+    /// The sweep has ended, well or not.
+    pub(super) fn end_sweep(&mut self) -> bool {
+        let asked = self.sweep.asked.take().is_some();
+        self.flying -= usize::from(asked);
+        asked
+    }
+
+    fn read_cohort(&mut self, id: CohortId, now: Now) -> Option<Effect> {
+        let members = self.cohorts.fire(&mut self.queue, id, now)?.to_vec();
+        let mut keys = Vec::with_capacity(members.len());
+        for member in members {
+            let Some(remote) = self
+                .remotes
+                .get_mut(&member)
+                .filter(|remote| remote.rides_along())
+            else {
+                continue;
+            };
+            remote.asked = Some(Asked {
+                at: now,
+                cohort: true,
+            });
+            keys.push(remote.key.clone());
+            self.flights.push_back((now, member));
+            self.flying += 1;
+            self.requeue(member);
+        }
+        (!keys.is_empty()).then_some(Effect::Read {
+            source: self.id,
+            keys,
+        })
+    }
+
+    fn ask(&mut self, id: RemoteId, now: Now) -> Option<Effect> {
+        let remote = self.remotes.get_mut(&id)?;
+        remote.queued = None;
+        let call = remote.call();
+        remote.ask(now);
+        let key = remote.key.clone();
+        self.flights.push_back((now, id));
+        self.flying += 1;
+        Some(match call {
+            Call::Read => Effect::Read {
+                source: self.id,
+                keys: vec![key],
+            },
+            _ => Effect::Describe { source: self.id, key },
+        })
+    }
+
+    /// A call for the secret is over. Gives the call, if one of ours was under way.
+    pub(super) fn land(&mut self, id: RemoteId) -> Option<Asked> {
+        let asked = self.remotes.get_mut(&id)?.asked.take()?;
+        self.flying = self.flying.saturating_sub(1);
+        Some(asked)
+    }
+
+    fn is_flying(&self, at: Now, id: RemoteId) -> bool {
+        match id {
+            SWEEP => self.sweep.asked == Some(at),
+            _ => self
+                .remotes
+                .get(&id)
+                .is_some_and(|remote| remote.asked.is_some_and(|asked| asked.at == at)),
+        }
+    }
+
+    /// Forgets the calls that were answered, as far as they stand in front.
+    pub(super) fn trim(&mut self) {
+        while self
+            .flights
+            .front()
+            .is_some_and(|(at, id)| !self.is_flying(*at, *id))
+        {
+            self.flights.pop_front();
+        }
+    }
+
+    /// Gives up calls that were never answered; they are due again.
+    fn lose(&mut self, now: Now) {
+        self.trim();
+        while let Some((_, id)) = self.flights.front().copied().filter(|(at, _)| *at + LOST <= now) {
+            self.flights.pop_front();
+            self.backoff.lose();
+            if id == SWEEP {
+                self.end_sweep();
+                self.queue_sweep(Some(now));
+            } else if let Some(asked) = self.land(id) {
+                self.again(id, asked, now);
+            }
+            self.trim();
+        }
+    }
+
+    /// The call has to be made again as soon as the source may be asked.
+    pub(super) fn again(&mut self, id: RemoteId, asked: Asked, now: Now) {
+        let Some(remote) = self.remotes.get_mut(&id) else {
+            return;
+        };
+        match remote.lane {
+            Lane::Cohort(cohort) if asked.cohort => {
+                self.cohorts.retry(&mut self.queue, cohort, now);
+            }
+            _ => remote.urgent = Some(now),
+        }
+        self.requeue(id);
+    }
+}

@@ -1,0 +1,626 @@
+//! One source: its secrets, their lanes, its queue.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    api::{Selector, SourceId, VersionId},
+    track::{
+        Cause, Config, Effect, Mode, Now, Refresh, SourcePolicy, Want,
+        backoff::{Backoff, Gate},
+        cohort::Cohorts,
+        dice::Dice,
+        names::{Arn, is_arn, without_suffix},
+        objects::{Object, ObjectId, Objects, Wakes},
+        plan::{Class, Plan, Question, SLOW, Sweep},
+        remote::{FACTS, Facts, Lane, Remote, RemoteId},
+        view::Recorded,
+    },
+};
+
+/// An effect that was not answered for this long is lost, and asked for again.
+pub(super) const LOST: Duration = Duration::from_mins(5);
+/// Secrets of a source that are in flight at most, so that the end of an outage brings no storm.
+pub(super) const IN_FLIGHT: usize = 320;
+/// After a start, the first sweep waits so long for objects to subscribe.
+const GATHER: Duration = Duration::from_secs(5);
+/// Facts of rotations are swept for at most this often.
+const FACTS_SWEEP: Duration = Duration::from_mins(10);
+
+/// What every step needs.
+pub(super) struct Context<'a> {
+    pub(super) now: Now,
+    pub(super) config: &'a Config,
+    pub(super) dice: &'a mut Dice,
+    pub(super) objects: &'a mut Objects,
+    pub(super) wakes: &'a mut Wakes,
+    pub(super) effects: &'a mut Vec<Effect>,
+}
+
+/// What is due in a source's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Task {
+    /// A denial is old enough to be tried again.
+    Retry,
+    Sweep,
+    Cohort(u32),
+    Remote(RemoteId),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Sweeping {
+    /// Its place in the queue.
+    pub(super) queued: Option<Now>,
+    pub(super) asked: Option<Now>,
+    /// Secrets in the lane, by interval.
+    pub(super) lane: BTreeMap<Duration, usize>,
+    pub(super) number: u32,
+    pub(super) seen: usize,
+    pub(super) started: Now,
+    /// How many secrets the last complete sweep has shown.
+    pub(super) total: usize,
+    pub(super) done: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) id: SourceId,
+    pub(super) policy: Option<SourcePolicy>,
+    pub(super) names: HashMap<Arc<str>, RemoteId>,
+    pub(super) remotes: BTreeMap<RemoteId, Box<Remote>>,
+    last: RemoteId,
+    pub(super) queue: BTreeSet<(Now, Task)>,
+    pub(super) cohorts: Cohorts,
+    pub(super) sweep: Sweeping,
+    pub(super) backoff: Backoff,
+    classes: BTreeMap<Duration, Class>,
+    rotating: usize,
+    /// Secrets whose subscribers have changed since the last poll.
+    pub(super) dirty: BTreeSet<RemoteId>,
+    pub(super) list_denied: Option<Now>,
+    pub(super) batch_denied: Option<Now>,
+    pub(super) plan: Plan,
+    pub(super) replan: bool,
+    pub(super) mode: Option<Mode>,
+    raised: bool,
+    /// Calls under way in the order of their start; answered ones are skipped when they come to the front.
+    pub(super) flights: VecDeque<(Now, RemoteId)>,
+    pub(super) flying: usize,
+    /// Objects that wait for a refresh of a secret.
+    pub(super) waiting: BTreeMap<RemoteId, Vec<ObjectId>>,
+    /// Its place in the tracker's agenda.
+    pub(super) agenda: Option<Now>,
+}
+
+impl Source {
+    pub(super) fn new(id: SourceId) -> Self {
+        Self {
+            id,
+            policy: None,
+            names: HashMap::new(),
+            remotes: BTreeMap::new(),
+            last: 0,
+            queue: BTreeSet::new(),
+            cohorts: Cohorts::default(),
+            sweep: Sweeping::default(),
+            backoff: Backoff::default(),
+            classes: BTreeMap::new(),
+            rotating: 0,
+            dirty: BTreeSet::new(),
+            list_denied: None,
+            batch_denied: None,
+            plan: Plan::default(),
+            replan: true,
+            mode: None,
+            raised: false,
+            flights: VecDeque::new(),
+            flying: 0,
+            waiting: BTreeMap::new(),
+            agenda: None,
+        }
+    }
+
+    pub(super) fn set_policy(&mut self, policy: Option<SourcePolicy>) {
+        if self.policy == policy {
+            return;
+        }
+        self.policy = policy;
+        self.list_denied = None;
+        self.batch_denied = None;
+        self.backoff = Backoff::default();
+        self.replan = true;
+        self.raised = false;
+        for remote in self.remotes.values_mut() {
+            remote.undescribed = false;
+        }
+        self.dirty.extend(self.remotes.keys());
+    }
+
+    pub(super) fn remote(&self, key: &str) -> Option<&Remote> {
+        self.remotes.get(self.names.get(key)?).map(Box::as_ref)
+    }
+
+    /// The secret that a key or ARN of an event means.
+    pub(super) fn find(&self, key: &str) -> Option<RemoteId> {
+        let exact = self
+            .names
+            .get(key)
+            .or_else(|| self.names.get(without_suffix(key).filter(|_| is_arn(key))?));
+        exact.copied().or_else(|| {
+            let resource = Arn::parse(key).filter(|_| !self.is_foreign(key))?.resource;
+            let name = without_suffix(resource).and_then(|name| self.names.get(name));
+            name.or_else(|| self.names.get(resource)).copied()
+        })
+    }
+
+    /// Whether the key may lie in another account or region.
+    pub(super) fn is_foreign(&self, key: &str) -> bool {
+        let Some(arn) = Arn::parse(key) else {
+            return is_arn(key);
+        };
+        self.policy.as_ref().is_none_or(|policy| {
+            *arn.region != *policy.region || policy.account.as_deref() != Some(arn.account)
+        })
+    }
+
+    /// Adds a want. Gives whether the object holds a version that has been left.
+    pub(super) fn want(&mut self, now: Now, object: ObjectId, want: Want, once: bool) -> Recorded {
+        let id = self.names.get(&want.key).copied().unwrap_or_else(|| {
+            self.last = self.last.wrapping_add(1);
+            while self.remotes.contains_key(&self.last) {
+                self.last = self.last.wrapping_add(1);
+            }
+            let foreign = self.is_foreign(&want.key);
+            self.remotes
+                .insert(self.last, Box::new(Remote::new(want.key.clone(), foreign)));
+            self.names.insert(want.key.clone(), self.last);
+            self.last
+        });
+        self.dirty.insert(id);
+        let Some(remote) = self.remotes.get_mut(&id) else {
+            return Recorded::Agrees;
+        };
+        if is_arn(&remote.key) && !is_arn(&want.key) {
+            let arn = std::mem::replace(&mut remote.key, want.key.clone());
+            remote.aliases.retain(|alias| *alias != want.key);
+            remote.aliases.push(arn);
+        }
+        if !remote.subscribers.contains(&object) {
+            remote.subscribers.push(object);
+        }
+        let recorded = match want.recorded {
+            Some(version) => remote.view_mut(&want.selector).record(now, version),
+            None => {
+                remote.view_mut(&want.selector);
+                Recorded::Agrees
+            }
+        };
+        let blank = remote.views.iter().any(|view| view.is_blank());
+        if recorded == Recorded::Disputed || (once && blank && remote.urgent.is_none()) {
+            let at = if recorded == Recorded::Disputed {
+                now
+            } else {
+                now + LOST
+            };
+            remote.urgent = Some(remote.urgent.map_or(at, |urgent| urgent.min(at)));
+        }
+        recorded
+    }
+
+    /// The object no longer wants the key.
+    pub(super) fn unwant(&mut self, object: ObjectId, key: &str, objects: &Objects) {
+        let Some(id) = self.names.get(key).copied() else {
+            return;
+        };
+        self.dirty.insert(id);
+        let still = objects.get(object).is_some_and(|object| {
+            object
+                .wants
+                .iter()
+                .any(|w| w.source == self.id && self.names.get(&w.key) == Some(&id))
+        });
+        let Some(remote) = self.remotes.get_mut(&id) else {
+            return;
+        };
+        if still {
+            return;
+        }
+        if let Some(at) = remote
+            .subscribers
+            .iter()
+            .position(|subscriber| *subscriber == object)
+        {
+            remote.subscribers.swap_remove(at);
+        }
+        if remote.subscribers.is_empty() {
+            self.forget(id);
+        }
+    }
+
+    /// The object is no longer to be told of a check.
+    pub(super) fn stop_waiting(&mut self, object: ObjectId, key: &str) {
+        if let Some(waiting) = self.names.get(key).and_then(|id| self.waiting.get_mut(id)) {
+            waiting.retain(|waiting| *waiting != object);
+        }
+    }
+
+    /// Checks the secret now for the object. Gives whether an answer is to come.
+    pub(super) fn refresh(&mut self, now: Now, object: ObjectId, key: &str) -> bool {
+        let Some(id) = self.names.get(key).copied() else {
+            return false;
+        };
+        let Some(remote) = self.remotes.get_mut(&id) else {
+            return false;
+        };
+        let waiting = self.waiting.entry(id).or_default();
+        if waiting.contains(&object) {
+            return false;
+        }
+        waiting.push(object);
+        remote.urgent = Some(now);
+        self.requeue(id);
+        true
+    }
+
+    /// An event has told of the secret.
+    pub(super) fn hint(&mut self, now: Now, key: &str, expected: Option<VersionId>) {
+        let Some(id) = self.find(key) else { return };
+        let Some(remote) = self
+            .remotes
+            .get_mut(&id)
+            .filter(|remote| remote.interval.is_some())
+        else {
+            return;
+        };
+        remote.hint(now, expected);
+        self.requeue(id);
+    }
+
+    pub(super) fn forget(&mut self, id: RemoteId) {
+        self.waiting.remove(&id);
+        let Some(remote) = self.take(id) else { return };
+        for key in remote.aliases.iter().chain([&remote.key]) {
+            if self.names.get(key) == Some(&id) {
+                self.names.remove(key);
+            }
+        }
+    }
+
+    /// Takes the secret out of all schedules.
+    pub(super) fn take(&mut self, id: RemoteId) -> Option<Box<Remote>> {
+        self.leave(id);
+        self.uncount(id);
+        self.dirty.remove(&id);
+        let remote = self.remotes.remove(&id)?;
+        if let Some(at) = remote.queued {
+            self.queue.remove(&(at, Task::Remote(id)));
+        }
+        self.flying -= usize::from(remote.asked.is_some());
+        Some(remote)
+    }
+
+    pub(super) fn uncount(&mut self, id: RemoteId) {
+        let Some(remote) = self.remotes.get(&id) else {
+            return;
+        };
+        if let (Some(interval), false) = (remote.interval, remote.foreign)
+            && let Some(class) = self.classes.get_mut(&interval)
+        {
+            *class.count(remote.batchable) -= 1;
+            if class.is_empty() {
+                self.classes.remove(&interval);
+            }
+        }
+        if remote.facts.is_some() {
+            self.rotating -= 1;
+        }
+    }
+
+    pub(super) fn leave(&mut self, id: RemoteId) {
+        let Some(remote) = self.remotes.get_mut(&id) else {
+            return;
+        };
+        let lane = std::mem::replace(&mut remote.lane, Lane::None);
+        let interval = remote.interval.unwrap_or_default();
+        match lane {
+            Lane::None | Lane::Own(_) => {}
+            Lane::Sweep => {
+                if let Some(count) = self.sweep.lane.get_mut(&interval) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.sweep.lane.remove(&interval);
+                    }
+                }
+            }
+            Lane::Cohort(cohort) => {
+                if let Some((moved, to)) = self.cohorts.leave(&mut self.queue, cohort, id)
+                    && let Some(moved) = self.remotes.get_mut(&moved)
+                {
+                    moved.lane = Lane::Cohort(to);
+                }
+            }
+        }
+    }
+
+    /// Takes in all that has changed since the last poll: who wants what, what is allowed, what it costs.
+    pub(super) fn settle(&mut self, context: &mut Context<'_>) {
+        if self.policy.is_none() {
+            let dirty = std::mem::take(&mut self.dirty);
+            for id in dirty {
+                self.refresh_wants(id, context);
+                self.leave(id);
+                self.requeue(id);
+            }
+            self.queue_sweep(None);
+            return;
+        }
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for id in &dirty {
+            self.refresh_wants(*id, context);
+        }
+        if self.replan || !dirty.is_empty() {
+            self.replan = false;
+            if self.choose(context) {
+                dirty = self.remotes.keys().copied().collect();
+            }
+        }
+        for id in dirty {
+            self.enlist(id, context);
+            self.requeue(id);
+        }
+        self.plan_sweep(context);
+    }
+
+    /// Works out anew what the secret's subscribers want together.
+    fn refresh_wants(&mut self, id: RemoteId, context: &Context<'_>) {
+        let Some(remote) = self.remotes.get(&id) else {
+            return;
+        };
+        let mut shortest = None;
+        let mut rotation = false;
+        let mut selectors: Vec<&Selector> = Vec::new();
+        for object in remote
+            .subscribers
+            .iter()
+            .filter_map(|object| context.objects.get(*object))
+        {
+            if let Refresh::Every(interval) = object.refresh {
+                shortest = Some(shortest.map_or(interval, |shortest: Duration| shortest.min(interval)));
+            }
+            rotation |= object.rotation;
+            for want in object.wants.iter().filter(|want| want.source == self.id) {
+                if !selectors.contains(&&want.selector) && self.names.get(&want.key) == Some(&id) {
+                    selectors.push(&want.selector);
+                }
+            }
+        }
+        let interval = shortest.map(|shortest| effective(shortest, context.config));
+        let raised = shortest.is_some_and(|shortest| shortest < SLOW) && !context.config.periodic_reads;
+        let batchable = selectors.iter().all(|selector| selector.is_current());
+        let foreign = self.is_foreign(&remote.key);
+        let changed =
+            remote.interval != interval || remote.batchable != batchable || remote.foreign != foreign;
+        if changed {
+            self.leave(id);
+        }
+        self.uncount(id);
+        self.raised |= raised;
+        let Some(remote) = self.remotes.get_mut(&id) else {
+            return;
+        };
+        remote.views.retain(|view| selectors.contains(&&view.selector));
+        for selector in selectors {
+            remote.view_mut(selector);
+        }
+        remote.interval = interval;
+        remote.batchable = batchable;
+        remote.foreign = foreign;
+        let recheck = context.now + remote.recheck();
+        if let Some(trouble) = &mut remote.trouble {
+            trouble.next = trouble.next.min(recheck);
+        }
+        if let (Some(interval), false) = (interval, foreign) {
+            *self.classes.entry(interval).or_default().count(batchable) += 1;
+        }
+        match (rotation, &mut remote.facts) {
+            (true, facts @ None) => {
+                *facts = Some(Box::new(Facts {
+                    rotation: None,
+                    described: None,
+                    next: None,
+                }));
+            }
+            (false, facts) => *facts = None,
+            _ => {}
+        }
+        self.rotating += usize::from(rotation);
+    }
+
+    /// Chooses the plan; gives whether it is another one.
+    fn choose(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(policy) = &self.policy else { return false };
+        let (plan, mode) = Question {
+            detection: policy.detection,
+            events: policy.events,
+            reads: context.config.periodic_reads,
+            batch: self.batch_denied.is_none(),
+            list: self.list_denied.is_none(),
+            classes: &self.classes,
+            listed: self.sweep.total.max(self.remotes.len()),
+            rotating: self.rotating,
+            now: self.plan,
+        }
+        .plan();
+        let mode = Mode {
+            raised: self.raised,
+            ..mode
+        };
+        if self.mode != Some(mode) {
+            self.mode = Some(mode);
+            context.effects.push(Effect::Mode { source: self.id });
+        }
+        let other = plan != self.plan;
+        self.plan = plan;
+        other
+    }
+
+    /// Puts the secret into the lane that the plan has for it, and leaves it there if it is in it.
+    fn enlist(&mut self, id: RemoteId, context: &mut Context<'_>) {
+        let Some(remote) = self.remotes.get(&id) else {
+            return;
+        };
+        let events = self.policy.as_ref().is_some_and(|policy| policy.events);
+        let current = remote.lane;
+        let target = match remote.interval {
+            None => Lane::None,
+            Some(_) if remote.foreign => Lane::Own(context.now),
+            Some(interval) => match self.plan.sweep {
+                Sweep::All => Lane::Sweep,
+                Sweep::Slow if events || interval >= SLOW => Lane::Sweep,
+                _ if self.plan.batch && remote.batchable => Lane::Cohort(0),
+                _ => Lane::Own(context.now),
+            },
+        };
+        let (foreign, interval) = (remote.foreign, remote.interval.unwrap_or_default());
+        if std::mem::discriminant(&target) != std::mem::discriminant(&current) {
+            self.leave(id);
+            let Some(remote) = self.remotes.get(&id) else {
+                return;
+            };
+            // What is recorded was last checked at an unknown time: evenly over the interval. What is new is read
+            // by whoever wants it just now.
+            let fresh = remote.views.iter().all(|view| view.is_blank());
+            let earliest = if fresh { interval / 2 } else { Duration::ZERO };
+            let promised = remote.checked.map_or(Duration::MAX, |checked| checked + interval);
+            let first = context.now + context.dice.between(earliest, interval);
+            let lane = match target {
+                Lane::Own(_) => Lane::Own(first.min(promised)),
+                Lane::Cohort(_) => {
+                    Lane::Cohort(
+                        self.cohorts
+                            .join(&mut self.queue, id, interval, first, context.now),
+                    )
+                }
+                Lane::Sweep => {
+                    *self.sweep.lane.entry(interval).or_default() += 1;
+                    let unchecked = !fresh && remote.checked.is_none() && !self.sweep.done;
+                    let at = if unchecked { context.now + GATHER } else { first };
+                    if self.sweep.asked.is_none() {
+                        let at = self.sweep.queued.map_or(at, |queued| queued.min(at));
+                        self.queue_sweep(Some(at));
+                    }
+                    Lane::Sweep
+                }
+                Lane::None => Lane::None,
+            };
+            if let Some(remote) = self.remotes.get_mut(&id) {
+                remote.lane = lane;
+            }
+        }
+        let facts = self.plan.facts && !foreign;
+        if let Some(facts_of) = self.remotes.get_mut(&id).and_then(|remote| remote.facts.as_mut()) {
+            facts_of.next = match (facts, facts_of.next) {
+                (true, _) => None,
+                (false, None) => Some(context.now + context.dice.between(Duration::ZERO, FACTS)),
+                (false, next) => next,
+            };
+        }
+    }
+
+    /// How often the source is swept; none if it is not.
+    pub(super) fn sweep_interval(&self) -> Option<Duration> {
+        let lane = self.sweep.lane.first_key_value().map(|(interval, _)| *interval);
+        lane.into_iter()
+            .chain(self.plan.facts.then_some(FACTS_SWEEP))
+            .min()
+    }
+
+    fn plan_sweep(&mut self, context: &Context<'_>) {
+        match (self.sweep_interval(), self.sweep.queued) {
+            (None, _) => self.queue_sweep(None),
+            (Some(_), None) if self.sweep.asked.is_none() => self.queue_sweep(Some(context.now + GATHER)),
+            (Some(interval), Some(queued)) if self.sweep.asked.is_none() => {
+                self.queue_sweep(Some(queued.min(context.now + interval)));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn queue_sweep(&mut self, at: Option<Now>) {
+        if let Some(before) = std::mem::replace(&mut self.sweep.queued, at) {
+            self.queue.remove(&(before, Task::Sweep));
+        }
+        if let Some(at) = at {
+            self.queue.insert((at, Task::Sweep));
+        }
+    }
+
+    /// Puts the secret where it belongs in the queue.
+    pub(super) fn requeue(&mut self, id: RemoteId) {
+        let Some(remote) = self.remotes.get_mut(&id) else {
+            return;
+        };
+        let due = remote.due();
+        if due == remote.queued {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut remote.queued, due) {
+            self.queue.remove(&(before, Task::Remote(id)));
+        }
+        if let Some(at) = due {
+            self.queue.insert((at, Task::Remote(id)));
+        }
+    }
+
+    /// When a poll has something to do here.
+    pub(super) fn next_due(&self, now: Now) -> Option<Now> {
+        if !self.dirty.is_empty() || self.replan {
+            return Some(Now::ZERO);
+        }
+        self.policy.as_ref()?;
+        let lost = self.flights.front().map(|(at, _)| *at + LOST);
+        let work = self.queue.first().map(|(at, _)| *at);
+        let work = match self.backoff.gate(now) {
+            _ if self.flying >= IN_FLIGHT => None,
+            Gate::Probing => None,
+            Gate::Until(until) => work.map(|at| at.max(until)),
+            Gate::Open | Gate::Probe => work,
+        };
+        work.into_iter().chain(lost).min()
+    }
+
+    /// Wakes those who want the secret and of whom `concerned` holds.
+    pub(super) fn wake(
+        &self,
+        id: RemoteId,
+        cause: Cause,
+        context: &mut Context<'_>,
+        concerned: impl Fn(&Object) -> bool,
+    ) {
+        let Some(remote) = self.remotes.get(&id) else {
+            return;
+        };
+        for object in remote
+            .subscribers
+            .iter()
+            .filter_map(|object| context.objects.get(*object))
+        {
+            if concerned(object) {
+                context.wakes.add(&object.key, cause);
+            }
+        }
+    }
+}
+
+/// The interval at which a secret is checked that is wanted at this one.
+fn effective(interval: Duration, config: &Config) -> Duration {
+    let shortest = if config.periodic_reads {
+        config.min_interval
+    } else {
+        config.min_interval.max(SLOW)
+    };
+    interval.max(shortest)
+}

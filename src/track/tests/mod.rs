@@ -1,0 +1,5 @@
+//! The tracker against a model of AWS that lags, fails, and counts calls.
+
+mod promises;
+mod rules;
+mod world;

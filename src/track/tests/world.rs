@@ -1,0 +1,448 @@
+//! A model of AWS and of the reconciler, driven by the tracker's effects in simulated time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    api::{ObjectKey, Selector, SourceId, VersionId},
+    track::{
+        Call, Cause, Config, Described, Effect, Failure, Known, Now, Observation, Refresh, Schedule,
+        SourcePolicy, Stages, Subscription, Tracker, Want, dice::Dice, view::at_stage,
+    },
+};
+
+pub(super) const ACCOUNT: &str = "111122223333";
+pub(super) const REGION: &str = "eu-central-1";
+pub(super) const S: SourceId = SourceId(1);
+
+pub(super) fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+pub(super) fn mins(n: u64) -> Duration {
+    Duration::from_mins(n)
+}
+
+pub(super) fn version(id: &str) -> VersionId {
+    VersionId(id.into())
+}
+
+pub(super) fn current() -> Selector {
+    Selector::parse(None)
+}
+
+pub(super) fn object(n: usize) -> ObjectKey {
+    ObjectKey::new("shop", format!("object-{n:05}"))
+}
+
+pub(super) fn policy() -> SourcePolicy {
+    SourcePolicy {
+        account: Some(ACCOUNT.into()),
+        region: REGION.into(),
+        ..SourcePolicy::default()
+    }
+}
+
+/// One state of a secret; none: it does not exist.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) stages: Stages,
+    pub(super) deleted: bool,
+    pub(super) suffix: &'static str,
+}
+
+/// Which calls fail, and how.
+pub(super) type Fault = Box<dyn FnMut(Now, Call, &str) -> Option<Failure>>;
+
+pub(super) struct World {
+    pub(super) tracker: Tracker,
+    pub(super) now: Now,
+    pub(super) secrets: BTreeMap<String, Vec<(Now, Option<State>)>>,
+    pub(super) calls: Vec<(Now, Effect)>,
+    pub(super) wakes: Vec<(Now, ObjectKey, Cause)>,
+    /// What each object's Secret holds, by key and selector, as the reconciler wrote it.
+    pub(super) written: BTreeMap<(ObjectKey, String, Selector), Vec<VersionId>>,
+    pub(super) wants: BTreeMap<ObjectKey, Vec<(Arc<str>, Selector)>>,
+    /// Answers are up to this old, for List, and for the others.
+    pub(super) lag: (Duration, Duration),
+    pub(super) fault: Fault,
+    pub(super) dice: Dice,
+    in_flight: BTreeSet<String>,
+    answers: BTreeMap<(Now, u64), (Vec<String>, Vec<Observation>)>,
+    sent: u64,
+}
+
+impl World {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            tracker: Tracker::new(config),
+            now: secs(1000),
+            secrets: BTreeMap::new(),
+            calls: Vec::new(),
+            wakes: Vec::new(),
+            written: BTreeMap::new(),
+            wants: BTreeMap::new(),
+            lag: (Duration::ZERO, Duration::ZERO),
+            fault: Box::new(|_, _, _| None),
+            dice: Dice::new(1),
+            in_flight: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            sent: 0,
+        }
+    }
+
+    /// With one source of that policy.
+    pub(super) fn with(policy: SourcePolicy) -> Self {
+        let mut world = Self::new(Config {
+            seed: 3,
+            ..Config::default()
+        });
+        world.tracker.set_source(world.now, S, policy);
+        world
+    }
+
+    pub(super) fn put(&mut self, name: &str, id: &str) {
+        let state = State {
+            stages: stages(&[(id, "AWSCURRENT")]),
+            deleted: false,
+            suffix: "AbCdEf",
+        };
+        self.set(name, Some(state));
+    }
+
+    /// Moves AWSCURRENT as AWS does, AWSPREVIOUS with it.
+    pub(super) fn rotate(&mut self, name: &str, id: &str) {
+        let Some(mut state) = self.state(name, self.now) else {
+            return;
+        };
+        let before = at_stage(&state.stages, "AWSCURRENT").cloned().unwrap();
+        if before == version(id) {
+            return;
+        }
+        for labels in state.stages.values_mut() {
+            labels.retain(|label| !matches!(&**label, "AWSCURRENT" | "AWSPREVIOUS"));
+        }
+        state.stages.entry(before).or_default().push("AWSPREVIOUS".into());
+        state
+            .stages
+            .entry(version(id))
+            .or_default()
+            .push("AWSCURRENT".into());
+        state.stages.retain(|_, labels| !labels.is_empty());
+        self.set(name, Some(state));
+    }
+
+    pub(super) fn set(&mut self, name: &str, state: Option<State>) {
+        self.secrets
+            .entry(name.to_owned())
+            .or_default()
+            .push((self.now, state));
+    }
+
+    pub(super) fn state(&self, name: &str, at: Now) -> Option<State> {
+        let history = self.secrets.get(name)?;
+        history
+            .iter()
+            .rev()
+            .find(|(from, _)| *from <= at)
+            .or(history.first())?
+            .1
+            .clone()
+    }
+
+    /// The name that a key means, and its present state.
+    fn resolve(&self, key: &str, at: Now) -> Option<(String, State)> {
+        let Some(resource) = key.strip_prefix("arn:").and_then(|arn| arn.splitn(6, ':').last()) else {
+            return Some((key.to_owned(), self.state(key, at)?));
+        };
+        if let Some(state) = self.state(resource, at) {
+            return Some((resource.to_owned(), state));
+        }
+        let (name, suffix) = resource.rsplit_once('-')?;
+        let state = self.state(name, at)?;
+        (state.suffix == suffix).then(|| (name.to_owned(), state))
+    }
+
+    pub(super) fn subscribe(&mut self, n: usize, refresh: Refresh, wants: &[(&str, Selector, Option<&str>)]) {
+        self.subscribe_rotation(n, refresh, false, wants);
+    }
+
+    pub(super) fn subscribe_rotation(
+        &mut self,
+        n: usize,
+        refresh: Refresh,
+        rotation: bool,
+        wants: &[(&str, Selector, Option<&str>)],
+    ) {
+        let key = object(n);
+        let list = wants.iter().map(|(key, selector, recorded)| Want {
+            source: S,
+            key: (*key).into(),
+            selector: selector.clone(),
+            recorded: recorded.map(version),
+        });
+        let subscription = Subscription {
+            refresh,
+            rotation,
+            wants: list.collect(),
+        };
+        self.wants.insert(
+            key.clone(),
+            wants.iter().map(|(k, s, _)| ((*k).into(), s.clone())).collect(),
+        );
+        for (name, selector, recorded) in wants {
+            if let Some(recorded) = recorded {
+                let slot = (key.clone(), (*name).to_owned(), selector.clone());
+                self.written.insert(slot, vec![version(recorded)]);
+            }
+        }
+        self.tracker.subscribe(self.now, &key, subscription);
+        // The reconciler reads what is new.
+        for (name, selector, recorded) in wants {
+            if recorded.is_none() && self.tracker.known(S, name, selector) == Known::Unknown {
+                self.read_on_own(name, selector);
+            }
+        }
+        self.reconcile(&key);
+    }
+
+    pub(super) fn read_on_own(&mut self, key: &str, selector: &Selector) {
+        let observation = self.value(key, selector, self.now);
+        self.tracker.observe(self.now, observation);
+    }
+
+    /// Writes what the tracker accepts.
+    fn reconcile(&mut self, object: &ObjectKey) {
+        for (key, selector) in self.wants.get(object).cloned().unwrap_or_default() {
+            if let Known::Version(version) = self.tracker.known(S, &key, &selector) {
+                let held = self
+                    .written
+                    .entry((object.clone(), key.to_string(), selector))
+                    .or_default();
+                if held.last() != Some(&version) {
+                    held.push(version);
+                }
+            }
+        }
+    }
+
+    pub(super) fn holds(&self, n: usize, key: &str) -> Option<&VersionId> {
+        self.written.get(&(object(n), key.to_owned(), current()))?.last()
+    }
+
+    fn value(&mut self, key: &str, selector: &Selector, at: Now) -> Observation {
+        let failed = |failure| Observation::Failed {
+            source: S,
+            call: Call::Read,
+            keys: vec![key.into()],
+            failure,
+        };
+        if let Some(failure) = (self.fault)(self.now, Call::Read, key) {
+            return failed(failure);
+        }
+        let Some((name, state)) = self.resolve(key, at) else {
+            return failed(Failure::NotFound);
+        };
+        if state.deleted {
+            return failed(Failure::MarkedForDeletion);
+        }
+        let found = match selector {
+            Selector::Stage(stage) => at_stage(&state.stages, stage).cloned(),
+            Selector::Version(version) => Some(version.clone()),
+        };
+        let Some(version) = found else {
+            return failed(Failure::StageNotFound(selector.clone()));
+        };
+        Observation::Value {
+            source: S,
+            key: key.into(),
+            selector: selector.clone(),
+            version,
+            arn: arn(&name, &state),
+            name: name.into(),
+            created: None,
+        }
+    }
+
+    fn lagged(&mut self, list: bool) -> Now {
+        let most = if list { self.lag.0 } else { self.lag.1 };
+        self.now.saturating_sub(self.dice.between(Duration::ZERO, most))
+    }
+
+    fn answer(&mut self, effect: &Effect) -> Vec<Observation> {
+        let whole = |call, keys: Vec<Arc<str>>, failure| Observation::Failed {
+            source: S,
+            call,
+            keys,
+            failure,
+        };
+        match effect {
+            Effect::Describe { key, .. } => {
+                if let Some(failure) = (self.fault)(self.now, Call::Describe, key) {
+                    return vec![whole(Call::Describe, vec![key.clone()], failure)];
+                }
+                let at = self.lagged(false);
+                let Some((name, state)) = self.resolve(key, at) else {
+                    return vec![whole(Call::Describe, vec![key.clone()], Failure::NotFound)];
+                };
+                vec![Observation::Described {
+                    source: S,
+                    key: key.clone(),
+                    secret: describe(&name, state),
+                }]
+            }
+            Effect::Read { keys, .. } => {
+                if let Some(failure) = (self.fault)(self.now, Call::Read, "*") {
+                    return vec![whole(Call::Read, keys.clone(), failure)];
+                }
+                let at = self.lagged(false);
+                keys.iter().map(|key| self.value(key, &current(), at)).collect()
+            }
+            Effect::List { .. } => {
+                if let Some(failure) = (self.fault)(self.now, Call::List, "*") {
+                    return vec![whole(Call::List, Vec::new(), failure)];
+                }
+                let at = self.lagged(true);
+                let names: Vec<_> = self.secrets.keys().cloned().collect();
+                let shown = names.iter().filter_map(|name| {
+                    let state = self.state(name, at).filter(|state| !state.deleted)?;
+                    Some(describe(name, state))
+                });
+                let entries: Vec<_> = shown.collect();
+                let pages: Vec<_> = entries.chunks(100).collect();
+                let count = pages.len();
+                pages
+                    .iter()
+                    .enumerate()
+                    .map(|(n, page)| Observation::Listed {
+                        source: S,
+                        entries: page.to_vec(),
+                        complete: n + 1 == count,
+                    })
+                    .collect()
+            }
+            Effect::Wake { .. } | Effect::Mode { .. } => Vec::new(),
+        }
+    }
+
+    /// Runs for the time given, answering calls after 50 ms to 550 ms.
+    pub(super) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut turns = 0;
+        loop {
+            let due = self.tracker.next_due().map(|due| due.max(self.now));
+            let answer = self.answers.first_key_value().map(|((at, _), _)| *at);
+            let Some(next) = due.into_iter().chain(answer).min().filter(|next| *next <= end) else {
+                break;
+            };
+            turns = if next == self.now { turns + 1 } else { 0 };
+            assert!(turns < 20_000, "the tracker spins at {next:?}");
+            self.now = next;
+            if answer == Some(next) {
+                let (_, (ids, observations)) = self.answers.pop_first().unwrap();
+                for id in ids {
+                    self.in_flight.remove(&id);
+                }
+                for observation in observations {
+                    self.tracker.observe(self.now, observation);
+                }
+            } else {
+                self.poll();
+            }
+        }
+        self.now = end;
+    }
+
+    fn poll(&mut self) {
+        for effect in self.tracker.poll(self.now) {
+            let ids: Vec<String> = match &effect {
+                Effect::Wake { object, cause } => {
+                    self.wakes.push((self.now, object.clone(), *cause));
+                    self.reconcile(object);
+                    continue;
+                }
+                Effect::Mode { .. } => continue,
+                Effect::List { .. } => vec!["list".to_owned()],
+                Effect::Describe { key, .. } => vec![key.to_string()],
+                Effect::Read { keys, .. } => {
+                    assert!((1..=20).contains(&keys.len()), "a batch of {}", keys.len());
+                    keys.iter().map(ToString::to_string).collect()
+                }
+            };
+            for id in &ids {
+                assert!(
+                    self.in_flight.insert(id.clone()),
+                    "{id} is in flight twice: {effect:?}"
+                );
+            }
+            let observations = self.answer(&effect);
+            self.calls.push((self.now, effect));
+            let at = self.now
+                + self
+                    .dice
+                    .between(Duration::from_millis(50), Duration::from_millis(550));
+            self.sent += 1;
+            self.answers.insert((at, self.sent), (ids, observations));
+        }
+    }
+
+    pub(super) fn count(&self, call: Call) -> usize {
+        self.calls
+            .iter()
+            .filter(|(_, effect)| kind(effect) == Some(call))
+            .count()
+    }
+
+    pub(super) fn counts(&self) -> (usize, usize, usize) {
+        (
+            self.count(Call::List),
+            self.count(Call::Describe),
+            self.count(Call::Read),
+        )
+    }
+
+    pub(super) fn woken(&self, n: usize, cause: Cause) -> usize {
+        self.wakes
+            .iter()
+            .filter(|(_, key, why)| *key == object(n) && *why == cause)
+            .count()
+    }
+}
+
+fn kind(effect: &Effect) -> Option<Call> {
+    match effect {
+        Effect::List { .. } => Some(Call::List),
+        Effect::Describe { .. } => Some(Call::Describe),
+        Effect::Read { .. } => Some(Call::Read),
+        Effect::Wake { .. } | Effect::Mode { .. } => None,
+    }
+}
+
+pub(super) fn stages(labels: &[(&str, &str)]) -> Stages {
+    let mut stages = Stages::new();
+    for (id, label) in labels {
+        stages.entry(version(id)).or_default().push((*label).into());
+    }
+    stages
+}
+
+fn arn(name: &str, state: &State) -> Arc<str> {
+    format!(
+        "arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:{name}-{}",
+        state.suffix
+    )
+    .into()
+}
+
+fn describe(name: &str, state: State) -> Described {
+    Described {
+        arn: arn(name, &state),
+        name: name.into(),
+        stages: state.stages,
+        deleted: state.deleted,
+        rotation: Schedule::default(),
+    }
+}

@@ -1,0 +1,299 @@
+//! The state machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    api::{ObjectKey, Selector, SourceId, VersionId},
+    track::{
+        Cause, Config, Effect, Known, Mode, Now, Observation, Refresh, Rotation, SourcePolicy, Subscription,
+        dice::Dice,
+        objects::{Object, ObjectId, Objects, Wakes, Wanted},
+        source::{Context, Source},
+        view::Recorded,
+    },
+};
+
+/// The state machine of what is wanted and known.
+#[derive(Debug)]
+pub struct Tracker {
+    config: Config,
+    dice: Dice,
+    sources: BTreeMap<SourceId, Source>,
+    objects: Objects,
+    wakes: Wakes,
+    /// Effects besides wakes that the next poll hands out.
+    effects: Vec<Effect>,
+    /// When each source has something to do.
+    agenda: BTreeSet<(Now, SourceId)>,
+}
+
+impl Tracker {
+    /// One that knows nothing yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            dice: Dice::new(config.seed),
+            config,
+            sources: BTreeMap::new(),
+            objects: Objects::default(),
+            wakes: Wakes::default(),
+            effects: Vec::new(),
+            agenda: BTreeSet::new(),
+        }
+    }
+
+    /// Adds a source, or changes its policy, which forgets what it was denied. Wants may come before their source:
+    /// they are checked once it is known.
+    pub fn set_source(&mut self, now: Now, source: SourceId, policy: SourcePolicy) {
+        self.source(source).set_policy(Some(policy));
+        self.schedule(now, source);
+    }
+
+    /// Stops all checks of a source. Its wants wait until it is set again or their objects unsubscribe.
+    pub fn remove_source(&mut self, source: SourceId) {
+        let Some(known) = self.sources.get_mut(&source) else {
+            return;
+        };
+        known.set_policy(None);
+        self.schedule(Now::ZERO, source);
+    }
+
+    /// Sets what the object wants. Of secrets that stay wanted, all that is known is kept.
+    pub fn subscribe(&mut self, now: Now, object: &ObjectKey, subscription: Subscription) {
+        let Subscription {
+            refresh,
+            rotation,
+            wants,
+        } = subscription;
+        let refresh = match refresh {
+            Refresh::Every(interval) if interval.is_zero() => Refresh::Once,
+            refresh => refresh,
+        };
+        let wanted = |want: &crate::track::Want| Wanted {
+            source: want.source,
+            key: want.key.clone(),
+            selector: want.selector.clone(),
+        };
+        let new = Object {
+            key: object.clone(),
+            refresh,
+            rotation,
+            wants: wants.iter().map(wanted).collect(),
+            awaited: 0,
+        };
+        let (id, before) = self.objects.put(new);
+        let mut touched = BTreeSet::new();
+        for want in wants {
+            touched.insert(want.source);
+            let recorded = self
+                .source(want.source)
+                .want(now, id, want, refresh == Refresh::Once);
+            if recorded == Recorded::Behind && refresh != Refresh::Once {
+                self.wakes.add(object, Cause::Changed);
+            }
+        }
+        let refreshing = before.as_ref().is_some_and(|before| before.awaited > 0);
+        if let Some(before) = before {
+            touched.extend(self.drop_wants(id, &before));
+        }
+        for source in touched {
+            self.schedule(now, source);
+        }
+        if refreshing {
+            self.refresh(now, object);
+        }
+    }
+
+    /// Forgets the object, and the secrets that no other wants.
+    pub fn unsubscribe(&mut self, object: &ObjectKey) {
+        let Some((id, before)) = self.objects.take(object) else {
+            return;
+        };
+        for source in self.drop_wants(id, &before) {
+            self.schedule(Now::ZERO, source);
+        }
+    }
+
+    /// Takes the object from what it wanted and does not want any more. Gives the sources concerned.
+    fn drop_wants(&mut self, id: ObjectId, before: &Object) -> BTreeSet<SourceId> {
+        let mut touched = BTreeSet::new();
+        for want in &before.wants {
+            let Some(source) = self.sources.get_mut(&want.source) else {
+                continue;
+            };
+            source.stop_waiting(id, &want.key);
+            source.unwant(id, &want.key, &self.objects);
+            touched.insert(want.source);
+        }
+        touched
+    }
+
+    /// Checks all that the object wants now, then wakes it by [`Cause::Refreshed`]. The next `poll` gives the calls.
+    pub fn refresh(&mut self, now: Now, object: &ObjectKey) {
+        let Some(id) = self.objects.id(object) else { return };
+        let Some(known) = self.objects.get_mut(id) else {
+            return;
+        };
+        let mut touched = BTreeSet::new();
+        for want in &known.wants {
+            if let Some(source) = self.sources.get_mut(&want.source)
+                && source.refresh(now, id, &want.key)
+            {
+                known.awaited += 1;
+                touched.insert(want.source);
+            }
+        }
+        if known.awaited == 0 {
+            self.wakes.add(object, Cause::Refreshed);
+        }
+        for source in touched {
+            self.schedule(now, source);
+        }
+    }
+
+    /// An event has told that the secret changed, and to which version if the event says. It is described, again with
+    /// growing pauses and at most six times, until that version shows.
+    pub fn hint(&mut self, now: Now, source: SourceId, key: &str, expected: Option<VersionId>) {
+        if let Some(known) = self.sources.get_mut(&source) {
+            known.hint(now, key, expected);
+            self.schedule(now, source);
+        }
+    }
+
+    /// All that is due: calls to make, objects to wake. At most about 320 secrets of a source are in flight at a time.
+    pub fn poll(&mut self, now: Now) -> Vec<Effect> {
+        let mut effects = std::mem::take(&mut self.effects);
+        while let Some((_, id)) = self.agenda.first().copied().filter(|(at, _)| *at <= now) {
+            self.agenda.pop_first();
+            let Self {
+                config,
+                dice,
+                sources,
+                objects,
+                wakes,
+                ..
+            } = self;
+            let Some(source) = sources.get_mut(&id) else {
+                continue;
+            };
+            source.agenda = None;
+            source.poll(&mut Context {
+                now,
+                config,
+                dice,
+                objects,
+                wakes,
+                effects: &mut effects,
+            });
+            if source.policy.is_none() && source.remotes.is_empty() {
+                sources.remove(&id);
+                continue;
+            }
+            let next = source.next_due(now).filter(|next| *next > now);
+            if let Some(next) = next {
+                source.agenda = Some(next);
+                self.agenda.insert((next, id));
+            }
+        }
+        effects.extend(
+            self.wakes
+                .take()
+                .into_iter()
+                .map(|(object, cause)| Effect::Wake { object, cause }),
+        );
+        effects
+    }
+
+    /// When `poll` has something next, which may be in the past; none while everything waits for events.
+    pub fn next_due(&self) -> Option<Now> {
+        if !self.wakes.is_empty() || !self.effects.is_empty() {
+            return Some(Now::ZERO);
+        }
+        self.agenda.first().map(|(at, _)| *at)
+    }
+
+    /// Takes an answer. Poll afterwards: wakes are due at once.
+    pub fn observe(&mut self, now: Now, observation: Observation) {
+        let (Observation::Value { source: id, .. }
+        | Observation::Described { source: id, .. }
+        | Observation::Listed { source: id, .. }
+        | Observation::Failed { source: id, .. }) = observation;
+        let Self {
+            config,
+            dice,
+            sources,
+            objects,
+            wakes,
+            effects,
+            ..
+        } = self;
+        let Some(source) = sources.get_mut(&id) else {
+            return;
+        };
+        source.observe(
+            observation,
+            &mut Context {
+                now,
+                config,
+                dice,
+                objects,
+                wakes,
+                effects,
+            },
+        );
+        self.schedule(now, id);
+    }
+
+    /// What holds for a want. A transient failure changes nothing.
+    pub fn known(&self, source: SourceId, key: &str, selector: &Selector) -> Known {
+        let remote = self.sources.get(&source).and_then(|source| source.remote(key));
+        remote.map_or(Known::Unknown, |remote| remote.known(selector))
+    }
+
+    /// What is known of the secret's rotation; none while its stages were not seen.
+    pub fn rotation(&self, source: SourceId, key: &str) -> Option<&Rotation> {
+        self.sources
+            .get(&source)?
+            .remote(key)?
+            .facts
+            .as_ref()?
+            .rotation
+            .as_ref()
+    }
+
+    /// The oldest of the last successful checks of what the object wants; none if one of them was never checked by
+    /// this process.
+    pub fn checked(&self, object: &ObjectKey) -> Option<Now> {
+        let mut oldest = None;
+        for want in &self.objects.get(self.objects.id(object)?)?.wants {
+            let checked = self.sources.get(&want.source)?.remote(&want.key)?.checked?;
+            oldest = Some(oldest.map_or(checked, |oldest: Now| oldest.min(checked)));
+        }
+        oldest
+    }
+
+    /// How the source is checked; none for an unknown one, and before the first poll.
+    pub fn mode(&self, source: SourceId) -> Option<Mode> {
+        self.sources.get(&source)?.mode
+    }
+
+    fn source(&mut self, id: SourceId) -> &mut Source {
+        self.sources.entry(id).or_insert_with(|| Source::new(id))
+    }
+
+    /// Puts the source where it belongs in the agenda.
+    fn schedule(&mut self, now: Now, id: SourceId) {
+        let Some(source) = self.sources.get_mut(&id) else {
+            return;
+        };
+        let next = source.next_due(now);
+        if source.agenda == next {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut source.agenda, next) {
+            self.agenda.remove(&(before, id));
+        }
+        if let Some(at) = next {
+            self.agenda.insert((at, id));
+        }
+    }
+}
