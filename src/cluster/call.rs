@@ -115,7 +115,7 @@ impl Cluster {
     ) -> Result<T, Error> {
         call.check_names()?;
         let deadline = Instant::now() + CALL_TIMEOUT;
-        let mut pauses = ExponentialBuilder::new()
+        let mut waits = ExponentialBuilder::new()
             .with_min_delay(Duration::from_millis(100))
             .with_max_delay(Duration::from_secs(2))
             .with_max_times(3)
@@ -131,19 +131,19 @@ impl Cluster {
                 Ok(answer) => return Ok(answer),
                 Err(class) => class,
             };
-            let pause = if call.verb.is_read() && class.retries_read() {
-                pauses.next()
+            let wait = if call.verb.is_read() && class.retries_read() {
+                waits.next()
             } else {
                 None
             };
-            let Some(pause) = pause else {
+            let Some(wait) = wait else {
                 return Err(call.failed(class));
             };
-            let pause = class.retry_after().map_or(pause, |asked| asked.max(pause));
-            if Instant::now() + pause >= deadline {
+            let wait = class.retry_after().map_or(wait, |asked| asked.max(wait));
+            if Instant::now() + wait >= deadline {
                 return Err(call.failed(class));
             }
-            sleep(pause).await;
+            sleep(wait).await;
         }
     }
 

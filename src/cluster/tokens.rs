@@ -1,4 +1,4 @@
-//! What identities for AWS are made of: ServiceAccounts, their tokens, and static keys in Secrets.
+//! What identities for AWS are made of: `ServiceAccount`s, their tokens, and static keys in Secrets.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,11 +22,11 @@ use super::{
 use crate::api::ObjectKey;
 
 /// The shortest life that the API server gives a token.
-const SHORTEST: Duration = Duration::from_secs(600);
+const SHORTEST: Duration = Duration::from_mins(10);
 /// The longest life we ask for.
-const LONGEST: Duration = Duration::from_secs(3600);
+const LONGEST: Duration = Duration::from_hours(1);
 
-/// A token of a ServiceAccount.
+/// A token of a `ServiceAccount`.
 #[derive(Clone, Debug)]
 pub struct ServiceAccountToken {
     /// The token.
@@ -35,7 +35,7 @@ pub struct ServiceAccountToken {
     pub expires_at: Timestamp,
 }
 
-/// What of a ServiceAccount matters for an identity.
+/// What of a `ServiceAccount` matters for an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceAccountRecord {
     /// Its uid: another one of the same name is another identity.
@@ -57,7 +57,7 @@ impl Tokens {
         Self { cluster, audiences }
     }
 
-    /// A token of a ServiceAccount for `audiences`, valid for about `lifetime` (600 to 3600 s). Every call asks
+    /// A token of a `ServiceAccount` for `audiences`, valid for about `lifetime` (600 to 3600 s). Every call asks
     /// for a new one: the caller keeps it.
     pub async fn token(
         &self,
@@ -100,7 +100,7 @@ impl Tokens {
         })
     }
 
-    /// Reads a ServiceAccount.
+    /// Reads a `ServiceAccount`.
     pub async fn service_account(&self, key: &ObjectKey) -> Result<ServiceAccountRecord, Error> {
         let ServiceAccount { metadata, .. } = self.cluster.get(key).await?;
         Ok(ServiceAccountRecord {

@@ -142,8 +142,8 @@ impl Cluster {
         };
         let request = guarded(patch, observed)
             .and_then(|patch| {
-                let path = request::Request::new(path_of::<K>(&key.namespace));
-                path.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch))
+                let kind = request::Request::new(path_of::<K>(&key.namespace));
+                kind.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch))
                     .ok()
             })
             .ok_or_else(|| call.failed(UNBUILDABLE))?;

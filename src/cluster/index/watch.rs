@@ -46,7 +46,7 @@ const IDLE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
 const SETTLED: Duration = Duration::from_secs(5);
 /// After failing for this long a watch lists again, lest it hang on a version that the server never had, as
 /// after a restore of etcd.
-const RELIST_AFTER: Duration = Duration::from_secs(300);
+const RELIST_AFTER: Duration = Duration::from_mins(5);
 /// The buffer kept for lines between events, in bytes.
 const LINE: usize = 16 * 1024;
 
@@ -364,9 +364,9 @@ impl<P: Project> Follower<P> {
     /// Takes an object in; returns its resource version.
     fn arrived(&self, object: &RawValue, epoch: u32) -> Option<String> {
         let Some(meta) = head(object).filter(|meta| !meta.name.is_empty()) else {
-            self.cluster.metrics.malformed.get_or_create(&self.kind()).inc();
+            self.cluster.metrics.malformed.get_or_create(&Self::kind()).inc();
             tracing::warn!(
-                kind = self.kind().kind,
+                kind = Self::kind().kind,
                 "an object without readable metadata is left out"
             );
             return None;
@@ -386,9 +386,9 @@ impl<P: Project> Follower<P> {
         };
         if self.index.upsert(&key, indexed, epoch) {
             if let Some(malformed) = malformed {
-                self.cluster.metrics.malformed.get_or_create(&self.kind()).inc();
+                self.cluster.metrics.malformed.get_or_create(&Self::kind()).inc();
                 let Malformed { expected, .. } = &*malformed;
-                tracing::warn!(kind = self.kind().kind, object = %key, expected, "an object cannot be read");
+                tracing::warn!(kind = Self::kind().kind, object = %key, expected, "an object cannot be read");
             }
             self.changes.push(self.project.change(key));
         }
@@ -407,12 +407,12 @@ impl<P: Project> Follower<P> {
     fn call(&self, verb: Verb) -> Call<'_> {
         Call {
             verb,
-            kind: self.kind().kind,
+            kind: Self::kind().kind,
             key: &self.place,
         }
     }
 
-    fn kind(&self) -> OfKind {
+    fn kind() -> OfKind {
         OfKind {
             kind: kind_of::<P::Kind>(),
         }
@@ -420,7 +420,7 @@ impl<P: Project> Follower<P> {
 
     fn restarted(&self, cause: &'static str) {
         let labels = WatchRestart {
-            kind: self.kind().kind,
+            kind: Self::kind().kind,
             cause,
         };
         self.cluster.metrics.restarts.get_or_create(&labels).inc();
@@ -428,7 +428,11 @@ impl<P: Project> Follower<P> {
 
     fn measure(&self) {
         let size = i64::try_from(self.index.len()).unwrap_or(i64::MAX);
-        self.cluster.metrics.indexed.get_or_create(&self.kind()).set(size);
+        self.cluster
+            .metrics
+            .indexed
+            .get_or_create(&Self::kind())
+            .set(size);
     }
 }
 

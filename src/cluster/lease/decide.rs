@@ -9,14 +9,11 @@ use std::time::{Duration, Instant};
 
 /// How long a Lease holds after its last renewal.
 pub(super) const DURATION: Duration = Duration::from_secs(30);
-/// After how long without a successful renewal a holder gives up.
+/// After how long without a successful renewal a holder gives up and sends nothing more. What was sent before
+/// arrives or times out in the 10 s that are left until another replica can begin.
 pub(super) const RENEW_DEADLINE: Duration = Duration::from_secs(20);
 /// How often a holder renews and others look.
 pub(super) const RETRY: Duration = Duration::from_secs(4);
-/// The last part of the duration, in which nothing is sent any more: what was sent before it arrives or times
-/// out before another replica can begin.
-pub(super) const MARGIN: Duration = Duration::from_secs(10);
-
 /// A Lease as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct View {
@@ -128,7 +125,7 @@ impl Elector {
 
     /// Until when writes may be sent.
     pub(super) fn may_write_until(&self) -> Option<Instant> {
-        self.held.map(|sent| sent + (DURATION - MARGIN))
+        self.held.map(|sent| sent + RENEW_DEADLINE)
     }
 
     /// Whether we hold the Lease, as far as we know.

@@ -29,7 +29,7 @@ use crate::api::ObjectKey;
 /// How long one call on the Lease may take: several fit into the time for renewals.
 const LEASE_CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Durations read from a Lease are taken to lie in between, whatever stands there.
-const DURATIONS: (Duration, Duration) = (DURATION, Duration::from_secs(120));
+const DURATIONS: (Duration, Duration) = (DURATION, Duration::from_mins(2));
 
 /// The Lease was lost: another replica may lead now, so this process must end at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +59,7 @@ impl Leadership {
 
     /// Leave to write without a Lease, for a single replica.
     pub fn alone() -> Arc<Self> {
-        const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+        const FOREVER: Duration = Duration::from_hours(100 * 365 * 24);
         let leadership = Self::none();
         leadership.hold(Some(StdInstant::now() + FOREVER));
         Arc::new(leadership)
@@ -141,7 +141,7 @@ impl Lease {
         // Our own write tells the state; what another did, or an unknown outcome, must be read first.
         let mut known = false;
         loop {
-            let step = async {
+            let round = async {
                 known = self.step(known).await?;
                 sleep(RETRY).await;
                 Ok(())
@@ -149,7 +149,7 @@ impl Lease {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                stepped = step => if let Err(lost) = stepped {
+                done = round => if let Err(lost) = done {
                     self.publish(false);
                     tracing::error!(lease = %self.key, "lost the leader lease");
                     return Err(lost);
