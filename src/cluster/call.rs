@@ -19,7 +19,7 @@ use super::{
 };
 use crate::api::ObjectKey;
 
-/// How long a call may take, its retries and its wait for a free connection included.
+/// How long a call may take, its retries and its wait for a turn included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is done to an object.
@@ -122,7 +122,7 @@ impl Cluster {
             .with_jitter()
             .build();
         loop {
-            let outcome = match timeout_at(deadline, self.attempt(clone(&request), &parse)).await {
+            let outcome = match timeout_at(deadline, self.attempt(call.verb, clone(&request), &parse)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Class::Timeout),
             };
@@ -159,11 +159,16 @@ impl Cluster {
 
     async fn attempt<T>(
         &self,
+        verb: Verb,
         request: Request<Vec<u8>>,
         parse: impl Fn(&[u8]) -> Result<T, serde_json::Error>,
     ) -> Result<T, Class> {
-        // Never closed, so an error cannot come.
-        let _slot = self.slots.acquire().await.map_err(|_| Class::Timeout)?;
+        // A write was allowed for now, not for later, and the lease must not wait behind reads: its callers
+        // bound how many there are. Never closed, so an error cannot come.
+        let _slot = match verb.is_read() {
+            true => Some(self.reads.acquire().await.map_err(|_| Class::Timeout)?),
+            false => None,
+        };
         let response = self
             .client
             .send(request.map(Body::from))

@@ -18,9 +18,9 @@ use super::{
 };
 use crate::api::ObjectKey;
 
-/// Calls under way at once, watches not counted. kube speaks HTTP/1.1, so this bounds the connections too:
-/// 32 slots of writes, and as much for reads and background work.
-const CALLS: usize = 64;
+/// Reads under way at once. kube speaks HTTP/1.1, so that this and the 32 slots in which the reconciler writes
+/// bound the connections, besides one per watch.
+const READS: usize = 32;
 
 /// How to reach the API server.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +49,7 @@ pub enum AccessError {
 #[derive(Clone)]
 pub struct Cluster {
     pub(super) client: Client,
-    pub(super) slots: Arc<Semaphore>,
+    pub(super) reads: Arc<Semaphore>,
     pub(super) metrics: Metrics,
     time: ServerTime,
 }
@@ -73,7 +73,7 @@ impl Cluster {
     pub(super) fn new(client: Client, time: ServerTime, metrics: Metrics) -> Self {
         Self {
             client,
-            slots: Arc::new(Semaphore::new(CALLS)),
+            reads: Arc::new(Semaphore::new(READS)),
             metrics,
             time,
         }

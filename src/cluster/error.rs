@@ -54,7 +54,7 @@ pub enum Class {
     /// The object is another one of the same name than the one observed, or is gone.
     #[error("it was replaced by another object of that name")]
     UidMismatch,
-    /// Not allowed by RBAC or refused by an admission policy (403).
+    /// Not allowed by RBAC, or refused by an admission policy, a quota or a namespace that ends (403).
     #[error("the API server forbids it")]
     Forbidden,
     /// The operator's own credentials were not accepted (401); its token file is read again.

@@ -14,6 +14,10 @@ mod index;
 mod key;
 mod lease;
 mod metrics;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod time;
 mod tokens;
 mod writes;

@@ -190,6 +190,12 @@ impl<E: Clone + PartialEq> Index<E> {
         for key in &gone {
             map.objects.remove(key);
         }
+        if map.objects.len() < map.objects.capacity() / 4 {
+            let twice = map.objects.len() * 2;
+            map.objects.shrink_to(twice);
+        }
+        map.namespaces
+            .retain(|namespace| Arc::strong_count(namespace) > 1);
         gone
     }
 

@@ -101,10 +101,8 @@ impl Elector {
 
     /// What to do at `now`, right after an observation.
     pub(super) fn decide(&self, now: Instant) -> Decision {
-        let holder = self.seen().and_then(|view| view.holder.as_deref());
         if let Some(sent) = self.held {
-            let ours = holder == Some(&self.me);
-            return if ours && now < sent + RENEW_DEADLINE {
+            return if self.is_holder() && now < sent + RENEW_DEADLINE {
                 Decision::Renew
             } else {
                 Decision::Lost
@@ -126,6 +124,11 @@ impl Elector {
     /// Until when writes may be sent.
     pub(super) fn may_write_until(&self) -> Option<Instant> {
         self.held.map(|sent| sent + RENEW_DEADLINE)
+    }
+
+    /// Whether the Lease as last read names us.
+    pub(super) fn is_holder(&self) -> bool {
+        self.seen().and_then(|view| view.holder.as_deref()) == Some(&self.me)
     }
 
     /// Whether we hold the Lease, as far as we know.

@@ -293,7 +293,7 @@ impl Lease {
     }
 
     /// Lets the next replica begin at once. No turn begins after the first line, and those under way end.
-    async fn vacate(&self) {
+    async fn vacate(&mut self) {
         self.publish(false);
         if !self.elector.holds() {
             return;
@@ -305,12 +305,17 @@ impl Lease {
             // A write may still arrive: the Lease runs out by itself.
             return;
         }
-        let spec = json!({"holderIdentity": "", "renewTime": MicroTime(self.cluster.time().now())});
-        match bounded(self.patch(spec)).await {
-            Some(Ok(_)) => tracing::info!(lease = %self.key, "the leader lease is vacated"),
-            Some(Err(err)) => tracing::warn!(error = %err, "the leader lease could not be vacated"),
-            None => tracing::warn!("vacating the leader lease timed out"),
-        }
+        // A renewal may have been cut off whose outcome is not known: read what it left.
+        let vacated = match self.look().await {
+            Ok(()) if self.elector.is_holder() => {
+                let spec = json!({"holderIdentity": "", "renewTime": MicroTime(self.cluster.time().now())});
+                bounded(self.patch(spec))
+                    .await
+                    .is_some_and(|patched| patched.is_ok())
+            }
+            Ok(()) | Err(_) => false,
+        };
+        tracing::info!(lease = %self.key, vacated, "this replica leads no more");
     }
 }
 
