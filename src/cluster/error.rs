@@ -327,3 +327,132 @@ impl fmt::Display for Code {
         self.0.map_or(Ok(()), |code| write!(f, " ({code})"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const CANARY: &str = "hunter2-canary";
+
+    fn class(code: u16, status: &serde_json::Value) -> Class {
+        let status: Status = serde_json::from_value(status.clone()).unwrap();
+        Class::of_status(code, Some(&status))
+    }
+
+    #[test]
+    fn answers_are_told_apart() {
+        let status = |reason: &str, message: &str| json!({"reason": reason, "message": message});
+        let uid = json!({"reason": "Invalid", "details": {"causes": [
+            {"reason": "FieldValueInvalid", "field": "metadata.uid", "message": "field is immutable"}]}});
+        let long = json!({"reason": "Invalid", "details": {"causes": [
+            {"reason": "FieldValueTooLong", "field": "data", "message": "must have at most 1048576 bytes"}]}});
+        let wait = json!({"reason": "TooManyRequests", "details": {"retryAfterSeconds": 2}});
+        let no_uid = "Operation cannot be fulfilled: uid mismatch: the provided object specified uid a, and no \
+                      existing object was found";
+        let precondition = "Precondition failed: UID in precondition: a, UID in object meta: b";
+        let version =
+            "Precondition failed: ResourceVersion in precondition: 1, ResourceVersion in object meta: 2";
+        let two = Some(Duration::from_secs(2));
+        let unavailable = |code| Class::Unavailable {
+            code: Some(code),
+            retry_after: None,
+        };
+        let cases = [
+            (404, status("NotFound", ""), Class::NotFound),
+            (
+                409,
+                status("AlreadyExists", "secrets \"db\" already exists"),
+                Class::AlreadyExists,
+            ),
+            (
+                409,
+                status("Conflict", "the object has been modified"),
+                Class::Conflict,
+            ),
+            (409, status("Conflict", no_uid), Class::UidMismatch),
+            (409, status("Conflict", precondition), Class::UidMismatch),
+            (409, status("Conflict", version), Class::Conflict),
+            (422, uid, Class::UidMismatch),
+            (422, long, Class::TooLarge),
+            (413, status("RequestEntityTooLarge", ""), Class::TooLarge),
+            (
+                500,
+                status("", "etcdserver: request is too large"),
+                Class::TooLarge,
+            ),
+            (500, status("InternalError", "boom"), unavailable(500)),
+            (401, status("Unauthorized", ""), Class::Unauthorized),
+            (403, status("Forbidden", ""), Class::Forbidden),
+            (410, status("Expired", ""), Class::Expired),
+            (429, wait, Class::Throttled { retry_after: two }),
+            (503, status("ServiceUnavailable", ""), unavailable(503)),
+            (504, status("Timeout", ""), Class::Timeout),
+            (400, status("BadRequest", ""), Class::Rejected { code: 400 }),
+            (
+                415,
+                status("UnsupportedMediaType", ""),
+                Class::Rejected { code: 415 },
+            ),
+        ];
+        for (code, status, expected) in cases {
+            assert_eq!(class(code, &status), expected, "{code} {status}");
+        }
+        assert_eq!(Class::of_status(502, None), unavailable(502));
+    }
+
+    #[test]
+    fn a_field_conflict_names_the_managers_and_counts_the_keys() {
+        let cause = |manager: &str, field: &str| {
+            let message = format!("conflict with \"{manager}\" using v1 at 2026-01-01T00:00:00Z");
+            json!({"reason": "FieldManagerConflict", "field": field, "message": message})
+        };
+        let causes = [
+            cause("kubectl-edit", ".data.a"),
+            cause("argocd", ".data.b"),
+            cause("kubectl-edit", ".data.c"),
+        ];
+        let conflict = class(409, &json!({"reason": "Conflict", "details": {"causes": causes}}));
+        assert_eq!(conflict.to_string(), "3 fields are held by argocd, kubectl-edit");
+    }
+
+    #[test]
+    fn the_path_of_a_field_keeps_no_key_of_a_map() {
+        let cases = [
+            ("metadata.labels", "metadata.labels"),
+            ("spec.data[12].remoteRef", "spec.data[12].remoteRef"),
+            ("data[hunter2-canary]", "data[..]"),
+            ("data[a]hunter2-canary]b].c", "data[..].c"),
+            ("data[hunter2-canary", "data[..]"),
+            ("data.hunter2-canary", ".."),
+            ("data.\"hunter2-canary\"", ".."),
+            ("", ""),
+        ];
+        for (field, expected) in cases {
+            assert_eq!(path(field), expected, "{field}");
+        }
+        assert!(path(&"a".repeat(1000)).len() <= 128);
+    }
+
+    #[test]
+    fn no_class_shows_what_the_server_said() {
+        let status = json!({
+            "message": CANARY, "reason": CANARY,
+            "details": {"name": CANARY, "kind": CANARY, "uid": CANARY, "causes": [
+                {"reason": CANARY, "field": format!("data[{CANARY}]"), "message": CANARY},
+                {"reason": "FieldValueInvalid", "field": CANARY, "message": CANARY},
+            ]},
+        });
+        for code in (400..=599).chain([0, 700]) {
+            let class = class(code, &status);
+            let error = Error {
+                verb: Verb::Patch,
+                kind: "Secret",
+                key: ObjectKey::new("a", "b"),
+                class,
+            };
+            assert!(!format!("{error} {error:?}").contains(CANARY), "{code}");
+        }
+    }
+}

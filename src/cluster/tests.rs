@@ -71,11 +71,15 @@ fn logs() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
         .with_max_level(tracing::Level::TRACE)
         .with_writer(move || sink.clone())
         .finish();
-    (lines, tracing::subscriber::set_default(subscriber))
+    let guard = tracing::subscriber::set_default(subscriber);
+    tracing::trace!("captured");
+    (lines, guard)
 }
 
 fn text(lines: &Mutex<Vec<u8>>) -> String {
-    String::from_utf8_lossy(&lines.lock().unwrap()).into_owned()
+    let text = String::from_utf8_lossy(&lines.lock().unwrap()).into_owned();
+    assert!(text.contains("captured"));
+    text
 }
 
 #[tokio::test(start_paused = true)]

@@ -148,3 +148,58 @@ fn date(headers: &http::HeaderMap) -> Option<Timestamp> {
     let zoned = jiff::fmt::rfc2822::DateTimeParser::new().parse_zoned(text).ok()?;
     Some(zoned.timestamp())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millisecond(1_800_000_000_000 + millis).unwrap()
+    }
+
+    /// The offset after answers of a server that is `ahead` ms ahead: (ms of sending, ms of the round trip).
+    fn estimated(ahead: i64, answers: &[(i64, i64)]) -> i64 {
+        let mut offset = Offset::default();
+        for (sent, took) in answers {
+            let written = sent + took / 2 + ahead;
+            let date = at(written.div_euclid(1000) * 1000);
+            offset.observe(date, at(*sent), at(sent + took));
+        }
+        i64::try_from(offset.estimate().as_millis()).unwrap()
+    }
+
+    #[test]
+    fn one_answer_tells_the_time_within_half_a_second_and_its_own_duration() {
+        for ahead in [-90_000, -700, 0, 300, 999, 3_600_000] {
+            for sent in [0, 250, 999] {
+                let off = estimated(ahead, &[(sent, 10)]) - ahead;
+                assert!(off.abs() <= 510, "{ahead} {sent}: {off}");
+            }
+        }
+    }
+
+    #[test]
+    fn more_answers_tell_it_better() {
+        let answers: Vec<_> = (0..20).map(|i| (i * 1050, 10)).collect();
+        let off = estimated(4321, &answers) - 4321;
+        assert!(off.abs() <= 50, "{off}");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_believed_at_once() {
+        let mut offset = Offset::default();
+        offset.observe(at(0), at(0), at(10));
+        offset.observe(at(60_000), at(1000), at(1010));
+        assert_eq!(offset.estimate().as_secs(), 59);
+    }
+
+    #[test]
+    fn a_date_is_read_as_http_writes_it() {
+        let mut headers = http::HeaderMap::new();
+        assert_eq!(date(&headers), None);
+        headers.insert("date", "Mon, 23 Nov 2026 20:00:00 GMT".parse().unwrap());
+        assert_eq!(date(&headers), Some("2026-11-23T20:00:00Z".parse().unwrap()));
+        headers.insert("date", "soon".parse().unwrap());
+        assert_eq!(date(&headers), None);
+    }
+}

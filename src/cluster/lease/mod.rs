@@ -1,6 +1,8 @@
 //! One leader: holding the Lease, and the leave to write that comes with it.
 
 mod decide;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
