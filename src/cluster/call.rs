@@ -165,9 +165,10 @@ impl Cluster {
     ) -> Result<T, Class> {
         // A write was allowed for now, not for later, and the lease must not wait behind reads: its callers
         // bound how many there are. Never closed, so an error cannot come.
-        let _slot = match verb.is_read() {
-            true => Some(self.reads.acquire().await.map_err(|_| Class::Timeout)?),
-            false => None,
+        let _slot = if verb.is_read() {
+            Some(self.reads.acquire().await.map_err(|_| Class::Timeout)?)
+        } else {
+            None
         };
         let response = self
             .client

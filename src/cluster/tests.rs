@@ -58,8 +58,8 @@ fn logs() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
     struct Sink(Arc<Mutex<Vec<u8>>>);
     impl Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
+            let mut lines = self.0.lock().map_err(|_| std::io::ErrorKind::Other)?;
+            lines.write(bytes)
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())

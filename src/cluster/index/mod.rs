@@ -6,6 +6,8 @@
 mod changes;
 mod namespaces;
 mod secrets;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::{
@@ -31,7 +33,7 @@ pub trait Project: Send + Sync + 'static {
     /// What is read of an object: the kind itself, or less.
     type Object: DeserializeOwned;
     /// What is kept. An entry equal to the one before is no change.
-    type Entry: Clone + PartialEq + Send + Sync + 'static;
+    type Entry: PartialEq + Send + Sync + 'static;
 
     /// Only objects with these labels, all if `None`.
     const LABELS: Option<&'static str> = None;
@@ -46,10 +48,10 @@ pub trait Project: Send + Sync + 'static {
 }
 
 /// An object as an index knows it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub enum Indexed<E> {
     /// It could be read.
-    Entry(E),
+    Entry(Arc<E>),
     /// It exists but could not be read: neither act on it nor take it for deleted.
     Malformed(Arc<Malformed>),
 }
@@ -60,6 +62,15 @@ impl<E> Indexed<E> {
         match self {
             Self::Entry(entry) => Some(entry),
             Self::Malformed(_) => None,
+        }
+    }
+}
+
+impl<E> Clone for Indexed<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Entry(entry) => Self::Entry(Arc::clone(entry)),
+            Self::Malformed(malformed) => Self::Malformed(Arc::clone(malformed)),
         }
     }
 }
@@ -104,8 +115,8 @@ impl<E> Default for Index<E> {
     }
 }
 
-impl<E: Clone + PartialEq> Index<E> {
-    /// The object, if it is known. Entries are small: they are cloned.
+impl<E: PartialEq> Index<E> {
+    /// The object, if it is known.
     pub fn get(&self, key: &ObjectKey) -> Option<Indexed<E>> {
         self.read().objects.get(key).map(|slot| slot.object.clone())
     }

@@ -373,7 +373,7 @@ impl<P: Project> Follower<P> {
         };
         let key = self.index.key(&meta.namespace, &meta.name);
         let indexed = match serde_json::from_str(object.get()) {
-            Ok(object) => Indexed::Entry(self.project.project(&key, object)),
+            Ok(object) => Indexed::Entry(Arc::new(self.project.project(&key, object))),
             Err(err) => Indexed::Malformed(Arc::new(Malformed {
                 uid: meta.uid,
                 generation: meta.generation,
