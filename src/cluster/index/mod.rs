@@ -4,6 +4,7 @@
 //! entries in place and removes at its end those it did not name, so that listing again needs no second map.
 
 mod changes;
+mod follow;
 mod namespaces;
 mod secrets;
 #[cfg(test)]

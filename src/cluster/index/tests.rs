@@ -9,7 +9,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{
     Change, Changes, ContentToken, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches,
-    secrets::Secrets, watch::Follower,
+    follow::Follower, secrets::Secrets,
 };
 use crate::{
     api::ObjectKey,
