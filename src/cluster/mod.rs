@@ -1,1 +1,38 @@
 //! Kubernetes plumbing: slim watches and indexes, writes with preconditions, events, lease, server time.
+//!
+//! The only room that builds kube clients and watches. It promises:
+//! - every call ends within [`CALL_TIMEOUT`], a dead connection included; only reads are retried;
+//! - an [`Error`] never carries text of the API server, which quotes values;
+//! - no value of a Secret stays in memory or reaches a log: the Secret watch keeps tokens only;
+//! - writes exist on [`Writer`] only, carry preconditions, and are not sent without a valid lease.
+
+mod call;
+mod client;
+mod error;
+mod events;
+mod index;
+mod key;
+mod lease;
+mod metrics;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod time;
+mod tokens;
+mod writes;
+
+pub use call::{CALL_TIMEOUT, Verb};
+pub use client::{Access, AccessError, Cluster};
+pub use error::{Class, Error, InvalidField};
+pub use events::{EventWorker, Events};
+pub use index::{
+    Change, Changes, ContentToken, Index, Indexed, Malformed, NamespaceEntry, Project, Scope, SecretEntry,
+    WatchEnded, Watches,
+};
+pub use key::{KEY_SECRET, token_key};
+pub use lease::{Leadership, Lease, LeaseLost};
+pub use metrics::Metrics;
+pub use time::ServerTime;
+pub use tokens::{ServiceAccountRecord, ServiceAccountToken, Tokens};
+pub use writes::{MANAGER_RESTART, MANAGER_SYNC, Observed, Writer, Written};

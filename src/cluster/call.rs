@@ -1,0 +1,237 @@
+//! One call to the API server: bounded in time, classified when it fails, silent about its content.
+//!
+//! kube's own `request` logs the whole answer when it cannot be parsed, and the status of each refusal; both
+//! may hold values. So requests are built by kube and sent by its client, and answers are read here.
+
+use std::{fmt, time::Duration};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use http::Request;
+use kube::{client::Body, core::Status};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep, timeout_at};
+use zeroize::Zeroize as _;
+
+use super::{
+    client::Cluster,
+    error::{Class, Error},
+    metrics,
+};
+use crate::api::ObjectKey;
+
+/// How long a call may take, its retries and its wait for a turn included.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is done to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// Read one object.
+    Get,
+    /// Read all objects of a kind.
+    List,
+    /// Follow the changes of a kind.
+    Watch,
+    /// Create an object that must not exist.
+    Create,
+    /// Change parts of an object that must exist.
+    Patch,
+    /// Server-side apply.
+    Apply,
+    /// Delete.
+    Delete,
+}
+
+impl Verb {
+    /// The verb in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Watch => "watch",
+            Self::Create => "create",
+            Self::Patch => "patch",
+            Self::Apply => "apply",
+            Self::Delete => "delete",
+        }
+    }
+
+    /// Whether one object is named, not a kind.
+    pub(super) fn is_of_one(self) -> bool {
+        !matches!(self, Self::List | Self::Watch)
+    }
+
+    fn is_read(self) -> bool {
+        matches!(self, Self::Get | Self::List)
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What is attempted, for errors and metrics.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    pub(super) verb: Verb,
+    pub(super) kind: &'static str,
+    pub(super) key: &'a ObjectKey,
+}
+
+impl Call<'_> {
+    pub(super) fn failed(&self, class: Class) -> Error {
+        Error {
+            verb: self.verb,
+            kind: self.kind,
+            key: self.key.clone(),
+            class,
+        }
+    }
+}
+
+/// A request that could not be built: a name that is no path, a body that is no JSON.
+pub(super) const UNBUILDABLE: Class = Class::Malformed("the request cannot be built");
+
+const UNREADABLE: Class = Class::Malformed("the API server's answer is not what was asked for");
+
+impl Cluster {
+    /// Sends a request and parses the answer.
+    pub(super) async fn call<T: DeserializeOwned>(
+        &self,
+        call: Call<'_>,
+        request: Request<Vec<u8>>,
+    ) -> Result<T, Error> {
+        self.call_with(call, request, |body| serde_json::from_slice(body))
+            .await
+    }
+
+    /// Sends a request and hands the answer to `parse`; reads are tried again when the server is busy or away.
+    pub(super) async fn call_with<T>(
+        &self,
+        call: Call<'_>,
+        request: Request<Vec<u8>>,
+        parse: impl Fn(&[u8]) -> Result<T, serde_json::Error>,
+    ) -> Result<T, Error> {
+        call.check_names()?;
+        let deadline = Instant::now() + CALL_TIMEOUT;
+        let mut waits = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(2))
+            .with_max_times(3)
+            .with_jitter()
+            .build();
+        loop {
+            let outcome = match timeout_at(deadline, self.attempt(call.verb, clone(&request), &parse)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Class::Timeout),
+            };
+            self.count(call, outcome.as_ref().err());
+            let class = match outcome {
+                Ok(answer) => return Ok(answer),
+                Err(class) => class,
+            };
+            let wait = if call.verb.is_read() && class.retries_read() {
+                waits.next()
+            } else {
+                None
+            };
+            let Some(wait) = wait else {
+                return Err(call.failed(class));
+            };
+            let wait = class.retry_after().map_or(wait, |asked| asked.max(wait));
+            if Instant::now() + wait >= deadline {
+                return Err(call.failed(class));
+            }
+            sleep(wait).await;
+        }
+    }
+
+    pub(super) fn count(&self, call: Call<'_>, failure: Option<&Class>) {
+        let result = failure.map_or("ok", Class::label);
+        let labels = metrics::Request {
+            verb: call.verb.as_str(),
+            kind: call.kind,
+            result,
+        };
+        self.metrics.requests.get_or_create(&labels).inc();
+    }
+
+    async fn attempt<T>(
+        &self,
+        verb: Verb,
+        request: Request<Vec<u8>>,
+        parse: impl Fn(&[u8]) -> Result<T, serde_json::Error>,
+    ) -> Result<T, Class> {
+        // A write was allowed for now, not for later, and the lease must not wait behind reads: its callers
+        // bound how many there are. Never closed, so an error cannot come.
+        let _slot = if verb.is_read() {
+            Some(self.reads.acquire().await.map_err(|_| Class::Timeout)?)
+        } else {
+            None
+        };
+        let response = self
+            .client
+            .send(request.map(Body::from))
+            .await
+            .map_err(|err| class_of(&err))?;
+        let code = response.status().as_u16();
+        let retry_after = seconds(response.headers());
+        let body = response
+            .into_body()
+            .collect_bytes()
+            .await
+            .map_err(|err| class_of(&err))?;
+        let outcome = if code < 400 {
+            parse(&body).map_err(|_| UNREADABLE)
+        } else {
+            let status: Option<Status> = serde_json::from_slice(&body).ok();
+            Err(with_retry_after(
+                Class::of_status(code, status.as_ref()),
+                retry_after,
+            ))
+        };
+        if let Ok(mut buffer) = body.try_into_mut() {
+            buffer.as_mut().zeroize();
+        }
+        outcome
+    }
+}
+
+/// The class of an error that is no answer. A refusal that kube parsed has a status.
+pub(super) fn class_of(err: &kube::Error) -> Class {
+    match err {
+        kube::Error::Api(status) => Class::of_status(status.code, Some(status)),
+        kube::Error::Service(inner) if inner.is::<tokio::time::error::Elapsed>() => Class::Timeout,
+        _ => Class::Unavailable {
+            code: None,
+            retry_after: None,
+        },
+    }
+}
+
+fn seconds(headers: &http::HeaderMap) -> Option<Duration> {
+    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
+    text.parse().ok().map(Duration::from_secs)
+}
+
+fn with_retry_after(class: Class, header: Option<Duration>) -> Class {
+    match class {
+        Class::Throttled { retry_after } => Class::Throttled {
+            retry_after: header.or(retry_after),
+        },
+        Class::Unavailable { code, retry_after } => Class::Unavailable {
+            code,
+            retry_after: header.or(retry_after),
+        },
+        other => other,
+    }
+}
+
+fn clone(request: &Request<Vec<u8>>) -> Request<Vec<u8>> {
+    let mut copy = Request::new(request.body().clone());
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    copy
+}

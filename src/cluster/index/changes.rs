@@ -1,0 +1,79 @@
+//! What changed, each object once however often it changed: the receiver looks at the present state.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use crate::api::ObjectKey;
+
+/// Something in an index is not what it was: made, changed or gone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// An ExternalSecret.
+    ExternalSecret(ObjectKey),
+    /// A Secret with our label. Losing the label looks like a deletion.
+    Secret(ObjectKey),
+    /// A SecretStore.
+    SecretStore(ObjectKey),
+    /// A ClusterSecretStore, by name.
+    ClusterSecretStore(Arc<str>),
+    /// A Namespace, by name.
+    Namespace(Arc<str>),
+    /// Every index holds its first complete list. Comes once.
+    Ready,
+}
+
+/// Changes that were not received yet, oldest first. Bounded by the number of objects: an object waits in it
+/// once. Clones share it; one of them receives.
+#[derive(Clone, Debug, Default)]
+pub struct Changes(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    added: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    order: VecDeque<Change>,
+    known: HashSet<Change>,
+}
+
+impl Changes {
+    /// Adds a change, unless it waits already.
+    pub fn push(&self, change: Change) {
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.known.insert(change.clone()) {
+            waiting.order.push_back(change);
+            drop(waiting);
+            self.0.added.notify_one();
+        }
+    }
+
+    /// The oldest change, once there is one. May be dropped while waiting without losing anything.
+    pub async fn next(&self) -> Change {
+        loop {
+            if let Some(change) = self.try_next() {
+                return change;
+            }
+            self.0.added.notified().await;
+        }
+    }
+
+    /// The oldest change, if there is one.
+    pub fn try_next(&self) -> Option<Change> {
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let change = waiting.order.pop_front()?;
+        waiting.known.remove(&change);
+        if waiting.order.is_empty() {
+            // The burst of the first list is over: give its memory back.
+            waiting.order.shrink_to(64);
+            waiting.known.shrink_to(64);
+        }
+        Some(change)
+    }
+}

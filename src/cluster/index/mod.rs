@@ -1,0 +1,221 @@
+//! Compact maps of the watched objects. They trigger work; a decision to write starts from a live object.
+//!
+//! An object is cut down to an entry when it arrives and dropped. A list, the first or a later one, updates
+//! entries in place and removes at its end those it did not name, so that listing again needs no second map.
+
+mod changes;
+mod follow;
+mod namespaces;
+mod secrets;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use kube::Resource;
+use serde::de::DeserializeOwned;
+
+pub use self::{
+    changes::{Change, Changes},
+    namespaces::NamespaceEntry,
+    secrets::{ContentToken, SecretEntry},
+    watch::{Scope, WatchEnded, Watches},
+};
+use crate::api::ObjectKey;
+
+/// What is kept of the objects of one kind.
+pub trait Project: Send + Sync + 'static {
+    /// The kind that is watched.
+    type Kind: Resource<DynamicType = ()>;
+    /// What is read of an object: the kind itself, or less.
+    type Object: DeserializeOwned;
+    /// What is kept. An entry equal to the one before is no change.
+    type Entry: PartialEq + Send + Sync + 'static;
+
+    /// Only objects with these labels, all if `None`.
+    const LABELS: Option<&'static str> = None;
+    /// Whether the kind has no namespaces.
+    const CLUSTER_WIDE: bool = false;
+
+    /// Cuts an object down. Parts of `key` can be shared by cloning them.
+    fn project(&self, key: &ObjectKey, object: Self::Object) -> Self::Entry;
+
+    /// The change to report when the object `key` was made, changed or deleted.
+    fn change(&self, key: ObjectKey) -> Change;
+}
+
+/// An object as an index knows it.
+#[derive(Debug, PartialEq)]
+pub enum Indexed<E> {
+    /// It could be read.
+    Entry(Arc<E>),
+    /// It exists but could not be read: neither act on it nor take it for deleted.
+    Malformed(Arc<Malformed>),
+}
+
+impl<E> Indexed<E> {
+    /// The entry, if the object could be read.
+    pub fn entry(&self) -> Option<&E> {
+        match self {
+            Self::Entry(entry) => Some(entry),
+            Self::Malformed(_) => None,
+        }
+    }
+}
+
+impl<E> Clone for Indexed<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Entry(entry) => Self::Entry(Arc::clone(entry)),
+            Self::Malformed(malformed) => Self::Malformed(Arc::clone(malformed)),
+        }
+    }
+}
+
+/// An object that does not match its kind, made by a newer schema or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// Its uid.
+    pub uid: String,
+    /// Its generation; 0 for kinds without.
+    pub generation: i64,
+    /// What was expected, in our words: the object's own text is not in it.
+    pub expected: String,
+}
+
+/// The objects of one kind. The key's namespace is empty for kinds without namespaces.
+#[derive(Debug)]
+pub struct Index<E>(RwLock<Map<E>>);
+
+#[derive(Debug)]
+struct Map<E> {
+    objects: HashMap<ObjectKey, Slot<E>>,
+    /// Namespaces are shared by their objects' keys.
+    namespaces: HashSet<Arc<str>>,
+    epoch: u32,
+}
+
+#[derive(Debug)]
+struct Slot<E> {
+    /// The list that named it last, or that was the last when it arrived.
+    epoch: u32,
+    object: Indexed<E>,
+}
+
+impl<E> Default for Index<E> {
+    fn default() -> Self {
+        Self(RwLock::new(Map {
+            objects: HashMap::new(),
+            namespaces: HashSet::new(),
+            epoch: 0,
+        }))
+    }
+}
+
+impl<E: PartialEq> Index<E> {
+    /// The object, if it is known.
+    pub fn get(&self, key: &ObjectKey) -> Option<Indexed<E>> {
+        self.read().objects.get(key).map(|slot| slot.object.clone())
+    }
+
+    /// Looks at an object without cloning it. Do not use the index in `look`.
+    pub fn with<R>(&self, key: &ObjectKey, look: impl FnOnce(&Indexed<E>) -> R) -> Option<R> {
+        self.read().objects.get(key).map(|slot| look(&slot.object))
+    }
+
+    /// Looks at every object, in no order. Do not use the index in `look`.
+    pub fn for_each(&self, mut look: impl FnMut(&ObjectKey, &Indexed<E>)) {
+        for (key, slot) in &self.read().objects {
+            look(key, &slot.object);
+        }
+    }
+
+    /// The keys of the objects that `wanted` chooses, in no order.
+    pub fn keys_where(&self, mut wanted: impl FnMut(&ObjectKey, &Indexed<E>) -> bool) -> Vec<ObjectKey> {
+        let map = self.read();
+        let chosen = map.objects.iter().filter(|(key, slot)| wanted(key, &slot.object));
+        chosen.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.read().objects.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The key of an object, its namespace shared with the other keys.
+    fn key(&self, namespace: &str, name: &str) -> ObjectKey {
+        if let Some(known) = self.read().namespaces.get(namespace) {
+            return ObjectKey::new(Arc::clone(known), name);
+        }
+        let namespace: Arc<str> = namespace.into();
+        self.write().namespaces.insert(Arc::clone(&namespace));
+        ObjectKey::new(namespace, name)
+    }
+
+    /// A list begins; its number is for [`Self::upsert`] and [`Self::sweep`].
+    fn begin(&self) -> u32 {
+        let mut map = self.write();
+        map.epoch = map.epoch.wrapping_add(1);
+        map.epoch
+    }
+
+    /// Says whether something changed.
+    fn upsert(&self, key: &ObjectKey, object: Indexed<E>, epoch: u32) -> bool {
+        let mut map = self.write();
+        if let Some(slot) = map.objects.get_mut(key) {
+            slot.epoch = epoch;
+            let changed = slot.object != object;
+            if changed {
+                slot.object = object;
+            }
+            return changed;
+        }
+        map.objects.insert(key.clone(), Slot { epoch, object });
+        true
+    }
+
+    /// Says whether it was there.
+    fn remove(&self, key: &ObjectKey) -> bool {
+        self.write().objects.remove(key).is_some()
+    }
+
+    /// The list `epoch` of this namespace, or of all if it is empty, is complete: removes and returns what it
+    /// did not name.
+    fn sweep(&self, namespace: &str, epoch: u32) -> Vec<ObjectKey> {
+        let mut map = self.write();
+        let listed = |key: &ObjectKey| namespace.is_empty() || &*key.namespace == namespace;
+        let gone: Vec<ObjectKey> = map
+            .objects
+            .iter()
+            .filter(|(key, slot)| slot.epoch != epoch && listed(key))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in &gone {
+            map.objects.remove(key);
+        }
+        if map.objects.len() < map.objects.capacity() / 4 {
+            let twice = map.objects.len() * 2;
+            map.objects.shrink_to(twice);
+        }
+        map.namespaces
+            .retain(|namespace| Arc::strong_count(namespace) > 1);
+        gone
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Map<E>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Map<E>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,44 @@
+//! What is kept of Namespaces.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Namespace;
+
+use super::{Change, Project};
+use crate::api::ObjectKey;
+
+/// A Namespace, as far as stores and people choose by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceEntry {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations of `keyturn.dev/`, without that prefix: suspensions and defaults.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Namespaces, all of them.
+pub(super) struct Namespaces;
+
+impl Project for Namespaces {
+    type Kind = Namespace;
+    type Object = Namespace;
+    type Entry = NamespaceEntry;
+
+    const CLUSTER_WIDE: bool = true;
+
+    fn project(&self, _key: &ObjectKey, object: Namespace) -> NamespaceEntry {
+        let annotations = object.metadata.annotations.unwrap_or_default();
+        let ours = |(name, value): (String, String)| {
+            name.strip_prefix("keyturn.dev/")
+                .map(|name| (name.to_owned(), value))
+        };
+        NamespaceEntry {
+            labels: object.metadata.labels.unwrap_or_default(),
+            annotations: annotations.into_iter().filter_map(ours).collect(),
+        }
+    }
+
+    fn change(&self, key: ObjectKey) -> Change {
+        Change::Namespace(key.name)
+    }
+}

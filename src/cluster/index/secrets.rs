@@ -1,0 +1,132 @@
+//! What is kept of Secrets: tokens instead of data.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use serde::Deserialize;
+use zeroize::Zeroize as _;
+
+use super::{Change, Project};
+use crate::api::ObjectKey;
+
+/// A managed Secret without its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretEntry {
+    /// Its uid.
+    pub uid: Box<str>,
+    /// Its resource version.
+    pub resource_version: Box<str>,
+    /// The name of the ExternalSecret that owns it, by annotation.
+    pub owner: Option<Arc<str>>,
+    /// The uid of its controller, by ownerReference.
+    pub controller_uid: Option<Box<str>>,
+    /// The token of the content it has.
+    pub content: Box<str>,
+    /// Whether the content is what the annotation recorded when we wrote it.
+    pub content_intact: bool,
+    /// The token of what its content was made from.
+    pub inputs: Option<Box<str>>,
+    /// The versions that its content was made from: the annotation as it stands, JSON unless edited.
+    pub versions: Option<Box<str>>,
+    /// The token that pods must carry.
+    pub rollout: Option<Box<str>>,
+    /// When `rollout` last changed.
+    pub changed_at: Option<Timestamp>,
+    /// Whether its data can never change.
+    pub immutable: bool,
+    /// Its type; `None` is `Opaque`.
+    pub type_: Option<Arc<str>>,
+}
+
+/// Computes the token of a Secret's content.
+pub type ContentToken =
+    Arc<dyn Fn(&ObjectKey, &str, &BTreeMap<String, ByteString>) -> Box<str> + Send + Sync>;
+
+/// Secrets with our label.
+pub(super) struct Secrets(pub(super) ContentToken);
+
+/// The part of a Secret that is read at all.
+#[derive(Deserialize)]
+pub(super) struct Door {
+    metadata: DoorMeta,
+    #[serde(default)]
+    data: Option<BTreeMap<String, ByteString>>,
+    #[serde(default, rename = "type")]
+    type_: Option<String>,
+    #[serde(default)]
+    immutable: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DoorMeta {
+    #[serde(default)]
+    uid: String,
+    #[serde(default)]
+    resource_version: String,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    owner_references: Option<Vec<OwnerReference>>,
+}
+
+impl Project for Secrets {
+    type Kind = Secret;
+    type Object = Door;
+    type Entry = SecretEntry;
+
+    const LABELS: Option<&'static str> = Some("keyturn.dev/managed=true");
+
+    fn project(&self, key: &ObjectKey, object: Door) -> SecretEntry {
+        let Door {
+            metadata,
+            data,
+            type_,
+            immutable,
+        } = object;
+        let type_ = type_.filter(|type_| type_ != "Opaque");
+        let mut data = data.unwrap_or_default();
+        let content = (self.0)(key, type_.as_deref().unwrap_or("Opaque"), &data);
+        for ByteString(bytes) in data.values_mut() {
+            bytes.zeroize();
+        }
+        drop(data);
+        let mut annotations = metadata.annotations.unwrap_or_default();
+        let mut take = |name: &str| annotations.remove(name).map(String::into_boxed_str);
+        let owner = take("keyturn.dev/owner");
+        let recorded = take("keyturn.dev/content");
+        SecretEntry {
+            uid: metadata.uid.into(),
+            resource_version: metadata.resource_version.into(),
+            // Mostly both have one name: then it is held once.
+            owner: owner.map(|owner| {
+                if *owner == *key.name {
+                    Arc::clone(&key.name)
+                } else {
+                    owner.into()
+                }
+            }),
+            controller_uid: controller(metadata.owner_references),
+            content_intact: recorded.as_ref() == Some(&content),
+            content,
+            inputs: take("keyturn.dev/inputs"),
+            versions: take("keyturn.dev/versions"),
+            rollout: take("keyturn.dev/rollout"),
+            changed_at: take("keyturn.dev/changed-at").and_then(|time| time.parse().ok()),
+            immutable: immutable.unwrap_or_default(),
+            type_: type_.map(Arc::from),
+        }
+    }
+
+    fn change(&self, key: ObjectKey) -> Change {
+        Change::Secret(key)
+    }
+}
+
+fn controller(references: Option<Vec<OwnerReference>>) -> Option<Box<str>> {
+    let mut references = references.unwrap_or_default().into_iter();
+    references
+        .find(|reference| reference.controller == Some(true))
+        .map(|reference| reference.uid.into())
+}

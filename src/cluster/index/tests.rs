@@ -1,0 +1,524 @@
+//! Lists, watches and what they leave in an index.
+
+use std::{collections::BTreeMap, mem::size_of, sync::Arc, time::Duration};
+
+use k8s_openapi::{ByteString, api::core::v1::Service};
+use kube::core::ObjectMeta;
+use serde_json::{Value, json};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use super::{
+    Change, Changes, ContentToken, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches,
+    follow::Follower, secrets::Secrets,
+};
+use crate::{
+    api::ObjectKey,
+    cluster::{
+        Cluster,
+        testing::{Asked, Server, cluster},
+    },
+};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("shop", name)
+}
+
+/// A stand-in for the token: says how much there is, and where.
+fn token() -> ContentToken {
+    Arc::new(
+        |key: &ObjectKey, type_: &str, data: &BTreeMap<String, ByteString>| {
+            let bytes: usize = data.values().map(|value| value.0.len()).sum();
+            format!("{key}:{type_}:{bytes}").into()
+        },
+    )
+}
+
+fn secret(name: &str, version: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {
+            "namespace": "shop", "name": name, "uid": format!("uid-{name}"), "resourceVersion": version,
+            "annotations": {"keyturn.dev/owner": name, "keyturn.dev/content": format!("shop/{name}:Opaque:5")},
+        },
+        "data": {"password": "aGVsbG8="},
+    })
+}
+
+fn page(version: &str, token: &str, items: &[Value]) -> Value {
+    json!({"metadata": {"resourceVersion": version, "continue": token}, "items": items})
+}
+
+fn lines(events: &[(&str, Value)]) -> String {
+    let line = |(type_, object): &(&str, Value)| format!("{}\n", json!({"type": type_, "object": object}));
+    events.iter().map(line).collect()
+}
+
+struct Running {
+    server: Server,
+    cluster: Cluster,
+    index: Arc<Index<SecretEntry>>,
+    changes: Changes,
+    listed: Option<oneshot::Receiver<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn running() -> Running {
+    let (cluster, server) = cluster();
+    let (index, changes) = (Arc::new(Index::default()), Changes::default());
+    let follower = Follower {
+        cluster: cluster.clone(),
+        project: Arc::new(Secrets(token())),
+        index: Arc::clone(&index),
+        changes: changes.clone(),
+        place: ObjectKey::new("", ""),
+    };
+    let (sender, listed) = oneshot::channel();
+    let task = tokio::spawn(follower.run(sender));
+    Running {
+        server,
+        cluster,
+        index,
+        changes,
+        listed: Some(listed),
+        task,
+    }
+}
+
+impl Running {
+    async fn list(&mut self) -> Asked {
+        let asked = self.server.next().await;
+        assert!(!asked.target.contains("watch=true"), "{}", asked.target);
+        assert!(asked.target.starts_with("/api/v1/secrets?"), "{}", asked.target);
+        assert!(asked.target.contains("limit=50"), "{}", asked.target);
+        assert!(
+            asked
+                .target
+                .contains("labelSelector=keyturn.dev%2Fmanaged%3Dtrue"),
+            "{}",
+            asked.target
+        );
+        asked
+    }
+
+    async fn watch(&mut self, version: &str) -> Asked {
+        let asked = self.server.next().await;
+        assert!(asked.target.contains("watch=true"), "{}", asked.target);
+        assert!(
+            asked.target.ends_with(&format!("resourceVersion={version}")),
+            "{}",
+            asked.target
+        );
+        asked
+    }
+
+    /// Answers the first list and waits until it is taken in.
+    async fn first(&mut self, version: &str, items: &[Value]) {
+        self.list().await.answer(200, &page(version, "", items));
+        self.listed.take().unwrap().await.unwrap();
+    }
+
+    fn changed(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        while let Some(change) = self.changes.try_next() {
+            let Change::Secret(key) = change else {
+                panic!("{change:?}")
+            };
+            names.push(key.name.to_string());
+        }
+        names.sort();
+        names
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self
+            .index
+            .keys_where(|_, _| true)
+            .into_iter()
+            .map(|key| key.name.to_string())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn restarts(&self, cause: &'static str) -> u64 {
+        let labels = crate::cluster::metrics::WatchRestart {
+            kind: "Secret",
+            cause,
+        };
+        self.cluster.metrics.restarts.get_or_create(&labels).get()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_read_page_by_page_and_then_followed() {
+    let mut r = running();
+    r.list().await.answer(200, &page("", "more", &[secret("a", "1")]));
+    let second = r.list().await;
+    assert!(second.target.contains("continue=more"), "{}", second.target);
+    assert!(r.listed.as_mut().unwrap().try_recv().is_err());
+    second.answer(200, &page("10", "", &[secret("b", "2")]));
+    let followed = r.watch("10").await;
+    assert_eq!(r.names(), ["a", "b"]);
+    assert_eq!(r.changed(), ["a", "b"]);
+    let events = [
+        ("ADDED", secret("c", "11")),
+        ("MODIFIED", secret("a", "12")),
+        ("DELETED", secret("b", "13")),
+        (
+            "BOOKMARK",
+            json!({"kind": "Secret", "metadata": {"resourceVersion": "20"}}),
+        ),
+    ];
+    followed.answer_with(200, &[], lines(&events));
+    // It goes on where it ended, without a list.
+    r.watch("20").await;
+    assert_eq!(r.names(), ["a", "c"]);
+    assert_eq!(r.changed(), ["a", "b", "c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_watch_lists_again_and_reports_only_what_differs() {
+    let mut r = running();
+    r.first("10", &[secret("a", "1"), secret("b", "2"), secret("c", "3")])
+        .await;
+    assert_eq!(r.changed(), ["a", "b", "c"]);
+    let gone = json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"});
+    r.watch("10")
+        .await
+        .answer_with(200, &[], lines(&[("ERROR", gone)]));
+    r.list()
+        .await
+        .answer(200, &page("30", "", &[secret("a", "1"), secret("b", "22")]));
+    r.watch("30").await;
+    assert_eq!(r.names(), ["a", "b"]);
+    assert_eq!(r.changed(), ["b", "c"]);
+    assert_eq!(r.restarts("expired"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_refused_as_expired_lists_again_too() {
+    let mut r = running();
+    r.first("10", &[]).await;
+    r.watch("10")
+        .await
+        .answer(410, &json!({"code": 410, "reason": "Expired"}));
+    r.list().await.answer(200, &page("30", "", &[]));
+    r.watch("30").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_breaks_off_removes_nothing() {
+    let mut r = running();
+    r.first("10", &[secret("a", "1"), secret("b", "2")]).await;
+    r.changed();
+    r.watch("10")
+        .await
+        .answer(410, &json!({"code": 410, "reason": "Expired"}));
+    r.list().await.answer(200, &page("", "more", &[secret("a", "1")]));
+    r.list()
+        .await
+        .answer(410, &json!({"code": 410, "reason": "Expired"}));
+    let again = r.list().await;
+    assert!(!again.target.contains("continue"), "{}", again.target);
+    assert_eq!(r.names(), ["a", "b"]);
+    again.answer(200, &page("30", "", &[secret("b", "2")]));
+    r.watch("30").await;
+    assert_eq!(r.names(), ["b"]);
+    assert_eq!(r.changed(), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_survives_a_server_that_is_away() {
+    let mut r = running();
+    r.first("10", &[secret("a", "1")]).await;
+    let began = tokio::time::Instant::now();
+    for _ in 0..5 {
+        r.watch("10").await.breaks();
+    }
+    // 0.8, 1.6, 3.2, 6.4 s at least.
+    assert!(
+        began.elapsed() >= Duration::from_secs(12),
+        "{:?}",
+        began.elapsed()
+    );
+    r.watch("10")
+        .await
+        .answer_with(200, &[], lines(&[("MODIFIED", secret("a", "11"))]));
+    r.watch("11").await;
+    assert_eq!(r.restarts("unavailable"), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_fails_for_long_lists_again() {
+    let mut r = running();
+    r.first("10", &[]).await;
+    let began = tokio::time::Instant::now();
+    loop {
+        let asked = r.server.next().await;
+        if !asked.target.contains("watch=true") {
+            break;
+        }
+        asked.answer(
+            504,
+            &json!({"code": 504, "reason": "Timeout", "message": "Too large resource version"}),
+        );
+    }
+    assert!(
+        began.elapsed() >= 5 * MINUTE && began.elapsed() < 7 * MINUTE,
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_watch_is_opened_again() {
+    let mut r = running();
+    r.first("10", &[]).await;
+    let began = tokio::time::Instant::now();
+    let silent = r.watch("10").await;
+    let next = r.server.next().await;
+    assert!(next.target.contains("watch=true"));
+    assert!(began.elapsed() < MINUTE, "{:?}", began.elapsed());
+    drop(silent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_object_harms_no_other_and_is_not_taken_for_deleted() {
+    let mut bad = secret("b", "2");
+    bad["data"] = json!({"password": {"hunter2-canary": 1}});
+    let nameless = json!({"metadata": {"name": 7}});
+    let mut r = running();
+    r.first("10", &[secret("a", "1"), bad.clone(), nameless, secret("c", "3")])
+        .await;
+    assert_eq!(r.names(), ["a", "b", "c"]);
+    let Some(Indexed::Malformed(malformed)) = r.index.get(&key("b")) else {
+        panic!()
+    };
+    assert_eq!(malformed.uid, "uid-b");
+    assert!(
+        !format!("{malformed:?}").contains("hunter2-canary"),
+        "{malformed:?}"
+    );
+    assert_eq!(r.changed(), ["a", "b", "c"]);
+    let counted = || r.cluster.metrics.malformed.get_or_create(&kind("Secret")).get();
+    assert_eq!(counted(), 2);
+    // It goes on being followed, and mended it is an entry again.
+    bad["metadata"]["resourceVersion"] = "11".into();
+    let events = [
+        ("MODIFIED", bad),
+        ("MODIFIED", secret("a", "12")),
+        ("MODIFIED", secret("b", "13")),
+    ];
+    r.watch("10").await.answer_with(200, &[], lines(&events));
+    r.watch("13").await;
+    assert!(matches!(r.index.get(&key("b")), Some(Indexed::Entry(_))));
+    assert_eq!(r.changed(), ["a", "b"]);
+}
+
+fn kind(kind: &'static str) -> crate::cluster::metrics::OfKind {
+    crate::cluster::metrics::OfKind { kind }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_secret_tokens_are_kept_and_no_data() {
+    let mut full = secret("a", "1");
+    full["type"] = "kubernetes.io/tls".into();
+    full["immutable"] = true.into();
+    full["metadata"]["ownerReferences"] = json!([
+        {"apiVersion": "v1", "kind": "X", "name": "x", "uid": "u-x"},
+        {"apiVersion": "v1", "kind": "Y", "name": "y", "uid": "u-y", "controller": true},
+    ]);
+    let annotations = &mut full["metadata"]["annotations"];
+    annotations["keyturn.dev/inputs"] = "in".into();
+    annotations["keyturn.dev/versions"] = "{}".into();
+    annotations["keyturn.dev/rollout"] = "ro".into();
+    annotations["keyturn.dev/changed-at"] = "2026-01-01T00:00:00Z".into();
+    annotations["unrelated"] = "hunter2-canary".into();
+    let mut r = running();
+    r.first("10", &[full, secret("b", "2")]).await;
+    let Some(Indexed::Entry(entry)) = r.index.get(&key("a")) else {
+        panic!()
+    };
+    assert_eq!(
+        *entry,
+        SecretEntry {
+            uid: "uid-a".into(),
+            resource_version: "1".into(),
+            owner: Some("a".into()),
+            controller_uid: Some("u-y".into()),
+            content: "shop/a:kubernetes.io/tls:5".into(),
+            content_intact: false,
+            inputs: Some("in".into()),
+            versions: Some("{}".into()),
+            rollout: Some("ro".into()),
+            changed_at: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+            immutable: true,
+            type_: Some("kubernetes.io/tls".into()),
+        }
+    );
+    let Some(Indexed::Entry(entry)) = r.index.get(&key("b")) else {
+        panic!()
+    };
+    assert!(entry.content_intact);
+    assert_eq!(entry.type_, None);
+}
+
+/// Counted, not measured: an allocator that counts needs unsafe code.
+#[test]
+fn a_usual_secret_stays_within_its_budget() {
+    let heap = |text: &str| text.len().next_multiple_of(16);
+    let uid = heap("0b5a2f0e-6f3c-4d5e-9c1d-0123456789ab");
+    let token = heap("0123456789abcdef0123456789abcdef");
+    let versions = heap(r#"{"0123456789abcdef":"0b5a2f0e-6f3c-4d5e-9c1d-0123456789ab"}"#);
+    // A hash table is two thirds full on average.
+    let slot = (size_of::<ObjectKey>() + size_of::<Slot<SecretEntry>>()) * 3 / 2;
+    let name = 16 + heap("db-credentials");
+    let entry = 16 + size_of::<SecretEntry>() + 2 * uid + heap("1234567") + 3 * token + versions;
+    let bytes = slot + name + entry;
+    assert!(bytes <= 640, "{bytes}");
+}
+
+struct Services;
+
+impl Project for Services {
+    type Kind = Service;
+    type Object = Service;
+    type Entry = ObjectMeta;
+
+    fn project(&self, _key: &ObjectKey, object: Service) -> ObjectMeta {
+        object.metadata
+    }
+
+    fn change(&self, key: ObjectKey) -> Change {
+        Change::ExternalSecret(key)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn kinds_are_listed_one_after_another_and_then_all_is_ready() {
+    let (cluster, mut server) = cluster();
+    let changes = Changes::default();
+    let mut watches = Watches::new(cluster, Scope::Cluster, changes.clone());
+    watches.namespaces();
+    watches.secrets(token());
+    watches.watch(Services);
+    let ready = watches.ready();
+    let run = tokio::spawn(watches.run());
+    let mut open = Vec::new();
+    for path in ["/api/v1/namespaces?", "/api/v1/secrets?", "/api/v1/services?"] {
+        let asked = loop {
+            let asked = server.next().await;
+            if !asked.target.contains("watch=true") {
+                break asked;
+            }
+            open.push(asked);
+        };
+        assert!(asked.target.starts_with(path), "{}", asked.target);
+        assert!(!*ready.borrow());
+        asked.answer(200, &page("1", "", &[]));
+    }
+    assert_eq!(changes.next().await, Change::Ready);
+    assert!(*ready.borrow());
+    run.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn watching_some_namespaces_touches_nothing_else() {
+    let (cluster, mut server) = cluster();
+    let changes = Changes::default();
+    let scope = Scope::Namespaces(vec!["shop".into(), "bank".into()]);
+    let mut watches = Watches::new(cluster, scope, changes.clone());
+    let namespaces = watches.namespaces();
+    let secrets = watches.secrets(token());
+    let run = tokio::spawn(watches.run());
+    let mut open = Vec::new();
+    let mut deposit = secret("a", "1");
+    deposit["metadata"]["namespace"] = "bank".into();
+    let mut items = vec![vec![secret("a", "1"), secret("b", "2")], vec![deposit]].into_iter();
+    while open.len() < 2 {
+        let asked = server.next().await;
+        let of_one = [
+            "/api/v1/namespaces/shop/secrets?",
+            "/api/v1/namespaces/bank/secrets?",
+        ];
+        assert!(
+            of_one.iter().any(|path| asked.target.starts_with(path)),
+            "{}",
+            asked.target
+        );
+        if asked.target.contains("watch=true") {
+            open.push(asked);
+        } else {
+            asked.answer(200, &page("1", "", &items.next().unwrap()));
+        }
+    }
+    assert_eq!(secrets.len(), 3);
+    assert!(namespaces.is_empty());
+    // A list of one namespace leaves the objects of the other alone.
+    let shop = open.remove(0);
+    assert!(shop.target.contains("/shop/"));
+    shop.answer(410, &json!({"code": 410, "reason": "Expired"}));
+    server.next().await.answer(200, &page("5", "", &[]));
+    server.next().await;
+    assert_eq!(secrets.keys_where(|_, _| true), [ObjectKey::new("bank", "a")]);
+    run.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_is_one_change_per_object_and_the_last_is_never_lost() {
+    let changes = Changes::default();
+    for round in 0..1000 {
+        changes.push(Change::Secret(key(&format!("s{}", round % 10))));
+    }
+    changes.push(Change::Namespace("shop".into()));
+    for name in 0..10 {
+        assert_eq!(changes.next().await, Change::Secret(key(&format!("s{name}"))));
+    }
+    // Received, a change may come again.
+    changes.push(Change::Secret(key("s0")));
+    assert_eq!(changes.next().await, Change::Namespace("shop".into()));
+    assert_eq!(changes.next().await, Change::Secret(key("s0")));
+    assert_eq!(changes.try_next(), None);
+    let waiting = {
+        let changes = changes.clone();
+        tokio::spawn(async move { changes.next().await })
+    };
+    tokio::task::yield_now().await;
+    changes.push(Change::Ready);
+    assert_eq!(waiting.await.unwrap(), Change::Ready);
+}
+
+#[test]
+fn listing_again_needs_no_second_map_and_shares_names_of_namespaces() {
+    let index: Index<u32> = Index::default();
+    let epoch = index.begin();
+    for i in 0..1000 {
+        let key = index.key("shop", &format!("s{i}"));
+        assert!(index.upsert(&key, Indexed::Entry(Arc::new(1)), epoch));
+    }
+    let capacity = index.read().objects.capacity();
+    let epoch = index.begin();
+    for i in 0..1000 {
+        let key = index.key("shop", &format!("s{i}"));
+        assert!(!index.upsert(&key, Indexed::Entry(Arc::new(1)), epoch));
+    }
+    assert!(index.sweep("", epoch).is_empty());
+    assert_eq!(index.read().objects.capacity(), capacity);
+    let map = index.read();
+    let shared = map.namespaces.get("shop").unwrap();
+    assert!(map.objects.keys().all(|key| Arc::ptr_eq(&key.namespace, shared)));
+    drop(map);
+    let epoch = index.begin();
+    assert_eq!(index.sweep("", epoch).len(), 1000);
+    assert!(index.read().objects.capacity() < capacity);
+    index.sweep("", epoch);
+    assert!(index.read().namespaces.is_empty());
+}

@@ -1,0 +1,112 @@
+//! The watches of a process: which kinds, where, in which order.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
+
+use super::{
+    Change, Changes, Index, NamespaceEntry, Project, SecretEntry,
+    follow::Follower,
+    namespaces::Namespaces,
+    secrets::{ContentToken, Secrets},
+};
+use crate::{api::ObjectKey, cluster::client::Cluster};
+
+/// Which namespaces are watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All, and kinds without namespaces.
+    Cluster,
+    /// These only, and no kind without namespaces: no cluster role is needed.
+    Namespaces(Vec<Arc<str>>),
+}
+
+/// The watches of a process, before they run. They list in the order in which they were added.
+pub struct Watches {
+    cluster: Cluster,
+    scope: Scope,
+    changes: Changes,
+    ready: watch::Sender<bool>,
+    starts: Vec<Start>,
+}
+
+type Start = Box<dyn FnOnce(oneshot::Sender<()>) -> BoxFuture<'static, ()> + Send>;
+
+/// A watch panicked, which ends the process: an index that no longer moves must not be acted on.
+#[derive(Debug, thiserror::Error)]
+#[error("a watch ended")]
+pub struct WatchEnded;
+
+impl Watches {
+    /// None yet.
+    pub fn new(cluster: Cluster, scope: Scope, changes: Changes) -> Self {
+        Self {
+            cluster,
+            scope,
+            changes,
+            ready: watch::Sender::new(false),
+            starts: Vec::new(),
+        }
+    }
+
+    /// Adds the Namespaces. Empty for ever where only some namespaces are watched.
+    pub fn namespaces(&mut self) -> Arc<Index<NamespaceEntry>> {
+        self.watch(Namespaces)
+    }
+
+    /// Adds the Secrets with our label.
+    pub fn secrets(&mut self, content: ContentToken) -> Arc<Index<SecretEntry>> {
+        self.watch(Secrets(content))
+    }
+
+    /// Adds a kind.
+    pub fn watch<P: Project>(&mut self, project: P) -> Arc<Index<P::Entry>> {
+        let index = Arc::new(Index::default());
+        let project = Arc::new(project);
+        let namespaces = match &self.scope {
+            Scope::Cluster => vec![Arc::from("")],
+            Scope::Namespaces(_) if P::CLUSTER_WIDE => Vec::new(),
+            Scope::Namespaces(namespaces) => namespaces.clone(),
+        };
+        for namespace in namespaces {
+            let follower = Follower {
+                cluster: self.cluster.clone(),
+                project: Arc::clone(&project),
+                index: Arc::clone(&index),
+                changes: self.changes.clone(),
+                place: ObjectKey::new(namespace, ""),
+            };
+            self.starts
+                .push(Box::new(move |listed| Box::pin(follower.run(listed))));
+        }
+        index
+    }
+
+    /// Becomes true once every index holds its first complete list.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    /// Lists one kind after another, then follows all. Ends only if one of them panicked.
+    pub async fn run(self) -> WatchEnded {
+        let mut followers = JoinSet::new();
+        for start in self.starts {
+            let (listed, first_list) = oneshot::channel();
+            followers.spawn(start(listed));
+            if first_list.await.is_err() {
+                return WatchEnded;
+            }
+        }
+        self.ready.send_replace(true);
+        self.changes.push(Change::Ready);
+        if followers.is_empty() {
+            return std::future::pending().await;
+        }
+        followers.join_next().await;
+        WatchEnded
+    }
+}

@@ -1,0 +1,461 @@
+//! What is sent to the API server, and above all what is not.
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, ObjectReference, Secret},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::runtime::events::EventType;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{
+    Class, Events, KEY_SECRET, Leadership, MANAGER_SYNC, Observed, Tokens, Writer,
+    testing::{Asked, cluster},
+    token_key,
+};
+use crate::api::ObjectKey;
+
+const CANARY: &str = "hunter2-canary";
+const MINUTE: Duration = Duration::from_mins(1);
+
+fn key() -> ObjectKey {
+    ObjectKey::new("shop", "db")
+}
+
+fn observed() -> Observed {
+    Observed {
+        uid: "u1".to_owned(),
+        resource_version: "7".to_owned(),
+    }
+}
+
+fn secret() -> Secret {
+    Secret {
+        metadata: ObjectMeta {
+            namespace: Some("shop".to_owned()),
+            name: Some("db".to_owned()),
+            ..ObjectMeta::default()
+        },
+        data: Some(BTreeMap::from([(
+            "password".to_owned(),
+            ByteString(CANARY.into()),
+        )])),
+        ..Secret::default()
+    }
+}
+
+/// What is logged on this thread, at every level, until the guard is dropped.
+fn logs() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+    #[derive(Clone)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let mut lines = self.0.lock().map_err(|_| std::io::ErrorKind::Other)?;
+            lines.write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = Sink(Arc::clone(&lines));
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || sink.clone())
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    tracing::trace!("captured");
+    (lines, guard)
+}
+
+fn text(lines: &Mutex<Vec<u8>>) -> String {
+    let text = String::from_utf8_lossy(&lines.lock().unwrap()).into_owned();
+    assert!(text.contains("captured"));
+    text
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_server_is_read_again_when_it_asks_to() {
+    for code in [429, 503] {
+        let (cluster, mut server) = cluster();
+        let began = Instant::now();
+        let read = tokio::spawn(async move { cluster.get::<ConfigMap>(&key()).await });
+        let target = "/api/v1/namespaces/shop/configmaps/db";
+        server
+            .expect("GET", target)
+            .await
+            .answer_with(code, &[("retry-after", "3")], "busy");
+        server
+            .expect("GET", target)
+            .await
+            .answer(200, &json!({"metadata": {"name": "db"}}));
+        assert_eq!(read.await.unwrap().unwrap().metadata.name.as_deref(), Some("db"));
+        assert!(began.elapsed() >= Duration::from_secs(3));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_is_tried_four_times_at_most() {
+    let (cluster, mut server) = cluster();
+    let read = tokio::spawn(async move { cluster.get::<ConfigMap>(&key()).await });
+    for _ in 0..4 {
+        server.next().await.breaks();
+    }
+    assert_eq!(
+        read.await.unwrap().unwrap_err().class,
+        Class::Unavailable {
+            code: None,
+            retry_after: None
+        }
+    );
+    server.stays_silent(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_retry_after_is_handed_on_instead_of_waited_for() {
+    let (cluster, mut server) = cluster();
+    let began = Instant::now();
+    let read = tokio::spawn(async move { cluster.get::<ConfigMap>(&key()).await });
+    server.next().await.answer_with(429, &[("retry-after", "30")], "");
+    let class = read.await.unwrap().unwrap_err().class;
+    assert_eq!(
+        class,
+        Class::Throttled {
+            retry_after: Some(Duration::from_secs(30))
+        }
+    );
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_is_never_sent_twice() {
+    let fails: [fn(Asked); 4] = [
+        |asked| asked.answer_with(503, &[("retry-after", "1")], ""),
+        |asked| asked.answer_with(429, &[("retry-after", "1")], ""),
+        |asked| asked.answer_with(500, &[], ""),
+        Asked::breaks,
+    ];
+    for fail in fails {
+        let (cluster, mut server) = cluster();
+        let writer = Writer::new(cluster, Leadership::alone());
+        let written = tokio::spawn(async move { writer.create_secret(&secret()).await });
+        fail(server.expect("POST", "/api/v1/namespaces/shop/secrets?").await);
+        assert!(written.await.unwrap().unwrap_err().is_transient());
+        server.stays_silent(MINUTE).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_connection_ends_in_time() {
+    let (cluster, mut server) = cluster();
+    let writer = Writer::new(cluster.clone(), Leadership::alone());
+    let began = Instant::now();
+    let key = key();
+    let (read, written, asked) = tokio::join!(
+        cluster.get::<ConfigMap>(&key),
+        async { writer.create_secret(&secret()).await },
+        async { (server.next().await, server.next().await) },
+    );
+    assert_eq!(read.unwrap_err().class, Class::Timeout);
+    assert_eq!(written.unwrap_err().class, Class::Timeout);
+    assert!(began.elapsed() <= Duration::from_secs(10));
+    drop(asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_name_is_never_sent() {
+    let cases = [
+        ("shop", "x/../../other/secrets/y"),
+        ("shop/secrets/x", "db"),
+        ("shop", ".."),
+        ("shop", "a..b"),
+        ("shop", "db?watch=1"),
+        ("shop", "DB"),
+        ("shop", ""),
+        ("..", "db"),
+    ];
+    let (cluster, mut server) = cluster();
+    for (namespace, name) in cases {
+        let refused = cluster
+            .get_secret(&ObjectKey::new(namespace, name))
+            .await
+            .unwrap_err();
+        assert!(matches!(refused.class, Class::Malformed(_)), "{namespace} {name}");
+    }
+    server.stays_silent(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn creating_a_secret_is_one_post() {
+    let (cluster, mut server) = cluster();
+    let writer = Writer::new(cluster, Leadership::alone());
+    let written = tokio::spawn(async move { writer.create_secret(&secret()).await });
+    let asked = server.expect("POST", "/api/v1/namespaces/shop/secrets?").await;
+    assert_eq!(asked.body["data"]["password"], "aHVudGVyMi1jYW5hcnk=");
+    asked.written("u1", "8");
+    assert_eq!(written.await.unwrap().unwrap().resource_version, "8");
+    server.stays_silent(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn changing_a_secret_names_the_object_and_state_it_rests_on() {
+    let (cluster, mut server) = cluster();
+    let writer = Writer::new(cluster, Leadership::alone());
+    let patch = json!({"data": {"a": null}, "metadata": {"annotations": {"x": "y"}, "uid": "other"}});
+    let written = tokio::spawn(async move { writer.patch_secret(&key(), &observed(), patch).await });
+    let asked = server
+        .expect("PATCH", "/api/v1/namespaces/shop/secrets/db?")
+        .await;
+    assert_eq!(asked.content_type, "application/merge-patch+json");
+    assert_eq!(
+        asked.body,
+        json!({
+            "data": {"a": null},
+            "metadata": {"annotations": {"x": "y"}, "uid": "u1", "resourceVersion": "7"},
+        })
+    );
+    asked.written("u1", "8");
+    written.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn deleting_a_secret_names_the_object_and_state_it_rests_on() {
+    let (cluster, mut server) = cluster();
+    let writer = Writer::new(cluster, Leadership::alone());
+    let deleted = tokio::spawn(async move { writer.delete_secret(&key(), &observed()).await });
+    let asked = server
+        .expect("DELETE", "/api/v1/namespaces/shop/secrets/db?")
+        .await;
+    assert_eq!(
+        asked.body["preconditions"],
+        json!({"uid": "u1", "resourceVersion": "7"})
+    );
+    asked.answer(200, &json!({"kind": "Status", "status": "Success"}));
+    deleted.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_secret_is_applied_to_the_object_that_was_observed() {
+    let (cluster, mut server) = cluster();
+    let writer = Writer::new(cluster, Leadership::alone());
+    let applied = tokio::spawn(async move {
+        let apply = json!({"data": {"a": "YQ=="}});
+        writer
+            .apply_secret(&key(), &observed(), "keyturn-0badcafe", true, apply)
+            .await
+    });
+    let target = "/api/v1/namespaces/shop/secrets/db?&force=true&fieldManager=keyturn-0badcafe";
+    let asked = server.expect("PATCH", target).await;
+    assert_eq!(asked.content_type, "application/apply-patch+yaml");
+    assert_eq!(
+        asked.body,
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "data": {"a": "YQ=="},
+            "metadata": {"namespace": "shop", "name": "db", "uid": "u1", "resourceVersion": "7"},
+        })
+    );
+    asked.written("u1", "8");
+    applied.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_applied_to_its_own_object_only() {
+    let (cluster, mut server) = cluster();
+    let writer = Writer::new(cluster, Leadership::alone());
+    let applied = tokio::spawn(async move {
+        writer
+            .apply_status::<ConfigMap>(&key(), "u1", MANAGER_SYNC, &json!({"a": 1}))
+            .await
+    });
+    let target = "/api/v1/namespaces/shop/configmaps/db/status?&force=true&fieldManager=keyturn-sync";
+    let asked = server.expect("PATCH", target).await;
+    assert_eq!(
+        asked.body["metadata"],
+        json!({"namespace": "shop", "name": "db", "uid": "u1"})
+    );
+    assert_eq!(asked.body["status"], json!({"a": 1}));
+    asked.written("u1", "8");
+    applied.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_text_of_the_server_comes_out_of_a_refusal() {
+    let (lines, guard) = logs();
+    let (cluster, mut server) = cluster();
+    let writer = Writer::new(cluster, Leadership::alone());
+    let refuse = async {
+        server.next().await.answer(
+            422,
+            &json!({
+                "kind": "Status", "status": "Failure", "code": 422, "reason": "Invalid", "message": CANARY,
+                "details": {"name": CANARY, "causes": [
+                    {"reason": "FieldValueInvalid", "message": CANARY, "field": format!("data[{CANARY}]")},
+                    {"reason": CANARY, "message": CANARY, "field": "metadata.labels"},
+                ]},
+            }),
+        );
+    };
+    let secret = secret();
+    let (written, ()) = tokio::join!(writer.create_secret(&secret), refuse);
+    drop(guard);
+    let err = written.unwrap_err();
+    assert_eq!(
+        err.to_string(),
+        "failed to create Secret shop/db: the API server refuses the content: data[..] (FieldValueInvalid), \
+         metadata.labels (Invalid)"
+    );
+    assert!(!format!("{err:?}").contains(CANARY));
+    assert!(!text(&lines).contains(CANARY), "{}", text(&lines));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_cannot_be_read_is_not_logged() {
+    let (lines, guard) = logs();
+    let (cluster, mut server) = cluster();
+    let answer = async {
+        let body = json!({"metadata": {"name": 7}, "stringData": {"password": CANARY}, "type": CANARY});
+        server.next().await.answer(200, &body);
+    };
+    let key = key();
+    let (read, ()) = tokio::join!(cluster.get_secret(&key), answer);
+    drop(guard);
+    assert!(matches!(read.unwrap_err().class, Class::Malformed(_)));
+    assert!(!text(&lines).contains(CANARY), "{}", text(&lines));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_token_key_is_made_once() {
+    let (cluster, mut server) = cluster();
+    let made = tokio::spawn(async move { token_key(&cluster, "keyturn").await });
+    let path = format!("/api/v1/namespaces/keyturn/secrets/{KEY_SECRET}");
+    server
+        .expect("GET", &path)
+        .await
+        .answer(404, &json!({"code": 404, "reason": "NotFound"}));
+    let asked = server.expect("POST", "/api/v1/namespaces/keyturn/secrets?").await;
+    assert_eq!(asked.body["immutable"], true);
+    let sent: Secret = serde_json::from_value(asked.body.clone()).unwrap();
+    asked.written("u1", "8");
+    let key = made.await.unwrap().unwrap();
+    assert_eq!(sent.data.unwrap()["key"].0, key.as_slice());
+    assert_ne!(*key, [0; 32]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_replicas_that_make_the_token_key_both_use_the_winners() {
+    let (cluster, mut server) = cluster();
+    let made = tokio::spawn(async move { token_key(&cluster, "keyturn").await });
+    server
+        .next()
+        .await
+        .answer(404, &json!({"code": 404, "reason": "NotFound"}));
+    let refused = json!({"code": 409, "reason": "AlreadyExists"});
+    server
+        .expect("POST", "/api/v1/namespaces/keyturn/secrets?")
+        .await
+        .answer(409, &refused);
+    let winner = json!({"metadata": {}, "data": {"key": "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="}});
+    server.next().await.answer(200, &winner);
+    assert_eq!(*made.await.unwrap().unwrap(), [7; 32]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_token_key_is_never_overwritten() {
+    let bodies = [
+        json!({}),
+        json!({"data": {"key": "BwcH"}}),
+        json!({"data": {"other": "BwcH"}}),
+    ];
+    for mut body in bodies {
+        body["metadata"] = json!({});
+        let (cluster, mut server) = cluster();
+        let made = tokio::spawn(async move { token_key(&cluster, "keyturn").await });
+        server.next().await.answer(200, &body);
+        let err = made.await.unwrap().unwrap_err();
+        assert!(err.to_string().contains("restore it"), "{err}");
+        server.stays_silent(MINUTE).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_for_another_audience_is_never_asked_for() {
+    let (cluster, mut server) = cluster();
+    let tokens = Tokens::new(cluster, vec!["sts.amazonaws.com".to_owned()]);
+    let lists = [vec![], vec!["vault"], vec!["sts.amazonaws.com", "vault"]];
+    for audiences in lists {
+        let audiences: Vec<String> = audiences.into_iter().map(str::to_owned).collect();
+        let refused = tokens.token(&key(), &audiences, MINUTE).await;
+        assert_eq!(refused.unwrap_err().class, Class::Forbidden);
+    }
+    server.stays_silent(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_fails_is_dropped_and_the_next_one_goes_out() {
+    let (cluster, mut server) = cluster();
+    let metrics = cluster.metrics.clone();
+    let (events, worker) = Events::new(&cluster, Leadership::alone(), "replica-0");
+    let about = ObjectReference {
+        kind: Some("ExternalSecret".to_owned()),
+        namespace: Some("shop".to_owned()),
+        name: Some("db".to_owned()),
+        ..ObjectReference::default()
+    };
+    for reason in ["SyncFailed", "Recovered"] {
+        events.emit(
+            about.clone(),
+            EventType::Normal,
+            reason,
+            "Sync",
+            &"\u{e9}".repeat(600),
+        );
+    }
+    drop(events);
+    let worker = tokio::spawn(worker.run());
+    let target = "/apis/events.k8s.io/v1/namespaces/shop/events?";
+    let late = server.expect("POST", target).await;
+    let next = server.expect("POST", target).await;
+    assert_eq!(next.body["reason"], "Recovered");
+    assert_eq!(next.body["note"].as_str().unwrap().len(), 1024);
+    let body = next.body.clone();
+    next.answer(201, &body);
+    worker.await.unwrap();
+    assert_eq!(metrics.events_dropped.get(), 1);
+    drop(late);
+}
+
+#[tokio::test(start_paused = true)]
+async fn surplus_events_are_dropped_without_waiting() {
+    let (cluster, _server) = cluster();
+    let (events, _worker) = Events::new(&cluster, Leadership::alone(), "replica-0");
+    for _ in 0..300 {
+        events.emit(
+            ObjectReference::default(),
+            EventType::Normal,
+            "Updated",
+            "Sync",
+            "",
+        );
+    }
+    assert_eq!(cluster.metrics.events_dropped.get(), 300 - 256);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_servers_clock_is_read_off_its_answers() {
+    let (cluster, mut server) = cluster();
+    let time = cluster.time().clone();
+    let read = tokio::spawn(async move { cluster.find::<ConfigMap>(&key()).await });
+    let headers = [("date", "Tue, 01 Jan 2030 00:00:00 GMT")];
+    server.next().await.answer_with(404, &headers, "");
+    assert!(read.await.unwrap().unwrap().is_none());
+    let expected: jiff::Timestamp = "2030-01-01T00:00:00.5Z".parse().unwrap();
+    assert!(time.now().duration_since(expected).abs() < jiff::SignedDuration::from_secs(1));
+}

@@ -1,0 +1,354 @@
+//! Reads and writes of single objects. Writes carry preconditions and need the lease.
+
+use std::sync::Arc;
+
+use http::Request;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Resource,
+    api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions},
+    core::request,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{
+    call::{Call, UNBUILDABLE, Verb},
+    client::{Cluster, kind_of, path_of},
+    error::{Class, Error},
+    lease::Leadership,
+};
+use crate::api::ObjectKey;
+
+/// The field manager of the status fields that the synchronisation writes.
+pub const MANAGER_SYNC: &str = "keyturn-sync";
+/// The field manager of the status fields that the restarts write.
+pub const MANAGER_RESTART: &str = "keyturn-restart";
+
+/// The state of an object that a write rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The object's uid.
+    pub uid: String,
+    /// The object's resource version.
+    pub resource_version: String,
+}
+
+impl Observed {
+    /// Of an object as it was read; `None` if the API server never gave it out.
+    pub fn of(object: &impl Resource) -> Option<Self> {
+        let meta = object.meta();
+        Some(Self {
+            uid: meta.uid.clone()?,
+            resource_version: meta.resource_version.clone()?,
+        })
+    }
+}
+
+/// What a write made of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The object's uid.
+    pub uid: String,
+    /// The object's resource version after the write.
+    pub resource_version: String,
+}
+
+/// Only the metadata of an answer is read: the rest may be values.
+#[derive(Deserialize)]
+struct Answer {
+    metadata: AnswerMeta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AnswerMeta {
+    uid: String,
+    resource_version: String,
+}
+
+impl Cluster {
+    /// Reads one object as it is now. Read again if the server is busy; see [`Class::NotFound`] for absence.
+    pub async fn get<K>(&self, key: &ObjectKey) -> Result<K, Error>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
+        let call = Call {
+            verb: Verb::Get,
+            kind: kind_of::<K>(),
+            key,
+        };
+        let request = request::Request::new(path_of::<K>(&key.namespace))
+            .get(&key.name, &GetParams::default())
+            .map_err(|_| call.failed(UNBUILDABLE))?;
+        self.call(call, request).await
+    }
+
+    /// Reads one object that may be absent.
+    pub async fn find<K>(&self, key: &ObjectKey) -> Result<Option<K>, Error>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
+        match self.get(key).await {
+            Ok(object) => Ok(Some(object)),
+            Err(Error {
+                class: Class::NotFound,
+                ..
+            }) => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Reads a Secret as it is now. Its `Debug` prints values: never format it.
+    pub async fn get_secret(&self, key: &ObjectKey) -> Result<Secret, Error> {
+        self.get(key).await
+    }
+
+    /// Creates an object that must not exist: [`Class::AlreadyExists`] otherwise.
+    pub(super) async fn create<K>(&self, key: &ObjectKey, object: &K) -> Result<Written, Error>
+    where
+        K: Resource<DynamicType = ()> + Serialize,
+    {
+        let call = Call {
+            verb: Verb::Create,
+            kind: kind_of::<K>(),
+            key,
+        };
+        let request = serde_json::to_vec(object)
+            .ok()
+            .and_then(|body| {
+                let path = request::Request::new(path_of::<K>(&key.namespace));
+                path.create(&PostParams::default(), body).ok()
+            })
+            .ok_or_else(|| call.failed(UNBUILDABLE))?;
+        self.written(call, request).await
+    }
+
+    /// Patches the object that was observed, in that state: [`Class::Conflict`] or
+    /// [`Class::UidMismatch`] otherwise.
+    pub(super) async fn patch<K>(
+        &self,
+        key: &ObjectKey,
+        observed: &Observed,
+        patch: Value,
+    ) -> Result<Written, Error>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let call = Call {
+            verb: Verb::Patch,
+            kind: kind_of::<K>(),
+            key,
+        };
+        let request = guarded(patch, observed)
+            .and_then(|patch| {
+                let kind = request::Request::new(path_of::<K>(&key.namespace));
+                kind.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch))
+                    .ok()
+            })
+            .ok_or_else(|| call.failed(UNBUILDABLE))?;
+        self.written(call, request).await
+    }
+
+    async fn written(&self, call: Call<'_>, request: Request<Vec<u8>>) -> Result<Written, Error> {
+        let Answer { metadata } = self.call(call, request).await?;
+        Ok(Written {
+            uid: metadata.uid,
+            resource_version: metadata.resource_version,
+        })
+    }
+}
+
+/// A patch that takes effect only on the object observed, in the state observed.
+fn guarded(mut patch: Value, observed: &Observed) -> Option<Value> {
+    let metadata = patch
+        .as_object_mut()?
+        .entry("metadata")
+        .or_insert_with(|| json!({}));
+    let metadata = metadata.as_object_mut()?;
+    metadata.insert("uid".to_owned(), observed.uid.clone().into());
+    metadata.insert(
+        "resourceVersion".to_owned(),
+        observed.resource_version.clone().into(),
+    );
+    Some(patch)
+}
+
+/// The API server, for writing: the only way to change something there.
+///
+/// Nothing is sent unless the lease is held for long enough ([`Class::NotLeading`]), nothing is sent twice, and
+/// after an error nothing is known about the object but what another read says.
+#[derive(Clone)]
+pub struct Writer {
+    cluster: Cluster,
+    leadership: Arc<Leadership>,
+}
+
+impl Writer {
+    /// Writes through this client while that lease is held.
+    pub fn new(cluster: Cluster, leadership: Arc<Leadership>) -> Self {
+        Self { cluster, leadership }
+    }
+
+    /// The API server, for reading.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Creates a Secret that must not exist: [`Class::AlreadyExists`] otherwise. `secret` names itself.
+    pub async fn create_secret(&self, secret: &Secret) -> Result<Written, Error> {
+        let meta = &secret.metadata;
+        let key = ObjectKey::new(
+            meta.namespace.clone().unwrap_or_default(),
+            meta.name.clone().unwrap_or_default(),
+        );
+        let call = Call {
+            verb: Verb::Create,
+            kind: "Secret",
+            key: &key,
+        };
+        let _turn = self.turn(call).await?;
+        self.cluster.create(&key, secret).await
+    }
+
+    /// Changes a Secret by a JSON merge patch without `metadata.uid` and `metadata.resourceVersion`: those
+    /// observed are put in, so that another object or another state is never changed.
+    pub async fn patch_secret(
+        &self,
+        key: &ObjectKey,
+        observed: &Observed,
+        patch: Value,
+    ) -> Result<Written, Error> {
+        let call = Call {
+            verb: Verb::Patch,
+            kind: "Secret",
+            key,
+        };
+        let _turn = self.turn(call).await?;
+        self.cluster.patch::<Secret>(key, observed, patch).await
+    }
+
+    /// Applies our keys to a Secret shared with others, as `manager`. `apply` holds neither apiVersion, kind,
+    /// name nor preconditions: they are put in. With `force` keys of other managers are taken over, else
+    /// they end in [`Class::FieldConflict`].
+    pub async fn apply_secret(
+        &self,
+        key: &ObjectKey,
+        observed: &Observed,
+        manager: &str,
+        force: bool,
+        apply: Value,
+    ) -> Result<Written, Error> {
+        let call = Call {
+            verb: Verb::Apply,
+            kind: "Secret",
+            key,
+        };
+        let guarded = guarded(apply, observed).ok_or_else(|| call.failed(UNBUILDABLE))?;
+        let request = applied::<Secret>(key, manager, force, guarded, None);
+        let request = request.ok_or_else(|| call.failed(UNBUILDABLE))?;
+        let _turn = self.turn(call).await?;
+        self.cluster.written(call, request).await
+    }
+
+    /// Deletes the Secret that was observed, in that state.
+    pub async fn delete_secret(&self, key: &ObjectKey, observed: &Observed) -> Result<(), Error> {
+        let call = Call {
+            verb: Verb::Delete,
+            kind: "Secret",
+            key,
+        };
+        let Observed {
+            uid,
+            resource_version,
+        } = observed.clone();
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(uid),
+                resource_version: Some(resource_version),
+            }),
+            ..DeleteParams::default()
+        };
+        let request = request::Request::new(path_of::<Secret>(&key.namespace))
+            .delete(&key.name, &params)
+            .map_err(|_| call.failed(UNBUILDABLE))?;
+        let _turn = self.turn(call).await?;
+        self.cluster.call_with(call, request, |_| Ok(())).await
+    }
+
+    /// Applies the part of an object's status that `manager` owns, whole: what was there of it and is missing
+    /// now is removed. The uid keeps a deleted object from being made again. The caller sees to the rate.
+    pub async fn apply_status<K>(
+        &self,
+        key: &ObjectKey,
+        uid: &str,
+        manager: &str,
+        status: &(impl Serialize + Sync),
+    ) -> Result<Written, Error>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let call = Call {
+            verb: Verb::Apply,
+            kind: kind_of::<K>(),
+            key,
+        };
+        let request = serde_json::to_value(status)
+            .ok()
+            .map(|status| json!({"metadata": {"uid": uid}, "status": status}))
+            .and_then(|apply| applied::<K>(key, manager, true, apply, Some("status")))
+            .ok_or_else(|| call.failed(UNBUILDABLE))?;
+        let _turn = self.turn(call).await?;
+        self.cluster.written(call, request).await
+    }
+
+    /// Changes any other object by a JSON merge patch, with the preconditions of [`Self::patch_secret`].
+    pub async fn patch<K>(&self, key: &ObjectKey, observed: &Observed, patch: Value) -> Result<Written, Error>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let call = Call {
+            verb: Verb::Patch,
+            kind: kind_of::<K>(),
+            key,
+        };
+        let _turn = self.turn(call).await?;
+        self.cluster.patch::<K>(key, observed, patch).await
+    }
+
+    async fn turn(&self, call: Call<'_>) -> Result<impl Sized + use<>, Error> {
+        let turn = Leadership::turn(Arc::clone(&self.leadership)).await;
+        turn.ok_or_else(|| {
+            self.cluster.count(call, Some(&Class::NotLeading));
+            call.failed(Class::NotLeading)
+        })
+    }
+}
+
+fn applied<K: Resource<DynamicType = ()>>(
+    key: &ObjectKey,
+    manager: &str,
+    force: bool,
+    mut apply: Value,
+    subresource: Option<&str>,
+) -> Option<Request<Vec<u8>>> {
+    let object = apply.as_object_mut()?;
+    object.insert("apiVersion".to_owned(), K::api_version(&()).into());
+    object.insert("kind".to_owned(), K::kind(&()).into());
+    let metadata = object.get_mut("metadata")?.as_object_mut()?;
+    metadata.insert("name".to_owned(), (*key.name).into());
+    if !key.namespace.is_empty() {
+        metadata.insert("namespace".to_owned(), (*key.namespace).into());
+    }
+    let params = PatchParams {
+        force,
+        ..PatchParams::apply(manager)
+    };
+    let path = request::Request::new(path_of::<K>(&key.namespace));
+    match subresource {
+        None => path.patch(&key.name, &params, &Patch::Apply(&apply)).ok(),
+        Some(sub) => path
+            .patch_subresource(sub, &key.name, &params, &Patch::Apply(&apply))
+            .ok(),
+    }
+}
