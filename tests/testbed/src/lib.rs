@@ -1,1 +1,3 @@
 //! What Keyturn is developed and shown on.
+
+pub mod aws;
