@@ -11,7 +11,7 @@ pub fn allow(actions: &[&str], resources: &[&str]) -> String {
     .to_string()
 }
 
-/// A trust policy for one ServiceAccount of a cluster (IRSA): the role's account must know the issuer, which any
+/// A trust policy for one `ServiceAccount` of a cluster (IRSA): the role's account must know the issuer, which any
 /// account here does. `subject` may hold wildcards.
 pub fn trust_service_account(account: &str, issuer: &str, subject: &str) -> String {
     let provider = issuer.trim_start_matches("https://");

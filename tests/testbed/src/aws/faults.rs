@@ -143,6 +143,16 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Every call is refused with this HTTP status and code, for instance `IDPCommunicationError`.
+    pub fn error(status: u16, code: &str) -> Self {
+        Self::Error {
+            status,
+            code: code.to_owned(),
+            message: "Injected by a rule.".to_owned(),
+            probability: 1.0,
+        }
+    }
+
     /// Every answer takes this long.
     pub fn latency(each: Duration) -> Self {
         Self::Latency { from: each, to: each }
@@ -335,7 +345,7 @@ impl Rule {
         let now = Instant::now();
         let key = format!("{}/{}/{}", site.account, site.region, site.operation);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let bucket = buckets.entry(key).or_insert(Bucket {
+        let bucket = buckets.entry(key).or_insert_with(|| Bucket {
             tokens: per_second.max(1.0),
             filled: now,
         });

@@ -16,8 +16,8 @@ use super::{
 const UPPER: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 const BASE64: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// Expired keys are kept so that their use is answered as expired; beyond this number they are forgotten.
-const MAX_KEYS: usize = 20_000;
+/// Expired keys are kept so that their use is answered as expired; each time so many are there they are forgotten.
+const SWEEP_KEYS: usize = 20_000;
 
 /// The one who asks: a user, or a session of a role.
 #[derive(Debug, Clone)]
@@ -61,9 +61,10 @@ impl Principal {
 /// An access key and what it stands for.
 #[derive(Debug, Clone)]
 pub(super) struct Key {
-    pub(super) access_key: Arc<str>,
-    pub(super) secret_key: String,
-    pub(super) session_token: Option<String>,
+    /// `AKIA…` or `ASIA…`.
+    pub(super) id: Arc<str>,
+    pub(super) secret: String,
+    pub(super) token: Option<String>,
     pub(super) expires: Option<Timestamp>,
     pub(super) principal: Arc<Principal>,
 }
@@ -131,9 +132,9 @@ impl Iam {
         });
         self.set(user);
         Ok(self.add_key(Key {
-            access_key: format!("AKIA{}", random(UPPER, 16)).into(),
-            secret_key: random(BASE64, 40),
-            session_token: None,
+            id: format!("AKIA{}", random(UPPER, 16)).into(),
+            secret: random(BASE64, 40),
+            token: None,
             expires: None,
             principal,
         }))
@@ -197,9 +198,9 @@ impl Iam {
             session_policy: request.policy,
         });
         self.add_key(Key {
-            access_key: format!("ASIA{}", random(UPPER, 16)).into(),
-            secret_key: random(BASE64, 40),
-            session_token: Some(random(BASE64, 356)),
+            id: format!("ASIA{}", random(UPPER, 16)).into(),
+            secret: random(BASE64, 40),
+            token: Some(random(BASE64, 356)),
             expires: Some(Timestamp::now() + jiff::SignedDuration::from_secs(request.seconds.into())),
             principal,
         })
@@ -208,11 +209,11 @@ impl Iam {
     fn add_key(&self, key: Key) -> Arc<Key> {
         let key = Arc::new(key);
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        if keys.len() >= MAX_KEYS {
+        if keys.len() % SWEEP_KEYS == SWEEP_KEYS - 1 {
             let now = Timestamp::now();
             keys.retain(|_, key| key.expires.is_none_or(|at| at > now));
         }
-        keys.insert(key.access_key.clone(), key.clone());
+        keys.insert(key.id.clone(), key.clone());
         key
     }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::error::ApiError;
 
-/// An OpenID Connect provider as registered in IAM.
+/// A provider of web identities (OIDC) as registered in IAM.
 #[derive(Debug, Clone)]
 pub(super) struct Provider {
     keys: Vec<Jwk>,

@@ -2,7 +2,7 @@
 //!
 //! It promises to be strict: a request that AWS would refuse is refused with AWS's code and shape, rights and
 //! signatures included. It is fast (no call scans what is stored), it records every call, and it misbehaves only as
-//! its fault rules say.
+//! its fault rules say. Replicas, managed secrets, Parameter Store, queues and events are not here.
 //!
 //! ```no_run
 //! use testbed::aws::{AwsEmulator, Options, documents};
@@ -17,6 +17,7 @@
 //! # anyhow::Ok(())
 //! ```
 
+mod connection;
 mod control;
 pub mod documents;
 mod error;
@@ -26,6 +27,7 @@ mod jwt;
 mod operations;
 mod policy;
 mod record;
+mod rotation;
 mod secrets;
 mod server;
 mod sigv4;
@@ -42,10 +44,11 @@ use std::{
 };
 
 pub use self::{
-    control::{Control, Keys, Rotation},
+    control::{Control, Keys},
     error::ApiError,
     faults::{Fault, FaultId, Match, Staleness},
     record::{Call, Calls, Mark},
+    rotation::Rotation,
     secrets::KmsKey,
     server::{AwsEmulator, Options},
     versions::SecretValue,

@@ -1,5 +1,6 @@
 //! The operations of Secrets Manager (awsJson1.1): input checked, rights checked, worked, answered.
 
+mod lifecycle;
 mod list;
 mod read;
 mod write;
@@ -80,10 +81,10 @@ pub(super) fn dispatch(request: &Request<'_>, body: &[u8]) -> Outcome {
         "PutSecretValue" => write::put(request, body),
         "UpdateSecret" => write::update(request, body),
         "UpdateSecretVersionStage" => write::move_stage(request, body),
-        "RotateSecret" => write::rotate(request, body),
-        "CancelRotateSecret" => write::cancel_rotation(request, body),
-        "DeleteSecret" => write::delete(request, body),
-        "RestoreSecret" => write::restore(request, body),
+        "RotateSecret" => lifecycle::rotate(request, body),
+        "CancelRotateSecret" => lifecycle::cancel_rotation(request, body),
+        "DeleteSecret" => lifecycle::delete(request, body),
+        "RestoreSecret" => lifecycle::restore(request, body),
         "TagResource" => write::tag(request, body),
         "UntagResource" => write::untag(request, body),
         _ => Err(ApiError::new("UnknownOperationException", "")).into(),
@@ -130,7 +131,7 @@ impl Request<'_> {
         &self,
         id: &str,
         action: &str,
-        stage: Option<&str>,
+        label: Option<&str>,
         resource: &mut Option<Arc<str>>,
     ) -> Result<Found, ApiError> {
         check_id(id)?;
@@ -155,24 +156,24 @@ impl Request<'_> {
             return Err(ApiError::secret_not_found());
         };
         *resource = Some(secret.arn.clone());
-        self.authorize_secret(action, stage, &secret, &state, None)?;
+        self.authorize_secret(action, label, &secret, &state, None)?;
         Ok(Found { secret, state, store })
     }
 
     fn authorize_secret(
         &self,
         action: &str,
-        stage: Option<&str>,
+        label: Option<&str>,
         secret: &Secret,
         state: &SecretState,
         request_tags: Option<&BTreeMap<String, String>>,
     ) -> Result<(), ApiError> {
-        let stage = stage.map(|stage| ("secretsmanager:VersionStage".to_owned(), stage.to_owned()));
+        let label = label.map(|label| ("secretsmanager:VersionStage".to_owned(), label.to_owned()));
         let context = Context {
             resource_tags: Some(&state.tags),
             request_tags,
             principal: Some(self.principal),
-            extra: stage.into_iter().collect(),
+            extra: label.into_iter().collect(),
         };
         let identity = self.state.iam.decide(action, &secret.arn, &context);
         let resource = state

@@ -30,6 +30,8 @@ enum PrincipalPattern {
     Anyone,
     Aws(String),
     Federated(String),
+    /// An AWS service: legal, and names nobody here.
+    Service,
 }
 
 #[derive(Debug, Clone)]
@@ -188,7 +190,7 @@ impl Policy {
             s.principals.iter().any(|p| match p {
                 PrincipalPattern::Anyone => !s.allow,
                 PrincipalPattern::Federated(pattern) => pattern == arn,
-                PrincipalPattern::Aws(_) => false,
+                PrincipalPattern::Aws(_) | PrincipalPattern::Service => false,
             })
         };
         matches!(
@@ -233,7 +235,7 @@ impl Statement {
                     }
                 }
                 "Action" => {
-                    statement.actions = strings(value)?.iter().map(|a| a.to_ascii_lowercase()).collect()
+                    statement.actions = strings(value)?.iter().map(|a| a.to_ascii_lowercase()).collect();
                 }
                 "Resource" => statement.resources = strings(value)?,
                 "Principal" => statement.principals = PrincipalPattern::parse(value)?,
@@ -273,7 +275,7 @@ impl Statement {
                 {
                     naming = Some(Naming::Account);
                 }
-                PrincipalPattern::Aws(_) | PrincipalPattern::Federated(_) => {}
+                PrincipalPattern::Aws(_) | PrincipalPattern::Federated(_) | PrincipalPattern::Service => {}
             }
         }
         naming
@@ -295,14 +297,10 @@ impl PrincipalPattern {
                     ("AWS", "*") => Self::Anyone,
                     ("AWS", _) => Self::Aws(text),
                     ("Federated", _) => Self::Federated(text),
-                    // No AWS service calls the emulator; the entry is legal and names nobody.
-                    ("Service", _) => continue,
+                    ("Service", _) => Self::Service,
                     (other, _) => bail!("principal type {other} is not emulated"),
                 });
             }
-        }
-        if patterns.is_empty() {
-            patterns.push(Self::Federated(String::new()));
         }
         Ok(patterns)
     }

@@ -16,9 +16,9 @@ pub struct Call {
     pub operation: String,
     /// ARN of the user or session that asked; empty if unknown or for an unsigned call.
     pub principal: Arc<str>,
-    /// The role of the session that asked, or the role asked for.
+    /// The role of the session that asked; of an unsigned call, the role asked for.
     pub role: Option<Arc<str>>,
-    /// The name of the session that asked, or asked for.
+    /// The name of the session that asked; of an unsigned call, the name asked for.
     pub session_name: Option<Arc<str>>,
     /// The access key of a signed call.
     pub access_key: Option<Arc<str>>,

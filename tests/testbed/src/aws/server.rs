@@ -1,15 +1,12 @@
 //! The listener: one port for every service. Faults of the wire, signatures and the record are its business.
 
 use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr},
+    net::Ipv4Addr,
     ops::Deref,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -17,20 +14,16 @@ use anyhow::Context as _;
 use axum::{
     Router,
     body::Body,
-    extract::{ConnectInfo, Request, State as Shared, connect_info::Connected},
+    extract::{ConnectInfo, Request, State as Shared},
     response::Response,
-    serve::IncomingStream,
 };
 use http::{HeaderMap, header};
 use jiff::Timestamp;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    runtime::Runtime,
-};
+use tokio::{net::TcpListener, runtime::Runtime};
 
 use super::{
     State,
+    connection::{Gate, Peer},
     control::Control,
     error::ApiError,
     faults::{Faults, Site},
@@ -45,7 +38,7 @@ use super::{
 const MAX_BODY: usize = 1024 * 1024;
 
 /// How the emulator runs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Threads that serve calls.
     pub threads: usize,
@@ -142,109 +135,6 @@ impl Drop for AwsEmulator {
     }
 }
 
-/// A listener whose connections can be reset.
-struct Gate {
-    listener: TcpListener,
-    unreachable: Arc<AtomicBool>,
-}
-
-impl axum::serve::Listener for Gate {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
-        // Without it answers wait for delayed acknowledgements; a failure costs only time.
-        let _ = stream.set_nodelay(true);
-        let peer = Peer {
-            port: address.port(),
-            reset: Arc::default(),
-        };
-        (
-            Connection {
-                stream,
-                peer,
-                unreachable: self.unreachable.clone(),
-            },
-            address,
-        )
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-struct Connection {
-    stream: TcpStream,
-    peer: Peer,
-    unreachable: Arc<AtomicBool>,
-}
-
-/// The caller's end of a connection.
-#[derive(Debug, Clone)]
-struct Peer {
-    port: u16,
-    /// Set to have the connection reset at its next use.
-    reset: Arc<AtomicBool>,
-}
-
-impl Connected<IncomingStream<'_, Gate>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Gate>) -> Self {
-        stream.io().peer.clone()
-    }
-}
-
-impl Connection {
-    fn check(&self) -> io::Result<()> {
-        if self.peer.reset.load(Ordering::Relaxed) || self.unreachable.load(Ordering::Relaxed) {
-            // Closing without lingering sends a reset instead of an orderly end.
-            let _ = self.stream.set_zero_linger();
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        Ok(())
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.check()?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.check()?;
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.check()?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 /// Which service a request asks, and for what.
 enum Asked {
     Secrets { operation: String },
@@ -311,7 +201,7 @@ async fn handle(
         principal: principal.arn.clone(),
         role: principal.role_arn(),
         session_name: principal.session_name.clone(),
-        access_key: key.as_ref().map(|key| key.access_key.clone()),
+        access_key: key.as_ref().map(|key| key.id.clone()),
         user_agent: parts
             .headers
             .get(header::USER_AGENT)
@@ -435,13 +325,13 @@ fn authenticate(
         .headers
         .get("x-amz-security-token")
         .map(http::HeaderValue::as_bytes);
-    if token != key.session_token.as_deref().map(str::as_bytes) {
+    if token != key.token.as_deref().map(str::as_bytes) {
         return Err(Refusal::UnknownKey);
     }
     if key.expires.is_some_and(|at| at <= now) {
         return Err(Refusal::ExpiredToken);
     }
-    authorization.verify(&key.secret_key, service, signed, now)
+    authorization.verify(&key.secret, service, signed, now)
 }
 
 const WRONG_SIGNATURE: &str = "The request signature we calculated does not match the signature you provided. Check \

@@ -332,9 +332,9 @@ fn session(key: &Key) -> String {
         "<Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}</SecretAccessKey><SessionToken>{}</SessionToken>\
          <Expiration>{}</Expiration></Credentials><AssumedRoleUser><Arn>{}</Arn><AssumedRoleId>{}</AssumedRoleId>\
          </AssumedRoleUser>",
-        key.access_key,
-        escape(&key.secret_key),
-        escape(key.session_token.as_deref().unwrap_or_default()),
+        key.id,
+        escape(&key.secret),
+        escape(key.token.as_deref().unwrap_or_default()),
         key.expires.unwrap_or_default().strftime("%Y-%m-%dT%H:%M:%SZ"),
         escape(&key.principal.arn),
         escape(&key.principal.user_id),

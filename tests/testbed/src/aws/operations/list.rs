@@ -1,4 +1,4 @@
-//! ListSecrets: filters, order, pages by an opaque token. Batches with filters use the same pages.
+//! `ListSecrets`: filters, order, pages by an opaque token. Batches with filters use the same pages.
 
 use std::{borrow::Cow, sync::Arc};
 

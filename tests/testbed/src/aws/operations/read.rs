@@ -55,14 +55,14 @@ pub(super) fn get(request: &Request<'_>, body: &[u8]) -> Outcome {
     }
 }
 
-/// The value as GetSecretValue and one entry of a batch answer it.
+/// The value as `GetSecretValue` and one entry of a batch answer it.
 fn answer(
     secret: &Secret,
     state: &SecretState,
     version: Option<&str>,
-    stage: Option<&str>,
+    label: Option<&str>,
 ) -> Result<Map<String, Value>, ApiError> {
-    let (id, version) = state.select(version, stage)?;
+    let (id, version) = state.select(version, label)?;
     match secret.kms() {
         KmsKey::Enabled => {}
         KmsKey::Disabled => {

@@ -1,8 +1,8 @@
-//! Operations that change a secret.
+//! Operations that change what a secret holds.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use super::{
         versions::{CURRENT, SecretState, SecretValue},
         wire::uuid,
     },
-    Found, Outcome, Request, check_stage, check_token, input, seconds, value,
+    Found, Outcome, Request, check_stage, check_token, input, value,
 };
 
 const MAX_STAGES: usize = 20;
@@ -62,7 +62,7 @@ fn fits(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
 }
 
 /// The `ClientRequestToken`, which becomes the version's id. The SDKs always send one.
-fn token(token: Option<String>) -> Result<String, ApiError> {
+pub(super) fn token(token: Option<String>) -> Result<String, ApiError> {
     match token {
         Some(token) => check_token("clientRequestToken", &token).map(|()| token),
         None => Ok(uuid()),
@@ -84,7 +84,7 @@ fn encrypt(secret: &Secret) -> Result<(), ApiError> {
     }
 }
 
-fn about(secret: &Secret, more: &[(&str, Value)]) -> Value {
+pub(super) fn about(secret: &Secret, more: &[(&str, Value)]) -> Value {
     let mut answer = json!({"ARN": &*secret.arn, "Name": &*secret.name});
     if let Some(answer) = answer.as_object_mut() {
         answer.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
@@ -93,7 +93,7 @@ fn about(secret: &Secret, more: &[(&str, Value)]) -> Value {
 }
 
 /// Finds the secret for an operation that has its own right of the same name, and works it.
-fn with_secret<T: serde::de::DeserializeOwned>(
+pub(super) fn with_secret<T: serde::de::DeserializeOwned>(
     request: &Request<'_>,
     body: &[u8],
     id: impl FnOnce(&T) -> &str,
@@ -261,8 +261,8 @@ pub(super) fn update(request: &Request<'_>, body: &[u8]) -> Outcome {
             }
             found.secret.change(|state| {
                 state.alive()?;
-                state.description = input.description.or(state.description.take());
-                state.kms_key_id = input.kms_key_id.or(state.kms_key_id.take());
+                state.description = input.description.or_else(|| state.description.take());
+                state.kms_key_id = input.kms_key_id.or_else(|| state.kms_key_id.take());
                 state.changed = Timestamp::now();
                 value.map_or(Ok(()), |value| state.put(&version, value, &[CURRENT.to_owned()]))
             })?;
@@ -297,159 +297,6 @@ pub(super) fn move_stage(request: &Request<'_>, body: &[u8]) -> Outcome {
             found
                 .secret
                 .change(|state| state.move_label(&version_stage, to.as_deref(), from.as_deref()))?;
-            Ok(about(&found.secret, &[]))
-        },
-    )
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Rotate {
-    secret_id: String,
-    client_request_token: Option<String>,
-    #[serde(rename = "RotationLambdaARN")]
-    rotation_lambda_arn: Option<String>,
-    rotation_rules: Option<RotationRules>,
-    rotate_immediately: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct RotationRules {
-    automatically_after_days: Option<i64>,
-}
-
-pub(super) fn rotate(request: &Request<'_>, body: &[u8]) -> Outcome {
-    with_secret(
-        request,
-        body,
-        |input: &Rotate| &input.secret_id,
-        |found, input| {
-            let version = token(input.client_request_token)?;
-            let days = input
-                .rotation_rules
-                .and_then(|rules| rules.automatically_after_days);
-            if days.is_some_and(|days| !(1..=1000).contains(&days)) {
-                return Err(ApiError::parameter(
-                    "AutomaticallyAfterDays must be between 1 and 1000.",
-                ));
-            }
-            found.secret.change(|state| {
-                state.alive()?;
-                state.rotation.lambda_arn = input.rotation_lambda_arn.or(state.rotation.lambda_arn.take());
-                if state.rotation.lambda_arn.is_none() {
-                    return Err(ApiError::request(
-                        "No Lambda rotation function ARN is associated with this secret.",
-                    ));
-                }
-                state.rotation.every_days = days.or(state.rotation.every_days);
-                state.rotation.enabled = true;
-                if input.rotate_immediately.unwrap_or(true) {
-                    state.begin_rotation(&version)?;
-                }
-                Ok(())
-            })?;
-            Ok(about(&found.secret, &[("VersionId", json!(version))]))
-        },
-    )
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct OnlyId {
-    secret_id: String,
-}
-
-pub(super) fn cancel_rotation(request: &Request<'_>, body: &[u8]) -> Outcome {
-    with_secret(
-        request,
-        body,
-        |input: &OnlyId| &input.secret_id,
-        |found, _| {
-            found.secret.change(|state| {
-                state.alive()?;
-                state.rotation.enabled = false;
-                state.changed = Timestamp::now();
-                Ok(())
-            })?;
-            Ok(about(&found.secret, &[]))
-        },
-    )
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Delete {
-    secret_id: String,
-    recovery_window_in_days: Option<i64>,
-    force_delete_without_recovery: Option<bool>,
-}
-
-pub(super) fn delete(request: &Request<'_>, body: &[u8]) -> Outcome {
-    let mut resource = None;
-    let result = (|| {
-        let Delete {
-            secret_id,
-            recovery_window_in_days: days,
-            force_delete_without_recovery: force,
-        } = input(body)?;
-        let force = force.unwrap_or_default();
-        if force && days.is_some() {
-            return Err(ApiError::parameter(
-                "You can't use ForceDeleteWithoutRecovery in conjunction with RecoveryWindowInDays.",
-            ));
-        }
-        let days = days.unwrap_or(30);
-        if !(7..=30).contains(&days) {
-            return Err(ApiError::parameter(
-                "The RecoveryWindowInDays value must be between 7 and 30 days (inclusive).",
-            ));
-        }
-        let found = match request.find(&secret_id, &request.action(), None, &mut resource) {
-            // Forcing what is not there succeeds, so that a clean-up can be repeated.
-            Err(error) if force && error.code == "ResourceNotFoundException" => {
-                return Ok(
-                    json!({"ARN": secret_id, "Name": secret_id, "DeletionDate": seconds(Timestamp::now())}),
-                );
-            }
-            found => found?,
-        };
-        let at = if force {
-            found.store.purge(&found.secret);
-            Timestamp::now()
-        } else {
-            found.secret.change(|state| {
-                if state.deleted.is_some() {
-                    return Err(ApiError::request(
-                        "You tried to perform the operation on a secret that's currently marked deleted.",
-                    ));
-                }
-                state.deleted = Some(Timestamp::now());
-                state.changed = Timestamp::now();
-                Ok(())
-            })?;
-            Timestamp::now() + SignedDuration::from_hours(24 * days)
-        };
-        Ok(about(&found.secret, &[("DeletionDate", seconds(at))]))
-    })();
-    Outcome {
-        resource,
-        reads: Vec::new(),
-        result,
-    }
-}
-
-pub(super) fn restore(request: &Request<'_>, body: &[u8]) -> Outcome {
-    with_secret(
-        request,
-        body,
-        |input: &OnlyId| &input.secret_id,
-        |found, _| {
-            found.secret.change(|state| {
-                state.deleted = None;
-                state.changed = Timestamp::now();
-                Ok(())
-            })?;
             Ok(about(&found.secret, &[]))
         },
     )

@@ -46,6 +46,24 @@ async fn throttling_and_server_errors_look_like_awss() {
     );
     bed.aws.clear_faults();
     assert_eq!(code(&get().await), "ok");
+
+    let keys = bed
+        .aws
+        .create_user(&format!("arn:aws:iam::{ACCOUNT}:user/u"), &[])
+        .unwrap();
+    let who = || super::sts(&bed.aws, Some(&keys)).get_caller_identity().send();
+    for (fault, expected) in [
+        (Fault::Throttle { probability: 1.0 }, "Throttling"),
+        (
+            Fault::error(400, "IDPCommunicationError"),
+            "IDPCommunicationError",
+        ),
+    ] {
+        let id = bed.aws.add_fault(Match::all().account(ACCOUNT), fault);
+        assert_eq!(code(&who().await), expected);
+        bed.aws.remove_fault(id);
+    }
+    assert_eq!(code(&who().await), "ok");
 }
 
 #[tokio::test]
@@ -230,7 +248,7 @@ async fn every_call_leaves_a_line_with_who_what_and_how_it_ended() {
             .into_iter()
             .map(|r| r.to_string())
             .collect::<Vec<_>>(),
-        [admin.clone()]
+        [admin.as_str()]
     );
     let first = &calls.0[0];
     assert_eq!(
