@@ -207,7 +207,7 @@ impl Control {
     }
 
     /// Sets the description.
-    pub fn describe_secret(&self, arn: &str, description: &str) -> Result<(), ApiError> {
+    pub fn set_description(&self, arn: &str, description: &str) -> Result<(), ApiError> {
         self.change(arn, |state| {
             state.description = Some(description.to_owned());
             state.changed = Timestamp::now();

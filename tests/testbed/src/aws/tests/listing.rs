@@ -224,7 +224,7 @@ async fn filters_match_as_documented() {
     let a = bed.create("prod/db", "x");
     let b = bed.create("prod/api", "x");
     bed.create("Dev/db", "x");
-    bed.aws.describe_secret(&a, "Main database").unwrap();
+    bed.aws.set_description(&a, "Main database").unwrap();
     bed.aws.tag_secret(&a, "team", "blue").unwrap();
     bed.aws.tag_secret(&b, "team", "Red").unwrap();
     for (filters, expected) in [
