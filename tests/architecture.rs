@@ -1,2 +1,3 @@
 //! placeholder
-#[test] fn t() {}
+#[test]
+fn t() {}
