@@ -1,1 +1,66 @@
 //! One file per subcommand: each parses, wires, calls the library, prints.
+//!
+//! Promises: exit code 0 for success, 1 for a failure, which one sentence on stderr tells, 2 for a wrong command line.
+
+mod operate;
+mod run;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+/// Keeps Kubernetes Secrets equal to what AWS Secrets Manager says.
+#[derive(Debug, Parser)]
+#[command(name = "keyturn", version)]
+struct Keyturn {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the operator
+    Run(Box<run::Run>),
+}
+
+/// Parses the command line, does what it says, and tells how that went.
+pub fn main() -> ExitCode {
+    let Keyturn { command } = Keyturn::parse();
+    let done = match command {
+        Command::Run(run) => run.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell when stderr is closed.
+            let _written = writeln!(io::stderr(), "keyturn: {}", sentence(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error and its causes on one line.
+fn sentence(error: &anyhow::Error) -> String {
+    format!("{error:#}").replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Keyturn::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_is_one_sentence_with_its_causes() {
+        let error = anyhow::anyhow!("the port\nis taken").context("failed to listen");
+        assert_eq!(sentence(&error), "failed to listen: the port is taken");
+    }
+}

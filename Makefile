@@ -1,0 +1,64 @@
+# Every command of a developer's day. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# One set of package flags for all commands (`cargo run` has it by `default-members`): other flags would unify features
+# anew and build everything twice.
+ALL := --locked --workspace
+CRDS := deploy/crds
+SAY := printf '\n==> %s\n'
+
+.PHONY: help tools build lint test bench demo generate fresh stacks
+
+help: ## what can be made
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: tools ## the main job on an embedded cluster and AWS emulator; EXIT=1 ends it afterwards
+	@$(SAY) "building the demo"
+	cargo build $(ALL)
+	@$(SAY) "running the demo"
+	cargo run --locked --bin testbed -- demo $(if $(EXIT),--exit)
+
+test: tools lint ## formatting, lints, unit and integration tests, generated files
+	@$(SAY) "unit and integration tests"
+	cargo test $(ALL)
+	@$(MAKE) --no-print-directory stacks fresh
+	@$(SAY) "all is well"
+
+bench: tools ## the measurements, as a table and as JSON
+	@$(SAY) "building the release"
+	cargo build $(ALL) --release
+	@$(SAY) "measuring"
+	cargo run --locked --release --bin testbed -- bench
+
+build: tools ## the binary, optimised: target/release/keyturn
+	cargo build $(ALL) --release --bin keyturn
+
+lint: tools ## formatting and lints
+	@$(SAY) "formatting"
+	cargo fmt --all --check
+	@$(SAY) "lints"
+	cargo clippy $(ALL) --all-targets -- -D warnings
+
+generate: tools ## write the files that are made from code
+	@mkdir -p $(CRDS)
+	cargo run --locked --quiet --bin keyturn -- crds > $(CRDS)/keyturn.yaml.new
+	@mv $(CRDS)/keyturn.yaml.new $(CRDS)/keyturn.yaml
+
+fresh: # Generated files are what the code says now.
+	@$(SAY) "generated files"
+	@cargo run --locked --quiet --bin keyturn -- crds | diff -u $(CRDS)/keyturn.yaml - \
+		|| { echo "$(CRDS) is stale: run 'make generate' and commit the result." >&2; exit 1; }
+
+stacks: # Without cargo-deny, at least the bans that matter most: see deny.toml.
+	@$(SAY) "banned crates"
+	@for crate in ring openssl-sys native-tls hyper@0.14 serde_yaml; do \
+		tree="$$(cargo tree $(ALL) --edges normal,build --invert "$$crate" 2>/dev/null)" || true; \
+		if [[ -n "$$tree" ]]; then echo "$$crate is banned by deny.toml, and is used by:" >&2; echo "$$tree" >&2; exit 1; fi; \
+	done
+
+tools:
+	@missing=(); \
+	for tool in cargo go cc make git openssl python3; do command -v "$$tool" > /dev/null || missing+=("$$tool"); done; \
+	if (( $${#missing[@]} )); then echo "Please install what is missing: $${missing[*]}." >&2; exit 1; fi

@@ -1,0 +1,392 @@
+//! `keyturn run`: the operator, from its arguments to its last breath.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use clap::{ArgAction, Args, ValueEnum};
+use jiff::SignedDuration;
+use prometheus_client::registry::Registry;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    time::timeout,
+};
+
+use super::operate::{Metrics, Settings, operate};
+use crate::telemetry::{self, Logs, Readiness, Server};
+
+/// What is left for work under way after a signal: the chart's termination grace period is 30 s.
+const GRACE: Duration = Duration::from_secs(25);
+
+/// The arguments of `keyturn run`. An empty text is taken as absent, so that a manifest may pass what is not set.
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// Name of this cluster in role session names, as CloudTrail shows them
+    #[arg(long, env = "KEYTURN_CLUSTER_NAME", default_value = "kubernetes", value_parser = cluster_name)]
+    cluster_name: String,
+    /// `ClusterSecretStore` of ExternalSecrets that name none
+    #[arg(long, env = "KEYTURN_DEFAULT_STORE", default_value = "")]
+    default_store: String,
+    /// Namespaces to work in; all where none is named
+    #[arg(long, env = "KEYTURN_NAMESPACES", value_delimiter = ',')]
+    namespaces: Vec<String>,
+    /// Namespace of the operator itself: its Lease and its key
+    #[arg(long, env = "POD_NAMESPACE")]
+    operator_namespace: String,
+    /// Name of this pod: the holder in the Lease
+    #[arg(long, env = "POD_NAME")]
+    pod_name: String,
+    /// Shorter refresh intervals are raised to this one
+    #[arg(long, env = "KEYTURN_MIN_REFRESH_INTERVAL", default_value = "30s", value_parser = interval)]
+    min_refresh_interval: Duration,
+    /// Whether values may be read to find out whether they changed
+    #[arg(long, env = "KEYTURN_PERIODIC_READS", default_value_t = true, action = ArgAction::Set)]
+    periodic_reads: bool,
+    /// Whether a `SecretStore` without `auth` may read with the operator's own identity
+    #[arg(long, env = "KEYTURN_ALLOW_OPERATOR_IDENTITY", default_value_t = false, action = ArgAction::Set)]
+    allow_operator_identity: bool,
+    /// Where health, readiness and metrics are served
+    #[arg(long, env = "KEYTURN_LISTEN", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// Name of the Lease that makes one replica the leader
+    #[arg(long, env = "KEYTURN_LEASE_NAME", default_value = "keyturn")]
+    lease_name: String,
+    /// What Keyturn logs: a level, or `keyturn::room=level` with commas between
+    #[arg(long, env = "KEYTURN_LOG", default_value = "info")]
+    log: String,
+    /// How log lines look
+    #[arg(long, env = "KEYTURN_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    log_format: LogFormat,
+    /// Whether reads, writes and refusals are written to stdout as JSON lines
+    #[arg(long, env = "KEYTURN_AUDIT", default_value_t = true, action = ArgAction::Set)]
+    audit: bool,
+    /// Namespaces whose Secrets are never written, beside the operator's own
+    #[arg(
+        long,
+        env = "KEYTURN_PROTECTED_NAMESPACES",
+        default_value = "kube-system",
+        value_delimiter = ','
+    )]
+    protected_namespaces: Vec<String>,
+    /// Audiences for which tokens of ServiceAccounts may be requested
+    #[arg(
+        long,
+        env = "KEYTURN_TOKEN_AUDIENCES",
+        default_value = "sts.amazonaws.com",
+        value_delimiter = ','
+    )]
+    token_audiences: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Json,
+    Text,
+}
+
+impl Run {
+    /// Runs until a signal, a lost Lease, or an error.
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let Self {
+            cluster_name,
+            default_store,
+            namespaces,
+            operator_namespace,
+            pod_name,
+            min_refresh_interval,
+            periodic_reads,
+            allow_operator_identity,
+            listen,
+            lease_name,
+            log,
+            log_format,
+            audit,
+            protected_namespaces,
+            token_audiences,
+        } = self;
+        let format = match log_format {
+            LogFormat::Json => telemetry::Format::Json,
+            LogFormat::Text => telemetry::Format::Text,
+        };
+        Logs {
+            filter: log,
+            format,
+            audit,
+        }
+        .install()?;
+        let settings = Settings {
+            cluster_name,
+            default_store: Some(default_store).filter(|store| !store.is_empty()),
+            namespaces: named(namespaces),
+            operator_namespace,
+            pod_name,
+            min_refresh_interval,
+            periodic_reads,
+            allow_operator_identity,
+            lease_name,
+            protected_namespaces: named(protected_namespaces),
+            token_audiences: named(token_audiences),
+        };
+        ensure!(
+            !settings.operator_namespace.is_empty(),
+            "--operator-namespace is empty"
+        );
+        ensure!(!settings.pod_name.is_empty(), "--pod-name is empty");
+        // Two threads: the work is waiting, and more threads cost memory only.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .context("failed to start the runtime")?;
+        runtime.block_on(async {
+            let server = Server::bind(listen).await?;
+            let metrics = Metrics::default();
+            let registry = telemetry::metrics::compose(|ours| metrics.register(ours));
+            let signals = signals()?;
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), %listen, "starting");
+            supervise(server, registry, signals, |shutdown, readiness| {
+                operate(settings, metrics, shutdown, readiness)
+            })
+            .await
+        })
+    }
+}
+
+/// SIGTERM and SIGINT, as they come.
+fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
+    let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    let (sender, signals) = mpsc::channel(2);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if sender.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(signals)
+}
+
+/// Serves while `work` runs. The first signal asks it to end, within [`GRACE`]; a second one ends it at once.
+async fn supervise<Work>(
+    server: Server,
+    registry: Registry,
+    mut signals: mpsc::Receiver<()>,
+    work: impl FnOnce(watch::Receiver<bool>, watch::Sender<Readiness>) -> Work,
+) -> anyhow::Result<()>
+where
+    Work: Future<Output = anyhow::Result<()>>,
+{
+    let (ask, shutdown) = watch::channel(false);
+    let (ended, mut end) = watch::channel(());
+    let (readiness, ready) = watch::channel(Readiness::Waiting("the start"));
+    let mut serving = tokio::spawn(server.serve(Arc::new(registry), ready, async move {
+        // An error is the sender's end, and that is what is waited for.
+        let _ended = end.changed().await;
+    }));
+    let mut work = std::pin::pin!(work(shutdown, readiness));
+    let worked = tokio::select! {
+        worked = &mut work => worked,
+        end = &mut serving => {
+            end.context("the server of health and metrics broke")??;
+            bail!("the server of health and metrics ended");
+        }
+        Some(()) = signals.recv() => {
+            tracing::info!("shutting down");
+            ask.send_replace(true);
+            tokio::select! {
+                worked = timeout(GRACE, &mut work) => {
+                    worked.with_context(|| format!("work did not end within {} s", GRACE.as_secs()))?
+                }
+                Some(()) = signals.recv() => bail!("a second signal ended the work at once"),
+            }
+        }
+    };
+    drop(ended);
+    serving
+        .await
+        .context("the server of health and metrics broke")??;
+    worked
+}
+
+/// What goes into role session names: at most 64 characters of STS's alphabet, of which stores need their part.
+fn cluster_name(text: &str) -> Result<String, String> {
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
+    if text.is_empty() || text.len() > 32 || !text.chars().all(fits) {
+        return Err("1 to 32 letters, digits, '-', '.' or '_' are expected".into());
+    }
+    Ok(text.into())
+}
+
+/// A length of time such as `30s` or `1h30m`, one second at least.
+fn interval(text: &str) -> Result<Duration, String> {
+    let length: SignedDuration = text
+        .parse()
+        .map_err(|_| "a duration such as 30s or 1h30m is expected")?;
+    match Duration::try_from(length) {
+        Ok(length) if length >= Duration::from_secs(1) => Ok(length),
+        _ => Err("at least 1s is expected".into()),
+    }
+}
+
+fn named(names: Vec<String>) -> Vec<String> {
+    names
+        .into_iter()
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{pending, ready},
+        sync::Mutex,
+    };
+
+    use anyhow::anyhow;
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: Run,
+    }
+
+    fn parse(more: &[&str]) -> Result<Run, clap::Error> {
+        let given = ["keyturn", "--operator-namespace=keyturn", "--pod-name=keyturn-0"];
+        Line::try_parse_from(given.iter().chain(more)).map(|line| line.run)
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let run = parse(&[]).unwrap();
+        assert_eq!(run.min_refresh_interval, Duration::from_secs(30));
+        assert!(run.periodic_reads && run.audit && !run.allow_operator_identity);
+        assert_eq!(run.listen.to_string(), "0.0.0.0:8080");
+        assert_eq!(run.lease_name, "keyturn");
+        assert_eq!(run.protected_namespaces, ["kube-system"]);
+        assert_eq!(run.token_audiences, ["sts.amazonaws.com"]);
+        assert!(named(run.namespaces).is_empty());
+    }
+
+    #[test]
+    fn arguments_are_understood() {
+        let run = parse(&[
+            "--namespaces=shop, billing",
+            "--min-refresh-interval=1m30s",
+            "--periodic-reads=false",
+            "--log-format=text",
+            "--protected-namespaces=",
+        ])
+        .unwrap();
+        assert_eq!(named(run.namespaces), ["shop", "billing"]);
+        assert_eq!(run.min_refresh_interval, Duration::from_secs(90));
+        assert!(!run.periodic_reads);
+        assert!(named(run.protected_namespaces).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        for wrong in [
+            "--min-refresh-interval=0",
+            "--min-refresh-interval=-1m",
+            "--min-refresh-interval=10ms",
+            "--min-refresh-interval=soon",
+            "--cluster-name=",
+            "--cluster-name=a b",
+            "--cluster-name=a-name-of-more-than-thirty-two-letters",
+            "--listen=here",
+            "--audit=maybe",
+        ] {
+            assert!(parse(&[wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    struct Told {
+        signals: mpsc::Sender<()>,
+        result: tokio::task::JoinHandle<anyhow::Result<()>>,
+        address: SocketAddr,
+    }
+
+    async fn told<W, F>(work: W) -> Told
+    where
+        W: FnOnce(watch::Receiver<bool>, watch::Sender<Readiness>) -> F + Send + 'static,
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = server.address().unwrap();
+        let (signals, received) = mpsc::channel(2);
+        let result = tokio::spawn(supervise(
+            server,
+            telemetry::metrics::compose(|_| ()),
+            received,
+            work,
+        ));
+        Told {
+            signals,
+            result,
+            address,
+        }
+    }
+
+    async fn outcome(result: tokio::task::JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
+        timeout(Duration::from_secs(5), result)
+            .await
+            .expect("it ends")
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_signal_lets_work_end_well_and_frees_the_port() {
+        let finished = Arc::new(Mutex::new(false));
+        let seen = Arc::clone(&finished);
+        let Told {
+            signals,
+            result,
+            address,
+        } = told(move |mut shutdown, _readiness| async move {
+            shutdown.wait_for(|asked| *asked).await?;
+            *seen.lock().unwrap() = true;
+            Ok(())
+        })
+        .await;
+        signals.send(()).await.unwrap();
+        outcome(result).await.unwrap();
+        assert!(*finished.lock().unwrap());
+        Server::bind(address).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_second_signal_does_not_wait() {
+        let Told { signals, result, .. } = told(|_shutdown, _readiness| pending()).await;
+        signals.send(()).await.unwrap();
+        signals.send(()).await.unwrap();
+        assert!(
+            outcome(result)
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("second signal")
+        );
+    }
+
+    #[tokio::test]
+    async fn failed_work_ends_the_process() {
+        let Told {
+            signals: _signals,
+            result,
+            ..
+        } = told(|_shutdown, _readiness| ready(Err(anyhow!("the Lease was lost")))).await;
+        assert_eq!(
+            outcome(result).await.unwrap_err().to_string(),
+            "the Lease was lost"
+        );
+    }
+}

@@ -1,0 +1,200 @@
+//! The audit log: who got what and why. Together with CloudTrail it tells which ExternalSecrets a read served.
+//!
+//! Rooms emit events of target `audit`, at level info, with the fields of [`FIELDS`] for their `action` and nothing
+//! else; this layer is the door: it writes one JSON object a line, holds back a field that was not agreed on (its
+//! content cannot be vouched for) and names what is missing.
+//!
+//! ```
+//! # let (request_id, identity, key, version) = ("5c2d", "arn:aws:iam::111122223333:role/shop", "prod/db", "v1");
+//! tracing::info!(
+//!     target: "audit",
+//!     action = "read",
+//!     request_id,                         // of the AWS call, as in CloudTrail
+//!     identity,                           // role ARN, or what stands for the own identity
+//!     key,                                // name or ARN as asked for
+//!     version,                            // version id that was read
+//!     subscribers = "shop/db shop/cart",  // ExternalSecrets it was read for, at most 100; more go on further lines
+//! );
+//! ```
+
+use std::{fmt, io::Write};
+
+use serde_json::{Map, Value};
+use tracing::{
+    Event, Metadata, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{Layer, fmt::MakeWriter, layer::Context};
+
+/// The target of audit events.
+pub const TARGET: &str = "audit";
+
+/// The fields of each action. All are needed; one whose name is plural is a list, written with spaces between.
+pub const FIELDS: &[(&str, &[&str])] = &[
+    // A value left AWS.
+    (
+        "read",
+        &["request_id", "identity", "key", "version", "subscribers"],
+    ),
+    // A Secret was created or changed; `verb` is `create`, `patch` or `apply`.
+    ("write", &["external_secret", "secret", "verb", "versions"]),
+    // A Secret was removed; `reason` as in the condition.
+    ("delete", &["external_secret", "secret", "reason"]),
+    // A rule of ours said no before anything was read or written; `subject` is the key or the object.
+    ("refusal", &["external_secret", "reason", "subject"]),
+    // The API server was asked for a token of a ServiceAccount, `namespace/name`.
+    ("token", &["service_account", "audiences"]),
+];
+
+/// Whether an event belongs here.
+pub(super) fn is_audit(metadata: &Metadata<'_>) -> bool {
+    metadata.target() == TARGET
+}
+
+/// Writes audit events as JSON lines.
+pub(super) struct Audit<W> {
+    writer: W,
+}
+
+impl<W> Audit<W> {
+    pub(super) fn new(writer: W) -> Self {
+        Self { writer }
+    }
+}
+
+impl<S, W> Layer<S> for Audit<W>
+where
+    S: Subscriber,
+    W: for<'a> MakeWriter<'a> + 'static,
+{
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut seen = Seen::default();
+        event.record(&mut seen);
+        let mut line = Value::Object(seen.line(now())).to_string();
+        line.push('\n');
+        // There is nobody to tell that the audit log cannot be written; one call keeps lines whole.
+        let _written = self.writer.make_writer().write_all(line.as_bytes());
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "lines carry the time they were written")]
+fn now() -> String {
+    format!("{:.3}", jiff::Timestamp::now())
+}
+
+/// The fields of one event.
+#[derive(Default)]
+struct Seen(Map<String, Value>);
+
+impl Seen {
+    fn line(mut self, now: String) -> Map<String, Value> {
+        let action = self.0.remove("action").unwrap_or_default();
+        let agreed = FIELDS
+            .iter()
+            .find(|(known, _)| action == *known)
+            .map_or(&[][..], |(_, fields)| fields);
+        let mut line = Map::new();
+        line.insert("time".into(), now.into());
+        line.insert(
+            "action".into(),
+            if agreed.is_empty() {
+                "unknown".into()
+            } else {
+                action
+            },
+        );
+        let mut missing = Vec::new();
+        for field in agreed {
+            if let Some(value) = self.0.remove(*field) {
+                line.insert((*field).into(), list(field, value));
+            } else {
+                missing.push(*field);
+            }
+        }
+        if !missing.is_empty() {
+            line.insert("missing".into(), missing.into());
+        }
+        if !self.0.is_empty() {
+            line.insert(
+                "withheld".into(),
+                self.0.keys().cloned().collect::<Vec<_>>().into(),
+            );
+        }
+        line
+    }
+}
+
+fn list(field: &str, value: Value) -> Value {
+    match value {
+        Value::String(text) if matches!(field, "subscribers" | "audiences" | "versions") => {
+            text.split_whitespace().collect::<Vec<_>>().into()
+        }
+        other => other,
+    }
+}
+
+impl Visit for Seen {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().into(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().into(), value.into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name().into(), format!("{value:?}").into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn line(fields: Value) -> Value {
+        let Value::Object(fields) = fields else {
+            panic!("fields are an object")
+        };
+        Value::Object(Seen(fields).line("2026-01-01T00:00:00.000Z".into()))
+    }
+
+    #[test]
+    fn a_read_lists_whom_it_served() {
+        let read = json!({"action": "read", "request_id": "r", "identity": "i", "key": "k", "version": "v",
+            "subscribers": "shop/db shop/cart"});
+        assert_eq!(
+            line(read),
+            json!({"time": "2026-01-01T00:00:00.000Z", "action": "read", "request_id": "r", "identity": "i",
+                "key": "k", "version": "v", "subscribers": ["shop/db", "shop/cart"]})
+        );
+    }
+
+    #[test]
+    fn what_was_not_agreed_on_is_withheld_and_what_lacks_is_named() {
+        let line = line(
+            json!({"action": "delete", "external_secret": "a/b", "reason": "SecretNotFound",
+            "value": "canary", "message": "canary"}),
+        );
+        assert!(!line.to_string().contains("canary"));
+        assert_eq!(line["withheld"], json!(["message", "value"]));
+        assert_eq!(line["missing"], json!(["secret"]));
+    }
+
+    #[test]
+    fn an_unknown_action_says_nothing_of_its_own() {
+        let line = line(json!({"action": "canary", "key": "canary"}));
+        assert_eq!(line["action"], "unknown");
+        assert!(!line.to_string().contains("canary"));
+    }
+
+    #[test]
+    fn times_are_utc_with_milliseconds() {
+        let now = now();
+        assert!(
+            now.ends_with('Z') && now.len() == "2026-01-01T00:00:00.000Z".len(),
+            "{now}"
+        );
+    }
+}

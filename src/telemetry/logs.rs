@@ -1,0 +1,241 @@
+//! What is logged, where and how.
+
+use std::{
+    io::{self, IsTerminal},
+    panic,
+};
+
+use tracing::{Metadata, Subscriber, level_filters::LevelFilter};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, filter_fn},
+    fmt::MakeWriter,
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
+
+use super::{Error, audit};
+
+/// What is logged without a wish of the user's.
+const DEFAULT: &str = "info";
+
+/// How log lines look. The audit log is JSON in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For eyes.
+    Text,
+}
+
+/// Where the logs go and what they hold.
+#[derive(Clone, Debug)]
+pub struct Logs {
+    /// Directives as of `tracing`'s `EnvFilter`, put after the default `info`, within the cap on foreign crates.
+    pub filter: String,
+    /// How lines look.
+    pub format: Format,
+    /// Whether the audit log is written, to stdout.
+    pub audit: bool,
+}
+
+impl Logs {
+    /// Logs to stderr and audits to stdout from now on, for the whole process. A panic is logged by its place alone:
+    /// its message may quote what was being worked on.
+    pub fn install(&self) -> Result<(), Error> {
+        let color = io::stderr().is_terminal();
+        self.subscriber(io::stderr, io::stdout, color)?.try_init()?;
+        panic::set_hook(Box::new(|panic| {
+            let (file, line) = panic
+                .location()
+                .map_or(("unknown", 0), |at| (at.file(), at.line()));
+            tracing::error!(file, line, "a panic");
+        }));
+        Ok(())
+    }
+
+    fn subscriber<L, A>(
+        &self,
+        log: L,
+        audit: A,
+        color: bool,
+    ) -> Result<impl Subscriber + Send + Sync + 'static, Error>
+    where
+        L: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+        A: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    {
+        let Self {
+            filter,
+            format,
+            audit: audited,
+        } = self;
+        let wanted =
+            EnvFilter::try_new(format!("{DEFAULT},{filter}")).map_err(|_| Error::Filter(filter.clone()))?;
+        let logged = filter_fn(allowed).and(wanted);
+        let audited = audited.then(|| audit::Audit::new(audit).with_filter(filter_fn(audit::is_audit)));
+        Ok(tracing_subscriber::registry()
+            .with(audited)
+            .with(lines(*format, log, color).with_filter(logged)))
+    }
+}
+
+fn lines<S, W>(format: Format, writer: W, color: bool) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    match format {
+        Format::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
+        Format::Text => layer.with_ansi(color).boxed(),
+    }
+}
+
+/// The cap: it holds whatever filter the user sets. Crates below us print requests, answers and credentials: hyper at
+/// trace, kube at debug, kube's client and the SDK even at warn, when an answer cannot be parsed, and the SDK's
+/// orchestrator an earlier error at error. So all but our own code is silent below `error`, the SDK wholly, whose
+/// errors the `aws` room classifies and reports; a list of crates to mistrust would age.
+fn allowed(metadata: &Metadata<'_>) -> bool {
+    !audit::is_audit(metadata) && *metadata.level() <= cap(metadata.target())
+}
+
+fn cap(target: &str) -> LevelFilter {
+    match target.split("::").next() {
+        Some("keyturn") => LevelFilter::TRACE,
+        Some(name) if name.starts_with("aws_") => LevelFilter::OFF,
+        _ => LevelFilter::ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Seek, sync::Arc};
+
+    use super::*;
+
+    /// What `events` leaves in the log and in the audit log.
+    fn written(filter: &str, format: Format, audit: bool, events: impl FnOnce()) -> (String, String) {
+        let (log, trail) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let logs = Logs {
+            filter: filter.into(),
+            format,
+            audit,
+        };
+        let writer = |file: &File| Arc::new(file.try_clone().unwrap());
+        let subscriber = logs.subscriber(writer(&log), writer(&trail), false).unwrap();
+        tracing::subscriber::with_default(subscriber, events);
+        let text = |mut file: File| {
+            file.rewind().unwrap();
+            io::read_to_string(file).unwrap()
+        };
+        (text(log), text(trail))
+    }
+
+    #[test]
+    fn no_filter_lets_a_foreign_crate_print_a_payload() {
+        const CANARY: &str = "canary-4711";
+        macro_rules! all_levels {
+            ($($target:literal)*) => {$(
+                tracing::warn!(target: $target, CANARY);
+                tracing::info!(target: $target, CANARY);
+                tracing::debug!(target: $target, CANARY);
+                tracing::trace!(target: $target, CANARY);
+                let _inside = tracing::info_span!(target: $target, "call", body = CANARY).entered();
+            )*};
+        }
+        for filter in [
+            "trace",
+            "hyper=trace,h2=trace,aws_config=trace,kube_client=trace,keyturn=trace",
+            "aws_smithy_runtime::client=trace",
+            "[call{body=canary-4711}]=trace",
+            "[call]=trace,keyturn_lookalike=trace",
+        ] {
+            for format in [Format::Json, Format::Text] {
+                let (log, trail) = written(filter, format, true, || {
+                    all_levels!("hyper::proto::h1" "h2::codec" "hyper_util" "hyper_rustls" "rustls::client" "tower"
+                        "tower_http" "aws_smithy_runtime::client" "aws_smithy_http" "aws_sdk_secretsmanager"
+                        "aws_sdk_sts" "aws_config" "aws_runtime" "aws_sigv4" "kube_client::client" "kube_runtime"
+                        "keyturn_lookalike" "auditor" "a_crate_of_tomorrow");
+                    tracing::error!("the end");
+                });
+                assert!(log.contains("the end"), "{filter}: {log}");
+                assert!(!log.contains(CANARY), "{filter}: {log}");
+                assert_eq!(trail, "");
+            }
+        }
+    }
+
+    #[test]
+    fn our_own_code_is_logged_at_the_level_asked_for() {
+        let events = || {
+            tracing::trace!(target: "keyturn::track", "fine");
+            tracing::info!(target: "keyturn::track", "coarse");
+            tracing::error!(target: "hyper", "broken");
+        };
+        let (log, _) = written("", Format::Text, true, events);
+        assert!(
+            !log.contains("fine") && log.contains("coarse") && log.contains("broken"),
+            "{log}"
+        );
+        let (log, _) = written("keyturn::track=trace", Format::Text, true, events);
+        assert!(log.contains("fine") && log.contains("coarse"), "{log}");
+        let (log, _) = written("off", Format::Text, true, events);
+        assert_eq!(log, "");
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_understood_is_refused() {
+        let logs = Logs {
+            filter: "keyturn=loud".into(),
+            format: Format::Json,
+            audit: true,
+        };
+        assert!(matches!(
+            logs.subscriber(io::sink, io::sink, false),
+            Err(Error::Filter(_))
+        ));
+    }
+
+    #[test]
+    fn the_audit_log_is_apart_and_json_in_any_format_and_at_any_filter() {
+        for (format, filter) in [(Format::Json, "trace"), (Format::Text, ""), (Format::Text, "off")] {
+            let event = || tracing::info!(target: "audit", action = "token", service_account = "a/b", audiences = "c");
+            let (log, trail) = written(filter, format, true, event);
+            assert_eq!(log, "");
+            let line: serde_json::Value = serde_json::from_str(&trail).unwrap();
+            assert_eq!(line["action"], "token");
+            let (log, trail) = written(filter, format, false, event);
+            assert_eq!((log.as_str(), trail.as_str()), ("", ""), "switched off");
+        }
+    }
+
+    #[test]
+    fn a_line_in_json_is_one_object() {
+        let (log, _) = written(
+            "",
+            Format::Json,
+            true,
+            || tracing::info!(target: "keyturn", key = "a\nb", "said"),
+        );
+        let line: serde_json::Value = serde_json::from_str(&log).unwrap();
+        assert_eq!(
+            (line["key"].as_str(), line["message"].as_str()),
+            (Some("a\nb"), Some("said"))
+        );
+    }
+
+    #[test]
+    fn the_cap_knows_whole_names_only() {
+        for (target, level) in [
+            ("keyturn", LevelFilter::TRACE),
+            ("keyturn::aws::read", LevelFilter::TRACE),
+            ("keyturn_x", LevelFilter::ERROR),
+            ("aws_smithy_runtime_api::client", LevelFilter::OFF),
+            ("", LevelFilter::ERROR),
+        ] {
+            assert_eq!(cap(target), level, "{target}");
+        }
+    }
+}
