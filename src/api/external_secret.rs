@@ -96,6 +96,7 @@ pub struct ExternalSecretSpec {
 
 /// When AWS is asked again.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
 pub enum RefreshPolicy {
     /// Every `refreshInterval`, and when the object changes.
     #[default]
@@ -129,6 +130,7 @@ impl StoreRef {
 #[derive(
     JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
+#[schemars(description = "")]
 pub enum StoreKind {
     /// For its own namespace.
     #[default]
@@ -205,6 +207,7 @@ impl CreationPolicy {
 
 /// What is done when a secret in AWS is gone.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
 pub enum DeletionPolicy {
     /// The last good Secret stays.
     #[default]

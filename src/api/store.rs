@@ -220,6 +220,7 @@ pub enum Service {
 
 /// How changes are found.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
 pub enum ChangeDetection {
     /// By the cheapest call that keeps the refresh interval.
     #[default]
