@@ -1,7 +1,43 @@
 //! What users write and what every room calls by the same name. No IO.
+//!
+//! The kinds and their schemas, what their fields mean when they are left out, the words of status, conditions and
+//! events, the names of labels and annotations, the tokens that annotations hold, and which keys a store lets read.
 
+pub mod allowed;
+pub mod arn;
+pub mod crds;
+pub mod external_secret;
+pub mod interval;
+pub mod names;
 pub mod object;
+pub mod reason;
+mod refused;
 pub mod remote;
+mod schema;
+pub mod status;
+pub mod store;
+pub mod token;
+pub mod validate;
 
+pub use allowed::AllowedKeys;
+pub use arn::SecretArn;
+pub use crds::{crds, to_yaml};
+pub use external_secret::{
+    CreationPolicy, DataEntry, DataFromEntry, DeletionPolicy, Entry, EntryPath, ExternalSecret,
+    ExternalSecretSpec, RefreshPolicy, RemoteRef, StoreKind, StoreRef, Target,
+};
+pub use interval::Interval;
 pub use object::ObjectKey;
+pub use reason::{ConditionType, EventReason, Reason, Status};
 pub use remote::{Selector, SourceId, VersionId};
+pub use status::{
+    Capabilities, ExternalSecretStatus, RestartException, RestartStatus, RotationStatus, SourceStatus,
+    StoreStatus, TargetStatus,
+};
+pub use store::{
+    Auth, AwsProvider, ChangeDetection, ClusterSecretStore, ClusterSecretStoreSpec, JwtAuth, KeyAuth,
+    Provider, SecretKeyRef, SecretStore, SecretStoreSpec, Service, ServiceAccountRef, StoreCondition,
+    StoreSpec,
+};
+pub use token::{Token, TokenKey};
+pub use validate::Invalid;

@@ -1,0 +1,165 @@
+//! Names of labels, annotations and field managers, and which of them are whose.
+
+use super::{ObjectKey, token::digest};
+
+/// The API group.
+pub const GROUP: &str = "keyturn.dev";
+/// The group and version, as `apiVersion` holds them.
+pub const API_VERSION: &str = "keyturn.dev/v1";
+/// On every Secret that we write, with the value `true`.
+pub const MANAGED_LABEL: &str = "keyturn.dev/managed";
+/// On ConfigMaps and Secrets whose change wakes the ExternalSecrets that name them.
+pub const WATCH_LABEL: &str = "keyturn.dev/watch";
+/// The field manager of Secrets that are wholly ours, and of their part of the status.
+pub const SYNC_MANAGER: &str = "keyturn-sync";
+/// The field manager of restarts and their part of the status.
+pub const RESTART_MANAGER: &str = "keyturn-restart";
+/// The type of a Secret that names none.
+pub const OPAQUE: &str = "Opaque";
+/// The Secret with the key of the tokens, in the operator's namespace.
+pub const TOKEN_KEY_SECRET: &str = "keyturn-token-key";
+/// The types of Secrets that grant rights or hold a release: never written, never taken over.
+pub const PRIVILEGED_SECRET_TYPES: [&str; 3] = [
+    "kubernetes.io/service-account-token",
+    "bootstrap.kubernetes.io/token",
+    "helm.sh/release.v1",
+];
+
+/// Annotations, by who writes them.
+pub mod annotation {
+    /// On a Secret: the name of the ExternalSecret that it is made for.
+    pub const OWNER: &str = "keyturn.dev/owner";
+    /// On a Secret: the keyed token of its content.
+    pub const CONTENT: &str = "keyturn.dev/content";
+    /// On a Secret: the keyed token of what it was made from besides values.
+    pub const INPUTS: &str = "keyturn.dev/inputs";
+    /// On a Secret: the versions that it was made from, JSON from [`remote_hash`](crate::api::token::remote_hash) to id.
+    pub const VERSIONS: &str = "keyturn.dev/versions";
+    /// The most that [`VERSIONS`] may hold, in bytes.
+    pub const VERSIONS_LIMIT: usize = 64 * 1024;
+    /// On a Secret: the keyed token that pods must hold.
+    pub const ROLLOUT: &str = "keyturn.dev/rollout";
+    /// On a Secret: the API server's time when [`ROLLOUT`] last changed, RFC 3339.
+    pub const CHANGED_AT: &str = "keyturn.dev/changed-at";
+    /// On a Secret: the keyed token of the user name in it.
+    pub const USER: &str = "keyturn.dev/user";
+    /// By users, on a Secret: the ExternalSecret that may take it over.
+    pub const ADOPT: &str = "keyturn.dev/adopt";
+    /// By users, on an ExternalSecret: a new value asks for a read now.
+    pub const REFRESH: &str = "keyturn.dev/refresh";
+    /// By users, on an ExternalSecret, a store or a Namespace: nothing is read or written until then, RFC 3339.
+    pub const SUSPEND_SYNC_UNTIL: &str = "keyturn.dev/suspend-sync-until";
+    /// By EKS users, on a ServiceAccount: the role that its token assumes.
+    pub const IRSA_ROLE: &str = "eks.amazonaws.com/role-arn";
+    /// By EKS users, on a ServiceAccount: the audience of its token.
+    pub const IRSA_AUDIENCE: &str = "eks.amazonaws.com/audience";
+}
+
+/// Domains whose labels and annotations speak to another tool or to us. A Secret that carried them would be taken for
+/// that tool's own object, and pruned by it.
+const NEVER_COPIED: [&str; 5] = [
+    "kubectl.kubernetes.io",
+    GROUP,
+    "argocd.argoproj.io",
+    "meta.helm.sh",
+    "helm.sh",
+];
+/// The same, for all domains below these.
+const NEVER_COPIED_BELOW: [&str; 2] = [GROUP, "toolkit.fluxcd.io"];
+/// The same, for single names.
+const NEVER_COPIED_NAMES: [&str; 2] = ["app.kubernetes.io/instance", "app.kubernetes.io/managed-by"];
+
+/// Whether the label or annotation `name` of an ExternalSecret is carried over to its Secret.
+pub fn is_copied(name: &str) -> bool {
+    let domain = domain(name);
+    !(NEVER_COPIED.contains(&domain)
+        || NEVER_COPIED_BELOW.iter().any(|parent| is_below(domain, parent))
+        || NEVER_COPIED_NAMES.contains(&name))
+}
+
+/// Whether no template may write the label or annotation `name`.
+pub fn is_reserved(name: &str) -> bool {
+    let domain = domain(name);
+    domain == GROUP
+        || is_below(domain, GROUP)
+        || domain == "meta.helm.sh"
+        || name.starts_with("kubernetes.io/service-account.")
+}
+
+/// The field manager of an ExternalSecret that shares its Secret: one each, since an apply removes what its manager no
+/// longer names.
+pub fn field_manager(external_secret: &ObjectKey) -> String {
+    let ObjectKey { namespace, name } = external_secret;
+    format!("keyturn-{}", digest([namespace.as_bytes(), name.as_bytes()]))
+}
+
+fn domain(name: &str) -> &str {
+    name.split_once('/').map_or("", |(domain, _)| domain)
+}
+
+fn is_below(domain: &str, parent: &str) -> bool {
+    domain
+        .strip_suffix(parent)
+        .is_some_and(|rest| rest.ends_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_speaks_to_another_tool_is_not_copied() {
+        for name in [
+            "kubectl.kubernetes.io/last-applied-configuration",
+            "keyturn.dev/refresh",
+            "restart.keyturn.dev/0123456789abcdef",
+            "argocd.argoproj.io/tracking-id",
+            "kustomize.toolkit.fluxcd.io/name",
+            "helm.toolkit.fluxcd.io/name",
+            "meta.helm.sh/release-name",
+            "helm.sh/chart",
+            "app.kubernetes.io/instance",
+            "app.kubernetes.io/managed-by",
+        ] {
+            assert!(!is_copied(name), "{name}");
+        }
+        for name in [
+            "app",
+            "team",
+            "app.kubernetes.io/name",
+            "reloader.stakater.com/match",
+            "notkeyturn.dev/x",
+            "example.com/keyturn.dev",
+            "keyturn.dev",
+        ] {
+            assert!(is_copied(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn templates_may_not_name_what_carries_authority() {
+        for name in [
+            "keyturn.dev/owner",
+            "restart.keyturn.dev/x",
+            "meta.helm.sh/release-name",
+            "kubernetes.io/service-account.name",
+        ] {
+            assert!(is_reserved(name), "{name}");
+        }
+        for name in [
+            "app",
+            "example.com/owner",
+            "kubernetes.io/description",
+            "helm.sh/chart",
+        ] {
+            assert!(!is_reserved(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn field_managers_tell_objects_apart_and_are_short() {
+        let manager = |namespace: &str, name: &str| field_manager(&ObjectKey::new(namespace, name));
+        assert_ne!(manager("a", "b-c"), manager("a-b", "c"));
+        assert_eq!(manager(&"n".repeat(63), &"e".repeat(253)).len(), 24);
+    }
+}

@@ -1,0 +1,255 @@
+//! What the API server refuses, each with a sentence that says what to do instead.
+//!
+//! A field of External Secrets Operator's that is not declared would be pruned in silence, or make strict clients refuse
+//! the whole manifest with words that help nobody.
+
+use schemars::Schema;
+
+use super::schema::{Shape, field_rule, only, refuse, rule};
+
+/// `spec` of an ExternalSecret.
+pub(super) fn external_secret(schema: &mut Schema) {
+    rule(
+        schema,
+        "has(self.data) && self.data.size() > 0 || has(self.dataFrom) && self.dataFrom.size() > 0",
+        "data and dataFrom are both empty: name at least one remote secret in one of them",
+    );
+    refuse(
+        schema,
+        "rotation",
+        Shape::Object,
+        "this version writes the Secret when a rotation ends and does not judge rotations yet; remove the field",
+    );
+    refuse(
+        schema,
+        "restart",
+        Shape::Object,
+        "this version does not restart workloads yet; remove the field and let a reloader watch the Secret",
+    );
+    refuse(
+        schema,
+        "syncWindows",
+        Shape::Object,
+        "the Secret follows AWS at any time; remove the field, or hold it with the annotation keyturn.dev/suspend-sync-until",
+    );
+}
+
+/// `target`.
+pub(super) fn target(schema: &mut Schema) {
+    refuse(
+        schema,
+        "template",
+        Shape::Object,
+        "this version does not render templates yet; store the value in AWS in the form that is needed",
+    );
+    refuse(
+        schema,
+        "manifest",
+        Shape::Object,
+        "only Secrets are written; remove the field and copy from the Secret what other kinds need",
+    );
+    field_rule(
+        schema,
+        "creationPolicy",
+        "!(self in ['Merge', 'CreateOrMerge'])",
+        "this version writes whole Secrets only, Merge and CreateOrMerge come later: use Owner or Orphan with a Secret of its \
+         own, and mount both",
+    );
+    field_rule(
+        schema,
+        "creationPolicy",
+        "self in ['Owner', 'Orphan', 'None', 'Merge', 'CreateOrMerge']",
+        "creationPolicy must be Owner, Orphan or None",
+    );
+    rule(
+        schema,
+        "!(has(self.deletionPolicy) && self.deletionPolicy == 'Delete' && has(self.creationPolicy) && self.creationPolicy \
+         in ['Orphan', 'None'])",
+        "deletionPolicy Delete needs creationPolicy Owner: a Secret that is not owned is never deleted; use Retain or Merge",
+    );
+    rule(
+        schema,
+        "!(has(self.deletionPolicy) && self.deletionPolicy == 'Merge' && has(self.creationPolicy) && self.creationPolicy == \
+         'None')",
+        "deletionPolicy Merge needs a Secret, and creationPolicy None writes none: use Retain",
+    );
+    rule(
+        schema,
+        "!(has(self.creationPolicy) && self.creationPolicy == 'None' && (has(self.immutable) && self.immutable || \
+         has(self.adoptExisting) && self.adoptExisting))",
+        "immutable and adoptExisting need a Secret, and creationPolicy None writes none: remove them",
+    );
+}
+
+/// An entry of `data`.
+pub(super) fn data_entry(schema: &mut Schema) {
+    field_rule(
+        schema,
+        "secretKey",
+        "self != '.' && !self.startsWith('..')",
+        "secretKey must not be . nor start with .. since Kubernetes refuses such keys: choose another name",
+    );
+    refuse(
+        schema,
+        "sourceRef",
+        Shape::Object,
+        "this version reads all entries through secretStoreRef; make one ExternalSecret for each store",
+    );
+}
+
+/// An entry of `dataFrom`.
+pub(super) fn data_from_entry(schema: &mut Schema) {
+    rule(
+        schema,
+        "has(self.extract) || has(self.find) || has(self.sourceRef)",
+        "an entry of dataFrom needs extract: name the remote secret whose members become keys",
+    );
+    refuse(
+        schema,
+        "find",
+        Shape::Object,
+        "this version does not search for secrets yet; name each one in data or in dataFrom[].extract",
+    );
+    refuse(
+        schema,
+        "rewrite",
+        Shape::Objects,
+        "this version does not rename keys yet; name each one in data with the secretKey that is wanted",
+    );
+    refuse(
+        schema,
+        "sourceRef",
+        Shape::Object,
+        "this version reads all entries through secretStoreRef and has no generators; make one ExternalSecret for each store",
+    );
+}
+
+/// A remote reference: `remoteRef` and `extract`.
+pub(super) fn remote_ref(schema: &mut Schema) {
+    only(
+        schema,
+        "metadataPolicy",
+        "None",
+        "this version reads values, not tags; copy what is needed into the value",
+    );
+    only(
+        schema,
+        "decodingStrategy",
+        "None",
+        "this version does not decode yet; store the value in AWS decoded, binary values are kept as they are",
+    );
+    only(
+        schema,
+        "conversionStrategy",
+        "Default",
+        "in keys made by extract each character that Kubernetes refuses becomes _; name other keys in data",
+    );
+    only(
+        schema,
+        "nullBytePolicy",
+        "Ignore",
+        "values are kept as they are; check them where they are used",
+    );
+}
+
+/// What both kinds of stores share.
+pub(super) fn store(schema: &mut Schema) {
+    refuse(
+        schema,
+        "controller",
+        Shape::Text,
+        "every store of this API group is Keyturn's; remove the field",
+    );
+    refuse(
+        schema,
+        "retrySettings",
+        Shape::Object,
+        "retries back off by themselves and adapt to throttling; remove the field",
+    );
+    refuse(
+        schema,
+        "refreshInterval",
+        Shape::NumberOrText,
+        "the identity is proved when the store changes and when credentials are renewed; remove the field",
+    );
+}
+
+/// `spec` of a SecretStore.
+pub(super) fn namespaced_store(schema: &mut Schema) {
+    rule(
+        schema,
+        "!has(self.conditions)",
+        "conditions are for a ClusterSecretStore: a SecretStore serves its own namespace only; remove them",
+    );
+}
+
+/// `provider.aws`.
+pub(super) fn aws(schema: &mut Schema) {
+    field_rule(
+        schema,
+        "service",
+        "self == 'SecretsManager'",
+        "service must be SecretsManager: this version reads no parameters of Systems Manager and no certificates; copy them \
+         into Secrets Manager",
+    );
+    refuse(
+        schema,
+        "additionalRoles",
+        Shape::Texts,
+        "this version assumes one role; let the trust policy of role admit the base identity directly",
+    );
+    refuse(
+        schema,
+        "sessionTags",
+        Shape::Objects,
+        "this version tags no sessions; use one role for each tenant instead of conditions on tags",
+    );
+    refuse(
+        schema,
+        "transitiveTagKeys",
+        Shape::Texts,
+        "this version tags no sessions; remove the field",
+    );
+    only(
+        schema,
+        "sessionTagsPolicy",
+        "None",
+        "this version tags no sessions; use one role for each tenant instead of conditions on tags",
+    );
+    refuse(
+        schema,
+        "customSessionTags",
+        Shape::Objects,
+        "this version tags no sessions; use one role for each tenant instead of conditions on tags",
+    );
+    refuse(
+        schema,
+        "secretsManager",
+        Shape::Object,
+        "it only concerns deleting from AWS, and Keyturn never writes there; remove the field",
+    );
+    refuse(
+        schema,
+        "events",
+        Shape::Object,
+        "this version reads no events; set a shorter refreshInterval where changes must arrive sooner",
+    );
+}
+
+/// `auth`.
+pub(super) fn auth(schema: &mut Schema) {
+    rule(
+        schema,
+        "has(self.jwt) != has(self.secretRef)",
+        "auth needs either jwt or secretRef: set one, or remove auth to read as the operator",
+    );
+}
+
+/// An entry of a store's `conditions`.
+pub(super) fn condition(schema: &mut Schema) {
+    rule(
+        schema,
+        "has(self.namespaceSelector) || has(self.namespaces) || has(self.namespaceRegexes)",
+        "a condition needs namespaceSelector, namespaces or namespaceRegexes: an empty one admits nobody",
+    );
+}

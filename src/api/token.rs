@@ -1,0 +1,239 @@
+//! Tokens: what annotations and the status tell of content without telling the content.
+//!
+//! A token is the first half of an HMAC-SHA256, as 32 hex digits. Without the key it neither lets a guess of the content
+//! be checked nor shows that two Secrets hold the same.
+
+use std::{collections::BTreeMap, fmt};
+
+use aws_lc_rs::{digest as sha2, hmac};
+use k8s_openapi::ByteString;
+use serde::Serialize;
+
+use super::{ObjectKey, Selector, StoreKind};
+
+/// How many bytes of an HMAC a token keeps: 128 bits, out of reach of any search.
+const KEPT: usize = 16;
+
+/// The key of all tokens of a cluster. AWS-LC wipes it from memory when it is dropped.
+#[derive(Clone)]
+pub struct TokenKey(hmac::Key);
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenKey")
+    }
+}
+
+/// A keyed digest, as 32 hex digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Token(Box<str>);
+
+impl Token {
+    /// The hex digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Token> for Box<str> {
+    fn from(token: Token) -> Self {
+        token.0
+    }
+}
+
+impl From<Token> for String {
+    fn from(token: Token) -> Self {
+        token.0.into_string()
+    }
+}
+
+impl TokenKey {
+    /// From 32 random bytes.
+    pub fn new(bytes: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    }
+
+    /// Of the whole content of a Secret.
+    pub fn content(&self, secret: &ObjectKey, type_: &str, data: &BTreeMap<String, ByteString>) -> Token {
+        let mut token = self.start("content", secret);
+        token.part(type_.as_bytes());
+        token.data(data);
+        token.end()
+    }
+
+    /// Of what a Secret is made from besides values, in the order given.
+    pub fn inputs<P: AsRef<[u8]>>(&self, secret: &ObjectKey, parts: impl IntoIterator<Item = P>) -> Token {
+        let mut token = self.start("inputs", secret);
+        for part in parts {
+            token.part(part.as_ref());
+        }
+        token.end()
+    }
+
+    /// Of the content that pods must hold: all of it, or the keys whose change restarts them.
+    pub fn rollout(&self, secret: &ObjectKey, data: &BTreeMap<String, ByteString>) -> Token {
+        let mut token = self.start("rollout", secret);
+        token.data(data);
+        token.end()
+    }
+
+    /// Of the user name in a credential.
+    pub fn user(&self, secret: &ObjectKey, username: &str) -> Token {
+        let mut token = self.start("user", secret);
+        token.part(username.as_bytes());
+        token.end()
+    }
+
+    fn start(&self, purpose: &str, secret: &ObjectKey) -> Hashing {
+        let mut token = Hashing(hmac::Context::with_key(&self.0));
+        token.part(purpose.as_bytes());
+        token.part(secret.namespace.as_bytes());
+        token.part(secret.name.as_bytes());
+        token
+    }
+}
+
+/// A token in the making. Each part is preceded by its length, so that no two lists of parts look alike.
+struct Hashing(hmac::Context);
+
+impl Hashing {
+    fn part(&mut self, bytes: &[u8]) {
+        self.0.update(&length(bytes));
+        self.0.update(bytes);
+    }
+
+    fn data(&mut self, data: &BTreeMap<String, ByteString>) {
+        for (key, ByteString(value)) in data {
+            self.part(key.as_bytes());
+            self.part(value);
+        }
+    }
+
+    fn end(self) -> Token {
+        Token(hex(self.0.sign().as_ref().iter().take(KEPT)).into_boxed_str())
+    }
+}
+
+/// The key of a remote secret in `keyturn.dev/versions`: 16 hex digits of its store, its key and the stage or version
+/// that is wanted, since one ExternalSecret may read two stages of one secret.
+pub fn remote_hash(kind: StoreKind, store: &str, key: &str, selector: &Selector) -> String {
+    digest([
+        kind.as_str().as_bytes(),
+        store.as_bytes(),
+        key.as_bytes(),
+        selector.to_string().as_bytes(),
+    ])
+}
+
+/// Eight bytes of a SHA-256 of parts that are no secrets, as 16 hex digits.
+pub(super) fn digest<const N: usize>(parts: [&[u8]; N]) -> String {
+    let mut hash = sha2::Context::new(&sha2::SHA256);
+    for part in parts {
+        hash.update(&length(part));
+        hash.update(part);
+    }
+    hex(hash.finish().as_ref().iter().take(8))
+}
+
+fn length(bytes: &[u8]) -> [u8; 8] {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes()
+}
+
+fn hex<'a>(bytes: impl Iterator<Item = &'a u8>) -> String {
+    bytes
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|nibble| char::from_digit(nibble.into(), 16))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> TokenKey {
+        TokenKey::new(&[7; 32])
+    }
+
+    fn data(pairs: &[(&str, &str)]) -> BTreeMap<String, ByteString> {
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec())))
+            .collect()
+    }
+
+    #[test]
+    fn tokens_are_32_hex_digits_and_repeat() {
+        let secret = ObjectKey::new("shop", "db");
+        let token = key().content(&secret, "Opaque", &data(&[("a", "1")]));
+        assert_eq!(token.as_str().len(), 32);
+        assert!(
+            token
+                .as_str()
+                .bytes()
+                .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+        );
+        assert_eq!(token, key().content(&secret, "Opaque", &data(&[("a", "1")])));
+    }
+
+    #[test]
+    fn whatever_differs_gives_another_token() {
+        let (shop, other) = (ObjectKey::new("shop", "db"), ObjectKey::new("other", "db"));
+        let one = data(&[("a", "1")]);
+        let tokens = [
+            key().content(&shop, "Opaque", &one),
+            key().content(&other, "Opaque", &one),
+            key().content(&ObjectKey::new("shop", "db2"), "Opaque", &one),
+            key().content(&ObjectKey::new("shopd", "b"), "Opaque", &one),
+            key().content(&shop, "kubernetes.io/tls", &one),
+            key().content(&shop, "Opaque", &data(&[("a", "2")])),
+            key().content(&shop, "Opaque", &data(&[("a1", "")])),
+            key().content(&shop, "Opaque", &data(&[("a", "1"), ("b", "")])),
+            key().content(&shop, "Opaque", &data(&[])),
+            key().rollout(&shop, &one),
+            key().user(&shop, "1"),
+            key().inputs(&shop, ["a", "1"]),
+            key().inputs(&shop, ["a1"]),
+            TokenKey::new(&[8; 32]).content(&shop, "Opaque", &one),
+        ];
+        for (i, a) in tokens.iter().enumerate() {
+            for (j, b) in tokens.iter().enumerate() {
+                assert_eq!(i == j, a == b, "{i} {j}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_key_prints_nothing() {
+        assert_eq!(
+            format!("{:?}", TokenKey::new(b"0123456789abcdef0123456789abcdef")),
+            "TokenKey"
+        );
+    }
+
+    #[test]
+    fn remotes_are_told_apart_by_store_key_and_stage() {
+        let current = Selector::parse(None);
+        let hash = remote_hash(StoreKind::SecretStore, "aws", "prod/db", &current);
+        assert_eq!(hash.len(), 16);
+        for other in [
+            remote_hash(StoreKind::ClusterSecretStore, "aws", "prod/db", &current),
+            remote_hash(StoreKind::SecretStore, "awsp", "rod/db", &current),
+            remote_hash(StoreKind::SecretStore, "aws", "prod/db2", &current),
+            remote_hash(
+                StoreKind::SecretStore,
+                "aws",
+                "prod/db",
+                &Selector::parse(Some("AWSPREVIOUS")),
+            ),
+        ] {
+            assert_ne!(hash, other);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What the API server's rules cannot check, or might not have checked: the operator may run beside an older CRD.
+
+use std::collections::BTreeSet;
+
+use regex::Regex;
+
+use super::{
+    allowed::AllowedKeys,
+    external_secret::{CreationPolicy, DeletionPolicy, EntryPath, ExternalSecretSpec, RemoteRef},
+    interval::Interval,
+    store::{Auth, StoreSpec},
+};
+
+/// A spec that cannot be followed. Neither part quotes a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path} {message}")]
+pub struct Invalid {
+    /// The field, as `spec.data[3].secretKey`.
+    pub path: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// Whose a store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreScope<'a> {
+    /// A SecretStore of this namespace.
+    Namespace {
+        /// Its namespace.
+        namespace: &'a str,
+        /// Whether it may read as the operator itself.
+        operator_identity: bool,
+    },
+    /// A ClusterSecretStore.
+    Cluster,
+}
+
+fn invalid(path: impl Into<String>, message: impl Into<String>) -> Invalid {
+    Invalid {
+        path: path.into(),
+        message: message.into(),
+    }
+}
+
+impl ExternalSecretSpec {
+    /// The first thing that is wrong, if any.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        if self.entries().next().is_none() {
+            return Err(invalid(
+                "spec",
+                "names no remote secret: name at least one in data or in dataFrom[].extract",
+            ));
+        }
+        Interval::parse(self.refresh_interval.as_deref(), std::time::Duration::ZERO)
+            .map_err(|bad| invalid("spec.refreshInterval", bad.to_string()))?;
+        self.validate_policies()?;
+        let mut keys = BTreeSet::new();
+        for entry in self.entries() {
+            let (secret_key_path, remote_path) = match entry.path {
+                EntryPath::Data(index) => (
+                    format!("spec.data[{index}].secretKey"),
+                    format!("spec.data[{index}].remoteRef"),
+                ),
+                EntryPath::Extract(index) => (String::new(), format!("spec.dataFrom[{index}].extract")),
+            };
+            if let Some(key) = entry.secret_key {
+                if !is_secret_key(key) {
+                    return Err(invalid(
+                        secret_key_path,
+                        "is no key that Kubernetes accepts: use at most 253 letters, digits, -, _ and ., not . alone, not .. \
+                         at the start",
+                    ));
+                }
+                if !keys.insert(key) {
+                    return Err(invalid(
+                        secret_key_path,
+                        "is the key of an earlier entry too: give each entry its own, or remove one",
+                    ));
+                }
+            }
+            validate_remote(&remote_path, entry.remote)?;
+        }
+        for (index, entry) in self.data_from.iter().flatten().enumerate() {
+            if entry.extract.is_none() {
+                return Err(invalid(
+                    format!("spec.dataFrom[{index}]"),
+                    "has no extract: name the remote secret whose members become keys",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_policies(&self) -> Result<(), Invalid> {
+        match (self.creation_policy(), self.deletion_policy()) {
+            (CreationPolicy::Orphan | CreationPolicy::None, DeletionPolicy::Delete) => Err(invalid(
+                "spec.target.deletionPolicy",
+                "Delete needs creationPolicy Owner: a Secret that is not owned is never deleted; use Retain or Merge",
+            )),
+            (CreationPolicy::None, DeletionPolicy::Merge) => Err(invalid(
+                "spec.target.deletionPolicy",
+                "Merge needs a Secret, and creationPolicy None writes none: use Retain",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether the API server accepts `key` as a key of a Secret's data.
+pub fn is_secret_key(key: &str) -> bool {
+    (1..=253).contains(&key.len())
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && key != "."
+        && !key.starts_with("..")
+}
+
+fn validate_remote(path: &str, remote: &RemoteRef) -> Result<(), Invalid> {
+    if remote.key.trim().is_empty() {
+        return Err(invalid(format!("{path}.key"), "is empty: name a secret"));
+    }
+    if remote.version.as_deref() == Some("uuid/") {
+        return Err(invalid(
+            format!("{path}.version"),
+            "has no version id after uuid/: add it, or name a staging label",
+        ));
+    }
+    if remote.property().is_some_and(is_query) {
+        return Err(invalid(
+            format!("{path}.property"),
+            "is a query: this version follows member names joined by dots, without wildcards, # or modifiers",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a property uses more of gjson's language than names and dots.
+fn is_query(property: &str) -> bool {
+    property.contains(['*', '?', '|', '\\'])
+        || property
+            .split('.')
+            .any(|part| part.starts_with(['#', '@', '!', '{', '[']))
+}
+
+impl StoreSpec {
+    /// The first thing that is wrong, if any.
+    pub fn validate(&self, scope: StoreScope<'_>) -> Result<(), Invalid> {
+        // The namespace has no part in whether a pattern is well formed.
+        AllowedKeys::new(self.allowed_keys.as_deref(), "any").map_err(|bad| {
+            invalid(
+                format!("spec.allowedKeys[{}]", bad.0),
+                "has braces around something else than namespace, or is too long: correct it",
+            )
+        })?;
+        for (index, condition) in self.conditions().iter().enumerate() {
+            for (i, regex) in condition.namespace_regexes.iter().flatten().enumerate() {
+                if Regex::new(regex).is_err() {
+                    let path = format!("spec.conditions[{index}].namespaceRegexes[{i}]");
+                    return Err(invalid(path, "is not a regular expression: correct it"));
+                }
+            }
+        }
+        let auth = self.aws().auth.as_ref();
+        if let Some(Auth { jwt, secret_ref }) = auth
+            && jwt.is_some() == secret_ref.is_some()
+        {
+            return Err(invalid(
+                "spec.provider.aws.auth",
+                "needs either jwt or secretRef: set one, or remove auth",
+            ));
+        }
+        let StoreScope::Namespace {
+            namespace,
+            operator_identity,
+        } = scope
+        else {
+            return Ok(());
+        };
+        if self.conditions.is_some() {
+            return Err(invalid(
+                "spec.conditions",
+                "are for a ClusterSecretStore: remove them",
+            ));
+        }
+        let Some(auth) = auth else {
+            return if operator_identity {
+                Ok(())
+            } else {
+                Err(invalid(
+                    "spec.provider.aws.auth",
+                    "is missing, and a SecretStore may not read as the operator: set auth.jwt with a ServiceAccount of this \
+                     namespace, or use a ClusterSecretStore",
+                ))
+            };
+        };
+        let foreign = auth
+            .namespaces()
+            .find(|(_, named)| named.is_some_and(|named| named != namespace));
+        foreign.map_or(Ok(()), |(path, _)| {
+            Err(invalid(
+                format!("spec.provider.aws.auth.{path}.namespace"),
+                "is another namespace: a SecretStore may name objects of its own only; remove the field",
+            ))
+        })
+    }
+
+    /// Whether the identity depends on the namespace that uses the store: some reference leaves its namespace out.
+    pub fn is_per_namespace(&self) -> bool {
+        self.aws()
+            .auth
+            .as_ref()
+            .is_some_and(|auth| auth.namespaces().any(|(_, named)| named.is_none()))
+    }
+}
+
+impl Auth {
+    /// The namespaces of all references, with their paths.
+    fn namespaces(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
+        let jwt = self.jwt.iter().map(|jwt| {
+            (
+                "jwt.serviceAccountRef",
+                jwt.service_account_ref.namespace.as_deref(),
+            )
+        });
+        let keys = self.secret_ref.iter().flat_map(|keys| {
+            [
+                (
+                    "secretRef.accessKeyIDSecretRef",
+                    Some(&keys.access_key_id_secret_ref),
+                ),
+                (
+                    "secretRef.secretAccessKeySecretRef",
+                    Some(&keys.secret_access_key_secret_ref),
+                ),
+                (
+                    "secretRef.sessionTokenSecretRef",
+                    keys.session_token_secret_ref.as_ref(),
+                ),
+            ]
+            .into_iter()
+            .filter_map(|(path, reference)| Some((path, reference?.namespace.as_deref())))
+        });
+        jwt.chain(keys)
+            .map(|(path, namespace)| (path, namespace.filter(|namespace| !namespace.is_empty())))
+    }
+}
