@@ -384,7 +384,7 @@ fn recorded_rollout<'a>(wanted: &Wanted<'a>) -> Option<&'a str> {
 }
 
 /// RFC 3339 to the second, as the API server writes times.
-fn seconds(now: Timestamp) -> String {
+pub fn seconds(now: Timestamp) -> String {
     now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 

@@ -28,7 +28,7 @@ use crate::{
     cluster::{self, Events, Index, Indexed, Malformed, NamespaceEntry, Observed, SecretEntry, ServerTime, Writer},
     sync::{
         driver::{self, Tracking},
-        entry::{Entry, Refresh, StoreRef, Suspension, carried},
+        entry::{Entry, Refresh, Suspension, carried},
         events,
         metrics::Metrics,
         pace::Pace,
@@ -115,6 +115,10 @@ struct Memory {
     refused: Option<String>,
     /// The Secret as our last write left it, and when, until the watch shows it or a later one.
     written: Option<(Duration, ObjectKey, SecretEntry)>,
+    /// The uid and revision that the last pass saw.
+    seen: Option<(Box<str>, u64)>,
+    /// When the first pass wanted something of AWS.
+    wanted_since: Option<Duration>,
     /// The generation that was said to be malformed.
     malformed: Option<i64>,
     /// With creationPolicy None: the inputs and versions that were last read.
@@ -200,6 +204,11 @@ impl Context {
             Some(Indexed::Entry(entry)) => entry,
             Some(Indexed::Malformed(malformed)) => return self.say_malformed(object, &malformed).await,
         };
+        let now = self.clock.now();
+        self.remember(object, |memory| {
+            memory.seen = Some((entry.uid.clone(), entry.revision));
+            memory.wanted_since.get_or_insert(now);
+        });
         match self.suspension(object, &entry) {
             Ok(None) => {}
             Ok(Some((until, by))) => return self.suspend(object, &entry, until, &by).await,
@@ -897,21 +906,55 @@ impl Context {
     }
 
     /// Whether AWS was asked within the promise.
-    pub fn current(&self, object: &ObjectKey, entry: &Entry) -> Verdict {
-        let Refresh::Every(interval) = entry.refresh else {
-            return Verdict::holds(Reason::Checked, "AWS is asked when the object changes or asks for it");
-        };
-        let limit = (interval * 2).max(STALE_FLOOR);
-        let checked = self.tracking.ask(|tracker| tracker.checked(object)).unwrap_or_default();
-        if self.clock.now().saturating_sub(checked) > limit {
-            let message = format!(
-                "AWS has not answered for more than {} minutes, so a change there may not have been seen: the Secret is kept; \
-                 the store's condition and the operator's log say why",
-                limit.as_secs() / 60
-            );
-            return Verdict::fails(Reason::Stale, message);
+    fn current(&self, object: &ObjectKey, entry: &Entry) -> Verdict {
+        match stale_after(entry) {
+            None => Verdict::holds(Reason::Checked, "AWS is asked when the object changes or asks for it"),
+            Some(limit) if self.is_stale(object, entry) => Verdict::fails(
+                Reason::Stale,
+                format!(
+                    "AWS has not answered for more than {} minutes, so a change there may not have been seen; the Secret is \
+                     kept. The condition of the store and the operator's log say why",
+                    limit.as_secs() / 60
+                ),
+            ),
+            Some(_) => Verdict::holds(Reason::Checked, "AWS was asked within the refresh interval"),
         }
-        Verdict::holds(Reason::Checked, "AWS was asked within the refresh interval")
+    }
+
+    /// Whether the last good answer of AWS is older than promised. What was never answered counts from when it was
+    /// first wanted.
+    pub fn is_stale(&self, object: &ObjectKey, entry: &Entry) -> bool {
+        let Some(limit) = stale_after(entry) else { return false };
+        let checked = self.tracking.ask(|tracker| tracker.checked(object));
+        let since = checked.or_else(|| self.memory.lock().get(object).and_then(|memory| memory.wanted_since));
+        since.is_some_and(|since| self.clock.now().saturating_sub(since) > limit)
+    }
+
+    /// Whether an object differs from what its last pass saw, in what passes look at.
+    pub fn is_news(&self, object: &ObjectKey) -> bool {
+        let seen = self.memory.lock().get(object).and_then(|memory| memory.seen.clone());
+        let same = self.objects.with(object, |indexed| {
+            indexed.entry().is_some_and(|entry| seen == Some((entry.uid.clone(), entry.revision)))
+        });
+        same != Some(true)
+    }
+
+    /// Whether the index shows just what our last write left, so that nothing is to be done.
+    pub fn is_own_write(&self, object: &ObjectKey, secret: &ObjectKey) -> bool {
+        let mut memories = self.memory.lock();
+        let Some(memory) = memories.get_mut(object) else { return false };
+        let own = memory.written.as_ref().is_some_and(|(_, key, written)| {
+            key == secret
+                && self.secrets.with(secret, |indexed| {
+                    indexed.entry().is_some_and(|entry| {
+                        entry.content_intact && entry.uid == written.uid && entry.resource_version == written.resource_version
+                    })
+                }) == Some(true)
+        });
+        if own {
+            memory.written = None;
+        }
+        own
     }
 
     /// How soon what a person must mend is looked at again.
@@ -1069,6 +1112,14 @@ impl Context {
 impl Memories {
     fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Memory>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long after the last good answer `Current` ends; `None` for what is not asked again.
+fn stale_after(entry: &Entry) -> Option<Duration> {
+    match entry.refresh {
+        Refresh::Every(interval) => Some((interval * 2).max(STALE_FLOOR)),
+        Refresh::OnChange | Refresh::Once => None,
     }
 }
 

@@ -310,7 +310,7 @@ impl Stores {
             account = self.lock().accounts.get(&id).cloned();
         }
         self.announce(&key, id, policy(&entry.spec, account.clone(), &source.region));
-        Ok(Usable { id, source, account, uid: entry.uid, spec: entry.spec })
+        Ok(Usable { id, source, account, uid: entry.uid.clone(), spec: entry.spec.clone() })
     }
 
     /// Proves an identity that depends on the namespace, once; its account is known afterwards.
