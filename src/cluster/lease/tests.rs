@@ -1,5 +1,7 @@
 //! At most one replica may write, whatever the clocks and the network do.
 
+#![expect(clippy::disallowed_methods, reason = "any instant will do to count from")]
+
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
