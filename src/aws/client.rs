@@ -43,7 +43,8 @@ use super::{
 };
 use crate::api::{ObjectKey, SourceId};
 
-/// Tells which `ExternalSecrets` a secret of a source is read for, by the key as they give it; for the audit log.
+/// Tells which ExternalSecrets want a secret of a source, by the key as they give it: for the audit log of reads that
+/// nobody asked for by name.
 pub type Subscribers = Arc<dyn Fn(SourceId, &Arc<str>) -> Vec<ObjectKey> + Send + Sync>;
 
 /// What this room must be told.
@@ -66,7 +67,7 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 /// A call with all its attempts.
 const OPERATION: Duration = Duration::from_secs(15);
 /// A check at least every 30 s finds its connection still open.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// Calls of one source at a time; with two of them kept for what is fresh.
 const SLOTS: usize = 6;
 const PERIODIC_SLOTS: usize = 4;
@@ -100,11 +101,11 @@ impl Ground {
             .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
             .with_timeout_config(timeouts())
             .with_retry_config(retries());
-        Self::new(sdk, own(&surroundings, instance_metadata))
+        Self::new(&sdk, own(&surroundings, instance_metadata))
     }
 
     /// With these settings, for tests.
-    pub(super) fn new(sdk: SdkConfig, own: SharedCredentialsProvider) -> Self {
+    pub(super) fn new(sdk: &SdkConfig, own: SharedCredentialsProvider) -> Self {
         let mut sdk = sdk
             .to_builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
@@ -239,7 +240,7 @@ pub(super) enum Right {
 }
 
 /// Rights are tried again after a day.
-const FORGET_DENIAL: Duration = Duration::from_secs(24 * 60 * 60);
+const FORGET_DENIAL: Duration = Duration::from_hours(24);
 
 impl Right {
     /// Whether it was denied less than a day ago.

@@ -34,11 +34,11 @@ use super::{
 };
 
 /// How long before their end credentials are refreshed, unless a third of their life is less.
-const EARLY: Duration = Duration::from_secs(5 * 60);
+const EARLY: Duration = Duration::from_mins(5);
 /// Keys in Secrets are read again after this, and no longer used after twice this.
-const STATIC: Duration = Duration::from_secs(5 * 60);
+const STATIC: Duration = Duration::from_mins(5);
 /// Own credentials that name no end are asked for again after this, as AWS's SDKs do.
-const ENDLESS: Duration = Duration::from_secs(15 * 60);
+const ENDLESS: Duration = Duration::from_mins(15);
 /// A session of a role assumed by another role ends after an hour at the latest.
 /// <https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles.html#iam-term-role-chaining>
 const SESSION: i32 = 3600;
@@ -72,7 +72,7 @@ impl Held {
 
     /// A set that ends after `life`.
     fn session(credentials: Credentials, life: Duration) -> Self {
-        Self::new(credentials, life - EARLY.min(life / 3), Some(life))
+        Self::new(credentials, life.saturating_sub(EARLY.min(life / 3)), Some(life))
     }
 
     /// Whether the other holds the same keys, so that what is proven of one is proven of both.
@@ -164,7 +164,7 @@ impl Bank {
         &self,
         operation: &'static str,
         home: &[&str],
-        call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        call: BoxFuture<'static, Result<T, SdkError<E, HttpResponse>>>,
     ) -> Result<T, Cause>
     where
         E: aws_sdk_sts::error::ProvideErrorMetadata + std::error::Error + 'static,
@@ -272,7 +272,11 @@ impl Wallet {
             let sts = self.bank.ground.sts(&self.region, Some(held.credentials.clone()));
             let answer = self
                 .bank
-                .sts("GetCallerIdentity", &[], sts.get_caller_identity().send())
+                .sts(
+                    "GetCallerIdentity",
+                    &[],
+                    Box::pin(sts.get_caller_identity().send()),
+                )
                 .await;
             if answer.as_ref().is_err_and(|cause| cause.class == Class::Identity) {
                 self.refused(&held);
@@ -395,7 +399,7 @@ impl Wallet {
             .tokens
             .service_account(namespace, name)
             .await
-            .map_err(of_kubernetes)?;
+            .map_err(|error| of_kubernetes(&error))?;
         if uid.is_some_and(|uid| *uid != facts.uid) {
             let detail = format!("ServiceAccount {namespace}/{name} was deleted and made again");
             return Err(Cause::new(Class::Identity, detail));
@@ -421,7 +425,7 @@ impl Wallet {
             .tokens
             .token(namespace, name, &wanted)
             .await
-            .map_err(of_kubernetes)?;
+            .map_err(|error| of_kubernetes(&error))?;
         let call = self
             .bank
             .ground
@@ -435,7 +439,7 @@ impl Wallet {
         let home: Vec<_> = account_of(&role).into_iter().collect();
         let answer = self
             .bank
-            .sts("AssumeRoleWithWebIdentity", &home, call)
+            .sts("AssumeRoleWithWebIdentity", &home, Box::pin(call))
             .await
             .map_err(|cause| {
                 let detail = format!(
@@ -447,7 +451,7 @@ impl Wallet {
         self.session(answer.credentials, answer.assumed_role_user)
     }
 
-    async fn assume(&self, parent: &Wallet, role: &Role) -> Result<Held, Cause> {
+    async fn assume(&self, parent: &Self, role: &Role) -> Result<Held, Cause> {
         let with = parent.held().await?;
         let call = self
             .bank
@@ -464,7 +468,7 @@ impl Wallet {
             .into_iter()
             .chain(account.as_deref())
             .collect();
-        let answer = self.bank.sts("AssumeRole", &home, call).await;
+        let answer = self.bank.sts("AssumeRole", &home, Box::pin(call)).await;
         let answer = answer.map_err(|cause| {
             if matches!(cause.code.as_deref(), Some(code) if code != "AccessDenied")
                 && cause.class == Class::Identity
@@ -499,7 +503,7 @@ impl Wallet {
             .tokens
             .secret_key(namespace, name, key)
             .await
-            .map_err(of_kubernetes)?;
+            .map_err(|error| of_kubernetes(&error))?;
         Ok(read.value)
     }
 
@@ -571,7 +575,7 @@ fn refine(cause: Cause, detail: String) -> Cause {
     }
 }
 
-fn of_kubernetes(error: KubeTokenError) -> Cause {
+fn of_kubernetes(error: &KubeTokenError) -> Cause {
     let class = match error {
         KubeTokenError::Unavailable(_) => Class::Unavailable,
         KubeTokenError::NotFound(_) | KubeTokenError::Forbidden(_) | KubeTokenError::Invalid(_) => {

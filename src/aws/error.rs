@@ -7,7 +7,7 @@ use aws_sdk_secretsmanager::{
     error::{ProvideErrorMetadata, SdkError},
 };
 
-use crate::api::Selector;
+use crate::api::{Selector, reason::Reason};
 
 /// What was attempted, on which object, and why it failed. The text is a sentence for a condition: no value, no request
 /// id, no time, nothing that differs between two attempts.
@@ -70,6 +70,21 @@ impl Error {
     /// How it failed, which says how to go on.
     pub fn class(&self) -> Class {
         self.cause().class
+    }
+
+    /// What a condition calls it.
+    pub fn reason(&self) -> Reason {
+        match self.class() {
+            Class::Throttled => Reason::Throttled,
+            Class::Unavailable => Reason::ProviderUnavailable,
+            Class::NotFound => Reason::SecretNotFound,
+            Class::StageNotFound => Reason::StageNotFound,
+            Class::MarkedForDeletion => Reason::MarkedForDeletion,
+            Class::AccessDenied => Reason::AccessDenied,
+            Class::KeyAccessDenied => Reason::KeyAccessDenied,
+            Class::Identity => Reason::IdentityError,
+            Class::Invalid => Reason::InvalidSpec,
+        }
     }
 
     /// The code that AWS gave, if AWS answered.
@@ -302,7 +317,7 @@ fn classify(code: &str, text: &str) -> Class {
     }
 }
 
-/// "Secrets Manager can't find the specified secret value for staging label: X", "... value for VersionId: X", "...
+/// "Secrets Manager can't find the specified secret value for staging label: X", "... value for `VersionId`: X", "...
 /// secret version". The missing secret's text is "Secrets Manager can't find the specified secret."
 fn is_about_a_version(text: &str) -> bool {
     ["secret value", "staging label", "secret version", "VersionId"]

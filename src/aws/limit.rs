@@ -101,7 +101,9 @@ impl Budget {
 
 /// The budgets in use.
 #[derive(Debug, Default)]
-pub(super) struct Budgets(Mutex<HashMap<(Arc<str>, Arc<str>), Weak<Budget>>>);
+pub(super) struct Budgets(Mutex<HashMap<AccountAndRegion, Weak<Budget>>>);
+
+type AccountAndRegion = (Arc<str>, Arc<str>);
 
 impl Budgets {
     /// The budget that all who ask in this account and region share.

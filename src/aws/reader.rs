@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,9 +17,9 @@ use super::{
     error::{Cause, Class, Error},
     limit::Urgency,
     remote::RemoteValue,
-    secrets::{Aws, BATCH},
+    secrets::{Aws, BATCH, audit},
 };
-use crate::api::{Selector, SourceId, remote::AWSCURRENT};
+use crate::api::{ObjectKey, Selector, SourceId, remote::AWSCURRENT};
 
 /// What came of a read, shared by all who waited for it.
 pub type Reading = Result<Arc<RemoteValue>, Arc<Error>>;
@@ -56,8 +57,12 @@ struct State {
 /// What is wanted of one source.
 type Item = (Arc<str>, Selector);
 type Wanted = (SourceId, Arc<str>, Selector);
+
 /// Someone who waits; gone when the other end is dropped.
-type Waiter = oneshot::Sender<Reading>;
+struct Waiter {
+    asker: ObjectKey,
+    answer: oneshot::Sender<Reading>,
+}
 
 /// A read under way.
 struct Flight {
@@ -97,38 +102,47 @@ impl Reader {
         }))
     }
 
-    /// Reads one version of a secret. The answer may be up to 10 s old, or one that another waits for already.
+    /// Reads one version of a secret for `asker`. The answer may be up to 10 s old, or one that another waits for
+    /// already.
     pub async fn read(
         &self,
         source: SourceId,
         key: &Arc<str>,
         selector: &Selector,
+        asker: &ObjectKey,
         urgency: Urgency,
     ) -> Reading {
         let wanted = (source, key.clone(), selector.clone());
-        let answer = {
+        let (waiter, answer) = Waiter::new(asker);
+        {
             let mut state = self.0.state();
             if let Some(value) = state.lingering.get(&wanted) {
+                audit(key, &value, slice::from_ref(asker));
                 return Ok(value);
             }
             match state.flying.get_mut(&wanted) {
-                Some(flight) => {
-                    let (waiter, answer) = oneshot::channel();
-                    flight.waiters.push(waiter);
-                    answer
-                }
-                None => self.queue(&mut state, wanted, urgency),
+                Some(flight) => flight.waiters.push(waiter),
+                None => self.queue(&mut state, wanted, waiter, urgency),
             }
-        };
+        }
         answered(answer, key, selector).await
     }
 
     /// As [`read`](Self::read), by a call that begins after this one has.
-    pub async fn read_fresh(&self, source: SourceId, key: &Arc<str>, selector: &Selector) -> Reading {
-        let answer = self.queue(
+    pub async fn read_fresh(
+        &self,
+        source: SourceId,
+        key: &Arc<str>,
+        selector: &Selector,
+        asker: &ObjectKey,
+        urgency: Urgency,
+    ) -> Reading {
+        let (waiter, answer) = Waiter::new(asker);
+        self.queue(
             &mut self.0.state(),
             (source, key.clone(), selector.clone()),
-            Urgency::Fresh,
+            waiter,
+            urgency,
         );
         answered(answer, key, selector).await
     }
@@ -140,8 +154,7 @@ impl Reader {
             .keep(&mut self.0.state(), (source, key.clone(), current), value);
     }
 
-    fn queue(&self, state: &mut State, wanted: Wanted, urgency: Urgency) -> oneshot::Receiver<Reading> {
-        let (waiter, answer) = oneshot::channel();
+    fn queue(&self, state: &mut State, wanted: Wanted, waiter: Waiter, urgency: Urgency) {
         let (source, key, selector) = wanted;
         let line = state.lines.entry(source).or_default();
         line.push((key, selector), waiter, urgency);
@@ -153,7 +166,19 @@ impl Reader {
             line.gathering += 1;
             tokio::spawn(work(self.0.clone(), source, line.full.clone()));
         }
-        answer
+    }
+}
+
+impl Waiter {
+    fn new(asker: &ObjectKey) -> (Self, oneshot::Receiver<Reading>) {
+        let (answer, receiver) = oneshot::channel();
+        (
+            Self {
+                asker: asker.clone(),
+                answer,
+            },
+            receiver,
+        )
     }
 }
 
@@ -281,7 +306,7 @@ impl Inner {
                     let mut unanswered = Vec::new();
                     for (flight, answer) in alone.into_iter().zip(answers) {
                         match answer {
-                            Some(answer) => self.settle(source, flight, answer.map_err(Arc::new)),
+                            Some(answer) => self.settle(source, flight, &answer.map_err(Arc::new)),
                             None => unanswered.push(flight),
                         }
                     }
@@ -297,7 +322,7 @@ impl Inner {
                             selector: selector.clone(),
                             cause,
                         };
-                        self.settle(source, ((key, selector), number), Err(Arc::new(error)));
+                        self.settle(source, ((key, selector), number), &Err(Arc::new(error)));
                     }
                     return;
                 }
@@ -311,12 +336,12 @@ impl Inner {
             })
             .collect();
         while let Some((item, number, answer)) = reads.next().await {
-            self.settle(source, (item, number), answer.map_err(Arc::new));
+            self.settle(source, (item, number), &answer.map_err(Arc::new));
         }
     }
 
     /// Tells those who wait.
-    fn settle(self: &Arc<Self>, source: SourceId, flight: (Item, u64), reading: Reading) {
+    fn settle(self: &Arc<Self>, source: SourceId, flight: (Item, u64), reading: &Reading) {
         let ((key, selector), number) = flight;
         let wanted = (source, key, selector);
         let mut state = self.state();
@@ -333,13 +358,16 @@ impl Inner {
             .remove(&wanted)
             .map(|flight| flight.waiters)
             .unwrap_or_default();
-        if let Ok(value) = &reading {
-            self.keep(&mut state, wanted, value.clone());
+        if let Ok(value) = reading {
+            self.keep(&mut state, wanted.clone(), value.clone());
         }
         drop(state);
-        for waiter in waiters {
-            // One who went away needs no answer.
-            let _gone = waiter.send(reading.clone());
+        let served: Vec<_> = waiters
+            .into_iter()
+            .filter_map(|Waiter { asker, answer }| answer.send(reading.clone()).is_ok().then_some(asker))
+            .collect();
+        if let Ok(value) = reading {
+            audit(&wanted.1, value, &served);
         }
     }
 
@@ -419,7 +447,7 @@ impl Line {
                 let Some(Waiting { mut waiters, .. }) = self.waiting.remove(&item) else {
                     continue;
                 };
-                waiters.retain(|waiter| !waiter.is_closed());
+                waiters.retain(|waiter| !waiter.answer.is_closed());
                 if !waiters.is_empty() {
                     taken.push((item, waiters));
                 }

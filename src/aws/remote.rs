@@ -29,6 +29,8 @@ pub struct RemoteValue {
     pub created: Option<i64>,
     /// The request's id, as in CloudTrail.
     pub request_id: Arc<str>,
+    /// Who has read it: the ARN of the session or user, or the identity in words.
+    pub identity: Arc<str>,
     payload: Zeroizing<Vec<u8>>,
     _weight: Weight,
 }
@@ -43,6 +45,7 @@ impl RemoteValue {
             stages: Vec::new(),
             created: None,
             request_id: "".into(),
+            identity: "".into(),
             _weight: Scales::default().weigh(payload.len()),
             payload: Zeroizing::new(payload),
         }
@@ -70,6 +73,7 @@ impl fmt::Debug for RemoteValue {
             stages,
             created,
             request_id,
+            identity,
             payload: _,
             _weight,
         } = self;
@@ -80,6 +84,7 @@ impl fmt::Debug for RemoteValue {
             .field("stages", stages)
             .field("created", created)
             .field("request_id", request_id)
+            .field("identity", identity)
             .finish_non_exhaustive()
     }
 }
@@ -135,7 +140,7 @@ impl Drop for Weight {
     }
 }
 
-/// A secret as DescribeSecret and ListSecrets show it. Times in seconds since 1970.
+/// A secret as `DescribeSecret` and `ListSecrets` show it. Times in seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
     /// Its ARN.

@@ -23,11 +23,11 @@ use super::{
     metrics::Metrics,
     remote::{Description, Proven, RemoteValue, Scales},
 };
-use crate::api::{Selector, SourceId, VersionId, remote::AWSCURRENT};
+use crate::api::{ObjectKey, Selector, SourceId, VersionId, remote::AWSCURRENT};
 
-/// Most ids of a BatchGetSecretValue.
+/// Most ids of a `BatchGetSecretValue`.
 pub(super) const BATCH: usize = 20;
-/// Most secrets of a page of ListSecrets.
+/// Most secrets of a page of `ListSecrets`.
 const PAGE: i32 = 100;
 /// A sweep is begun again at most so often, when AWS forgets where it was.
 const RESTARTS: u32 = 3;
@@ -55,9 +55,9 @@ struct Sources {
 /// What a source's identity may do beyond reading and describing single secrets, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// BatchGetSecretValue.
+    /// `BatchGetSecretValue`.
     pub batch: Option<bool>,
-    /// ListSecrets.
+    /// `ListSecrets`.
     pub list: Option<bool>,
 }
 
@@ -136,9 +136,7 @@ impl Aws {
     pub async fn prove(&self, id: SourceId) -> Result<Proven, Error> {
         let error = |identity: Arc<str>| move |cause| Error::Prove { identity, cause };
         let client = self.client(id).map_err(error("a store's identity".into()))?;
-        client
-            .wallet
-            .proven()
+        Box::pin(client.wallet.proven())
             .await
             .map_err(error(client.wallet.name().clone()))
     }
@@ -185,7 +183,7 @@ impl Aws {
     pub async fn describe(&self, id: SourceId, key: &str) -> Result<Description, Error> {
         let described = async {
             let client = self.client(id)?;
-            let call = client.sdk.describe_secret().secret_id(key).send();
+            let call = || client.sdk.describe_secret().secret_id(key).send();
             let (_, answer) = self
                 .call(&client, Operation::Describe, Urgency::Periodic, call)
                 .await?;
@@ -215,30 +213,33 @@ impl Aws {
         key: &Arc<str>,
         selector: &Selector,
     ) -> Result<Arc<RemoteValue>, Error> {
-        self.get_as(id, key, selector, Urgency::Periodic).await
+        let value = self.get_as(id, key, selector, Urgency::Periodic).await?;
+        audit(key, &value, &(self.subscribers)(id, key));
+        Ok(value)
     }
 
     /// The AWSCURRENT versions of some secrets, in the order of `keys`. An error of the whole is one that concerns no
-    /// single key: BatchGetSecretValue denied, throttled, unavailable.
-    pub async fn batch(
-        &self,
-        id: SourceId,
-        keys: &[Arc<str>],
-    ) -> Result<Vec<Result<Arc<RemoteValue>, Error>>, Error> {
-        let current = Selector::Stage(AWSCURRENT.into());
+    /// single key: `BatchGetSecretValue` denied, throttled, unavailable.
+    pub async fn batch(&self, id: SourceId, keys: &[Arc<str>]) -> Result<Vec<Answered>, Error> {
         let mut values = Vec::with_capacity(keys.len());
         for keys in keys.chunks(BATCH) {
             let answers = self.batch_once(id, keys, Urgency::Periodic).await?;
-            let current = &current;
-            let complete = |(key, answer)| async move {
-                match answer {
-                    Some(answer) => answer,
-                    None => self.get(id, key, current).await,
-                }
-            };
-            values.extend(join_all(keys.iter().zip(answers).map(complete)).await);
+            let complete = keys
+                .iter()
+                .zip(answers)
+                .map(|(key, answer)| self.complete(id, key, answer));
+            values.extend(join_all(complete).await);
         }
         Ok(values)
+    }
+
+    async fn complete(&self, id: SourceId, key: &Arc<str>, answer: Option<Answered>) -> Answered {
+        let Some(answer) = answer else {
+            return self.get(id, key, &Selector::Stage(AWSCURRENT.into())).await;
+        };
+        let value = answer?;
+        audit(key, &value, &(self.subscribers)(id, key));
+        Ok(value)
     }
 
     pub(super) async fn get_as(
@@ -256,12 +257,10 @@ impl Aws {
                 Selector::Version(version) => (None, Some(version.to_string())),
             };
             let call = client.sdk.get_secret_value().secret_id(&**key);
-            let call = call.set_version_stage(stage).set_version_id(version).send();
+            let call = || call.set_version_stage(stage).set_version_id(version).send();
             let (held, answer) = self.call(&client, Operation::Get, urgency, call).await?;
             let request_id = answer.request_id().unwrap_or_default().into();
-            let value = self.value(answer.into(), request_id)?;
-            self.audit(&client, &held, key, &value);
-            Ok(value)
+            self.value(&client, &held, request_id, answer.into())
         };
         read.await.map_err(|cause| read_error(key, selector, cause))
     }
@@ -273,7 +272,7 @@ impl Aws {
         id: SourceId,
         keys: &[Arc<str>],
         urgency: Urgency,
-    ) -> Result<Vec<Option<Result<Arc<RemoteValue>, Error>>>, Error> {
+    ) -> Result<Vec<Option<Answered>>, Error> {
         let whole = |cause| Error::Batch {
             count: keys.len(),
             cause,
@@ -285,11 +284,13 @@ impl Aws {
         if ids.len() < 2 {
             return Ok(keys.iter().map(|_| None).collect());
         }
-        let call = client
-            .sdk
-            .batch_get_secret_value()
-            .set_secret_id_list(Some(ids))
-            .send();
+        let call = || {
+            client
+                .sdk
+                .batch_get_secret_value()
+                .set_secret_id_list(Some(ids))
+                .send()
+        };
         let answer = self.call(&client, Operation::Batch, urgency, call).await;
         client.note(|denied| denied.batch = denied.batch.after(&answer));
         let (held, answer) = match answer {
@@ -300,13 +301,12 @@ impl Aws {
         let request_id: Arc<str> = answer.request_id().unwrap_or_default().into();
         let values = answer.secret_values.unwrap_or_default().into_iter();
         let values: Vec<_> = values
-            .filter_map(|entry| self.value(entry.into(), request_id.clone()).ok())
+            .filter_map(|entry| self.value(&client, &held, request_id.clone(), entry.into()).ok())
             .collect();
         let errors = answer.errors.unwrap_or_default();
         let home: Vec<_> = account.as_deref().into_iter().collect();
         let answer = |key: &Arc<str>| {
             if let Some(value) = values.iter().find(|value| is_meant(key, value)) {
-                self.audit(&client, &held, key, value);
                 return Some(Ok(value.clone()));
             }
             let error = errors.iter().find(|error| error.secret_id() == Some(key))?;
@@ -316,15 +316,16 @@ impl Aws {
         Ok(keys.iter().map(answer).collect())
     }
 
-    async fn call<T, E>(
+    async fn call<T, E, F>(
         &self,
         client: &Client,
         operation: Operation,
         urgency: Urgency,
-        send: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        send: impl FnOnce() -> F,
     ) -> Result<(Arc<Held>, T), Cause>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     {
         let held = client.wallet.held().await?;
         let waited = client
@@ -335,7 +336,8 @@ impl Aws {
         let running = self.metrics.start(operation.name(), waited);
         let account = held.account();
         let home: Vec<_> = account.as_deref().into_iter().collect();
-        let answer = send.await.map_err(|error| Cause::of(&error, &home));
+        // A call of the SDK is tens of KB: it is made only when it is its turn.
+        let answer = Box::pin(send()).await.map_err(|error| Cause::of(&error, &home));
         running.end(answer.as_ref().err());
         if answer.as_ref().is_err_and(|cause| cause.class == Class::Identity) {
             client.wallet.refused(&held);
@@ -343,7 +345,13 @@ impl Aws {
         answer.map(|answer| (held, answer))
     }
 
-    fn value(&self, answer: Answer, request_id: Arc<str>) -> Result<Arc<RemoteValue>, Cause> {
+    fn value(
+        &self,
+        client: &Client,
+        held: &Held,
+        request_id: Arc<str>,
+        answer: Answer,
+    ) -> Result<Arc<RemoteValue>, Cause> {
         let payload = match (answer.string, answer.binary) {
             (Some(string), _) => string.into_bytes(),
             (None, Some(binary)) => binary.into_inner(),
@@ -365,30 +373,10 @@ impl Aws {
             .collect();
         value.created = answer.created.map(|date| date.secs());
         value.request_id = request_id;
+        value.identity = held.arn().unwrap_or_else(|| client.wallet.name().clone());
         let value = Arc::new(value.weighed(&self.scales));
         self.metrics.values(self.scales.bytes());
         Ok(value)
-    }
-
-    /// The one place where values come in, so that none goes unrecorded.
-    fn audit(&self, client: &Client, held: &Held, key: &Arc<str>, value: &RemoteValue) {
-        let subscribers = (self.subscribers)(client.id, key);
-        let identity = held.arn().unwrap_or_else(|| client.wallet.name().clone());
-        let mut lines = subscribers.chunks(AUDITED);
-        let mut next = Some(lines.next().unwrap_or_default());
-        while let Some(line) = next {
-            let line: Vec<_> = line.iter().map(ToString::to_string).collect();
-            tracing::info!(
-                target: "audit",
-                action = "read",
-                request_id = &*value.request_id,
-                identity = &*identity,
-                key = &**key,
-                version = &*value.version.0,
-                subscribers = line.join(" "),
-            );
-            next = lines.next();
-        }
     }
 
     fn client(&self, id: SourceId) -> Result<Arc<Client>, Cause> {
@@ -398,6 +386,25 @@ impl Aws {
 
     fn sources(&self) -> std::sync::MutexGuard<'_, Sources> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Records that a value was read, and for whom.
+pub(super) fn audit(key: &str, value: &RemoteValue, subscribers: &[ObjectKey]) {
+    let mut lines = subscribers.chunks(AUDITED);
+    let mut next = Some(lines.next().unwrap_or_default());
+    while let Some(line) = next {
+        let line: Vec<_> = line.iter().map(ToString::to_string).collect();
+        tracing::info!(
+            target: "audit",
+            action = "read",
+            request_id = &*value.request_id,
+            identity = &*value.identity,
+            key,
+            version = &*value.version.0,
+            subscribers = line.join(" "),
+        );
+        next = lines.next();
     }
 }
 
@@ -462,7 +469,7 @@ impl Pages<'_> {
             .list_secrets()
             .include_planned_deletion(true)
             .max_results(PAGE);
-        let call = call.set_next_token(token.cloned()).send();
+        let call = || call.set_next_token(token.cloned()).send();
         let answer = self
             .aws
             .call(&client, Operation::List, Urgency::Periodic, call)
@@ -478,6 +485,9 @@ impl Pages<'_> {
         Ok((secrets, answer.next_token.filter(|token| !token.is_empty())))
     }
 }
+
+/// What came of one key.
+pub(super) type Answered = Result<Arc<RemoteValue>, Error>;
 
 /// What Get and Batch have in common.
 struct Answer {
