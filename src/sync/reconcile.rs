@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::runtime::events::EventType;
 use tokio::sync::Semaphore;
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{
     api::{
@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// How many objects write to Kubernetes at once.
-const WRITE_SLOTS: usize = 32;
+pub const WRITE_SLOTS: usize = 32;
 /// How often what stands in the way of a write is looked at again.
 const RECHECK_CONFLICT: Duration = Duration::from_mins(1);
 /// How often what a person must mend is looked at again, at least.
@@ -85,7 +85,7 @@ pub struct Context {
     /// The process's clock.
     pub clock: Clock,
     /// The key of the tokens.
-    pub key: TokenKey,
+    pub key: Arc<TokenKey>,
     /// The queue.
     pub work: Arc<Work>,
     /// Intervals below are raised to it.
@@ -423,7 +423,7 @@ impl Context {
             Class::Urgent => Urgency::Fresh,
             Class::Periodic => Urgency::Periodic,
         };
-        let reads = needs.iter().map(|need| self.read_one(need, urgency, fresh, pinned));
+        let reads = needs.iter().map(|need| self.read_one(object, need, urgency, fresh, pinned));
         let mut answers = Vec::with_capacity(needs.len());
         for (answer, need) in future::join_all(reads).await.into_iter().zip(needs) {
             match answer? {
@@ -440,13 +440,13 @@ impl Context {
         Ok(answers)
     }
 
-    async fn read_one(&self, need: &Wanted, urgency: Urgency, fresh: bool, pinned: bool) -> Result<Answer, Stop> {
+    async fn read_one(&self, object: &ObjectKey, need: &Wanted, urgency: Urgency, fresh: bool, pinned: bool) -> Result<Answer, Stop> {
         let Wanted { source, key, selector, recorded, .. } = need;
         // A drifted Secret that is not to be refreshed gets back what it held, if AWS still has it.
         if pinned
             && let Some(version) = recorded
             && let Ok(value) =
-                self.reader.read(*source, key, &Selector::Version(version.clone()), urgency).await
+                self.reader.read(*source, key, &Selector::Version(version.clone()), object, urgency).await
         {
             return Ok(Answer::Value(value));
         }
@@ -457,9 +457,9 @@ impl Context {
             }
         }
         let read = if fresh {
-            self.reader.read_fresh(*source, key, selector).await
+            self.reader.read_fresh(*source, key, selector, object, urgency).await
         } else {
-            self.reader.read(*source, key, selector, urgency).await
+            self.reader.read(*source, key, selector, object, urgency).await
         };
         let value = match read {
             Ok(value) => value,
@@ -468,19 +468,19 @@ impl Context {
         match self.tracking.saw(*source, key, selector, &value) {
             // What stands is another version than was read: a stale replica answered, or a newer version came between.
             Known::Held { accepted: Some(stands), .. } | Known::Version(stands) if stands != value.version => {
-                self.pinned(need, &stands, urgency).await
+                self.pinned(object, need, &stands, urgency).await
             }
             Known::Held { accepted: None, .. } => match recorded {
-                Some(recorded) => self.pinned(need, recorded, urgency).await,
+                Some(recorded) => self.pinned(object, need, recorded, urgency).await,
                 None => Err(Stop::Waiting),
             },
             _ => Ok(Answer::Value(value)),
         }
     }
 
-    async fn pinned(&self, need: &Wanted, version: &VersionId, urgency: Urgency) -> Result<Answer, Stop> {
+    async fn pinned(&self, object: &ObjectKey, need: &Wanted, version: &VersionId, urgency: Urgency) -> Result<Answer, Stop> {
         let selector = Selector::Version(version.clone());
-        match self.reader.read(need.source, &need.key, &selector, urgency).await {
+        match self.reader.read(need.source, &need.key, &selector, object, urgency).await {
             Ok(value) => Ok(Answer::Value(value)),
             Err(error) => {
                 let refusal = Refusal::new(error.reason(), error.to_string());
@@ -586,15 +586,21 @@ impl Context {
 
         let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
         // One user name, or several in the order of the entries: enough to see that it changed.
-        let names: Vec<_> = answers
-            .iter()
-            .filter_map(|answer| match answer {
-                Answer::Value(value) => value::username(value.payload()),
-                Answer::Gone { .. } => None,
-            })
+        let mut names = Zeroizing::new(String::new());
+        for answer in answers {
+            if let Answer::Value(value) = answer
+                && let Some(name) = value::username(value.payload())
+            {
+                names.push_str(&name);
+                names.push('\0');
+            }
+        }
+        let user = (!names.is_empty()).then(|| self.key.user(&target, &names).to_string());
+        let mut data: Data = built
+            .data
+            .into_iter()
+            .map(|(name, mut value)| (name, ByteString(std::mem::take(&mut *value))))
             .collect();
-        let user = (!names.is_empty()).then(|| self.key.user(&target, &names.join("\0")).to_string());
-        let mut data: Data = built.data.into_iter().map(|(name, value)| (name, ByteString(value.to_vec()))).collect();
         let labels = carried(live.metadata.labels.as_ref());
         let annotations = carried(live.metadata.annotations.as_ref());
         let recorded = live.status.as_ref().and_then(|status| status.target.as_ref());
