@@ -1,15 +1,15 @@
 //! The operator's wiring: rooms made, joined and run until the end.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    api::{ObjectKey, SourceId, TokenKey},
+    api::{ObjectKey, SourceId},
     aws::{self, Aws, AwsConfig, Reader},
-    cluster::{self, Access, Changes, Cluster, Events, Lease, Leadership, Scope, Tokens, Watches, Writer},
+    cluster::{self, Access, Changes, Cluster, Events, Lease, Scope, Tokens, Watches, Writer},
     sync::{
         self, Pace, Rules,
         driver::Tracking,
@@ -24,6 +24,8 @@ use crate::{
 
 /// Passes under way at once. Most of them wait for AWS; the write slots bound what they do to Kubernetes.
 const PASSES: usize = 256;
+/// Stores proved at once.
+const STORES: usize = 16;
 /// Writes of status in a second, after an object's first.
 const STATUS_RATE: u32 = 50;
 
@@ -85,22 +87,29 @@ pub(super) async fn operate(
 
     let cluster = Cluster::connect(&Access::default(), metrics.cluster.clone()).await?;
     readiness.send_replace(Readiness::Waiting("the key of the tokens"));
-    let key = cluster::token_key(&cluster, &operator_namespace).await.context("no key for the tokens on Secrets")?;
-    let key = Arc::new(TokenKey::new(&key));
+    let key = cluster::token_key(&cluster, &operator_namespace)
+        .await
+        .context("no key for the tokens on Secrets")?;
 
     let changes = Changes::default();
     let scope = if namespaces.is_empty() {
         Scope::Cluster
     } else {
-        Scope::Namespaces(namespaces.iter().map(|namespace| namespace.as_str().into()).collect())
+        Scope::Namespaces(
+            namespaces
+                .iter()
+                .map(|namespace| namespace.as_str().into())
+                .collect(),
+        )
     };
     let mut watches = Watches::new(cluster.clone(), scope, changes.clone());
     let namespaces = watches.namespaces();
-    let namespaced = watches.watch(SecretStores);
-    let cluster_wide = watches.watch(ClusterSecretStores);
-    let content = key.clone();
-    let secrets = watches.secrets(Arc::new(move |secret, type_, data| content.content(secret, type_, data).into()));
-    let objects = watches.watch(ExternalSecrets { min_interval: min_refresh_interval });
+    let secret_stores = watches.watch(SecretStores);
+    let cluster_secret_stores = watches.watch(ClusterSecretStores);
+    let secrets = watches.secrets(key.clone());
+    let objects = watches.watch(ExternalSecrets {
+        min_interval: min_refresh_interval,
+    });
     let mut listed = watches.ready();
     let watching = watches.run();
 
@@ -112,28 +121,38 @@ pub(super) async fn operate(
     let clock = Clock::start();
     let tracking = Arc::new(Tracking::new(
         clock,
-        Tracker::new(track::Config { min_interval: min_refresh_interval, periodic_reads, seed: seed(&pod_name) }),
+        Tracker::new(track::Config {
+            min_interval: min_refresh_interval,
+            periodic_reads,
+            seed: seed(&pod_name),
+        }),
     ));
     let subscribers = tracking.clone();
     let config = AwsConfig {
         region: None,
         instance_metadata: false,
         tokens: Arc::new(Tokens::new(cluster.clone(), token_audiences)),
-        subscribers: Arc::new(move |source: SourceId, key: &Arc<str>| subscribers.ask(|tracker| tracker.subscribers(source, key))),
+        subscribers: Arc::new(move |source: SourceId, key: &Arc<str>| {
+            subscribers.ask(|tracker| tracker.subscribers(source, key))
+        }),
     };
     let aws = Arc::new(Aws::from_environment(config, metrics.aws.clone()).await);
     let reader = Arc::new(Reader::new(aws.clone()));
     let stores = Arc::new(Stores::new(Parts {
-        namespaced,
-        cluster: cluster_wide,
-        rules: Rules { cluster: cluster_name, region: aws.region().map(Into::into), allow_operator_identity },
+        namespaced: secret_stores,
+        cluster: cluster_secret_stores,
+        rules: Rules {
+            cluster: cluster_name,
+            region: aws.region().map(Into::into),
+            allow_operator_identity,
+        },
         default_store: default_store.map(Into::into),
         aws: aws.clone(),
         tracking: tracking.clone(),
         writer: writer.clone(),
         events: events.clone(),
         time: cluster.time().clone(),
-        clock,
+        work: Work::new(clock, STORES, seed(&pod_name)),
     }));
     let context = Arc::new(Context {
         objects,
@@ -150,7 +169,10 @@ pub(super) async fn operate(
         key,
         work: Arc::new(Work::new(clock, PASSES, seed(&pod_name))),
         min_interval: min_refresh_interval,
-        protected: protected_namespaces.into_iter().chain([operator_namespace]).collect(),
+        protected: protected_namespaces
+            .into_iter()
+            .chain([operator_namespace])
+            .collect(),
         metrics: metrics.sync,
         slots: Semaphore::new(WRITE_SLOTS),
         pace: Pace::new(STATUS_RATE),
@@ -161,7 +183,10 @@ pub(super) async fn operate(
     let mut wanted_end = shutdown.clone();
     let (released, release) = watch::channel(false);
     let work = async {
-        listed.wait_for(|listed| *listed).await.context("the watches ended before their first lists")?;
+        listed
+            .wait_for(|listed| *listed)
+            .await
+            .context("the watches ended before their first lists")?;
         readiness.send_replace(Readiness::Ready);
         tokio::select! {
             () = leadership.acquired() => {}
@@ -205,5 +230,7 @@ async fn ended(signal: &mut watch::Receiver<bool>) {
 
 /// Differs between pods, so that their back-offs do.
 fn seed(pod: &str) -> u64 {
-    pod.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    pod.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

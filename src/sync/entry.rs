@@ -10,8 +10,8 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, Interval, ObjectKey, Reason, RefreshPolicy,
-        Selector, StoreKind,
+        ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, Interval, ObjectKey, Reason,
+        RefreshPolicy, Selector, StoreKind,
         names::{self, annotation},
     },
     cluster::{Change, Project},
@@ -142,8 +142,18 @@ impl Project for ExternalSecrets {
 impl Entry {
     /// The entry of a live object.
     pub fn of(key: &ObjectKey, object: &ExternalSecret, min_interval: Duration) -> Self {
-        let ExternalSecret { metadata, spec, status } = object;
-        let annotation = |name: &str| metadata.annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
+        let ExternalSecret {
+            metadata,
+            spec,
+            status,
+        } = object;
+        let annotation = |name: &str| {
+            metadata
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(name))
+                .map(String::as_str)
+        };
         let asked = annotation(annotation::REFRESH).map_or(0, |value| digest64(&[value.as_bytes()]));
         let suspended = Suspension::parse(annotation(annotation::SUSPEND_SYNC_UNTIL));
         let made_from = made_from(object);
@@ -166,17 +176,19 @@ impl Entry {
                 &generation.to_be_bytes(),
                 &made_from,
                 &asked.to_be_bytes(),
-                annotation(annotation::SUSPEND_SYNC_UNTIL).unwrap_or_default().as_bytes(),
+                annotation(annotation::SUSPEND_SYNC_UNTIL)
+                    .unwrap_or_default()
+                    .as_bytes(),
             ]),
             refresh: match (spec.policy(), interval) {
                 (RefreshPolicy::OnChange, _) => Refresh::OnChange,
                 (RefreshPolicy::CreatedOnce, _) => Refresh::Once,
                 (RefreshPolicy::Periodic, interval) => interval.wait().map_or(Refresh::Once, Refresh::Every),
             },
-            store: spec
-                .secret_store_ref
-                .as_ref()
-                .map(|store| StoreRef { kind: store.kind(), name: store.name.as_str().into() }),
+            store: spec.secret_store_ref.as_ref().map(|store| StoreRef {
+                kind: store.kind(),
+                name: store.name.as_str().into(),
+            }),
             needs: spec
                 .entries()
                 .map(|entry| Need {
@@ -194,10 +206,13 @@ impl Entry {
             said: Digest::of(status.as_ref()),
             ready,
             stale,
-            recorded: status.as_ref().and_then(|status| status.target.as_ref()).map(|recorded| RecordedTarget {
-                former: (recorded.name != target).then(|| recorded.name.as_str().into()),
-                rollout: recorded.rollout.as_deref().map(Into::into),
-            }),
+            recorded: status
+                .as_ref()
+                .and_then(|status| status.target.as_ref())
+                .map(|recorded| RecordedTarget {
+                    former: (recorded.name != target).then(|| recorded.name.as_str().into()),
+                    rollout: recorded.rollout.as_deref().map(Into::into),
+                }),
         }
     }
 
@@ -248,5 +263,10 @@ fn digest64(parts: &[&[u8]]) -> u64 {
         context.update(&part.len().to_be_bytes());
         context.update(part);
     }
-    context.finish().as_ref().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    context
+        .finish()
+        .as_ref()
+        .iter()
+        .take(8)
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

@@ -2,7 +2,12 @@
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::{Histogram, exponential_buckets}},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::{Registry, Unit},
 };
 
@@ -58,14 +63,26 @@ impl Default for Metrics {
 impl Metrics {
     /// Adds them to a registry.
     pub fn register(&self, registry: &mut Registry) {
-        let Self { passes, duration, queue } = self;
-        registry.register("reconcile_passes", "Passes over ExternalSecrets, by how they ended", passes.clone());
+        let Self {
+            passes,
+            duration,
+            queue,
+        } = self;
+        registry.register(
+            "reconcile_passes",
+            "Passes over ExternalSecrets, by how they ended",
+            passes.clone(),
+        );
         registry.register_with_unit(
             "reconcile_duration",
             "How long a pass over an ExternalSecret takes, reads of AWS included",
             Unit::Seconds,
             duration.clone(),
         );
-        registry.register("reconcile_queue", "ExternalSecrets in the work queue, by state", queue.clone());
+        registry.register(
+            "reconcile_queue",
+            "ExternalSecrets in the work queue, by state",
+            queue.clone(),
+        );
     }
 }

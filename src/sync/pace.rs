@@ -17,7 +17,10 @@ pub struct Pace {
 impl Pace {
     /// At most `per_second` a second.
     pub fn new(per_second: u32) -> Self {
-        Self { gap: Duration::from_secs(1) / per_second.max(1), next: Mutex::default() }
+        Self {
+            gap: Duration::from_secs(1) / per_second.max(1),
+            next: Mutex::default(),
+        }
     }
 
     /// Waits for the caller's turn.

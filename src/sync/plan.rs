@@ -106,7 +106,9 @@ pub enum Why {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The Secret belongs to somebody else.
-    #[error("Secret {secret} exists and belongs to {owner}, so it was not touched; choose another target.name, {way_out}")]
+    #[error(
+        "Secret {secret} exists and belongs to {owner}, so it was not touched; choose another target.name, {way_out}"
+    )]
     Foreign {
         /// The Secret.
         secret: ObjectKey,
@@ -136,7 +138,9 @@ pub enum Refusal {
 
 /// The plan for the target of `wanted`, given the live Secret and the API server's time.
 pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&Secret>) -> Plan {
-    let Some(live) = live else { return create(key, now, wanted) };
+    let Some(live) = live else {
+        return create(key, now, wanted);
+    };
     let secret = ObjectKey::new(wanted.object.namespace.clone(), wanted.target);
     let adopting = match belongs(wanted.object, wanted.uid, wanted.target, wanted.recorded, live) {
         Belongs::Ours => false,
@@ -148,7 +152,11 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
                 } else {
                     "or set target.adoptExisting: true and annotate the Secret with keyturn.dev/adopt: <name of this ExternalSecret>"
                 };
-                return Plan::Refuse(Refusal::Foreign { secret, owner, way_out });
+                return Plan::Refuse(Refusal::Foreign {
+                    secret,
+                    owner,
+                    way_out,
+                });
             }
             Err(what) => return Plan::Refuse(Refusal::NotAdoptable { secret, what }),
         },
@@ -177,7 +185,11 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
             Some(seconds(now))
         }
     };
-    let written = Written { content: content.to_string(), rollout: rollout.to_string(), changed_at };
+    let written = Written {
+        content: content.to_string(),
+        rollout: rollout.to_string(),
+        changed_at,
+    };
 
     let mut body = Map::new();
     let metadata = metadata_changes(wanted, live, &annotations, &written);
@@ -212,7 +224,11 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
     } else {
         Why::Updated
     };
-    Plan::Patch { body: Value::Object(body), why, written }
+    Plan::Patch {
+        body: Value::Object(body),
+        why,
+        written,
+    }
 }
 
 fn create(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>) -> Plan {
@@ -220,8 +236,14 @@ fn create(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>) -> Plan {
     let content = key.content(&secret, names::OPAQUE, wanted.data);
     let rollout = key.rollout(&secret, wanted.data);
     // A Secret made again is no change for those that hold what it held before.
-    let changed_at = recorded_rollout(wanted).filter(|before| *before != rollout.as_str()).map(|_| seconds(now));
-    let written = Written { content: content.to_string(), rollout: rollout.to_string(), changed_at };
+    let changed_at = recorded_rollout(wanted)
+        .filter(|before| *before != rollout.as_str())
+        .map(|_| seconds(now));
+    let written = Written {
+        content: content.to_string(),
+        rollout: rollout.to_string(),
+        changed_at,
+    };
 
     let mut new = Secret {
         type_: Some(names::OPAQUE.to_owned()),
@@ -232,8 +254,12 @@ fn create(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>) -> Plan {
     new.metadata.name = Some(wanted.target.to_owned());
     new.metadata.namespace = Some(wanted.object.namespace.to_string());
     new.metadata.labels = Some(labels(wanted));
-    new.metadata.annotations =
-        Some(annotations(wanted, &written).into_iter().filter_map(|(name, value)| Some((name, value?))).collect());
+    new.metadata.annotations = Some(
+        annotations(wanted, &written)
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect(),
+    );
     new.metadata.owner_references = owner(wanted).map(|owner| vec![owner]);
     Plan::Create(Box::new(new), written)
 }
@@ -249,7 +275,13 @@ enum Belongs {
     Elsewhere(String),
 }
 
-fn belongs(object: &ObjectKey, uid: &str, target: &str, recorded: Option<Recorded<'_>>, live: &Secret) -> Belongs {
+fn belongs(
+    object: &ObjectKey,
+    uid: &str,
+    target: &str,
+    recorded: Option<Recorded<'_>>,
+    live: &Secret,
+) -> Belongs {
     let controller = controller(live);
     if let Some(controller) = controller {
         if controller.uid == uid {
@@ -260,7 +292,9 @@ fn belongs(object: &ObjectKey, uid: &str, target: &str, recorded: Option<Recorde
     }
     let known = |name: &str| name == target || recorded.is_some_and(|recorded| recorded.name == name);
     match annotation_of(live, annotation::OWNER) {
-        Some(owner) if **owner == *object.name && live.metadata.name.as_deref().is_some_and(known) => Belongs::Ours,
+        Some(owner) if **owner == *object.name && live.metadata.name.as_deref().is_some_and(known) => {
+            Belongs::Ours
+        }
         Some(owner) => Belongs::Elsewhere(format!("ExternalSecret {owner}")),
         None => Belongs::Elsewhere("nobody that Keyturn knows".to_owned()),
     }
@@ -268,7 +302,8 @@ fn belongs(object: &ObjectKey, uid: &str, target: &str, recorded: Option<Recorde
 
 /// Whether both sides agreed to a take-over; `Err` names what is never taken over.
 fn adoptable(wanted: &Wanted<'_>, live: &Secret) -> Result<bool, &'static str> {
-    let agreed = wanted.adopt_existing && annotation_of(live, annotation::ADOPT).is_some_and(|name| **name == *wanted.object.name);
+    let agreed = wanted.adopt_existing
+        && annotation_of(live, annotation::ADOPT).is_some_and(|name| **name == *wanted.object.name);
     if !agreed {
         return Ok(false);
     }
@@ -301,7 +336,10 @@ fn metadata_changes(
     let mut changes = Map::new();
 
     let live_labels = live.metadata.labels.clone().unwrap_or_default();
-    let wanted_labels = labels(wanted).into_iter().map(|(name, value)| (name, Some(value))).collect();
+    let wanted_labels = labels(wanted)
+        .into_iter()
+        .map(|(name, value)| (name, Some(value)))
+        .collect();
     let differing = difference(&live_labels, wanted_labels, &ours.labels);
     if !differing.is_empty() {
         changes.insert("labels".to_owned(), Value::Object(differing));
@@ -312,7 +350,11 @@ fn metadata_changes(
     }
 
     let live_owners = live.metadata.owner_references.clone().unwrap_or_default();
-    let mut owners: Vec<_> = live_owners.iter().filter(|owner| owner.uid != wanted.uid).cloned().collect();
+    let mut owners: Vec<_> = live_owners
+        .iter()
+        .filter(|owner| owner.uid != wanted.uid)
+        .cloned()
+        .collect();
     owners.extend(owner(wanted));
     if owners != live_owners {
         changes.insert("ownerReferences".to_owned(), json!(owners));
@@ -343,8 +385,11 @@ fn labels(wanted: &Wanted<'_>) -> BTreeMap<String, String> {
 }
 
 fn annotations(wanted: &Wanted<'_>, written: &Written) -> BTreeMap<String, Option<String>> {
-    let mut all: BTreeMap<_, _> =
-        wanted.annotations.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
+    let mut all: BTreeMap<_, _> = wanted
+        .annotations
+        .iter()
+        .map(|(name, value)| (name.clone(), Some(value.clone())))
+        .collect();
     for (name, value) in [
         (annotation::OWNER, Some(&*wanted.object.name)),
         (annotation::CONTENT, Some(&*written.content)),
@@ -372,15 +417,25 @@ fn owner(wanted: &Wanted<'_>) -> Option<OwnerReference> {
 
 /// The controller of a Secret.
 pub fn controller(live: &Secret) -> Option<&OwnerReference> {
-    live.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+    live.metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))
 }
 
 fn annotation_of<'a>(live: &'a Secret, name: &str) -> Option<&'a String> {
-    live.metadata.annotations.as_ref().and_then(|annotations| annotations.get(name))
+    live.metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(name))
 }
 
 fn recorded_rollout<'a>(wanted: &Wanted<'a>) -> Option<&'a str> {
-    wanted.recorded.filter(|recorded| recorded.name == wanted.target).and_then(|recorded| recorded.rollout)
+    wanted
+        .recorded
+        .filter(|recorded| recorded.name == wanted.target)
+        .and_then(|recorded| recorded.rollout)
 }
 
 /// RFC 3339 to the second, as the API server writes times.
@@ -401,7 +456,13 @@ fn fields_of_ours(live: &Secret) -> Ours {
         if entry.manager.as_deref() != Some(names::SYNC_MANAGER) {
             continue;
         }
-        let Some(metadata) = entry.fields_v1.as_ref().and_then(|fields| fields.0.get("f:metadata")) else { continue };
+        let Some(metadata) = entry
+            .fields_v1
+            .as_ref()
+            .and_then(|fields| fields.0.get("f:metadata"))
+        else {
+            continue;
+        };
         let names = |part: &str| {
             metadata
                 .get(part)

@@ -18,14 +18,16 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{
     api::{
-        ConditionType, CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason, Selector,
-        SourceId, StoreKind, TokenKey, VersionId,
+        ConditionType, CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason,
+        Selector, SourceId, StoreKind, TokenKey, VersionId,
         allowed::{AllowedKeys, Home},
         names::{self, annotation},
         token,
     },
     aws::{self, Aws, Reader, RemoteValue, Urgency},
-    cluster::{self, Events, Index, Indexed, Malformed, NamespaceEntry, Observed, SecretEntry, ServerTime, Writer},
+    cluster::{
+        self, Events, Index, Indexed, Malformed, NamespaceEntry, Observed, SecretEntry, ServerTime, Writer,
+    },
     sync::{
         driver::{self, Tracking},
         entry::{Entry, Refresh, Suspension, carried},
@@ -85,7 +87,7 @@ pub struct Context {
     /// The process's clock.
     pub clock: Clock,
     /// The key of the tokens.
-    pub key: Arc<TokenKey>,
+    pub key: TokenKey,
     /// The queue.
     pub work: Arc<Work>,
     /// Intervals below are raised to it.
@@ -126,6 +128,7 @@ struct Memory {
 }
 
 /// How a pass ended.
+#[derive(Clone, Copy, Debug)]
 pub enum Ended {
     /// All is as it should be, until something changes.
     Well,
@@ -157,7 +160,10 @@ struct Resolved {
 
 impl Resolved {
     fn home(&self) -> Home<'_> {
-        Home { region: &self.usable.source.region, account: self.usable.account.as_deref() }
+        Home {
+            region: &self.usable.source.region,
+            account: self.usable.account.as_deref(),
+        }
     }
 }
 
@@ -172,8 +178,10 @@ enum NotWritten {
 /// One entry's answer from AWS.
 enum Answer {
     Value(Arc<RemoteValue>),
-    /// Proven by DescribeSecret.
-    Gone { deleted: bool },
+    /// Proven by `DescribeSecret`.
+    Gone {
+        deleted: bool,
+    },
 }
 
 /// Why a pass does not get to write.
@@ -219,7 +227,7 @@ impl Context {
             Err(Stop::Waiting) => return Ended::Well,
             Err(Stop::Refused(refusal)) => {
                 self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
-                let wait = self.recheck(&entry);
+                let wait = Self::recheck(&entry);
                 return sooner(self.refuse(object, &entry, None, refusal).await, wait);
             }
             Err(Stop::Transient(refusal)) => {
@@ -244,12 +252,16 @@ impl Context {
             .flatten()
             .unwrap_or_default();
         let store = self.stores.meant(entry.store.as_ref()).ok();
-        let of_store =
-            store.as_ref().map_or(Suspension::None, |store| self.stores.suspended(store, &object.namespace));
+        let of_store = store.as_ref().map_or(Suspension::None, |store| {
+            self.stores.suspended(store, &object.namespace)
+        });
         let places = [
             (entry.suspended, format!("ExternalSecret {}", object.name)),
             (namespace, format!("Namespace {}", object.namespace)),
-            (of_store, store.map_or_else(String::new, |store| format!("{} {}", store.kind, store.name))),
+            (
+                of_store,
+                store.map_or_else(String::new, |store| format!("{} {}", store.kind, store.name)),
+            ),
         ];
         let mut latest: Option<(Timestamp, String)> = None;
         for (suspension, place) in places {
@@ -263,7 +275,9 @@ impl Context {
                         ),
                     ));
                 }
-                Suspension::Until(until) if until > now && latest.as_ref().is_none_or(|(latest, _)| until > *latest) => {
+                Suspension::Until(until)
+                    if until > now && latest.as_ref().is_none_or(|(latest, _)| until > *latest) =>
+                {
                     latest = Some((until, place));
                 }
                 Suspension::Until(_) | Suspension::None => {}
@@ -282,7 +296,14 @@ impl Context {
         };
         let left = Duration::try_from(until.duration_since(self.time.now())).unwrap_or(Duration::ZERO);
         // Clocks and annotations change: a far end is looked at again before it.
-        self.say(object, entry, draft, None, Ended::Again(left.clamp(Duration::from_secs(1), Duration::from_hours(24)))).await
+        self.say(
+            object,
+            entry,
+            draft,
+            None,
+            Ended::Again(left.clamp(Duration::from_secs(1), Duration::from_hours(24))),
+        )
+        .await
     }
 
     /// The store, its identity, and every key: all checked before AWS is asked for any of them.
@@ -290,10 +311,17 @@ impl Context {
         if let Some(invalid) = &entry.invalid {
             return Err(Refusal::new(Reason::InvalidSpec, &**invalid).into());
         }
-        if self.protected.iter().any(|namespace| **namespace == *object.namespace) {
+        if self
+            .protected
+            .iter()
+            .any(|namespace| **namespace == *object.namespace)
+        {
             return Err(Refusal::new(
                 Reason::NamespaceNotAllowed,
-                format!("namespace {} is protected: the operator writes no Secrets there", object.namespace),
+                format!(
+                    "namespace {} is protected: the operator writes no Secrets there",
+                    object.namespace
+                ),
             )
             .into());
         }
@@ -307,7 +335,11 @@ impl Context {
         };
         let refused = |error: aws::Error| {
             let refusal = Refusal::new(error.reason(), error.to_string());
-            if error.class().is_transient() { Stop::Transient(refusal) } else { Stop::Refused(refusal) }
+            if error.class().is_transient() {
+                Stop::Transient(refusal)
+            } else {
+                Stop::Refused(refusal)
+            }
         };
         // An ARN means the store's account or another one, which only AWS can tell.
         if usable.account.is_none() && entry.needs.iter().any(|need| need.key.starts_with("arn:")) {
@@ -315,11 +347,21 @@ impl Context {
         }
         let store_key = Stores::key(&store, &object.namespace);
         let scope = (store.kind == StoreKind::SecretStore).then_some(&*store_key.namespace);
-        let asked = Asked { store: &store, uid: &usable.uid, namespace: scope, spec: &usable.spec };
+        let asked = Asked {
+            store: &store,
+            uid: &usable.uid,
+            namespace: scope,
+            spec: &usable.spec,
+        };
         let allowed = AllowedKeys::new(usable.spec.allowed_keys.as_deref(), &object.namespace)
             .map_err(|bad| Refusal::new(Reason::StoreNotReady, format!("{}: {bad}", asked.label())))?;
         let label = format!("{}/{}", store.kind, store.name);
-        let mut resolved = Resolved { label, usable: usable.clone(), allowed, needs: Vec::with_capacity(entry.needs.len()) };
+        let mut resolved = Resolved {
+            label,
+            usable: usable.clone(),
+            allowed,
+            needs: Vec::with_capacity(entry.needs.len()),
+        };
         for need in &entry.needs {
             let key = asked.key(need);
             if !resolved.allowed.allows(&key, resolved.home()) {
@@ -328,7 +370,13 @@ impl Context {
             }
             let hash = token::remote_hash(store.kind, &store.name, &key, &need.selector);
             let selector = need.selector.clone();
-            resolved.needs.push(Wanted { source: usable.id, key, selector, hash, recorded: None });
+            resolved.needs.push(Wanted {
+                source: usable.id,
+                key,
+                selector,
+                hash,
+                recorded: None,
+            });
         }
         Ok(resolved)
     }
@@ -342,20 +390,31 @@ impl Context {
 
         let (recorded_inputs, recorded_versions) = match (&secret, entry.creation) {
             (_, CreationPolicy::None) => memory.read.clone().unzip(),
-            (Some(secret), _) => (secret.inputs.as_deref().map(str::to_owned), secret.versions.as_deref().map(str::to_owned)),
+            (Some(secret), _) => (
+                secret.inputs.as_deref().map(str::to_owned),
+                secret.versions.as_deref().map(str::to_owned),
+            ),
             (None, _) => (None, None),
         };
         let same_inputs = recorded_inputs.as_deref() == Some(&*inputs);
-        let recorded = parse_versions(if same_inputs { recorded_versions.as_deref() } else { None });
+        let recorded = parse_versions(if same_inputs {
+            recorded_versions.as_deref()
+        } else {
+            None
+        });
         let needs: Vec<Wanted> = resolved
             .needs
             .iter()
-            .map(|need| Wanted { recorded: recorded.get(&need.hash).map(|id| VersionId(id.as_str().into())), ..need.clone() })
+            .map(|need| Wanted {
+                recorded: recorded.get(&need.hash).map(|id| VersionId(id.as_str().into())),
+                ..need.clone()
+            })
             .collect();
         self.subscribe(object, entry, &needs);
 
         // On demand: not more often than every 10 s, and never lost.
-        let asked_now = entry.asked != 0 && memory.asked.is_none_or(|(asked, _)| asked != entry.asked) && !same_inputs;
+        let asked_now =
+            entry.asked != 0 && memory.asked.is_none_or(|(asked, _)| asked != entry.asked) && !same_inputs;
         if asked_now
             && let Some((_, at)) = memory.asked
             && let Some(left) = (at + ON_DEMAND).checked_sub(self.clock.now())
@@ -364,24 +423,39 @@ impl Context {
         }
 
         let once = !matches!(entry.refresh, Refresh::Every(_));
-        let ours = secret.as_ref().is_some_and(|secret| is_ours(object, entry, secret));
+        let ours = secret
+            .as_ref()
+            .is_some_and(|secret| is_ours(object, entry, secret));
         let intact = match entry.creation {
             CreationPolicy::None => memory.read.is_some(),
             CreationPolicy::Owner | CreationPolicy::Orphan => {
                 ours && secret.as_ref().is_some_and(|secret| {
-                    secret.content_intact && (entry.creation == CreationPolicy::Owner) == (secret.controller_uid.as_deref() == Some(&*entry.uid))
+                    secret.content_intact
+                        && (entry.creation == CreationPolicy::Owner)
+                            == (secret.controller_uid.as_deref() == Some(&*entry.uid))
                 })
             }
         };
         let settled = needs.iter().all(|need| {
             need.recorded.is_some()
-                && (once || match self.tracking.ask(|tracker| tracker.known(need.source, &need.key, &need.selector)) {
-                    Known::Unknown | Known::Held { .. } => true,
-                    Known::Version(version) => Some(&version) == need.recorded.as_ref(),
-                    Known::Gone { .. } | Known::Failing(_) => false,
-                })
+                && (once
+                    || match self
+                        .tracking
+                        .ask(|tracker| tracker.known(need.source, &need.key, &need.selector))
+                    {
+                        Known::Unknown | Known::Held { .. } => true,
+                        Known::Version(version) => Some(&version) == need.recorded.as_ref(),
+                        Known::Gone { .. } | Known::Failing(_) => false,
+                    })
         });
-        if intact && same_inputs && settled && entry.recorded.as_ref().is_none_or(|recorded| recorded.former.is_none()) {
+        if intact
+            && same_inputs
+            && settled
+            && entry
+                .recorded
+                .as_ref()
+                .is_none_or(|recorded| recorded.former.is_none())
+        {
             let draft = self.draft_synced(object, entry, resolved, &needs, secret.as_ref());
             return self.say(object, entry, draft, None, Ended::Well).await;
         }
@@ -393,7 +467,18 @@ impl Context {
             return Ended::Well;
         }
 
-        let answers = match self.read(object, entry, resolved, &needs, class, asked_now, once && same_inputs).await {
+        let answers = match self
+            .read(
+                object,
+                entry,
+                resolved,
+                &needs,
+                class,
+                asked_now,
+                once && same_inputs,
+            )
+            .await
+        {
             Ok(answers) => answers,
             Err(Stop::Waiting) => return Ended::Well,
             Err(Stop::Refused(refusal)) => return self.refuse(object, entry, None, refusal).await,
@@ -403,12 +488,26 @@ impl Context {
             let now = self.clock.now();
             self.remember(object, |memory| memory.asked = Some((entry.asked, now)));
         }
-        let Ok(_slot) = self.slots.acquire().await else { return Ended::Failed };
-        self.write(object, entry, resolved, &needs, &answers, &inputs, secret.is_some()).await
+        let Ok(_slot) = self.slots.acquire().await else {
+            return Ended::Failed;
+        };
+        self.write(
+            object,
+            entry,
+            resolved,
+            &needs,
+            &answers,
+            &inputs,
+            secret.is_some(),
+        )
+        .await
     }
 
     /// Reads every need, and stops at the first in the spec's order that cannot be had.
-    #[expect(clippy::too_many_arguments, reason = "the facts of one pass, used nowhere else")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the facts of one pass, used nowhere else"
+    )]
     async fn read(
         &self,
         object: &ObjectKey,
@@ -423,7 +522,9 @@ impl Context {
             Class::Urgent => Urgency::Fresh,
             Class::Periodic => Urgency::Periodic,
         };
-        let reads = needs.iter().map(|need| self.read_one(object, need, urgency, fresh, pinned));
+        let reads = needs
+            .iter()
+            .map(|need| self.read_one(object, need, urgency, fresh, pinned));
         let mut answers = Vec::with_capacity(needs.len());
         for (answer, need) in future::join_all(reads).await.into_iter().zip(needs) {
             match answer? {
@@ -431,7 +532,7 @@ impl Context {
                     return Err(gone(need, deleted).into());
                 }
                 Answer::Value(value) => {
-                    self.admit(object, resolved, &value)?;
+                    Self::admit(object, resolved, &value)?;
                     answers.push(Answer::Value(value));
                 }
                 gone @ Answer::Gone { .. } => answers.push(gone),
@@ -440,13 +541,28 @@ impl Context {
         Ok(answers)
     }
 
-    async fn read_one(&self, object: &ObjectKey, need: &Wanted, urgency: Urgency, fresh: bool, pinned: bool) -> Result<Answer, Stop> {
-        let Wanted { source, key, selector, recorded, .. } = need;
+    async fn read_one(
+        &self,
+        object: &ObjectKey,
+        need: &Wanted,
+        urgency: Urgency,
+        fresh: bool,
+        pinned: bool,
+    ) -> Result<Answer, Stop> {
+        let Wanted {
+            source,
+            key,
+            selector,
+            recorded,
+            ..
+        } = need;
         // A drifted Secret that is not to be refreshed gets back what it held, if AWS still has it.
         if pinned
             && let Some(version) = recorded
-            && let Ok(value) =
-                self.reader.read(*source, key, &Selector::Version(version.clone()), object, urgency).await
+            && let Ok(value) = self
+                .reader
+                .read(*source, key, &Selector::Version(version.clone()), object, urgency)
+                .await
         {
             return Ok(Answer::Value(value));
         }
@@ -457,7 +573,9 @@ impl Context {
             }
         }
         let read = if fresh {
-            self.reader.read_fresh(*source, key, selector, object, urgency).await
+            self.reader
+                .read_fresh(*source, key, selector, object, urgency)
+                .await
         } else {
             self.reader.read(*source, key, selector, object, urgency).await
         };
@@ -467,7 +585,13 @@ impl Context {
         };
         match self.tracking.saw(*source, key, selector, &value) {
             // What stands is another version than was read: a stale replica answered, or a newer version came between.
-            Known::Held { accepted: Some(stands), .. } | Known::Version(stands) if stands != value.version => {
+            Known::Held {
+                accepted: Some(stands),
+                ..
+            }
+            | Known::Version(stands)
+                if stands != value.version =>
+            {
                 self.pinned(object, need, &stands, urgency).await
             }
             Known::Held { accepted: None, .. } => match recorded {
@@ -478,26 +602,48 @@ impl Context {
         }
     }
 
-    async fn pinned(&self, object: &ObjectKey, need: &Wanted, version: &VersionId, urgency: Urgency) -> Result<Answer, Stop> {
+    async fn pinned(
+        &self,
+        object: &ObjectKey,
+        need: &Wanted,
+        version: &VersionId,
+        urgency: Urgency,
+    ) -> Result<Answer, Stop> {
         let selector = Selector::Version(version.clone());
-        match self.reader.read(need.source, &need.key, &selector, object, urgency).await {
+        match self
+            .reader
+            .read(need.source, &need.key, &selector, object, urgency)
+            .await
+        {
             Ok(value) => Ok(Answer::Value(value)),
             Err(error) => {
                 let refusal = Refusal::new(error.reason(), error.to_string());
-                Err(if error.class().is_transient() { Stop::Transient(refusal) } else { refusal.into() })
+                Err(if error.class().is_transient() {
+                    Stop::Transient(refusal)
+                } else {
+                    refusal.into()
+                })
             }
         }
     }
 
-    /// What a failed read means. "Not found" is believed only once DescribeSecret says so too.
+    /// What a failed read means. "Not found" is believed only once `DescribeSecret` says so too.
     async fn unread(&self, need: &Wanted, error: &aws::Error) -> Result<Answer, Stop> {
-        let Wanted { source, key, selector, .. } = need;
+        let Wanted {
+            source,
+            key,
+            selector,
+            ..
+        } = need;
         let refusal = Refusal::new(error.reason(), error.to_string());
         if error.class().is_transient() {
             self.tracking.failed(*source, key, selector, error);
             return Err(Stop::Transient(refusal));
         }
-        if !matches!(error.class(), aws::Class::NotFound | aws::Class::MarkedForDeletion) {
+        if !matches!(
+            error.class(),
+            aws::Class::NotFound | aws::Class::MarkedForDeletion
+        ) {
             self.tracking.failed(*source, key, selector, error);
             return Err(refusal.into());
         }
@@ -506,24 +652,28 @@ impl Context {
             tracker.observe(now, observation);
             tracker.known(*source, key, selector)
         });
-        match known {
-            Known::Gone { deleted } => Ok(Answer::Gone { deleted }),
-            _ => {
-                self.tracking.failed(*source, key, selector, error);
-                Err(refusal.into())
-            }
+        if let Known::Gone { deleted } = known {
+            return Ok(Answer::Gone { deleted });
         }
+        self.tracking.failed(*source, key, selector, error);
+        Err(refusal.into())
     }
 
     /// The name in AWS's answer is checked again: what was asked for and what came must both be allowed.
-    fn admit(&self, object: &ObjectKey, resolved: &Resolved, value: &RemoteValue) -> Result<(), Stop> {
-        if resolved.allowed.allows_answer(&value.name, &value.arn, resolved.home()) {
+    fn admit(object: &ObjectKey, resolved: &Resolved, value: &RemoteValue) -> Result<(), Stop> {
+        if resolved
+            .allowed
+            .allows_answer(&value.name, &value.arn, resolved.home())
+        {
             return Ok(());
         }
         tracing::info!(target: "audit", action = "refusal", external_secret = %object, reason = "KeyNotAllowed", subject = %value.arn);
         Err(Refusal::new(
             Reason::KeyNotAllowed,
-            format!("{} does not allow what AWS answered: ask the store's administrator", resolved.label),
+            format!(
+                "{} does not allow what AWS answered: ask the store's administrator",
+                resolved.label
+            ),
         )
         .into())
     }
@@ -531,7 +681,10 @@ impl Context {
 
 impl Context {
     /// Writes what the answers make of the Secret, and says so.
-    #[expect(clippy::too_many_arguments, reason = "the facts of one pass, used nowhere else")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the facts of one pass, used nowhere else"
+    )]
     async fn write(
         &self,
         object: &ObjectKey,
@@ -573,14 +726,25 @@ impl Context {
                 return self.refuse(object, &same, Some(&live), refusal).await;
             }
         };
-        let sources = answers.iter().enumerate().filter_map(|(index, answer)| match answer {
-            Answer::Value(value) => Some((index, value.version.clone())),
-            Answer::Gone { .. } => None,
-        });
-        let sources = self.sources(entry, resolved, sources);
+        let sources = answers
+            .iter()
+            .enumerate()
+            .filter_map(|(index, answer)| match answer {
+                Answer::Value(value) => Some((index, value.version.clone())),
+                Answer::Gone { .. } => None,
+            });
+        let sources = Self::sources(entry, resolved, sources);
         if entry.creation == CreationPolicy::None {
-            self.remember(object, |memory| memory.read = Some((inputs.to_owned(), versions.clone())));
-            let draft = self.draft(object, entry, Verdict::holds(Reason::Synced, READ_ONLY), sources, None);
+            self.remember(object, |memory| {
+                memory.read = Some((inputs.to_owned(), versions.clone()))
+            });
+            let draft = self.draft(
+                object,
+                entry,
+                Verdict::holds(Reason::Synced, READ_ONLY),
+                sources,
+                None,
+            );
             return self.say(object, &same, draft, Some(&live), Ended::Well).await;
         }
 
@@ -608,7 +772,10 @@ impl Context {
             object,
             uid: &entry.uid,
             target: &target.name,
-            recorded: recorded.map(|target| plan::Recorded { name: &target.name, rollout: target.rollout.as_deref() }),
+            recorded: recorded.map(|target| plan::Recorded {
+                name: &target.name,
+                rollout: target.rollout.as_deref(),
+            }),
             creation: entry.creation,
             adopt_existing: live.spec.adopt_existing(),
             immutable: live.spec.immutable(),
@@ -630,13 +797,23 @@ impl Context {
                 if immutable {
                     self.remember(object, |memory| memory.refused = Some(versions.clone()));
                 }
-                let reason = if immutable { Reason::TargetImmutable } else { Reason::TargetConflict };
+                let reason = if immutable {
+                    Reason::TargetImmutable
+                } else {
+                    Reason::TargetConflict
+                };
                 let refusal = Refusal::new(reason, refusal.to_string());
                 let ended = self.refuse(object, &same, Some(&live), refusal).await;
-                return if immutable { Ended::Well } else { sooner(ended, RECHECK_CONFLICT) };
+                return if immutable {
+                    Ended::Well
+                } else {
+                    sooner(ended, RECHECK_CONFLICT)
+                };
             }
             Err(NotWritten::Contended) => return Ended::Failed,
-            Err(NotWritten::Kubernetes(error)) => return self.kubernetes_failed(object, &same, Some(&live), &error).await,
+            Err(NotWritten::Kubernetes(error)) => {
+                return self.kubernetes_failed(object, &same, Some(&live), &error).await;
+            }
         };
         self.remember(object, |memory| memory.refused = None);
         if let Some(former) = recorded.filter(|recorded| *recorded.name != *target.name)
@@ -645,16 +822,34 @@ impl Context {
             return self.kubernetes_failed(object, &same, Some(&live), &error).await;
         }
         let message = synced_message(&target.name, needs.len());
-        let target = TargetDraft { name: target.name.to_string(), written };
-        let draft = self.draft(object, entry, Verdict::holds(Reason::Synced, message), sources, Some(target));
+        let target = TargetDraft {
+            name: target.name.to_string(),
+            written,
+        };
+        let draft = self.draft(
+            object,
+            entry,
+            Verdict::holds(Reason::Synced, message),
+            sources,
+            Some(target),
+        );
         self.say(object, &same, draft, Some(&live), Ended::Well).await
     }
 
     /// Carries out the plan; planned again from another live read when the Secret changed meanwhile.
-    async fn apply(&self, wanted: &plan::Wanted<'_>, target: &ObjectKey, indexed: bool) -> Result<Written, NotWritten> {
+    async fn apply(
+        &self,
+        wanted: &plan::Wanted<'_>,
+        target: &ObjectKey,
+        indexed: bool,
+    ) -> Result<Written, NotWritten> {
         let object = wanted.object;
         // What the index knows to be absent need not be looked for: POST says if it is there after all.
-        let mut live = if indexed { self.find_secret(target).await? } else { None };
+        let mut live = if indexed {
+            self.find_secret(target).await?
+        } else {
+            None
+        };
         for _ in 0..PLANS {
             let observed = live.as_ref().and_then(Observed::of);
             let plan = plan::plan(&self.key, self.time.now(), wanted, live.as_ref());
@@ -670,8 +865,14 @@ impl Context {
                     (sent, None, written)
                 }
                 Plan::Patch { body, why, written } => {
-                    let Some(observed) = &observed else { return Err(NotWritten::Contended) };
-                    (self.writer.patch_secret(target, observed, body).await, Some(why), written)
+                    let Some(observed) = &observed else {
+                        return Err(NotWritten::Contended);
+                    };
+                    (
+                        self.writer.patch_secret(target, observed, body).await,
+                        Some(why),
+                        written,
+                    )
                 }
             };
             match sent {
@@ -693,11 +894,22 @@ impl Context {
     }
 
     async fn find_secret(&self, target: &ObjectKey) -> Result<Option<Secret>, NotWritten> {
-        self.writer.cluster().find::<Secret>(target).await.map_err(NotWritten::Kubernetes)
+        self.writer
+            .cluster()
+            .find::<Secret>(target)
+            .await
+            .map_err(NotWritten::Kubernetes)
     }
 
     /// Remembers, audits and tells of a write.
-    fn wrote(&self, wanted: &plan::Wanted<'_>, target: &ObjectKey, answer: &cluster::Written, why: Option<Why>, written: &Written) {
+    fn wrote(
+        &self,
+        wanted: &plan::Wanted<'_>,
+        target: &ObjectKey,
+        answer: &cluster::Written,
+        why: Option<Why>,
+        written: &Written,
+    ) {
         let object = wanted.object;
         tracing::info!(
             target: "audit",
@@ -726,15 +938,26 @@ impl Context {
             memory.written = Some((now, target.clone(), written));
         });
         let (reason, note) = match why {
-            Some(Why::Updated) => (EventReason::Updated, format!("Secret {} was updated from AWS", target.name)),
-            Some(Why::DriftRepaired) => {
-                (EventReason::DriftRepaired, format!("Secret {} had been changed by hand; its data were restored", target.name))
-            }
-            Some(Why::Adopted) => (EventReason::Updated, format!("Secret {} was taken over", target.name)),
+            Some(Why::Updated) => (
+                EventReason::Updated,
+                format!("Secret {} was updated from AWS", target.name),
+            ),
+            Some(Why::DriftRepaired) => (
+                EventReason::DriftRepaired,
+                format!(
+                    "Secret {} had been changed by hand; its data were restored",
+                    target.name
+                ),
+            ),
+            Some(Why::Adopted) => (
+                EventReason::Updated,
+                format!("Secret {} was taken over", target.name),
+            ),
             Some(Why::Annotated) | None => return,
         };
         let regarding = events::reference("ExternalSecret", object, wanted.uid);
-        self.events.emit(regarding, EventType::Normal, reason.as_str(), "Sync", &note);
+        self.events
+            .emit(regarding, EventType::Normal, reason.as_str(), "Sync", &note);
     }
 
     /// All remote secrets are gone and the policy is Delete: the Secret goes, if it is ours.
@@ -753,13 +976,28 @@ impl Context {
                     "everything in AWS is gone, but Secret {target} is not of this ExternalSecret, so it was not deleted"
                 );
                 let refusal = Refusal::new(Reason::TargetConflict, message);
-                return sooner(self.refuse(object, entry, Some(live), refusal).await, RECHECK_CONFLICT);
+                return sooner(
+                    self.refuse(object, entry, Some(live), refusal).await,
+                    RECHECK_CONFLICT,
+                );
             }
-            let Some(observed) = observed else { return Ended::Failed };
+            let Some(observed) = observed else {
+                return Ended::Failed;
+            };
             match self.writer.delete_secret(&target, &observed).await {
-                Ok(()) => self.deleted(object, entry, &target, "everything that it was made from is gone from AWS"),
+                Ok(()) => self.deleted(
+                    object,
+                    entry,
+                    &target,
+                    "everything that it was made from is gone from AWS",
+                ),
                 Err(error) if error.class == cluster::Class::NotFound => {}
-                Err(error) if matches!(error.class, cluster::Class::Conflict | cluster::Class::UidMismatch) => {
+                Err(error)
+                    if matches!(
+                        error.class,
+                        cluster::Class::Conflict | cluster::Class::UidMismatch
+                    ) =>
+                {
                     return Ended::Failed;
                 }
                 Err(error) => return self.kubernetes_failed(object, entry, Some(live), &error).await,
@@ -769,18 +1007,33 @@ impl Context {
             "Secret {} was deleted, since everything that it was made from is gone from AWS and target.deletionPolicy is Delete",
             target.name
         );
-        let draft = self.draft(object, entry, Verdict::holds(Reason::Deleted, message), Vec::new(), None);
+        let draft = self.draft(
+            object,
+            entry,
+            Verdict::holds(Reason::Deleted, message),
+            Vec::new(),
+            None,
+        );
         self.say(object, entry, draft, Some(live), Ended::Well).await
     }
 
     /// After a rename: the Secret of the former name goes, if this very object controls it.
-    async fn remove_former(&self, object: &ObjectKey, entry: &Entry, former: &str) -> Result<(), cluster::Error> {
+    async fn remove_former(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        former: &str,
+    ) -> Result<(), cluster::Error> {
         let key = ObjectKey::new(object.namespace.clone(), former);
-        let Some(mut secret) = self.writer.cluster().find::<Secret>(&key).await? else { return Ok(()) };
+        let Some(mut secret) = self.writer.cluster().find::<Secret>(&key).await? else {
+            return Ok(());
+        };
         let ours = plan::controller(&secret).is_some_and(|controller| controller.uid == *entry.uid);
         let observed = Observed::of(&secret);
         wipe(&mut secret);
-        let (true, Some(observed)) = (ours, observed) else { return Ok(()) };
+        let (true, Some(observed)) = (ours, observed) else {
+            return Ok(());
+        };
         match self.writer.delete_secret(&key, &observed).await {
             Ok(()) => {
                 self.deleted(object, entry, &key, "target.name is another one now");
@@ -796,7 +1049,13 @@ impl Context {
         self.remember(object, |memory| memory.written = None);
         let regarding = events::reference("ExternalSecret", object, &entry.uid);
         let note = format!("Secret {} was deleted: {why}", secret.name);
-        self.events.emit(regarding, EventType::Normal, EventReason::Deleted.as_str(), "Sync", &note);
+        self.events.emit(
+            regarding,
+            EventType::Normal,
+            EventReason::Deleted.as_str(),
+            "Sync",
+            &note,
+        );
     }
 }
 
@@ -810,7 +1069,8 @@ impl Context {
         } else {
             let usable = &resolved.usable;
             let source = super::resolve::fingerprint(&usable.source, usable.spec.aws().prefix());
-            self.key.inputs(target, [asked.as_slice(), &entry.made_from, source.as_bytes()])
+            self.key
+                .inputs(target, [asked.as_slice(), &entry.made_from, source.as_bytes()])
         };
         token.to_string()
     }
@@ -829,15 +1089,29 @@ impl Context {
             Refresh::Every(interval) => track::Refresh::Every(interval),
             Refresh::OnChange | Refresh::Once => track::Refresh::Once,
         };
-        self.tracking.subscribe(object, Subscription { refresh, rotation: false, wants });
+        self.tracking.subscribe(
+            object,
+            Subscription {
+                refresh,
+                rotation: false,
+                wants,
+            },
+        );
     }
 
     /// The target as the index knows it, or as our last write left it where the index is behind.
     fn secret(&self, object: &ObjectKey, target: &ObjectKey) -> Option<SecretEntry> {
-        let indexed = self.secrets.get(target).and_then(|indexed| indexed.entry().cloned());
+        let indexed = self
+            .secrets
+            .get(target)
+            .and_then(|indexed| indexed.entry().cloned());
         let mut memories = self.memory.lock();
-        let Some(memory) = memories.get_mut(object) else { return indexed };
-        let Some((at, key, written)) = &memory.written else { return indexed };
+        let Some(memory) = memories.get_mut(object) else {
+            return indexed;
+        };
+        let Some((at, key, written)) = &memory.written else {
+            return indexed;
+        };
         let behind = match &indexed {
             Some(indexed) => older(&indexed.resource_version, &written.resource_version),
             // Not there yet, or deleted since: after a while the index is believed.
@@ -853,23 +1127,30 @@ impl Context {
     /// The versions that the tracker holds to be right, as they would be recorded.
     fn known_versions(&self, needs: &[Wanted]) -> String {
         let known = needs.iter().filter_map(|need| {
-            match self.tracking.ask(|tracker| tracker.known(need.source, &need.key, &need.selector)) {
+            match self
+                .tracking
+                .ask(|tracker| tracker.known(need.source, &need.key, &need.selector))
+            {
                 Known::Version(version) => Some((need.hash.clone(), version.0.to_string())),
-                _ => need.recorded.as_ref().map(|version| (need.hash.clone(), version.0.to_string())),
+                _ => need
+                    .recorded
+                    .as_ref()
+                    .map(|version| (need.hash.clone(), version.0.to_string())),
             }
         });
         json(&known.collect())
     }
 
     fn sources<'a>(
-        &self,
         entry: &Entry,
         resolved: &Resolved,
         needs: impl Iterator<Item = (usize, VersionId)> + 'a,
     ) -> Vec<SourceDraft> {
         let mut sources: Vec<SourceDraft> = Vec::new();
         for (index, version) in needs {
-            let Some(need) = entry.needs.get(index) else { continue };
+            let Some(need) = entry.needs.get(index) else {
+                continue;
+            };
             let source = SourceDraft {
                 store: resolved.label.clone(),
                 key: need.key.to_string(),
@@ -883,9 +1164,19 @@ impl Context {
         sources
     }
 
-    fn draft_synced(&self, object: &ObjectKey, entry: &Entry, resolved: &Resolved, needs: &[Wanted], secret: Option<&SecretEntry>) -> Draft {
-        let versions = needs.iter().enumerate().filter_map(|(index, need)| Some((index, need.recorded.clone()?)));
-        let sources = self.sources(entry, resolved, versions);
+    fn draft_synced(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        resolved: &Resolved,
+        needs: &[Wanted],
+        secret: Option<&SecretEntry>,
+    ) -> Draft {
+        let versions = needs
+            .iter()
+            .enumerate()
+            .filter_map(|(index, need)| Some((index, need.recorded.clone()?)));
+        let sources = Self::sources(entry, resolved, versions);
         let (message, target) = match secret {
             Some(secret) if entry.creation != CreationPolicy::None => {
                 let written = Written {
@@ -894,14 +1185,30 @@ impl Context {
                     changed_at: secret.changed_at.map(seconds),
                 };
                 let name = entry.target(object).to_owned();
-                (synced_message(&name, needs.len()), Some(TargetDraft { name, written }))
+                (
+                    synced_message(&name, needs.len()),
+                    Some(TargetDraft { name, written }),
+                )
             }
             _ => (READ_ONLY.to_owned(), None),
         };
-        self.draft(object, entry, Verdict::holds(Reason::Synced, message), sources, target)
+        self.draft(
+            object,
+            entry,
+            Verdict::holds(Reason::Synced, message),
+            sources,
+            target,
+        )
     }
 
-    fn draft(&self, object: &ObjectKey, entry: &Entry, ready: Verdict, sources: Vec<SourceDraft>, target: Option<TargetDraft>) -> Draft {
+    fn draft(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        ready: Verdict,
+        sources: Vec<SourceDraft>,
+        target: Option<TargetDraft>,
+    ) -> Draft {
         Draft {
             generation: entry.generation,
             ready: Some(ready),
@@ -914,7 +1221,10 @@ impl Context {
     /// Whether AWS was asked within the promise.
     fn current(&self, object: &ObjectKey, entry: &Entry) -> Verdict {
         match stale_after(entry) {
-            None => Verdict::holds(Reason::Checked, "AWS is asked when the object changes or asks for it"),
+            None => Verdict::holds(
+                Reason::Checked,
+                "AWS is asked when the object changes or asks for it",
+            ),
             Some(limit) if self.is_stale(object, entry) => Verdict::fails(
                 Reason::Stale,
                 format!(
@@ -930,17 +1240,30 @@ impl Context {
     /// Whether the last good answer of AWS is older than promised. What was never answered counts from when it was
     /// first wanted.
     pub fn is_stale(&self, object: &ObjectKey, entry: &Entry) -> bool {
-        let Some(limit) = stale_after(entry) else { return false };
+        let Some(limit) = stale_after(entry) else {
+            return false;
+        };
         let checked = self.tracking.ask(|tracker| tracker.checked(object));
-        let since = checked.or_else(|| self.memory.lock().get(object).and_then(|memory| memory.wanted_since));
+        let since = checked.or_else(|| {
+            self.memory
+                .lock()
+                .get(object)
+                .and_then(|memory| memory.wanted_since)
+        });
         since.is_some_and(|since| self.clock.now().saturating_sub(since) > limit)
     }
 
     /// Whether an object differs from what its last pass saw, in what passes look at.
     pub fn is_news(&self, object: &ObjectKey) -> bool {
-        let seen = self.memory.lock().get(object).and_then(|memory| memory.seen.clone());
+        let seen = self
+            .memory
+            .lock()
+            .get(object)
+            .and_then(|memory| memory.seen.clone());
         let same = self.objects.with(object, |indexed| {
-            indexed.entry().is_some_and(|entry| seen == Some((entry.uid.clone(), entry.revision)))
+            indexed
+                .entry()
+                .is_some_and(|entry| seen == Some((entry.uid.clone(), entry.revision)))
         });
         same != Some(true)
     }
@@ -948,12 +1271,16 @@ impl Context {
     /// Whether the index shows just what our last write left, so that nothing is to be done.
     pub fn is_own_write(&self, object: &ObjectKey, secret: &ObjectKey) -> bool {
         let mut memories = self.memory.lock();
-        let Some(memory) = memories.get_mut(object) else { return false };
+        let Some(memory) = memories.get_mut(object) else {
+            return false;
+        };
         let own = memory.written.as_ref().is_some_and(|(_, key, written)| {
             key == secret
                 && self.secrets.with(secret, |indexed| {
                     indexed.entry().is_some_and(|entry| {
-                        entry.content_intact && entry.uid == written.uid && entry.resource_version == written.resource_version
+                        entry.content_intact
+                            && entry.uid == written.uid
+                            && entry.resource_version == written.resource_version
                     })
                 }) == Some(true)
         });
@@ -964,7 +1291,7 @@ impl Context {
     }
 
     /// How soon what a person must mend is looked at again.
-    fn recheck(&self, entry: &Entry) -> Duration {
+    fn recheck(entry: &Entry) -> Duration {
         match entry.refresh {
             Refresh::Every(interval) => interval.min(RECHECK_PERMANENT),
             Refresh::OnChange | Refresh::Once => RECHECK_PERMANENT,
@@ -972,7 +1299,13 @@ impl Context {
     }
 
     /// Says that a person must mend something; the Secret stays.
-    async fn refuse(&self, object: &ObjectKey, entry: &Entry, live: Option<&ExternalSecret>, refusal: Refusal) -> Ended {
+    async fn refuse(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        live: Option<&ExternalSecret>,
+        refusal: Refusal,
+    ) -> Ended {
         let draft = Draft {
             generation: entry.generation,
             ready: Some(Verdict::fails(refusal.reason, refusal.message)),
@@ -985,19 +1318,40 @@ impl Context {
     /// Something failed that passes by itself: said only while there is no Secret yet.
     async fn defer(&self, object: &ObjectKey, entry: &Entry, refusal: Refusal) -> Ended {
         let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
-        let has_secret = self.secret(object, &target).is_some_and(|secret| is_ours(object, entry, &secret));
-        let ready = (!has_secret && entry.ready != Some(true))
-            .then(|| Verdict::fails(refusal.reason, format!("{}; no Secret exists yet", refusal.message)));
-        let generation = if ready.is_some() { entry.generation } else { entry.said.generation() };
+        let has_secret = self
+            .secret(object, &target)
+            .is_some_and(|secret| is_ours(object, entry, &secret));
+        let ready = (!has_secret && entry.ready != Some(true)).then(|| {
+            Verdict::fails(
+                refusal.reason,
+                format!("{}; no Secret exists yet", refusal.message),
+            )
+        });
+        let generation = if ready.is_some() {
+            entry.generation
+        } else {
+            entry.said.generation()
+        };
         if ready.is_none() && entry.said.is_silent() {
             return Ended::Failed;
         }
-        let draft = Draft { generation, ready, current: Some(self.current(object, entry)), ..Draft::default() };
+        let draft = Draft {
+            generation,
+            ready,
+            current: Some(self.current(object, entry)),
+            ..Draft::default()
+        };
         self.say(object, entry, draft, None, Ended::Failed).await
     }
 
     /// Kubernetes refused a write or did not answer.
-    async fn kubernetes_failed(&self, object: &ObjectKey, entry: &Entry, live: Option<&ExternalSecret>, error: &cluster::Error) -> Ended {
+    async fn kubernetes_failed(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        live: Option<&ExternalSecret>,
+        error: &cluster::Error,
+    ) -> Ended {
         let refusal = match &error.class {
             cluster::Class::Forbidden => Refusal::new(
                 Reason::Forbidden,
@@ -1006,16 +1360,19 @@ impl Context {
                     object.namespace
                 ),
             ),
-            cluster::Class::TooLarge => Refusal::new(Reason::TooLarge, format!("{error}: select fewer values")),
-            cluster::Class::Invalid { .. } | cluster::Class::Rejected { .. } => {
-                Refusal::new(Reason::InvalidSpec, format!("{error}: mend the target's name, labels or annotations"))
+            cluster::Class::TooLarge => {
+                Refusal::new(Reason::TooLarge, format!("{error}: select fewer values"))
             }
+            cluster::Class::Invalid { .. } | cluster::Class::Rejected { .. } => Refusal::new(
+                Reason::InvalidSpec,
+                format!("{error}: mend the target's name, labels or annotations"),
+            ),
             _ => {
                 tracing::warn!(%object, %error, "trying again");
                 return Ended::Failed;
             }
         };
-        let wait = self.recheck(entry);
+        let wait = Self::recheck(entry);
         sooner(self.refuse(object, entry, live, refusal).await, wait)
     }
 
@@ -1029,7 +1386,11 @@ impl Context {
         );
         let verdict = Verdict::fails(Reason::InvalidSpec, message);
         let now = self.time.now();
-        let draft = Draft { generation: malformed.generation, ready: Some(verdict), ..Draft::default() };
+        let draft = Draft {
+            generation: malformed.generation,
+            ready: Some(verdict),
+            ..Draft::default()
+        };
         let again = {
             let mut memories = self.memory.lock();
             let memory = memories.entry(object.clone()).or_default();
@@ -1040,7 +1401,11 @@ impl Context {
             return Ended::Well;
         }
         let status = status::compose(now, &draft, None);
-        match self.writer.apply_status::<ExternalSecret>(object, &malformed.uid, names::SYNC_MANAGER, &status).await {
+        match self
+            .writer
+            .apply_status::<ExternalSecret>(object, &malformed.uid, names::SYNC_MANAGER, &status)
+            .await
+        {
             Ok(_) => Ended::Well,
             Err(error) => {
                 self.memory.lock().entry(object.clone()).or_default().malformed = None;
@@ -1051,7 +1416,14 @@ impl Context {
     }
 
     /// Writes the status where it differs, and an event where it turned.
-    async fn say(&self, object: &ObjectKey, entry: &Entry, draft: Draft, live: Option<&ExternalSecret>, ended: Ended) -> Ended {
+    async fn say(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        draft: Draft,
+        live: Option<&ExternalSecret>,
+        ended: Ended,
+    ) -> Ended {
         if !entry.said.differs(&draft) {
             return ended;
         }
@@ -1077,12 +1449,23 @@ impl Context {
             self.pace.wait().await;
         }
         let status = status::compose(self.time.now(), &draft, live.status.as_ref());
-        match self.writer.apply_status::<ExternalSecret>(object, &entry.uid, names::SYNC_MANAGER, &status).await {
+        match self
+            .writer
+            .apply_status::<ExternalSecret>(object, &entry.uid, names::SYNC_MANAGER, &status)
+            .await
+        {
             Ok(_) => {
                 self.tell(object, entry, live, &draft);
                 ended
             }
-            Err(error) if matches!(error.class, cluster::Class::NotFound | cluster::Class::UidMismatch) => Ended::Well,
+            Err(error)
+                if matches!(
+                    error.class,
+                    cluster::Class::NotFound | cluster::Class::UidMismatch
+                ) =>
+            {
+                Ended::Well
+            }
             Err(error) => {
                 tracing::warn!(%object, %error, "the status was not written");
                 Ended::Failed
@@ -1093,17 +1476,29 @@ impl Context {
     /// Events on transitions only, none for a plain first sync.
     fn tell(&self, object: &ObjectKey, entry: &Entry, live: &ExternalSecret, draft: &Draft) {
         let Some(ready) = &draft.ready else { return };
-        let was = live.status.as_ref().and_then(|status| status::condition(status, ConditionType::Ready));
+        let was = live
+            .status
+            .as_ref()
+            .and_then(|status| status::condition(status, ConditionType::Ready));
         let reason = match (was.map(|was| was.status.as_str()), ready.holds) {
             (Some("False"), true) => EventReason::Recovered,
             (_, false) if was.is_none_or(|was| was.reason != ready.reason.as_str()) => {
-                if ready.reason == Reason::TargetConflict { EventReason::TargetConflict } else { EventReason::SyncFailed }
+                if ready.reason == Reason::TargetConflict {
+                    EventReason::TargetConflict
+                } else {
+                    EventReason::SyncFailed
+                }
             }
             _ => return,
         };
-        let type_ = if reason.is_warning() { EventType::Warning } else { EventType::Normal };
+        let type_ = if reason.is_warning() {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
         let regarding = events::reference("ExternalSecret", object, &entry.uid);
-        self.events.emit(regarding, type_, reason.as_str(), "Sync", &ready.message);
+        self.events
+            .emit(regarding, type_, reason.as_str(), "Sync", &ready.message);
     }
 
     fn recall(&self, object: &ObjectKey) -> Memory {
@@ -1170,10 +1565,13 @@ fn is_ours(object: &ObjectKey, entry: &Entry, secret: &SecretEntry) -> bool {
 
 /// The versions annotation: hash of store and key to version id.
 fn versions_json(needs: &[Wanted], answers: &[Answer]) -> Result<String, Refusal> {
-    let versions = needs.iter().zip(answers).filter_map(|(need, answer)| match answer {
-        Answer::Value(value) => Some((need.hash.clone(), value.version.0.to_string())),
-        Answer::Gone { .. } => None,
-    });
+    let versions = needs
+        .iter()
+        .zip(answers)
+        .filter_map(|(need, answer)| match answer {
+            Answer::Value(value) => Some((need.hash.clone(), value.version.0.to_string())),
+            Answer::Gone { .. } => None,
+        });
     let versions = json(&versions.collect());
     if versions.len() > annotation::VERSIONS_LIMIT {
         return Err(Refusal::new(
@@ -1196,7 +1594,9 @@ fn json(versions: &BTreeMap<String, String>) -> String {
 
 /// What an edited annotation holds instead of JSON counts as nothing: everything is read again.
 fn parse_versions(annotation: Option<&str>) -> BTreeMap<String, String> {
-    annotation.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    annotation
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
 }
 
 /// Whether resourceVersion `one` is older than `other`: since Kubernetes 1.35 they are documented to compare as numbers,

@@ -22,7 +22,10 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self {
+            reason,
+            message: message.into(),
+        }
     }
 }
 
@@ -39,7 +42,7 @@ pub struct Rules {
 
 /// A store that is asked for an identity.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub(super) struct Asked<'a> {
     /// Which store.
     pub store: &'a StoreRef,
     /// Its uid.
@@ -52,21 +55,30 @@ pub struct Asked<'a> {
 
 impl Asked<'_> {
     /// Whether the identity differs with the namespace of the ExternalSecret.
-    pub fn is_per_namespace(&self) -> bool {
+    pub(super) fn is_per_namespace(&self) -> bool {
         self.store.kind == StoreKind::ClusterSecretStore && self.spec.is_per_namespace()
     }
 
     /// The source that this store gives to ExternalSecrets of `namespace`.
-    pub fn source(&self, rules: &Rules, namespace: &str) -> Result<Source, Refusal> {
+    pub(super) fn source(&self, rules: &Rules, namespace: &str) -> Result<Source, Refusal> {
         let aws = self.spec.aws();
         let base = match aws.auth.as_ref().map(|auth| (&auth.jwt, &auth.secret_ref)) {
             Some((Some(jwt), None)) => {
                 let account = &jwt.service_account_ref;
                 Base::ServiceAccount {
-                    namespace: self.home(account.namespace.as_deref(), namespace, "auth.jwt.serviceAccountRef")?,
+                    namespace: self.home(
+                        account.namespace.as_deref(),
+                        namespace,
+                        "auth.jwt.serviceAccountRef",
+                    )?,
                     name: account.name.as_str().into(),
                     uid: None,
-                    audiences: account.audiences.iter().flatten().map(|audience| audience.as_str().into()).collect(),
+                    audiences: account
+                        .audiences
+                        .iter()
+                        .flatten()
+                        .map(|audience| audience.as_str().into())
+                        .collect(),
                 }
             }
             Some((None, Some(keys))) => {
@@ -115,13 +127,16 @@ impl Asked<'_> {
                 ));
             }
         };
-        let roles = aws.role().map(|arn| Role { arn: arn.into(), external_id: aws.external_id().map(Into::into) });
+        let assumed = aws.role().map(|arn| Role {
+            arn: arn.into(),
+            external_id: aws.external_id().map(Into::into),
+        });
         let dependent = self.is_per_namespace().then_some(namespace);
         Ok(Source {
             identity: Arc::new(Identity {
                 store: self.uid.into(),
                 base,
-                roles: roles.into_iter().collect(),
+                roles: assumed.into_iter().collect(),
                 session_name: session_name(&rules.cluster, self.namespace, &self.store.name, dependent),
             }),
             region,
@@ -146,7 +161,7 @@ impl Asked<'_> {
     }
 
     /// The whole key of a need.
-    pub fn key(&self, need: &Need) -> Arc<str> {
+    pub(super) fn key(&self, need: &Need) -> Arc<str> {
         match self.spec.aws().prefix() {
             "" => need.key.clone(),
             prefix => format!("{prefix}{}", need.key).into(),
@@ -154,7 +169,7 @@ impl Asked<'_> {
     }
 
     /// What is said of a key that the store's `allowedKeys` keep from `namespace`. It never prints the patterns.
-    pub fn denied(&self, namespace: &str, key: &str) -> Refusal {
+    pub(super) fn denied(&self, namespace: &str, key: &str) -> Refusal {
         Refusal::new(
             Reason::KeyNotAllowed,
             format!(
@@ -166,14 +181,23 @@ impl Asked<'_> {
     }
 
     /// The store as people call it.
-    pub fn label(&self) -> String {
+    pub(super) fn label(&self) -> String {
         format!("{} {}", self.store.kind, self.store.name)
     }
 }
 
 /// What makes two sources give the same values, whichever process asks: goes into `keyturn.dev/inputs`.
-pub fn fingerprint(source: &Source, prefix: &str) -> String {
-    let Source { identity, region, service } = source;
-    let Identity { store: _, base, roles, session_name: _ } = &**identity;
+pub(super) fn fingerprint(source: &Source, prefix: &str) -> String {
+    let Source {
+        identity,
+        region,
+        service,
+    } = source;
+    let Identity {
+        store: _,
+        base,
+        roles,
+        session_name: _,
+    } = &**identity;
     format!("{service:?} {region} {prefix:?} {base:?} {roles:?}")
 }

@@ -56,8 +56,20 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
                 stores.work.push(store, Class::Periodic);
             }
         };
-        let Context { tracking, aws, reader, work, .. } = &*context;
-        tasks.spawn(driver::drive(tracking.clone(), aws.clone(), reader.clone(), work.clone(), due));
+        let Context {
+            tracking,
+            aws,
+            reader,
+            work,
+            ..
+        } = &*context;
+        tasks.spawn(driver::drive(
+            tracking.clone(),
+            aws.clone(),
+            reader.clone(),
+            work.clone(),
+            due,
+        ));
     }
     tasks.spawn(sweep(context.clone()));
     begin(&context, &targets);
@@ -83,13 +95,17 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
     tracing::info!(under_way = passes.len(), "ending");
     let all = async { while passes.join_next().await.is_some() {} };
     if timeout(GRACE, all).await.is_err() {
-        tracing::warn!("some passes did not end in time; what they did not finish is done by the next leader");
+        tracing::warn!(
+            "some passes did not end in time; what they did not finish is done by the next leader"
+        );
     }
 }
 
 async fn pass(context: Arc<Context>, object: ObjectKey, class: Class) {
     let started = context.clock.now();
-    let ended = AssertUnwindSafe(context.reconcile(&object, class)).catch_unwind().await;
+    let ended = AssertUnwindSafe(context.reconcile(&object, class))
+        .catch_unwind()
+        .await;
     let outcome = match ended {
         Ok(Ended::Well) => {
             context.work.done(&object, true);
@@ -113,8 +129,15 @@ async fn pass(context: Arc<Context>, object: ObjectKey, class: Class) {
             Outcome::Panicked
         }
     };
-    context.metrics.passes.get_or_create(&PassLabels { outcome }).inc();
-    context.metrics.duration.observe((context.clock.now() - started).as_secs_f64());
+    context
+        .metrics
+        .passes
+        .get_or_create(&PassLabels { outcome })
+        .inc();
+    context
+        .metrics
+        .duration
+        .observe(context.clock.now().saturating_sub(started).as_secs_f64());
 }
 
 /// Everything that the indexes hold is looked at once.
@@ -135,7 +158,9 @@ fn begin(context: &Context, targets: &Mutex<Targets>) {
 fn class_of(context: &Context, object: &ObjectKey) -> Class {
     let known = context
         .objects
-        .with(object, |indexed| indexed.entry().is_some_and(|entry| !entry.said.is_silent()))
+        .with(object, |indexed| {
+            indexed.entry().is_some_and(|entry| !entry.said.is_silent())
+        })
         .unwrap_or_default();
     if known { Class::Periodic } else { Class::Urgent }
 }
@@ -160,7 +185,9 @@ async fn follow(context: Arc<Context>, changes: Changes, targets: Arc<Mutex<Targ
                 }
             }
             Change::SecretStore(store) => context.stores.work.push(store, Class::Urgent),
-            Change::ClusterSecretStore(name) => context.stores.work.push(ObjectKey::new("", name), Class::Urgent),
+            Change::ClusterSecretStore(name) => {
+                context.stores.work.push(ObjectKey::new("", name), Class::Urgent)
+            }
             Change::Namespace(name) => {
                 for object in context.objects.keys_where(|object, _| object.namespace == name) {
                     context.work.push(object, Class::Periodic);
@@ -182,7 +209,10 @@ fn wake_users(context: &Context, store: &ObjectKey) {
         }
         Err(_) => false,
     };
-    for object in context.objects.keys_where(|object, indexed| indexed.entry().is_some_and(|entry| uses(object, entry))) {
+    for object in context
+        .objects
+        .keys_where(|object, indexed| indexed.entry().is_some_and(|entry| uses(object, entry)))
+    {
         let class = class_of(context, &object);
         context.work.push(object, class);
     }
@@ -220,7 +250,12 @@ fn learn_target(context: &Context, targets: &Mutex<Targets>, object: &ObjectKey)
 fn users_of(context: &Context, targets: &Mutex<Targets>, secret: &ObjectKey) -> HashSet<ObjectKey> {
     let mut users = lock(targets).objects.get(secret).cloned().unwrap_or_default();
     users.insert(secret.clone());
-    let owner = context.secrets.with(secret, |indexed| indexed.entry().and_then(|entry| entry.owner.clone())).flatten();
+    let owner = context
+        .secrets
+        .with(secret, |indexed| {
+            indexed.entry().and_then(|entry| entry.owner.clone())
+        })
+        .flatten();
     users.extend(owner.map(|owner| ObjectKey::new(secret.namespace.clone(), owner)));
     users.retain(|object| context.objects.with(object, |_| ()).is_some());
     users
@@ -246,7 +281,11 @@ async fn sweep(context: Arc<Context>) {
         let (urgent, periodic, running) = context.work.depth();
         for (state, count) in [("urgent", urgent), ("periodic", periodic), ("running", running)] {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
-            context.metrics.queue.get_or_create(&QueueLabels { state }).set(count);
+            context
+                .metrics
+                .queue
+                .get_or_create(&QueueLabels { state })
+                .set(count);
         }
     }
 }

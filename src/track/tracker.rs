@@ -249,6 +249,15 @@ impl Tracker {
         remote.map_or(Known::Unknown, |remote| remote.known(selector))
     }
 
+    /// The objects that want this secret, by its key as they give it.
+    pub fn subscribers(&self, source: SourceId, key: &str) -> Vec<ObjectKey> {
+        let remote = self.sources.get(&source).and_then(|source| source.remote(key));
+        let ids = remote.into_iter().flat_map(|remote| &remote.subscribers);
+        ids.filter_map(|id| self.objects.get(*id))
+            .map(|object| object.key.clone())
+            .collect()
+    }
+
     /// What is known of the secret's rotation; none while its stages were not seen.
     pub fn rotation(&self, source: SourceId, key: &str) -> Option<&Rotation> {
         self.sources

@@ -10,7 +10,9 @@ pub fn username(payload: &[u8]) -> Option<Zeroizing<String>> {
     struct Credential {
         username: String,
     }
-    serde_json::from_slice::<Credential>(payload).ok().map(|credential| Zeroizing::new(credential.username))
+    serde_json::from_slice::<Credential>(payload)
+        .ok()
+        .map(|credential| Zeroizing::new(credential.username))
 }
 
 #[cfg(test)]
