@@ -736,7 +736,7 @@ impl Context {
         let sources = Self::sources(entry, resolved, sources);
         if entry.creation == CreationPolicy::None {
             self.remember(object, |memory| {
-                memory.read = Some((inputs.to_owned(), versions.clone()))
+                memory.read = Some((inputs.to_owned(), versions.clone()));
             });
             let draft = self.draft(
                 object,

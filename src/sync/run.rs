@@ -186,7 +186,7 @@ async fn follow(context: Arc<Context>, changes: Changes, targets: Arc<Mutex<Targ
             }
             Change::SecretStore(store) => context.stores.work.push(store, Class::Urgent),
             Change::ClusterSecretStore(name) => {
-                context.stores.work.push(ObjectKey::new("", name), Class::Urgent)
+                context.stores.work.push(ObjectKey::new("", name), Class::Urgent);
             }
             Change::Namespace(name) => {
                 for object in context.objects.keys_where(|object, _| object.namespace == name) {
