@@ -1,1 +1,4 @@
 //! What Keyturn is developed and shown on.
+
+pub mod controlplane;
+pub mod wait;
