@@ -101,15 +101,15 @@ impl Ground {
             .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
             .with_timeout_config(timeouts())
             .with_retry_config(retries());
-        Self::new(&sdk, own(&surroundings, instance_metadata))
+        Self::new(&sdk, timeouts(), own(&surroundings, instance_metadata))
     }
 
-    /// With these settings, for tests.
-    pub(super) fn new(sdk: &SdkConfig, own: SharedCredentialsProvider) -> Self {
+    /// With these settings, and those that every client has.
+    pub(super) fn new(sdk: &SdkConfig, timeouts: TimeoutConfig, own: SharedCredentialsProvider) -> Self {
         let mut sdk = sdk
             .to_builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
-            .timeout_config(timeouts())
+            .timeout_config(timeouts)
             .retry_config(retries())
             .identity_cache(IdentityCache::no_cache());
         if let Ok(keyturn) = FrameworkMetadata::new("keyturn", Some(env!("CARGO_PKG_VERSION"))) {
@@ -158,7 +158,7 @@ impl Ground {
     }
 }
 
-fn timeouts() -> TimeoutConfig {
+pub(super) fn timeouts() -> TimeoutConfig {
     TimeoutConfig::builder()
         .connect_timeout(CONNECT)
         .operation_attempt_timeout(ATTEMPT)
@@ -172,7 +172,7 @@ fn retries() -> RetryConfig {
 }
 
 /// One connector for the process: a client of the SDK that made its own would load the root certificates again.
-fn http_client() -> SharedHttpClient {
+pub(super) fn http_client() -> SharedHttpClient {
     let connector = Connector::builder()
         .connector_settings(HttpConnectorSettings::builder().connect_timeout(CONNECT).build())
         .proxy_config(ProxyConfig::from_env())
