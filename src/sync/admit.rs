@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use kube::core::{Expression, Selector, SelectorExt};
+use kube::core::{Selector, SelectorExt};
 use regex::Regex;
 
 use crate::api::StoreCondition;
 
 /// A store's `conditions`, ready to be asked.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Admission(Vec<Rule>);
 
 #[derive(Debug)]

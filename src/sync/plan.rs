@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::api::{
     CreationPolicy, ObjectKey,
     names::{self, annotation},
-    token::{Token, TokenKey},
+    token::TokenKey,
 };
 
 /// The data of a Secret as wanted.
@@ -67,7 +67,7 @@ pub enum Plan {
     Create(Box<Secret>, Written),
     /// PATCH (JSON merge) the Secret with this body.
     Patch {
-        /// The body, with uid and resourceVersion of the Secret it was made for.
+        /// The body, for the Secret in the state that it was made for.
         body: Value,
         /// Why, for events and the audit log.
         why: Why,
@@ -138,7 +138,7 @@ pub enum Refusal {
 pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&Secret>) -> Plan {
     let Some(live) = live else { return create(key, now, wanted) };
     let secret = ObjectKey::new(wanted.object.namespace.clone(), wanted.target);
-    let adopting = match belongs(wanted, live) {
+    let adopting = match belongs(wanted.object, wanted.uid, wanted.target, wanted.recorded, live) {
         Belongs::Ours => false,
         Belongs::Elsewhere(owner) => match adoptable(wanted, live) {
             Ok(true) => true,
@@ -164,7 +164,7 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
     let annotations = live.metadata.annotations.clone().unwrap_or_default();
     let content = key.content(&secret, type_, wanted.data);
     let rollout = key.rollout(&secret, wanted.data);
-    let changed_at = if same_data || adopting && key.rollout(&secret, &live_data) == rollout {
+    let changed_at = if key.rollout(&secret, &live_data) == rollout {
         annotations.get(annotation::CHANGED_AT).cloned()
     } else {
         let before = annotations
@@ -180,7 +180,7 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
     let written = Written { content: content.to_string(), rollout: rollout.to_string(), changed_at };
 
     let mut body = Map::new();
-    let mut metadata = metadata_changes(wanted, live, &annotations, &written);
+    let metadata = metadata_changes(wanted, live, &annotations, &written);
     if !same_data {
         let mut changes = Map::new();
         for gone in live_data.keys().filter(|name| !wanted.data.contains_key(*name)) {
@@ -199,17 +199,15 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
     if body.is_empty() && metadata.is_empty() {
         return Plan::Nothing(written);
     }
-    metadata.insert("uid".to_owned(), json!(live.metadata.uid));
-    metadata.insert("resourceVersion".to_owned(), json!(live.metadata.resource_version));
-    body.insert("metadata".to_owned(), Value::Object(metadata));
+    if !metadata.is_empty() {
+        body.insert("metadata".to_owned(), Value::Object(metadata));
+    }
 
-    let intact = annotations.get(annotation::CONTENT).map(String::as_str)
-        == Some(key.content(&secret, type_, &live_data).as_str());
     let why = if adopting {
         Why::Adopted
     } else if same_data {
         Why::Annotated
-    } else if !intact && annotations.get(annotation::CONTENT) == Some(&written.content) {
+    } else if annotations.get(annotation::CONTENT) == Some(&written.content) {
         Why::DriftRepaired
     } else {
         Why::Updated
@@ -240,24 +238,29 @@ fn create(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>) -> Plan {
     Plan::Create(Box::new(new), written)
 }
 
+/// Whether a live Secret is the target of this ExternalSecret, so that it may delete it.
+pub fn is_ours(object: &ObjectKey, uid: &str, target: &str, live: &Secret) -> bool {
+    matches!(belongs(object, uid, target, None, live), Belongs::Ours)
+}
+
 /// Whose a live Secret is.
 enum Belongs {
     Ours,
     Elsewhere(String),
 }
 
-fn belongs(wanted: &Wanted<'_>, live: &Secret) -> Belongs {
+fn belongs(object: &ObjectKey, uid: &str, target: &str, recorded: Option<Recorded<'_>>, live: &Secret) -> Belongs {
     let controller = controller(live);
     if let Some(controller) = controller {
-        if controller.uid == wanted.uid {
+        if controller.uid == uid {
             return Belongs::Ours;
         }
         // Of this name, but made by an earlier object of it: the garbage collector takes it, then it is made anew.
         return Belongs::Elsewhere(format!("{} {}", controller.kind, controller.name));
     }
-    let known = |name: &str| name == wanted.target || wanted.recorded.is_some_and(|recorded| recorded.name == name);
+    let known = |name: &str| name == target || recorded.is_some_and(|recorded| recorded.name == name);
     match annotation_of(live, annotation::OWNER) {
-        Some(owner) if owner == &*wanted.object.name && live.metadata.name.as_deref().is_some_and(known) => Belongs::Ours,
+        Some(owner) if **owner == *object.name && live.metadata.name.as_deref().is_some_and(known) => Belongs::Ours,
         Some(owner) => Belongs::Elsewhere(format!("ExternalSecret {owner}")),
         None => Belongs::Elsewhere("nobody that Keyturn knows".to_owned()),
     }
@@ -265,7 +268,7 @@ fn belongs(wanted: &Wanted<'_>, live: &Secret) -> Belongs {
 
 /// Whether both sides agreed to a take-over; `Err` names what is never taken over.
 fn adoptable(wanted: &Wanted<'_>, live: &Secret) -> Result<bool, &'static str> {
-    let agreed = wanted.adopt_existing && annotation_of(live, annotation::ADOPT) == Some(&*wanted.object.name);
+    let agreed = wanted.adopt_existing && annotation_of(live, annotation::ADOPT).is_some_and(|name| **name == *wanted.object.name);
     if !agreed {
         return Ok(false);
     }
@@ -367,7 +370,8 @@ fn owner(wanted: &Wanted<'_>) -> Option<OwnerReference> {
     })
 }
 
-fn controller(live: &Secret) -> Option<&OwnerReference> {
+/// The controller of a Secret.
+pub fn controller(live: &Secret) -> Option<&OwnerReference> {
     live.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
@@ -380,7 +384,7 @@ fn recorded_rollout<'a>(wanted: &Wanted<'a>) -> Option<&'a str> {
 }
 
 /// RFC 3339 to the second, as the API server writes times.
-fn seconds(now: Timestamp) -> String {
+pub fn seconds(now: Timestamp) -> String {
     now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 

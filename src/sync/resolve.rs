@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::{
-    api::{ObjectKey, StoreKind, StoreSpec, allowed::{self, Owner}, reason::Reason},
+    api::{Reason, SecretKeyRef, StoreKind, StoreSpec},
     aws::{Base, Identity, KeyRef, Role, Service, Source, session_name},
     sync::entry::{Need, StoreRef},
 };
@@ -53,15 +53,12 @@ pub struct Asked<'a> {
 impl Asked<'_> {
     /// Whether the identity differs with the namespace of the ExternalSecret.
     pub fn is_per_namespace(&self) -> bool {
-        let auth = self.spec.provider.aws.auth.as_ref();
-        let jwt = auth.and_then(|auth| auth.jwt.as_ref()).map(|jwt| &jwt.service_account_ref.namespace);
-        let keys = auth.and_then(|auth| auth.secret_ref.as_ref()).map(|keys| &keys.access_key_id_secret_ref.namespace);
-        self.store.kind == StoreKind::ClusterSecretStore && jwt.or(keys).is_some_and(Option::is_none)
+        self.store.kind == StoreKind::ClusterSecretStore && self.spec.is_per_namespace()
     }
 
     /// The source that this store gives to ExternalSecrets of `namespace`.
     pub fn source(&self, rules: &Rules, namespace: &str) -> Result<Source, Refusal> {
-        let aws = &self.spec.provider.aws;
+        let aws = self.spec.aws();
         let base = match aws.auth.as_ref().map(|auth| (&auth.jwt, &auth.secret_ref)) {
             Some((Some(jwt), None)) => {
                 let account = &jwt.service_account_ref;
@@ -73,7 +70,7 @@ impl Asked<'_> {
                 }
             }
             Some((None, Some(keys))) => {
-                let key = |field: &str, reference: &crate::api::SecretKeyRef| {
+                let key = |field: &str, reference: &SecretKeyRef| {
                     let field = format!("auth.secretRef.{field}");
                     Ok::<_, Refusal>(KeyRef {
                         namespace: self.home(reference.namespace.as_deref(), namespace, &field)?,
@@ -108,21 +105,17 @@ impl Asked<'_> {
             }
             None => Base::Own,
         };
-        let region = match (&aws.region, &rules.region) {
-            (Some(region), _) if !region.is_empty() => region.as_str().into(),
-            (_, Some(region)) => region.clone(),
-            _ => {
+        let region = match (aws.region(), &rules.region) {
+            (Some(region), _) => region.into(),
+            (None, Some(region)) => region.clone(),
+            (None, None) => {
                 return Err(Refusal::new(
                     Reason::InvalidSpec,
                     "spec.provider.aws.region is missing and the operator has no region of its own: set it",
                 ));
             }
         };
-        let role = aws.role.as_ref().filter(|role| !role.is_empty());
-        let roles = role.map(|arn| Role {
-            arn: arn.as_str().into(),
-            external_id: aws.external_id.as_deref().filter(|id| !id.is_empty()).map(Into::into),
-        });
+        let roles = aws.role().map(|arn| Role { arn: arn.into(), external_id: aws.external_id().map(Into::into) });
         let dependent = self.is_per_namespace().then_some(namespace);
         Ok(Source {
             identity: Arc::new(Identity {
@@ -152,23 +145,24 @@ impl Asked<'_> {
         }
     }
 
-    /// The whole key of a need, if the store's `allowedKeys` let `object` read it.
-    pub fn key(&self, account: Option<&str>, region: &str, object: &ObjectKey, need: &Need) -> Result<Arc<str>, Refusal> {
-        let prefix = self.spec.provider.aws.prefix.as_deref().unwrap_or_default();
-        let key: Arc<str> = if prefix.is_empty() { need.key.clone() } else { format!("{prefix}{}", need.key).into() };
-        let Some(patterns) = &self.spec.allowed_keys else { return Ok(key) };
-        if allowed::allowed(patterns, &object.namespace, &key, Owner { account, region }) {
-            return Ok(key);
+    /// The whole key of a need.
+    pub fn key(&self, need: &Need) -> Arc<str> {
+        match self.spec.aws().prefix() {
+            "" => need.key.clone(),
+            prefix => format!("{prefix}{}", need.key).into(),
         }
-        Err(Refusal::new(
+    }
+
+    /// What is said of a key that the store's `allowedKeys` keep from `namespace`. It never prints the patterns.
+    pub fn denied(&self, namespace: &str, key: &str) -> Refusal {
+        Refusal::new(
             Reason::KeyNotAllowed,
             format!(
-                "{} does not allow namespace {} to read key {key}: use a key that it allows, or ask the store's \
-                 administrator to add it to allowedKeys",
+                "{} does not allow namespace {namespace} to read key {key}: use a key that it allows, or ask the store's \
+                 administrator to add it to spec.allowedKeys",
                 self.label(),
-                object.namespace
             ),
-        ))
+        )
     }
 
     /// The store as people call it.

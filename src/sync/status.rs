@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::{
-    api::{ExternalSecretStatus, SourceStatus, TargetStatus, reason::{ConditionType, Reason}},
+    api::{ConditionType, ExternalSecretStatus, Reason, SourceStatus, TargetStatus},
     sync::plan::Written,
 };
 
@@ -101,6 +101,16 @@ impl Digest {
                 hash(&(&*target.name, target.content.as_deref(), target.rollout.as_deref(), target.changed_at.as_ref().map(time_text)))
             }),
         }
+    }
+
+    /// The generation that the status speaks of.
+    pub fn generation(&self) -> i64 {
+        self.generation
+    }
+
+    /// Whether nothing was ever said.
+    pub fn is_silent(&self) -> bool {
+        *self == Self::default()
     }
 
     /// Whether writing `draft` would change the status that this is of.

@@ -14,12 +14,12 @@ use crate::{
     api::{
         Capabilities, ChangeDetection, ClusterSecretStore, ConditionType, EventReason, ObjectKey, Reason, SecretStore,
         SourceId, StoreKind, StoreSpec, StoreStatus,
-        names::annotation,
+        names::{self, annotation},
+        validate::StoreScope,
     },
     aws::{Aws, Source},
     cluster::{
-        Change, Events, Index, NamespaceEntry, Project, ServerTime, Writer,
-        index::Indexed,
+        Change, Events, Index, Indexed, NamespaceEntry, Project, ServerTime, Writer,
     },
     sync::{
         admit::Admission,
@@ -85,7 +85,7 @@ impl Project for ClusterSecretStores {
 
 impl StoreEntry {
     fn new(metadata: &kube::api::ObjectMeta, spec: StoreSpec, status: Option<StoreStatus>) -> Self {
-        let suspended = metadata.annotations.as_ref().and_then(|all| all.get(annotation::SUSPEND_SYNC));
+        let suspended = metadata.annotations.as_ref().and_then(|all| all.get(annotation::SUSPEND_SYNC_UNTIL));
         Self {
             uid: metadata.uid.as_deref().unwrap_or_default().into(),
             generation: metadata.generation.unwrap_or_default(),
@@ -310,7 +310,7 @@ impl Stores {
             account = self.lock().accounts.get(&id).cloned();
         }
         self.announce(&key, id, policy(&entry.spec, account.clone(), &source.region));
-        Ok(Usable { id, source, account, uid: entry.uid, spec: entry.spec })
+        Ok(Usable { id, source, account, uid: entry.uid.clone(), spec: entry.spec.clone() })
     }
 
     /// Proves an identity that depends on the namespace, once; its account is known afterwards.
@@ -415,10 +415,17 @@ impl Stores {
         if entry.suspended == Suspension::Unreadable {
             return bad(Refusal::new(
                 Reason::InvalidSpec,
-                format!("annotation {} is not a time: write one such as 2026-11-01T08:00:00Z", annotation::SUSPEND_SYNC),
+                format!("annotation {} is not a time: write one such as 2026-11-01T08:00:00Z", annotation::SUSPEND_SYNC_UNTIL),
             ));
         }
-        if let Err(invalid) = crate::api::validate::store(&entry.spec) {
+        let scope = match store.kind {
+            StoreKind::SecretStore => StoreScope::Namespace {
+                namespace: &key.namespace,
+                operator_identity: self.rules.allow_operator_identity,
+            },
+            StoreKind::ClusterSecretStore => StoreScope::Cluster,
+        };
+        if let Err(invalid) = entry.spec.validate(scope) {
             return bad(Refusal::new(Reason::InvalidSpec, invalid.to_string()));
         }
         let admission = match Admission::new(entry.spec.conditions()) {
@@ -498,9 +505,9 @@ impl Stores {
             return Ok(());
         }
         if key.namespace.is_empty() {
-            self.writer.apply_status::<ClusterSecretStore>(key, &entry.uid, crate::api::names::SYNC_MANAGER, &status).await?;
+            self.writer.apply_status::<ClusterSecretStore>(key, &entry.uid, names::SYNC_MANAGER, &status).await?;
         } else {
-            self.writer.apply_status::<SecretStore>(key, &entry.uid, crate::api::names::SYNC_MANAGER, &status).await?;
+            self.writer.apply_status::<SecretStore>(key, &entry.uid, names::SYNC_MANAGER, &status).await?;
         }
         if let Some(now) = condition {
             self.tell(key, entry, was, &now);

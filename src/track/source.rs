@@ -17,7 +17,7 @@ use crate::{
         objects::{Object, ObjectId, Objects, Wakes},
         plan::{Class, Plan, Question, SLOW, Sweep},
         remote::{FACTS, Facts, Lane, Remote, RemoteId},
-        view::Recorded,
+        view::{Recorded, View},
     },
 };
 
@@ -191,14 +191,11 @@ impl Source {
         if !remote.subscribers.contains(&object) {
             remote.subscribers.push(object);
         }
-        let recorded = match want.recorded {
-            Some(version) => remote.view_mut(&want.selector).record(now, version),
-            None => {
-                remote.view_mut(&want.selector);
-                Recorded::Agrees
-            }
-        };
-        let blank = remote.views.iter().any(|view| view.is_blank());
+        let view = remote.view_mut(&want.selector);
+        let recorded = want
+            .recorded
+            .map_or(Recorded::Agrees, |version| view.record(now, version));
+        let blank = remote.views.iter().any(View::is_blank);
         if recorded == Recorded::Disputed || (once && blank && remote.urgent.is_none()) {
             let at = if recorded == Recorded::Disputed {
                 now
@@ -492,7 +489,7 @@ impl Source {
             };
             // What is recorded was last checked at an unknown time: evenly over the interval. What is new is read
             // by whoever wants it just now.
-            let fresh = remote.views.iter().all(|view| view.is_blank());
+            let fresh = remote.views.iter().all(View::is_blank);
             let earliest = if fresh { interval / 2 } else { Duration::ZERO };
             let promised = remote.checked.map_or(Duration::MAX, |checked| checked + interval);
             let first = context.now + context.dice.between(earliest, interval);
