@@ -2,4 +2,7 @@
 
 pub mod aws;
 pub mod controlplane;
+pub mod manifest;
+pub mod operator;
+pub mod requests;
 pub mod wait;
