@@ -42,7 +42,11 @@ fn finished(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
 fn plain(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     schema.default = None;
-    schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(plain);
+    schema
+        .properties
+        .iter_mut()
+        .flat_map(|properties| properties.values_mut())
+        .for_each(plain);
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
         plain(items);
     }
@@ -68,7 +72,10 @@ mod tests {
                 let yaml = to_yaml(crd).unwrap();
                 let name = format!("{}.yaml", crd.spec.names.plural);
                 let chart = in_chart(&yaml);
-                [(root.join("deploy/crds").join(&name), yaml), (root.join("charts/keyturn/templates/crds").join(&name), chart)]
+                [
+                    (root.join("deploy/crds").join(&name), yaml),
+                    (root.join("charts/keyturn/templates/crds").join(&name), chart),
+                ]
             })
             .collect()
     }
@@ -76,8 +83,15 @@ mod tests {
     /// As a template: installed by a switch, and kept when the release goes, since its objects and then all their
     /// Secrets would go with it.
     fn in_chart(yaml: &str) -> String {
-        assert!(!yaml.contains("{{"), "Helm would take a part of the definition for a template");
-        let kept = yaml.replacen("metadata:\n", "metadata:\n  annotations:\n    helm.sh/resource-policy: keep\n", 1);
+        assert!(
+            !yaml.contains("{{"),
+            "Helm would take a part of the definition for a template"
+        );
+        let kept = yaml.replacen(
+            "metadata:\n",
+            "metadata:\n  annotations:\n    helm.sh/resource-policy: keep\n",
+            1,
+        );
         assert_ne!(kept, yaml);
         format!("{{{{- if .Values.crds.install }}}}\n{kept}{{{{- end }}}}\n")
     }
@@ -90,7 +104,11 @@ mod tests {
                 fs::write(&path, &text).unwrap();
             }
             let committed = fs::read_to_string(&path).unwrap_or_default();
-            assert!(committed == text, "{} is stale: run `make generate`", path.display());
+            assert!(
+                committed == text,
+                "{} is stale: run `make generate`",
+                path.display()
+            );
         }
     }
 
@@ -124,7 +142,13 @@ mod tests {
         }
         let mut missing = Vec::new();
         for crd in crds() {
-            let schema = crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap();
+            let schema = crd.spec.versions[0]
+                .schema
+                .as_ref()
+                .unwrap()
+                .open_api_v3_schema
+                .as_ref()
+                .unwrap();
             walk(schema, &crd.spec.names.kind, &mut missing);
         }
         assert_eq!(missing, Vec::<String>::new());
@@ -135,7 +159,11 @@ mod tests {
         for crd in crds() {
             let yaml = to_yaml(&crd).unwrap();
             for word in ["default:", "nullable:"] {
-                assert!(!yaml.lines().any(|line| line.trim_start().starts_with(word)), "{} {word}", crd.spec.names.kind);
+                assert!(
+                    !yaml.lines().any(|line| line.trim_start().starts_with(word)),
+                    "{} {word}",
+                    crd.spec.names.kind
+                );
             }
         }
     }
@@ -145,7 +173,9 @@ mod tests {
         fn walk(schema: &JSONSchemaProps, path: &str, unbounded: &mut Vec<String>) {
             match schema.type_.as_deref() {
                 Some("array") if schema.max_items.is_none() => unbounded.push(path.to_owned()),
-                Some("string") if schema.max_length.is_none() && schema.enum_.is_none() => unbounded.push(path.to_owned()),
+                Some("string") if schema.max_length.is_none() && schema.enum_.is_none() => {
+                    unbounded.push(path.to_owned())
+                }
                 _ => {}
             }
             for (name, property) in schema.properties.iter().flatten() {
@@ -157,8 +187,18 @@ mod tests {
         }
         let mut unbounded = Vec::new();
         for crd in crds() {
-            let schema = crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap();
-            walk(&schema.properties.as_ref().unwrap()["spec"], &crd.spec.names.kind, &mut unbounded);
+            let schema = crd.spec.versions[0]
+                .schema
+                .as_ref()
+                .unwrap()
+                .open_api_v3_schema
+                .as_ref()
+                .unwrap();
+            walk(
+                &schema.properties.as_ref().unwrap()["spec"],
+                &crd.spec.names.kind,
+                &mut unbounded,
+            );
         }
         // A type of Kubernetes: no rule looks inside, only whether it is there.
         unbounded.retain(|path| !path.contains("namespaceSelector"));
