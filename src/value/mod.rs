@@ -11,7 +11,7 @@ mod username;
 
 pub use build::{Built, Fetched, MAX_SIZE, build};
 pub use error::{Error, Fault};
+pub use username::username;
 
 #[cfg(test)]
 mod tests;
-pub use username::username;
