@@ -119,6 +119,8 @@ impl View {
             return Recorded::Behind;
         }
         if !doubt.recorded.contains(&version) {
+            // One is the rule, by the hundred thousand after a start.
+            doubt.recorded.reserve_exact(1);
             doubt.recorded.push(version);
         }
         if self.accepted.is_some() || doubt.recorded.len() > 1 {

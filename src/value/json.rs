@@ -14,7 +14,7 @@ use super::error::Fault;
 /// Bytes that are wiped when dropped.
 pub(super) type Bytes = Zeroizing<Vec<u8>>;
 
-/// A JSON text. serde_json's errors are dropped: they can quote their input.
+/// A JSON text. The parser's errors are dropped: they can quote their input.
 pub(super) fn parse(value: &[u8]) -> Option<&RawValue> {
     serde_json::from_slice(value).ok()
 }

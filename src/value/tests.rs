@@ -45,8 +45,8 @@ fn of(spec: &ExternalSecretSpec, values: &[&[u8]]) -> Result<Built, Error> {
 }
 
 fn property(value: &str, path: &str) -> Result<String, Error> {
-    let mut built = of(&spec(&[], &[("k", Some(path))]), &[value.as_bytes()])?;
-    Ok(String::from_utf8(built.data.remove("k").unwrap().to_vec()).unwrap())
+    of(&spec(&[], &[("k", Some(path))]), &[value.as_bytes()])
+        .map(|built| String::from_utf8(built.data["k"].to_vec()).unwrap())
 }
 
 fn extract(value: &str) -> Result<Vec<(String, String)>, Error> {

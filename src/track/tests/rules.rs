@@ -907,3 +907,10 @@ fn a_removed_source_is_asked_no_more_and_forgotten_with_its_last_object() {
     assert_eq!(world.tracker.mode(S), None);
     assert_eq!(world.tracker.next_due(), None);
 }
+
+#[test]
+fn a_secret_takes_little_memory() {
+    // There are a hundred thousand of them, with a key and a version id of some fifty bytes each besides.
+    assert!(size_of::<crate::track::remote::Remote>() <= 224);
+    assert!(size_of::<crate::track::view::View>() <= 64);
+}
