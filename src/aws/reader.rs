@@ -28,6 +28,8 @@ pub type Reading = Result<Arc<RemoteValue>, Arc<Error>>;
 const GATHER: Duration = Duration::from_millis(15);
 /// Reads of one source at a time. A call more than these may be in flight for the checks.
 const WORKERS: usize = 4;
+/// Of which this many also while nothing fresh waits: one is kept from being held up by what is periodic.
+const PERIODIC_WORKERS: usize = 3;
 /// How long a value answers for those who ask later.
 const LINGER: Duration = Duration::from_secs(10);
 /// Size of all values in memory, from which on no further batch is taken; one under way may go over it.
@@ -161,7 +163,7 @@ impl Reader {
         if line.waiting.len() >= BATCH {
             line.full.notify_one();
         }
-        if line.workers < WORKERS && line.gathering < line.waiting.len().div_ceil(BATCH) {
+        if line.workers < line.most_workers() && line.gathering < line.waiting.len().div_ceil(BATCH) {
             line.workers += 1;
             line.gathering += 1;
             tokio::spawn(work(self.0.clone(), source, line.full.clone()));
@@ -280,7 +282,7 @@ impl Inner {
         let Some(line) = state.lines.get_mut(&source) else {
             return false;
         };
-        if line.waiting.is_empty() {
+        if line.waiting.is_empty() || line.workers > line.most_workers() {
             line.workers = line.workers.saturating_sub(1);
             if line.workers == 0 {
                 state.lines.remove(&source);
@@ -410,6 +412,13 @@ impl Line {
         });
         waiting.urgency = waiting.urgency.min(urgency);
         waiting.waiters.push(waiter);
+    }
+
+    fn most_workers(&self) -> usize {
+        let nothing_fresh = [&self.together, &self.alone]
+            .iter()
+            .all(|[fresh, _]| fresh.is_empty());
+        if nothing_fresh { PERIODIC_WORKERS } else { WORKERS }
     }
 
     /// What is to be read next: one alone, or several together, the two kinds in turn and fresh ones first.

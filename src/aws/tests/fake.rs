@@ -103,24 +103,31 @@ pub(super) async fn start_with(timeouts: TimeoutConfig) -> Running {
     let app = Router::new().route("/", post(answer)).with_state(fake.clone());
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() }).abort_handle();
+    let own = Credentials::new("OWN", CANARY, None, None, "test");
+    let aws = aws_at(&endpoint, timeouts, own, fake.clone());
+    Running { fake, aws, server }
+}
+
+/// The room, for what listens there.
+pub(super) fn aws_at(
+    endpoint: &str,
+    timeouts: TimeoutConfig,
+    own: Credentials,
+    tokens: impl KubeTokens,
+) -> Arc<Aws> {
     let sdk = SdkConfig::builder()
         .endpoint_url(endpoint)
         .region(Region::from_static("eu-central-1"))
         .http_client(http_client())
         .build();
-    let own = Credentials::new("OWN", CANARY, None, None, "test");
     let ground = Ground::new(&sdk, timeouts, SharedCredentialsProvider::new(own));
     let config = AwsConfig {
         region: None,
         instance_metadata: false,
-        tokens: Arc::new(fake.clone()),
+        tokens: Arc::new(tokens),
         subscribers: Arc::new(|_, _| vec![ObjectKey::new("shop", "subscriber")]),
     };
-    Running {
-        aws: Arc::new(Aws::new(ground, config, Metrics::default())),
-        fake,
-        server,
-    }
+    Arc::new(Aws::new(ground, config, Metrics::default()))
 }
 
 impl Running {
