@@ -69,6 +69,8 @@ impl Install {
 pub struct StartOptions {
     /// `KEYTURN_BIN`, or else the one that was built beside this program.
     pub binary: Option<PathBuf>,
+    /// The Pod's name, so that a container that was killed comes back under it. `None`: a new one.
+    pub pod_name: Option<String>,
     /// What it logs, see `keyturn run --log`; `None`: as the chart says.
     pub log: Option<String>,
     /// Arguments (`--flag=value`) in place of the chart's or beside them.
@@ -171,6 +173,7 @@ impl Installed {
     pub async fn start(&self, cluster: &ControlPlane, options: StartOptions) -> Result<Operator> {
         let StartOptions {
             binary,
+            pod_name,
             log,
             arguments,
             environment,
@@ -180,7 +183,7 @@ impl Installed {
             None => built()?,
         };
         let number = self.started.fetch_add(1, Ordering::Relaxed);
-        let pod_name = format!("{}-{number}", self.deployment.name_any());
+        let pod_name = pod_name.unwrap_or_else(|| format!("{}-{number}", self.deployment.name_any()));
         let name = format!("operator-{}-{}-{number}", self.namespace, self.release);
         let [port] = ports::free()?;
         let mut described = Described::of(&self.deployment, &pod_name)?;
