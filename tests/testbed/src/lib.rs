@@ -1,6 +1,7 @@
 //! What Keyturn is developed and shown on.
 
 pub mod aws;
+pub mod conditions;
 pub mod controlplane;
 pub mod manifest;
 pub mod operator;
