@@ -450,20 +450,17 @@ fn the_health_script_knows_the_reasons_that_the_operator_gives() {
 }
 
 /// Where each definition lies in the repository, and what lies there.
-fn files() -> Vec<(PathBuf, String)> {
+fn files() -> Result<Vec<(PathBuf, String)>> {
     let root = root();
-    crds()
-        .iter()
-        .flat_map(|crd| {
-            let yaml = to_yaml(crd).unwrap();
-            let name = format!("{}.yaml", crd.spec.names.plural);
-            let chart = in_chart(&yaml);
-            [
-                (root.join("deploy/crds").join(&name), yaml),
-                (root.join("charts/keyturn/templates/crds").join(&name), chart),
-            ]
-        })
-        .collect()
+    let mut files = Vec::new();
+    for crd in crds() {
+        let yaml = to_yaml(&crd)?;
+        let name = format!("{}.yaml", crd.spec.names.plural);
+        let chart = in_chart(&yaml);
+        files.push((root.join("deploy/crds").join(&name), yaml));
+        files.push((root.join("charts/keyturn/templates/crds").join(&name), chart));
+    }
+    Ok(files)
 }
 
 /// As a template: installed by a switch, and kept when the release goes, since its objects and then all their
@@ -484,7 +481,7 @@ fn in_chart(yaml: &str) -> String {
 
 #[test]
 fn committed_definitions_are_fresh() {
-    for (path, text) in files() {
+    for (path, text) in files().unwrap() {
         if env::var_os("UPDATE").is_some() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, &text).unwrap();
