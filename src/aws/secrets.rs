@@ -10,7 +10,7 @@ use aws_sdk_secretsmanager::{
     error::{ProvideErrorMetadata, SdkError},
     operation::{RequestId, get_secret_value::GetSecretValueOutput},
     primitives::{Blob, DateTime},
-    types::{SecretListEntry, SecretValueEntry},
+    types::SecretValueEntry,
 };
 use futures::future::join_all;
 
@@ -21,16 +21,13 @@ use super::{
     identity::Source,
     limit::{Budgets, Operation, Urgency},
     metrics::Metrics,
+    pages::Pages,
     remote::{Description, Proven, RemoteValue, Scales},
 };
 use crate::api::{ObjectKey, Selector, SourceId, VersionId, remote::AWSCURRENT};
 
 /// Most ids of a `BatchGetSecretValue`.
 pub(super) const BATCH: usize = 20;
-/// Most secrets of a page of `ListSecrets`.
-const PAGE: i32 = 100;
-/// A sweep is begun again at most so often, when AWS forgets where it was.
-const RESTARTS: u32 = 3;
 /// Subscribers on one line of the audit log.
 const AUDITED: usize = 100;
 
@@ -171,12 +168,7 @@ impl Aws {
 
     /// Lists all secrets that the source's account has in its region, those marked for deletion too.
     pub fn list(&self, id: SourceId) -> Pages<'_> {
-        Pages {
-            aws: self,
-            id,
-            state: Next::First,
-            restarts: 0,
-        }
+        Pages::new(self, id)
     }
 
     /// One secret's versions, without a value. A secret marked for deletion is described too.
@@ -316,7 +308,7 @@ impl Aws {
         Ok(keys.iter().map(answer).collect())
     }
 
-    async fn call<T, E, F>(
+    pub(super) async fn call<T, E, F>(
         &self,
         client: &Client,
         operation: Operation,
@@ -379,7 +371,7 @@ impl Aws {
         Ok(value)
     }
 
-    fn client(&self, id: SourceId) -> Result<Arc<Client>, Cause> {
+    pub(super) fn client(&self, id: SourceId) -> Result<Arc<Client>, Cause> {
         let client = self.sources().clients.get(&id).cloned();
         client.ok_or_else(|| Cause::new(Class::Unavailable, "its store was changed meanwhile"))
     }
@@ -413,76 +405,6 @@ impl std::fmt::Debug for Aws {
         f.debug_struct("Aws")
             .field("region", &self.region())
             .finish_non_exhaustive()
-    }
-}
-
-/// A listing, page by page.
-pub struct Pages<'a> {
-    aws: &'a Aws,
-    id: SourceId,
-    state: Next,
-    restarts: u32,
-}
-
-enum Next {
-    First,
-    Token(String),
-    End,
-}
-
-impl Pages<'_> {
-    /// The next page, which may be empty; `None` after the last. When AWS has forgotten where the listing was it begins
-    /// again, and secrets come twice.
-    pub async fn next(&mut self) -> Result<Option<Vec<Description>>, Error> {
-        loop {
-            let token = match &self.state {
-                Next::First => None,
-                Next::Token(token) => Some(token.clone()),
-                Next::End => return Ok(None),
-            };
-            match self.page(token.as_ref()).await {
-                Ok((secrets, next)) => {
-                    self.state = match next {
-                        // A token that leads to itself would never end.
-                        Some(next) if token.as_ref() != Some(&next) => Next::Token(next),
-                        _ => Next::End,
-                    };
-                    return Ok(Some(secrets));
-                }
-                Err(cause) => {
-                    let is_lost = cause.code.as_deref() == Some("InvalidNextTokenException");
-                    if !is_lost || self.restarts == RESTARTS {
-                        self.state = Next::End;
-                        return Err(Error::List { cause });
-                    }
-                    self.restarts += 1;
-                    self.state = Next::First;
-                }
-            }
-        }
-    }
-
-    async fn page(&self, token: Option<&String>) -> Result<(Vec<Description>, Option<String>), Cause> {
-        let client = self.aws.client(self.id)?;
-        let call = client
-            .sdk
-            .list_secrets()
-            .include_planned_deletion(true)
-            .max_results(PAGE);
-        let call = || call.set_next_token(token.cloned()).send();
-        let answer = self
-            .aws
-            .call(&client, Operation::List, Urgency::Periodic, call)
-            .await;
-        client.note(|denied| denied.list = denied.list.after(&answer));
-        let (_, answer) = answer?;
-        let secrets = answer
-            .secret_list
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(listed)
-            .collect();
-        Ok((secrets, answer.next_token.filter(|token| !token.is_empty())))
     }
 }
 
@@ -536,20 +458,8 @@ fn read_error(key: &Arc<str>, selector: &Selector, cause: Cause) -> Error {
     }
 }
 
-fn listed(entry: SecretListEntry) -> Option<Description> {
-    Some(Description {
-        arn: entry.arn?.into(),
-        name: entry.name?.into(),
-        stages: stages(entry.secret_versions_to_stages),
-        deleted: entry.deleted_date.is_some(),
-        rotation_enabled: entry.rotation_enabled.unwrap_or_default(),
-        last_rotated: entry.last_rotated_date.map(|date| date.secs()),
-        next_rotation: entry.next_rotation_date.map(|date| date.secs()),
-    })
-}
-
 /// Versions without a label are left out: they are deprecated, and no answer of AWS should hold them.
-fn stages(versions: Option<HashMap<String, Vec<String>>>) -> BTreeMap<VersionId, Vec<Arc<str>>> {
+pub(super) fn stages(versions: Option<HashMap<String, Vec<String>>>) -> BTreeMap<VersionId, Vec<Arc<str>>> {
     let versions = versions
         .unwrap_or_default()
         .into_iter()
