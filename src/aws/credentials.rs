@@ -244,7 +244,8 @@ impl Wallet {
 
     /// Takes note that AWS has refused these credentials: they are not used again. A set refused as soon as it was got
     /// stays for a moment, since another one will hardly do better.
-    pub(super) fn refused(&self, refused: &Arc<Held>) {
+    /// The answer is whether the next call has others.
+    pub(super) fn refused(&self, refused: &Arc<Held>) -> bool {
         let mut state = self.state();
         let is_present = state.held.as_ref().is_some_and(|held| Arc::ptr_eq(held, refused));
         if is_present && refused.got.elapsed() > FAILED {
@@ -253,6 +254,7 @@ impl Wallet {
                 parent.forget();
             }
         }
+        state.held.as_ref().is_none_or(|held| !Arc::ptr_eq(held, refused))
     }
 
     /// Drops what is held, so that the next who asks gets it anew.

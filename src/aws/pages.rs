@@ -77,7 +77,8 @@ impl<'a> Pages<'a> {
             .list_secrets()
             .include_planned_deletion(true)
             .max_results(PAGE);
-        let call = || call.set_next_token(token.cloned()).send();
+        let call = call.set_next_token(token.cloned());
+        let call = || call.clone().send();
         let answer = self
             .aws
             .call(&client, Operation::List, Urgency::Periodic, call)

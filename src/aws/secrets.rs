@@ -78,8 +78,8 @@ impl Aws {
             ground,
             subscribers,
             budgets: Budgets::default(),
+            scales: Scales::new(metrics.values()),
             metrics,
-            scales: Scales::default(),
             sources: Mutex::default(),
         }
     }
@@ -249,7 +249,8 @@ impl Aws {
                 Selector::Version(version) => (None, Some(version.to_string())),
             };
             let call = client.sdk.get_secret_value().secret_id(&**key);
-            let call = || call.set_version_stage(stage).set_version_id(version).send();
+            let call = call.set_version_stage(stage).set_version_id(version);
+            let call = || call.clone().send();
             let (held, answer) = self.call(&client, Operation::Get, urgency, call).await?;
             let request_id = answer.request_id().unwrap_or_default().into();
             self.value(&client, &held, request_id, answer.into())
@@ -276,13 +277,8 @@ impl Aws {
         if ids.len() < 2 {
             return Ok(keys.iter().map(|_| None).collect());
         }
-        let call = || {
-            client
-                .sdk
-                .batch_get_secret_value()
-                .set_secret_id_list(Some(ids))
-                .send()
-        };
+        let call = client.sdk.batch_get_secret_value().set_secret_id_list(Some(ids));
+        let call = || call.clone().send();
         let answer = self.call(&client, Operation::Batch, urgency, call).await;
         client.note(|denied| denied.batch = denied.batch.after(&answer));
         let (held, answer) = match answer {
@@ -308,33 +304,37 @@ impl Aws {
         Ok(keys.iter().map(answer).collect())
     }
 
+    /// Makes a call; once more with new credentials if AWS no longer takes those that were held.
     pub(super) async fn call<T, E, F>(
         &self,
         client: &Client,
         operation: Operation,
         urgency: Urgency,
-        send: impl FnOnce() -> F,
+        send: impl Fn() -> F,
     ) -> Result<(Arc<Held>, T), Cause>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     {
-        let held = client.wallet.held().await?;
-        let waited = client
-            .budget(&self.budgets, &held)
-            .turn(operation, urgency)
-            .await?;
-        let _slot = client.slot(urgency).await?;
-        let running = self.metrics.start(operation.name(), waited);
-        let account = held.account();
-        let home: Vec<_> = account.as_deref().into_iter().collect();
-        // A call of the SDK is tens of KB: it is made only when it is its turn.
-        let answer = Box::pin(send()).await.map_err(|error| Cause::of(&error, &home));
-        running.end(answer.as_ref().err());
-        if answer.as_ref().is_err_and(|cause| cause.class == Class::Identity) {
-            client.wallet.refused(&held);
+        let mut may_repeat = true;
+        loop {
+            let held = client.wallet.held().await?;
+            let budget = client.budget(&self.budgets, &held);
+            let waited = budget.turn(operation, urgency).await?;
+            let _slot = client.slot(urgency).await?;
+            let running = self.metrics.start(operation.name(), waited);
+            let account = held.account();
+            let home: Vec<_> = account.as_deref().into_iter().collect();
+            // A call of the SDK is tens of KB: it is made only when it is its turn.
+            let answer = Box::pin(send()).await.map_err(|error| Cause::of(&error, &home));
+            running.end(answer.as_ref().err());
+            let refused = answer.as_ref().is_err_and(|cause| cause.class == Class::Identity);
+            if refused && client.wallet.refused(&held) && may_repeat {
+                may_repeat = false;
+                continue;
+            }
+            return answer.map(|answer| (held, answer));
         }
-        answer.map(|answer| (held, answer))
     }
 
     fn value(
@@ -367,7 +367,6 @@ impl Aws {
         value.request_id = request_id;
         value.identity = held.arn().unwrap_or_else(|| client.wallet.name().clone());
         let value = Arc::new(value.weighed(&self.scales));
-        self.metrics.values(self.scales.bytes());
         Ok(value)
     }
 

@@ -276,3 +276,49 @@ fn of_chain(error: &CredentialsError) -> Cause {
     };
     Cause::new(class, detail)
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_sts::{config::http::HttpResponse, error::ErrorMetadata};
+    use aws_smithy_types::body::SdkBody;
+
+    use super::*;
+
+    fn sts(code: &str) -> CredentialsError {
+        let metadata = ErrorMetadata::builder().code(code).message("canary").build();
+        let error = AssumeRoleWithWebIdentityError::generic(metadata);
+        let status = aws_smithy_runtime_api::http::StatusCode::try_from(400).unwrap();
+        let answer = HttpResponse::new(status, SdkBody::empty());
+        CredentialsError::provider_error(SdkError::service_error(error, answer))
+    }
+
+    #[test]
+    fn errors_of_the_own_identity_are_told_apart() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let cases = [
+            (sts("AccessDenied"), Class::Identity),
+            (sts("InvalidIdentityToken"), Class::Identity),
+            (sts("Throttling"), Class::Throttled),
+            (sts("IDPCommunicationError"), Class::Unavailable),
+            (CredentialsError::provider_error(missing), Class::Identity),
+            (CredentialsError::not_loaded_no_source(), Class::Identity),
+            (CredentialsError::invalid_configuration("canary"), Class::Identity),
+            (
+                CredentialsError::provider_timed_out(Duration::from_secs(1)),
+                Class::Unavailable,
+            ),
+            (
+                CredentialsError::provider_error("connection reset"),
+                Class::Unavailable,
+            ),
+        ];
+        for (error, class) in cases {
+            assert_eq!(of_chain(&error).class, class, "{error:?}");
+        }
+        let unusable = of_chain(&CredentialsError::invalid_configuration("canary"));
+        assert!(
+            !unusable.to_string().contains("canary"),
+            "a profile's text is not shown: {unusable}"
+        );
+    }
+}

@@ -87,16 +87,19 @@ impl Reader {
     ) -> Reading {
         let wanted = (source, key.clone(), selector.clone());
         let (waiter, answer) = Waiter::new(asker);
-        {
+        let known = {
             let mut state = self.0.state();
-            if let Some(value) = state.lingering.get(&wanted) {
-                audit(key, &value, slice::from_ref(asker));
-                return Ok(value);
-            }
+            let known = state.lingering.get(&wanted);
             match state.flying.get_mut(&wanted) {
+                _ if known.is_some() => {}
                 Some(flight) => flight.waiters.push(waiter),
                 None => self.queue(&mut state, wanted, waiter, urgency),
             }
+            known
+        };
+        if let Some(value) = known {
+            audit(key, &value, slice::from_ref(asker));
+            return Ok(value);
         }
         answered(answer, key, selector).await
     }
