@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::{
     api::{ConditionType, ExternalSecretStatus, Reason, SourceStatus, TargetStatus},
-    sync::plan::Written,
+    sync::plan::{Written, seconds},
 };
 
 /// One condition as it should be.
@@ -119,7 +119,7 @@ impl Digest {
                     &*target.name,
                     target.content.as_deref(),
                     target.rollout.as_deref(),
-                    target.changed_at.as_ref().map(time_text),
+                    target.changed_at.as_ref().map(|at| seconds(at.0)),
                 ))
             }),
         }
@@ -171,7 +171,7 @@ impl Digest {
                     &*target.name,
                     Some(content.as_str()),
                     Some(rollout.as_str()),
-                    changed_at.clone(),
+                    changed_at.map(seconds),
                 )) != self.target
             })
     }
@@ -220,7 +220,7 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
             name: name.clone(),
             content: Some(content.clone()),
             rollout: Some(rollout.clone()),
-            changed_at: changed_at.as_ref().and_then(|at| at.parse().ok()).map(Time),
+            changed_at: changed_at.map(Time),
         }),
         None => before.target.clone(),
     };
@@ -296,10 +296,6 @@ fn digest_of_verdict(verdict: &Verdict) -> u64 {
         verdict.reason.as_str(),
         &*verdict.message,
     ))
-}
-
-fn time_text(time: &Time) -> String {
-    time.0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn hash_all<T: Hash>(all: impl Iterator<Item = T>) -> u64 {

@@ -11,7 +11,7 @@ use crate::{
     sync::{
         entry::{Entry, Refresh},
         events,
-        plan::{Written, seconds},
+        plan::Written,
         resolve::Refusal,
         status::{self, Draft, SourceDraft, TargetDraft, Verdict},
     },
@@ -64,7 +64,7 @@ impl Context {
                 let written = Written {
                     content: secret.content.to_string(),
                     rollout: secret.rollout.as_deref().unwrap_or_default().to_owned(),
-                    changed_at: secret.changed_at.map(seconds),
+                    changed_at: secret.changed_at,
                 };
                 let name = entry.target(object).to_owned();
                 (
