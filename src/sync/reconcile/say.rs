@@ -115,7 +115,7 @@ impl Context {
                     limit.as_secs() / 60
                 ),
             ),
-            Some(_) => Verdict::holds(Reason::Checked, "AWS was asked within the refresh interval"),
+            Some(_) => Verdict::holds(Reason::Checked, checked_message(entry)),
         }
     }
 
@@ -336,6 +336,15 @@ impl Context {
         let regarding = events::reference("ExternalSecret", object, &entry.uid);
         self.events
             .emit(regarding, type_, reason.as_str(), "Sync", &ready.message);
+    }
+}
+
+fn checked_message(entry: &Entry) -> String {
+    match entry.refresh {
+        Refresh::Every(minimum) if entry.raised => format!(
+            "AWS was asked within {minimum:?}, the operator's minimum: spec.refreshInterval is shorter"
+        ),
+        _ => "AWS was asked within the refresh interval".to_owned(),
     }
 }
 

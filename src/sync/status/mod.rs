@@ -1,5 +1,8 @@
 //! What the status of an ExternalSecret says: drafted from what happened, written only where it differs. Pure.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::hash_map::DefaultHasher,
     hash::{Hash, Hasher},

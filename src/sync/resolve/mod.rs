@@ -1,6 +1,9 @@
 //! From what an ExternalSecret names to what is asked of AWS: its store, the store's identity for its namespace, and
 //! every key, checked. Pure; all of it is decided before any call to AWS.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use crate::{
@@ -146,7 +149,7 @@ impl Asked<'_> {
 
     /// The namespace that a reference means. Whoever can make a SecretStore must not borrow from elsewhere.
     fn home(&self, named: Option<&str>, asker: &str, field: &str) -> Result<Arc<str>, Refusal> {
-        match (self.namespace, named) {
+        match (self.namespace, named.filter(|named| !named.is_empty())) {
             (None, named) => Ok(named.unwrap_or(asker).into()),
             (Some(own), None) => Ok(own.into()),
             (Some(own), Some(named)) if named == own => Ok(own.into()),
