@@ -7,7 +7,7 @@ mod tests;
 use std::sync::Arc;
 
 use crate::{
-    api::{Reason, SecretKeyRef, StoreKind, StoreSpec},
+    api::{Reason, SecretKeyRef, StoreKind, StoreSpec, names::annotation},
     aws::{Base, Identity, KeyRef, Role, Service, Source, session_name},
     sync::entry::{Need, StoreRef},
 };
@@ -29,6 +29,15 @@ impl Refusal {
             reason,
             message: message.into(),
         }
+    }
+
+    /// The suspend annotation on `place` is no time.
+    pub(super) fn unreadable_suspension(place: &str) -> Self {
+        let name = annotation::SUSPEND_SYNC_UNTIL;
+        Self::new(
+            Reason::InvalidSpec,
+            format!("annotation {name} on {place} is not a time: write one such as 2026-11-01T08:00:00Z"),
+        )
     }
 }
 

@@ -245,7 +245,8 @@ pub fn condition(status: &ExternalSecretStatus, type_: ConditionType) -> Option<
         .find(|condition| condition.type_ == type_.as_str())
 }
 
-fn compose_condition(
+/// A condition as `verdict` has it; since when is kept while its status stays.
+pub(super) fn compose_condition(
     now: Timestamp,
     generation: i64,
     type_: ConditionType,

@@ -1,103 +1,31 @@
 //! The stores: proves each one's identity, says so in its status, and wakes those who wait for it.
 
+mod entry;
+mod judge;
+mod say;
+
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::runtime::events::EventType;
-
+pub use self::entry::{ClusterSecretStores, SecretStores, StoreEntry};
+use self::judge::policy;
 use crate::{
-    api::{
-        Capabilities, ChangeDetection, ClusterSecretStore, ConditionType, EventReason, ObjectKey, Reason,
-        SecretStore, SourceId, StoreKind, StoreSpec, StoreStatus,
-        names::{self, annotation},
-        validate::StoreScope,
-    },
+    api::{ObjectKey, Reason, SourceId, StoreKind, StoreSpec},
     aws::{Aws, Source},
-    cluster::{Change, Events, Index, Indexed, NamespaceEntry, Project, ServerTime, Writer},
+    cluster::{Events, Index, Indexed, NamespaceEntry, ServerTime, Writer},
     sync::{
         admit::Admission,
         driver::Tracking,
         entry::{StoreRef, Suspension},
-        resolve::{Asked, Refusal, Rules},
-        status::Verdict,
+        resolve::{Refusal, Rules},
         work::Work,
     },
-    track::{Detection, SourcePolicy},
+    track::SourcePolicy,
 };
-
-/// A store, whole: they are few.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StoreEntry {
-    /// Its uid.
-    pub uid: Arc<str>,
-    /// Its generation.
-    pub generation: i64,
-    /// Its spec.
-    pub spec: Arc<StoreSpec>,
-    /// Its suspend annotation.
-    pub suspended: Suspension,
-    /// Its status.
-    pub status: Option<StoreStatus>,
-}
-
-/// Keeps SecretStores.
-#[derive(Debug)]
-pub struct SecretStores;
-
-/// Keeps ClusterSecretStores.
-#[derive(Debug)]
-pub struct ClusterSecretStores;
-
-impl Project for SecretStores {
-    type Kind = SecretStore;
-    type Object = SecretStore;
-    type Entry = StoreEntry;
-
-    fn project(&self, _: &ObjectKey, object: SecretStore) -> StoreEntry {
-        StoreEntry::new(&object.metadata, object.spec.0, object.status)
-    }
-
-    fn change(&self, key: ObjectKey) -> Change {
-        Change::SecretStore(key)
-    }
-}
-
-impl Project for ClusterSecretStores {
-    type Kind = ClusterSecretStore;
-    type Object = ClusterSecretStore;
-    type Entry = StoreEntry;
-
-    const CLUSTER_WIDE: bool = true;
-
-    fn project(&self, _: &ObjectKey, object: ClusterSecretStore) -> StoreEntry {
-        StoreEntry::new(&object.metadata, object.spec.0, object.status)
-    }
-
-    fn change(&self, key: ObjectKey) -> Change {
-        Change::ClusterSecretStore(key.name)
-    }
-}
-
-impl StoreEntry {
-    fn new(metadata: &kube::api::ObjectMeta, spec: StoreSpec, status: Option<StoreStatus>) -> Self {
-        let suspended = metadata
-            .annotations
-            .as_ref()
-            .and_then(|all| all.get(annotation::SUSPEND_SYNC_UNTIL));
-        Self {
-            uid: metadata.uid.as_deref().unwrap_or_default().into(),
-            generation: metadata.generation.unwrap_or_default(),
-            spec: spec.into(),
-            suspended: Suspension::parse(suspended.map(String::as_str)),
-            status,
-        }
-    }
-}
 
 /// What is known of a store's identity.
 #[derive(Clone, Debug)]
@@ -110,7 +38,7 @@ struct Standing {
     good: Good,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Good {
     /// Its identity was proved, or cannot be before a namespace asks.
     Proved { account: Option<Arc<str>> },
@@ -166,6 +94,8 @@ impl fmt::Debug for Stores {
 #[derive(Default)]
 struct Known {
     standings: HashMap<ObjectKey, Standing>,
+    /// Stores that were suspended when they were last looked at.
+    suspended: HashSet<ObjectKey>,
     /// Sources in use, the store that each is of, and what the tracker was told of it.
     sources: HashMap<SourceId, (ObjectKey, SourcePolicy)>,
     /// Accounts of identities that depend on the namespace.
@@ -304,9 +234,7 @@ impl Stores {
                 .into());
             }
         };
-        let standing = self.lock().standings.get(&key).cloned();
-        let Some(standing) = standing.filter(|is| is.uid == entry.uid && is.generation == entry.generation)
-        else {
+        let Some(standing) = self.standing(&key, &entry) else {
             return Err(Unusable::NotYet);
         };
         let nothing = std::collections::BTreeMap::new();
@@ -330,8 +258,7 @@ impl Stores {
                 );
             }
         };
-        let asked = asked(store, &key, &entry);
-        let source = asked.source(&self.rules, namespace)?;
+        let source = entry.asked(store, &key).source(&self.rules, namespace)?;
         let id = self.aws.intern(source.clone());
         if account.is_none() {
             account = self.lock().accounts.get(&id).cloned();
@@ -391,7 +318,11 @@ impl Stores {
 
     async fn reconcile(&self, key: &ObjectKey, wake: &(impl Fn(&ObjectKey) + Sync)) -> After {
         let Some(indexed) = self.entry(key) else {
-            self.lock().standings.remove(key);
+            {
+                let mut known = self.lock();
+                known.standings.remove(key);
+                known.suspended.remove(key);
+            }
             self.forget_sources(key, None);
             wake(key);
             return After::Change;
@@ -400,20 +331,17 @@ impl Stores {
             wake(key);
             return After::Change;
         };
-        match entry.suspended {
-            Suspension::Until(until) if until > self.time.now() => {
-                wake(key);
-                let left = Duration::try_from(until.duration_since(self.time.now())).unwrap_or(RECHECK);
-                return After::Wait(left.min(Duration::from_hours(24)));
-            }
-            _ => {}
+        let now = self.time.now();
+        if let Suspension::Until(until) = entry.suspended
+            && until > now
+        {
+            self.lock().suspended.insert(key.clone());
+            wake(key);
+            let left = Duration::try_from(until.duration_since(now)).unwrap_or(RECHECK);
+            return After::Wait(left.min(Duration::from_hours(24)));
         }
         let store = StoreRef {
-            kind: if key.namespace.is_empty() {
-                StoreKind::ClusterSecretStore
-            } else {
-                StoreKind::SecretStore
-            },
+            kind: kind_of(key),
             name: key.name.clone(),
         };
         let (admission, good, ready) = self.judge(&store, key, &entry).await;
@@ -430,10 +358,13 @@ impl Stores {
         };
         let changed = {
             let mut known = self.lock();
+            // Those who waited for the end of a suspension learn of it, early or not.
+            let resumed = known.suspended.remove(key);
             let before = known.standings.insert(key.clone(), standing);
-            !before.is_some_and(|before| {
-                before.uid == entry.uid && before.generation == entry.generation && same(&before.good, &good)
-            })
+            let same = before.is_some_and(|before| {
+                before.uid == entry.uid && before.generation == entry.generation && before.good == good
+            });
+            resumed || !same
         };
         if changed {
             wake(key);
@@ -445,203 +376,6 @@ impl Stores {
                 After::BackOff
             }
         }
-    }
-
-    /// What a store is good for, and what its `Ready` is to say; `None` leaves it as it is.
-    async fn judge(
-        &self,
-        store: &StoreRef,
-        key: &ObjectKey,
-        entry: &StoreEntry,
-    ) -> (Arc<Admission>, Good, Option<Verdict>) {
-        let bad = |refusal: Refusal| {
-            let verdict = Verdict::fails(refusal.reason, refusal.message.clone());
-            (Arc::new(Admission::default()), Good::Bad(refusal), Some(verdict))
-        };
-        if entry.suspended == Suspension::Unreadable {
-            return bad(Refusal::new(
-                Reason::InvalidSpec,
-                format!(
-                    "annotation {} is not a time: write one such as 2026-11-01T08:00:00Z",
-                    annotation::SUSPEND_SYNC_UNTIL
-                ),
-            ));
-        }
-        let scope = match store.kind {
-            StoreKind::SecretStore => StoreScope::Namespace {
-                namespace: &key.namespace,
-                operator_identity: self.rules.allow_operator_identity,
-            },
-            StoreKind::ClusterSecretStore => StoreScope::Cluster,
-        };
-        if let Err(invalid) = entry.spec.validate(scope) {
-            return bad(Refusal::new(Reason::InvalidSpec, invalid.to_string()));
-        }
-        let admission = match Admission::new(entry.spec.conditions()) {
-            Ok(admission) => Arc::new(admission),
-            Err(error) => return bad(Refusal::new(Reason::InvalidSpec, error.to_string())),
-        };
-        let asked = asked(store, key, entry);
-        // With a namespace that nobody has, the rest of the spec is checked all the same.
-        let source = match asked.source(&self.rules, &key.namespace) {
-            Ok(source) => source,
-            Err(refusal) => return bad(refusal),
-        };
-        let open = store.kind == StoreKind::ClusterSecretStore
-            && entry.spec.conditions.is_none()
-            && entry.spec.allowed_keys.is_none();
-        if asked.is_per_namespace() {
-            let verdict = Verdict::holds(
-                Reason::PerNamespace,
-                "the identity depends on the namespace of each ExternalSecret and is proved there",
-            );
-            return (admission, Good::Proved { account: None }, Some(verdict));
-        }
-        let id = self.aws.intern(source.clone());
-        self.forget_sources(key, Some(id));
-        match self.aws.prove(id).await {
-            Ok(proven) => {
-                self.announce(
-                    key,
-                    id,
-                    policy(&entry.spec, Some(proven.account.clone()), &source.region),
-                );
-                let verdict = if open {
-                    Verdict::holds(
-                        Reason::Unrestricted,
-                        "every namespace may read every key that AWS permits: set spec.conditions or spec.allowedKeys to \
-                         restrict it",
-                    )
-                } else {
-                    Verdict::holds(
-                        Reason::Valid,
-                        format!("AWS knows the store as {}", principal(&proven.arn)),
-                    )
-                };
-                (
-                    admission,
-                    Good::Proved {
-                        account: Some(proven.account),
-                    },
-                    Some(verdict),
-                )
-            }
-            Err(error) if error.class().is_transient() => {
-                let first = entry
-                    .status
-                    .as_ref()
-                    .is_none_or(|status| status.conditions.is_none());
-                let verdict = first.then(|| Verdict::fails(Reason::IdentityError, error.to_string()));
-                (admission, Good::Unproved, verdict)
-            }
-            Err(error) => {
-                let refusal = Refusal::new(Reason::IdentityError, error.to_string());
-                let verdict = Verdict::fails(refusal.reason, refusal.message.clone());
-                (admission, Good::Bad(refusal), Some(verdict))
-            }
-        }
-    }
-
-    /// Writes the status of a store where it differs.
-    async fn say(
-        &self,
-        key: &ObjectKey,
-        entry: &StoreEntry,
-        ready: Option<Verdict>,
-    ) -> Result<(), crate::cluster::Error> {
-        let nothing = StoreStatus::default();
-        let before = entry.status.as_ref().unwrap_or(&nothing);
-        let was = before
-            .conditions
-            .iter()
-            .flatten()
-            .find(|c| c.type_ == ConditionType::Ready.as_str());
-        let condition = ready.map(|verdict| {
-            let status = if verdict.holds { "True" } else { "False" };
-            let since = was
-                .filter(|was| was.status == status)
-                .map(|was| was.last_transition_time.clone());
-            Condition {
-                type_: ConditionType::Ready.as_str().to_owned(),
-                status: status.to_owned(),
-                reason: verdict.reason.as_str().to_owned(),
-                message: verdict.message,
-                observed_generation: Some(entry.generation),
-                last_transition_time: since.unwrap_or_else(|| Time(self.time.now())),
-            }
-        });
-        let mode = self.mode(key);
-        let status = StoreStatus {
-            observed_generation: Some(entry.generation),
-            conditions: condition
-                .clone()
-                .or_else(|| was.cloned())
-                .map(|condition| vec![condition]),
-            capabilities: mode
-                .as_ref()
-                .map(|(_, capabilities)| *capabilities)
-                .or(before.capabilities),
-            mode: mode.map(|(mode, _)| mode).or_else(|| before.mode.clone()),
-        };
-        if status == *before {
-            return Ok(());
-        }
-        if key.namespace.is_empty() {
-            self.writer
-                .apply_status::<ClusterSecretStore>(key, &entry.uid, names::SYNC_MANAGER, &status)
-                .await?;
-        } else {
-            self.writer
-                .apply_status::<SecretStore>(key, &entry.uid, names::SYNC_MANAGER, &status)
-                .await?;
-        }
-        if let Some(now) = condition {
-            self.tell(key, entry, was, &now);
-        }
-        Ok(())
-    }
-
-    /// An event where `Ready` turned; none for a store that was good from the start.
-    fn tell(&self, key: &ObjectKey, entry: &StoreEntry, was: Option<&Condition>, now: &Condition) {
-        let (type_, reason) = match (was.map(|was| was.status.as_str()), now.status.as_str()) {
-            (Some("False"), "True") => (EventType::Normal, EventReason::Recovered),
-            (_, "False") if was.is_none_or(|was| was.reason != now.reason) => {
-                (EventType::Warning, EventReason::SyncFailed)
-            }
-            _ => return,
-        };
-        let kind = if key.namespace.is_empty() {
-            StoreKind::ClusterSecretStore
-        } else {
-            StoreKind::SecretStore
-        };
-        let regarding = super::events::reference(kind.as_str(), key, &entry.uid);
-        self.events
-            .emit(regarding, type_, reason.as_str(), "Prove", &now.message);
-    }
-
-    /// How the store is checked, in words, and what it may call.
-    fn mode(&self, key: &ObjectKey) -> Option<(String, Capabilities)> {
-        let source = self
-            .lock()
-            .sources
-            .iter()
-            .find(|(_, (store, _))| store == key)
-            .map(|(id, _)| *id)?;
-        let mode = self.tracking.ask(|tracker| tracker.mode(source))?;
-        let raised = if mode.raised {
-            "; intervals under 10m are raised to it"
-        } else {
-            ""
-        };
-        let capabilities = Capabilities {
-            batch: Some(mode.batch),
-            list: Some(mode.list),
-        };
-        Some((
-            format!("{:?}: {}{raised}", mode.detection, mode.why),
-            capabilities,
-        ))
     }
 
     /// Tells the tracker of a source, once and when it changes.
@@ -688,6 +422,12 @@ impl Stores {
         }
     }
 
+    /// What is known of a store in its present state.
+    fn standing(&self, key: &ObjectKey, entry: &StoreEntry) -> Option<Standing> {
+        let standing = self.lock().standings.get(key).cloned()?;
+        (standing.uid == entry.uid && standing.generation == entry.generation).then_some(standing)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -700,45 +440,11 @@ enum After {
     BackOff,
 }
 
-fn asked<'a>(store: &'a StoreRef, key: &'a ObjectKey, entry: &'a StoreEntry) -> Asked<'a> {
-    let namespace = (store.kind == StoreKind::SecretStore).then_some(&*key.namespace);
-    Asked {
-        store,
-        uid: &entry.uid,
-        namespace,
-        spec: &entry.spec,
-    }
-}
-
-fn policy(spec: &StoreSpec, account: Option<Arc<str>>, region: &Arc<str>) -> SourcePolicy {
-    let detection = match spec.aws().change_detection() {
-        ChangeDetection::Auto => Detection::Auto,
-        ChangeDetection::List => Detection::List,
-        ChangeDetection::Describe => Detection::Describe,
-        ChangeDetection::Read => Detection::Read,
-    };
-    SourcePolicy {
-        detection,
-        events: false,
-        account,
-        region: region.clone(),
-    }
-}
-
-fn same(one: &Good, other: &Good) -> bool {
-    match (one, other) {
-        (Good::Proved { account: one }, Good::Proved { account: other }) => one == other,
-        (Good::Unproved, Good::Unproved) => true,
-        (Good::Bad(one), Good::Bad(other)) => one == other,
-        _ => false,
-    }
-}
-
-/// An ARN without the name of the session, which people know from the store.
-fn principal(arn: &str) -> &str {
-    if arn.contains(":assumed-role/") {
-        arn.rsplit_once('/').map_or(arn, |(role, _)| role)
+/// Which kind of store the key of an index means.
+fn kind_of(key: &ObjectKey) -> StoreKind {
+    if key.namespace.is_empty() {
+        StoreKind::ClusterSecretStore
     } else {
-        arn
+        StoreKind::SecretStore
     }
 }
