@@ -19,7 +19,6 @@ use crate::{
     api::{
         CreationPolicy, ObjectKey, Reason, Selector, SourceId, StoreKind, TokenKey, VersionId,
         allowed::{AllowedKeys, Home},
-        names::annotation,
         token,
     },
     aws::{self, Aws, Reader},
@@ -213,13 +212,7 @@ impl Context {
         for (suspension, place) in places {
             match suspension {
                 Suspension::Unreadable => {
-                    return Err(Refusal::new(
-                        Reason::InvalidSpec,
-                        format!(
-                            "annotation {} on {place} is not a time: write one such as 2026-11-01T08:00:00Z",
-                            annotation::SUSPEND_SYNC_UNTIL
-                        ),
-                    ));
+                    return Err(Refusal::unreadable_suspension(&place));
                 }
                 Suspension::Until(until)
                     if until > now && latest.as_ref().is_none_or(|(latest, _)| until > *latest) =>

@@ -11,7 +11,7 @@ use crate::{
     sync::{
         entry::{Entry, Refresh},
         events,
-        plan::{Written, seconds},
+        plan::Written,
         resolve::Refusal,
         status::{self, Draft, SourceDraft, TargetDraft, Verdict},
         stores::Stores,
@@ -65,7 +65,7 @@ impl Context {
                 let written = Written {
                     content: secret.content.to_string(),
                     rollout: secret.rollout.as_deref().unwrap_or_default().to_owned(),
-                    changed_at: secret.changed_at.map(seconds),
+                    changed_at: secret.changed_at,
                 };
                 let name = entry.target(object).to_owned();
                 (
@@ -117,15 +117,7 @@ impl Context {
                     self.cause(object, entry)
                 ),
             ),
-            Some(_) if entry.raised => Verdict::holds(
-                Reason::Checked,
-                format!(
-                    "AWS was asked within {} s: spec.refreshInterval is shorter than the operator's minimum and was raised \
-                     to it",
-                    self.min_interval.as_secs()
-                ),
-            ),
-            Some(_) => Verdict::holds(Reason::Checked, "AWS was asked within the refresh interval"),
+            Some(_) => Verdict::holds(Reason::Checked, checked_message(entry)),
         }
     }
 
@@ -365,6 +357,15 @@ impl Context {
         let regarding = events::reference("ExternalSecret", object, &entry.uid);
         self.events
             .emit(regarding, type_, reason.as_str(), "Sync", &ready.message);
+    }
+}
+
+fn checked_message(entry: &Entry) -> String {
+    match entry.refresh {
+        Refresh::Every(minimum) if entry.raised => format!(
+            "AWS was asked within {minimum:?}, the operator's minimum: spec.refreshInterval is shorter"
+        ),
+        _ => "AWS was asked within the refresh interval".to_owned(),
     }
 }
 

@@ -151,6 +151,7 @@ impl Context {
             recorded: recorded.map(|target| plan::Recorded {
                 name: &target.name,
                 rollout: target.rollout.as_deref(),
+                changed_at: target.changed_at.as_ref().map(|at| at.0),
             }),
             creation: entry.creation,
             adopt_existing: live.spec.adopt_existing(),
@@ -307,7 +308,7 @@ impl Context {
                 inputs: Some(wanted.inputs.into()),
                 versions: Some(wanted.versions.into()),
                 rollout: Some(written.rollout.as_str().into()),
-                changed_at: written.changed_at.as_deref().and_then(|at| at.parse().ok()),
+                changed_at: written.changed_at,
                 immutable: wanted.immutable,
                 type_: None,
             };
