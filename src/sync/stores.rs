@@ -417,6 +417,8 @@ impl Stores {
         };
         match entry.suspended {
             Suspension::Until(until) if until > self.time.now() => {
+                // The first look after it wakes those who wait, however it ends.
+                self.lock().standings.remove(key);
                 wake(key);
                 let left = Duration::try_from(until.duration_since(self.time.now())).unwrap_or(RECHECK);
                 return After::Wait(left.min(Duration::from_hours(24)));
@@ -506,6 +508,15 @@ impl Stores {
             && entry.spec.conditions.is_none()
             && entry.spec.allowed_keys.is_none();
         if asked.is_per_namespace() {
+            // Those of the former spec; nobody has any of this one before it was judged.
+            let edited = self
+                .lock()
+                .standings
+                .get(key)
+                .is_some_and(|is| is.uid != entry.uid || is.generation != entry.generation);
+            if edited {
+                self.forget_sources(key, None);
+            }
             let verdict = Verdict::holds(
                 Reason::PerNamespace,
                 "the identity depends on the namespace of each ExternalSecret and is proved there",
@@ -660,7 +671,8 @@ impl Stores {
 
     /// How the store is checked, in words, and what it may call.
     fn mode(&self, key: &ObjectKey) -> Option<(String, Capabilities)> {
-        let source = self.sources_of(key).into_iter().next()?;
+        // Of several the same one every time, lest the status follow the order of a map.
+        let source = self.sources_of(key).into_iter().min()?;
         let mode = self.tracking.ask(|tracker| tracker.mode(source))?;
         let raised = if mode.raised {
             "; intervals under 10m are raised to it"
