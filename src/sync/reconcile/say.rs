@@ -169,6 +169,19 @@ impl Context {
         self.say(object, entry, draft, live, Ended::Well).await
     }
 
+    /// All stays as it was said, but the time goes on.
+    pub(super) async fn say_current(&self, object: &ObjectKey, entry: &Entry, ended: Ended) -> Ended {
+        if entry.said.is_silent() {
+            return ended;
+        }
+        let draft = Draft {
+            generation: entry.said.generation(),
+            current: Some(self.current(object, entry)),
+            ..Draft::default()
+        };
+        self.say(object, entry, draft, None, ended).await
+    }
+
     /// Something failed that passes by itself: said only while there is no Secret yet.
     pub(super) async fn defer(&self, object: &ObjectKey, entry: &Entry, refusal: Refusal) -> Ended {
         let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
@@ -232,7 +245,7 @@ impl Context {
 
     /// An object that this version cannot read: it is told so, where it can be told at all.
     pub(super) async fn say_malformed(&self, object: &ObjectKey, malformed: &Malformed) -> Ended {
-        self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+        self.unsubscribe(object);
         tracing::warn!(%object, expected = malformed.expected, "an ExternalSecret cannot be read; it is left alone");
         let message = format!(
             "this version of the operator cannot read the object: {}. Apply one that its CRD allows; the Secret stays as it is",
