@@ -31,24 +31,177 @@ fn finished(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
             .as_mut()
             .and_then(|schema| schema.open_api_v3_schema.as_mut())
         {
-            drop_nullable(schema);
+            plain(schema);
         }
     }
     crd
 }
 
-/// Optional is not nullable: an explicit null is then dropped by the API server, and no rule ever meets one.
-fn drop_nullable(schema: &mut JSONSchemaProps) {
+/// Optional is not nullable: an explicit null is then dropped by the API server, and no rule ever meets one. What a missing
+/// field means is the operator's to say: a default would show as drift.
+fn plain(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
+    schema.default = None;
     schema
         .properties
         .iter_mut()
         .flat_map(|properties| properties.values_mut())
-        .for_each(drop_nullable);
+        .for_each(plain);
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
-        drop_nullable(items);
+        plain(items);
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
-        drop_nullable(values);
+        plain(values);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, path::PathBuf};
+
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
+
+    use super::*;
+
+    /// Where each definition lies in the repository, and what lies there.
+    fn files() -> Vec<(PathBuf, String)> {
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        crds()
+            .iter()
+            .flat_map(|crd| {
+                let yaml = to_yaml(crd).unwrap();
+                let name = format!("{}.yaml", crd.spec.names.plural);
+                let chart = in_chart(&yaml);
+                [
+                    (root.join("deploy/crds").join(&name), yaml),
+                    (root.join("charts/keyturn/templates/crds").join(&name), chart),
+                ]
+            })
+            .collect()
+    }
+
+    /// As a template: installed by a switch, and kept when the release goes, since its objects and then all their
+    /// Secrets would go with it.
+    fn in_chart(yaml: &str) -> String {
+        assert!(
+            !yaml.contains("{{"),
+            "Helm would take a part of the definition for a template"
+        );
+        let kept = yaml.replacen(
+            "metadata:\n",
+            "metadata:\n  annotations:\n    helm.sh/resource-policy: keep\n",
+            1,
+        );
+        assert_ne!(kept, yaml);
+        format!("{{{{- if .Values.crds.install }}}}\n{kept}{{{{- end }}}}\n")
+    }
+
+    #[test]
+    fn committed_definitions_are_fresh() {
+        for (path, text) in files() {
+            if env::var_os("UPDATE").is_some() {
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(&path, &text).unwrap();
+            }
+            let committed = fs::read_to_string(&path).unwrap_or_default();
+            assert!(
+                committed == text,
+                "{} is stale: run `make generate`",
+                path.display()
+            );
+        }
+    }
+
+    #[test]
+    fn definitions_are_small_enough_for_client_side_apply() {
+        for crd in crds() {
+            let size = to_yaml(&crd).unwrap().len();
+            assert!(size < 100_000, "{}: {size} bytes", crd.spec.names.kind);
+        }
+    }
+
+    #[test]
+    fn every_field_is_described() {
+        fn walk(schema: &JSONSchemaProps, path: &str, missing: &mut Vec<String>) {
+            if schema.description.as_deref().is_none_or(str::is_empty) {
+                missing.push(path.to_owned());
+            }
+            for (name, property) in schema.properties.iter().flatten() {
+                walk(property, &format!("{path}.{name}"), missing);
+            }
+            match &schema.items {
+                // The members of a list are described by the list; their fields are not.
+                Some(JSONSchemaPropsOrArray::Schema(items)) => {
+                    for (name, property) in items.properties.iter().flatten() {
+                        walk(property, &format!("{path}[].{name}"), missing);
+                    }
+                }
+                Some(JSONSchemaPropsOrArray::Schemas(_)) => missing.push(format!("{path}: a tuple")),
+                None => {}
+            }
+        }
+        let mut missing = Vec::new();
+        for crd in crds() {
+            let schema = crd.spec.versions[0]
+                .schema
+                .as_ref()
+                .unwrap()
+                .open_api_v3_schema
+                .as_ref()
+                .unwrap();
+            walk(schema, &crd.spec.names.kind, &mut missing);
+        }
+        assert_eq!(missing, Vec::<String>::new());
+    }
+
+    #[test]
+    fn no_field_has_a_default_or_is_nullable() {
+        for crd in crds() {
+            let yaml = to_yaml(&crd).unwrap();
+            for word in ["default:", "nullable:"] {
+                assert!(
+                    !yaml.lines().any(|line| line.trim_start().starts_with(word)),
+                    "{} {word}",
+                    crd.spec.names.kind
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_rules_look_at_is_bounded() {
+        fn walk(schema: &JSONSchemaProps, path: &str, unbounded: &mut Vec<String>) {
+            match schema.type_.as_deref() {
+                Some("array") if schema.max_items.is_none() => unbounded.push(path.to_owned()),
+                Some("string") if schema.max_length.is_none() && schema.enum_.is_none() => {
+                    unbounded.push(path.to_owned());
+                }
+                _ => {}
+            }
+            for (name, property) in schema.properties.iter().flatten() {
+                walk(property, &format!("{path}.{name}"), unbounded);
+            }
+            if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
+                walk(items, &format!("{path}[]"), unbounded);
+            }
+        }
+        let mut unbounded = Vec::new();
+        for crd in crds() {
+            let schema = crd.spec.versions[0]
+                .schema
+                .as_ref()
+                .unwrap()
+                .open_api_v3_schema
+                .as_ref()
+                .unwrap();
+            walk(
+                &schema.properties.as_ref().unwrap()["spec"],
+                &crd.spec.names.kind,
+                &mut unbounded,
+            );
+        }
+        // A type of Kubernetes: no rule looks inside, only whether it is there.
+        unbounded.retain(|path| !path.contains("namespaceSelector"));
+        assert_eq!(unbounded, Vec::<String>::new());
     }
 }

@@ -24,48 +24,20 @@ use super::{
     category = "keyturn",
     derive = "PartialEq",
     doc = "Keeps one Secret of its namespace equal to what AWS Secrets Manager says.",
-    selectable = "spec.secretStoreRef.name",
-    selectable = "spec.secretStoreRef.kind",
-    selectable = "spec.target.name",
-    selectable = "spec.refreshInterval",
-    printcolumn(name = "Store", type_ = "string", json_path = ".spec.secretStoreRef.name"),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
-    ),
-    printcolumn(name = "Changed", type_ = "date", json_path = ".status.target.changedAt"),
-    printcolumn(name = "Restarts", type_ = "string", json_path = ".status.restart.progress"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(
-        name = "Current",
-        type_ = "string",
-        priority = 1,
-        json_path = r#".status.conditions[?(@.type=="Current")].status"#
-    ),
-    printcolumn(
-        name = "Secret",
-        type_ = "string",
-        priority = 1,
-        json_path = ".status.target.name"
-    ),
-    printcolumn(
-        name = "Version",
-        type_ = "string",
-        priority = 1,
-        json_path = ".status.sources[0].versionId"
-    ),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        priority = 1,
-        json_path = r#".status.conditions[?(@.type=="Ready")].message"#
-    )
+    selectable = ".spec.secretStoreRef.name",
+    selectable = ".spec.secretStoreRef.kind",
+    selectable = ".spec.target.name",
+    selectable = ".spec.refreshInterval",
+    printcolumn = r#"{"name": "Store", "type": "string", "jsonPath": ".spec.secretStoreRef.name"}"#,
+    printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Ready')].reason"}"#,
+    printcolumn = r#"{"name": "Changed", "type": "date", "jsonPath": ".status.target.changedAt"}"#,
+    printcolumn = r#"{"name": "Restarts", "type": "string", "jsonPath": ".status.restart.progress"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name": "Current", "type": "string", "priority": 1, "jsonPath": ".status.conditions[?(@.type=='Current')].status"}"#,
+    printcolumn = r#"{"name": "Secret", "type": "string", "priority": 1, "jsonPath": ".status.target.name"}"#,
+    printcolumn = r#"{"name": "Version", "type": "string", "priority": 1, "jsonPath": ".status.sources[0].versionId"}"#,
+    printcolumn = r#"{"name": "Message", "type": "string", "priority": 1, "jsonPath": ".status.conditions[?(@.type=='Ready')].message"}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = refused::external_secret)]
@@ -96,6 +68,7 @@ pub struct ExternalSecretSpec {
 
 /// When AWS is asked again.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
 pub enum RefreshPolicy {
     /// Every `refreshInterval`, and when the object changes.
     #[default]
@@ -129,6 +102,7 @@ impl StoreRef {
 #[derive(
     JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
+#[schemars(description = "")]
 pub enum StoreKind {
     /// For its own namespace.
     #[default]
@@ -205,6 +179,7 @@ impl CreationPolicy {
 
 /// What is done when a secret in AWS is gone.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
 pub enum DeletionPolicy {
     /// The last good Secret stays.
     #[default]

@@ -253,3 +253,6 @@ pub(super) fn condition(schema: &mut Schema) {
         "a condition needs namespaceSelector, namespaces or namespaceRegexes: an empty one admits nobody",
     );
 }
+
+#[cfg(test)]
+mod tests;

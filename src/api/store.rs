@@ -21,31 +21,13 @@ use super::{refused, schema, status::StoreStatus};
     category = "keyturn",
     derive = "PartialEq",
     doc = "Where ExternalSecrets of its namespace read from AWS Secrets Manager, and as whom.",
-    printcolumn(name = "Region", type_ = "string", json_path = ".spec.provider.aws.region"),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(
-        name = "Role",
-        type_ = "string",
-        priority = 1,
-        json_path = ".spec.provider.aws.role"
-    ),
-    printcolumn(name = "Mode", type_ = "string", priority = 1, json_path = ".status.mode"),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        priority = 1,
-        json_path = r#".status.conditions[?(@.type=="Ready")].message"#
-    )
+    printcolumn = r#"{"name": "Region", "type": "string", "jsonPath": ".spec.provider.aws.region"}"#,
+    printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Ready')].reason"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name": "Role", "type": "string", "priority": 1, "jsonPath": ".spec.provider.aws.role"}"#,
+    printcolumn = r#"{"name": "Mode", "type": "string", "priority": 1, "jsonPath": ".status.mode"}"#,
+    printcolumn = r#"{"name": "Message", "type": "string", "priority": 1, "jsonPath": ".status.conditions[?(@.type=='Ready')].message"}"#
 )]
 #[serde(transparent)]
 #[schemars(transform = refused::namespaced_store)]
@@ -62,31 +44,13 @@ pub struct SecretStoreSpec(pub StoreSpec);
     category = "keyturn",
     derive = "PartialEq",
     doc = "Where ExternalSecrets of the namespaces that it admits read from AWS Secrets Manager, and as whom.",
-    printcolumn(name = "Region", type_ = "string", json_path = ".spec.provider.aws.region"),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(
-        name = "Role",
-        type_ = "string",
-        priority = 1,
-        json_path = ".spec.provider.aws.role"
-    ),
-    printcolumn(name = "Mode", type_ = "string", priority = 1, json_path = ".status.mode"),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        priority = 1,
-        json_path = r#".status.conditions[?(@.type=="Ready")].message"#
-    )
+    printcolumn = r#"{"name": "Region", "type": "string", "jsonPath": ".spec.provider.aws.region"}"#,
+    printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Ready')].reason"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name": "Role", "type": "string", "priority": 1, "jsonPath": ".spec.provider.aws.role"}"#,
+    printcolumn = r#"{"name": "Mode", "type": "string", "priority": 1, "jsonPath": ".status.mode"}"#,
+    printcolumn = r#"{"name": "Message", "type": "string", "priority": 1, "jsonPath": ".status.conditions[?(@.type=='Ready')].message"}"#
 )]
 #[serde(transparent)]
 pub struct ClusterSecretStoreSpec(pub StoreSpec);
@@ -119,7 +83,8 @@ pub struct StoreSpec {
     #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "atomic"))]
     pub conditions: Option<Vec<StoreCondition>>,
     /// Globs on whole keys, with the prefix: what may be read through this store. `*` stops at `/`, `**` does not,
-    /// `{namespace}` is the ExternalSecret's namespace. Without it, whatever AWS permits.
+    /// `{namespace}` is the ExternalSecret's namespace. Without it, whatever AWS permits; an empty list lets nothing be
+    /// read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100), inner(length(min = 1, max = 2048)), extend("x-kubernetes-list-type" = "atomic"))]
     pub allowed_keys: Option<Vec<String>>,
@@ -220,6 +185,7 @@ pub enum Service {
 
 /// How changes are found.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
 pub enum ChangeDetection {
     /// By the cheapest call that keeps the refresh interval.
     #[default]

@@ -245,3 +245,164 @@ impl Auth {
             .map(|(path, namespace)| (path, namespace.filter(|namespace| !namespace.is_empty())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The path that is refused, if any.
+    fn external_secret(spec: Value) -> Option<String> {
+        let spec: ExternalSecretSpec = serde_json::from_value(spec).unwrap();
+        spec.validate().err().map(|invalid| invalid.path)
+    }
+
+    /// The path that is refused, if any.
+    fn store(spec: Value, scope: StoreScope<'_>) -> Option<String> {
+        let spec: StoreSpec = serde_json::from_value(spec).unwrap();
+        spec.validate(scope).err().map(|invalid| invalid.path)
+    }
+
+    const OWN: StoreScope<'static> = StoreScope::Namespace {
+        namespace: "shop",
+        operator_identity: false,
+    };
+
+    #[test]
+    fn what_cannot_be_followed_is_named_by_its_path() {
+        let entry = |key: &str| json!({"secretKey": key, "remoteRef": {"key": "db"}});
+        let reference = |reference: Value| json!({"data": [{"secretKey": "a", "remoteRef": reference}]});
+        for (spec, path) in [
+            (json!({}), "spec"),
+            (json!({"dataFrom": [{}]}), "spec"),
+            (
+                json!({"data": [entry("a")], "dataFrom": [{}]}),
+                "spec.dataFrom[0]",
+            ),
+            (
+                json!({"data": [entry("a")], "refreshInterval": "soon"}),
+                "spec.refreshInterval",
+            ),
+            (
+                json!({"data": [entry("a"), entry("b"), entry("a")]}),
+                "spec.data[2].secretKey",
+            ),
+            (json!({"data": [entry("..a")]}), "spec.data[0].secretKey"),
+            (json!({"data": [entry("\u{e9}")]}), "spec.data[0].secretKey"),
+            (
+                json!({"data": [entry(&"a".repeat(254))]}),
+                "spec.data[0].secretKey",
+            ),
+            (reference(json!({"key": " "})), "spec.data[0].remoteRef.key"),
+            (
+                reference(json!({"key": "db", "version": "uuid/"})),
+                "spec.data[0].remoteRef.version",
+            ),
+            (
+                reference(json!({"key": "db", "property": "users.#.name"})),
+                "spec.data[0].remoteRef.property",
+            ),
+            (
+                reference(json!({"key": "db", "property": "a|b"})),
+                "spec.data[0].remoteRef.property",
+            ),
+            (
+                reference(json!({"key": "db", "property": "@this"})),
+                "spec.data[0].remoteRef.property",
+            ),
+            (
+                json!({"dataFrom": [{"extract": {"key": ""}}]}),
+                "spec.dataFrom[0].extract.key",
+            ),
+            (
+                json!({"data": [entry("a")], "target": {"creationPolicy": "Orphan", "deletionPolicy": "Delete"}}),
+                "spec.target.deletionPolicy",
+            ),
+        ] {
+            assert_eq!(external_secret(spec.clone()).as_deref(), Some(path), "{spec}");
+        }
+        for property in [
+            "",
+            "password",
+            "db.password",
+            "users.0.name",
+            "odd-key_1",
+            "a#b",
+            "mail@host",
+        ] {
+            assert_eq!(
+                external_secret(reference(json!({"key": "db", "property": property}))),
+                None,
+                "{property}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_namespaced_store_reads_as_its_own_namespace_only() {
+        let auth = |auth: Value| json!({"provider": {"aws": {"auth": auth}}});
+        let account = |namespace: Value| {
+            auth(json!({"jwt": {"serviceAccountRef": {"name": "a", "namespace": namespace}}}))
+        };
+        let keys = |namespace: &str| {
+            let key = json!({"name": "keys", "key": "id"});
+            let token = json!({"name": "keys", "key": "token", "namespace": namespace});
+            let three = json!({"accessKeyIDSecretRef": key, "secretAccessKeySecretRef": key, "sessionTokenSecretRef": token});
+            auth(json!({"secretRef": three}))
+        };
+        for (spec, path) in [
+            (json!({"provider": {"aws": {}}}), "spec.provider.aws.auth"),
+            (auth(json!({})), "spec.provider.aws.auth"),
+            (
+                account(json!("kube-system")),
+                "spec.provider.aws.auth.jwt.serviceAccountRef.namespace",
+            ),
+            (
+                keys("kube-system"),
+                "spec.provider.aws.auth.secretRef.sessionTokenSecretRef.namespace",
+            ),
+        ] {
+            assert_eq!(store(spec.clone(), OWN).as_deref(), Some(path), "{spec}");
+        }
+        for spec in [
+            account(json!(null)),
+            account(json!("")),
+            account(json!("shop")),
+            keys("shop"),
+        ] {
+            assert_eq!(store(spec.clone(), OWN), None, "{spec}");
+        }
+        let allowed = StoreScope::Namespace {
+            namespace: "shop",
+            operator_identity: true,
+        };
+        assert_eq!(store(json!({"provider": {"aws": {}}}), allowed), None);
+        assert_eq!(store(json!({"provider": {"aws": {}}}), StoreScope::Cluster), None);
+        assert_eq!(store(account(json!("kube-system")), StoreScope::Cluster), None);
+    }
+
+    #[test]
+    fn patterns_and_expressions_of_stores_are_read_once_in_advance() {
+        let regexes = json!({"provider": {"aws": {}}, "conditions": [{"namespaceRegexes": ["ok", "("]}]});
+        assert_eq!(
+            store(regexes, StoreScope::Cluster).as_deref(),
+            Some("spec.conditions[0].namespaceRegexes[1]")
+        );
+        let keys = json!({"provider": {"aws": {}}, "allowedKeys": ["{team}/**"]});
+        assert_eq!(
+            store(keys, StoreScope::Cluster).as_deref(),
+            Some("spec.allowedKeys[0]")
+        );
+    }
+
+    #[test]
+    fn an_identity_without_namespace_depends_on_who_uses_it() {
+        let spec = |account: Value| {
+            let auth = json!({"jwt": {"serviceAccountRef": account}});
+            serde_json::from_value::<StoreSpec>(json!({"provider": {"aws": {"auth": auth}}})).unwrap()
+        };
+        assert!(spec(json!({"name": "a"})).is_per_namespace());
+        assert!(!spec(json!({"name": "a", "namespace": "platform"})).is_per_namespace());
+    }
+}

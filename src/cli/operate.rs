@@ -1,11 +1,33 @@
 //! The operator's wiring: rooms made, joined and run until the end.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use prometheus_client::registry::Registry;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-use crate::telemetry::Readiness;
+use crate::{
+    api::{ObjectKey, SourceId},
+    aws::{self, Aws, AwsConfig, Reader},
+    cluster::{self, Access, Changes, Cluster, Events, Lease, Scope, Tokens, Watches, Writer},
+    sync::{
+        self, Pace, Rules,
+        driver::Tracking,
+        entry::ExternalSecrets,
+        reconcile::{Context, WRITE_SLOTS},
+        stores::{ClusterSecretStores, Parts, SecretStores, Stores},
+        work::{Clock, Work},
+    },
+    telemetry::Readiness,
+    track::{self, Tracker},
+};
+
+/// Passes under way at once. Most of them wait for AWS; the write slots bound what they do to Kubernetes.
+const PASSES: usize = 256;
+/// Stores proved at once.
+const STORES: usize = 16;
+/// Writes of status in a second, after an object's first.
+const STATUS_RATE: u32 = 50;
 
 /// What `keyturn run` was asked for.
 #[derive(Debug)]
@@ -27,11 +49,18 @@ pub(super) struct Settings {
 
 /// The rooms' metrics.
 #[derive(Debug, Default)]
-pub(super) struct Metrics {}
+pub(super) struct Metrics {
+    aws: aws::Metrics,
+    cluster: cluster::Metrics,
+    sync: sync::metrics::Metrics,
+}
 
 impl Metrics {
-    pub(super) fn register(&self, _registry: &mut Registry) {
-        let Self {} = self;
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let Self { aws, cluster, sync } = self;
+        aws.register(registry);
+        cluster.register(registry);
+        sync.register(registry);
     }
 }
 
@@ -55,21 +84,153 @@ pub(super) async fn operate(
         protected_namespaces,
         token_audiences,
     } = settings;
-    tracing::info!(
-        cluster_name,
-        ?default_store,
-        ?namespaces,
-        operator_namespace,
-        pod_name,
-        ?min_refresh_interval,
-        periodic_reads,
-        allow_operator_identity,
-        lease_name,
-        ?protected_namespaces,
-        ?token_audiences,
-        "settings"
-    );
-    let Metrics {} = metrics;
-    drop((shutdown, readiness));
-    anyhow::bail!("this build has no reconciler to run")
+
+    let cluster = Cluster::connect(&Access::default(), metrics.cluster.clone()).await?;
+    readiness.send_replace(Readiness::Waiting("the key of the tokens"));
+    let key = cluster::token_key(&cluster, &operator_namespace)
+        .await
+        .context("no key for the tokens on Secrets")?;
+
+    let changes = Changes::default();
+    let scope = if namespaces.is_empty() {
+        Scope::Cluster
+    } else {
+        Scope::Namespaces(
+            namespaces
+                .iter()
+                .map(|namespace| namespace.as_str().into())
+                .collect(),
+        )
+    };
+    let mut watches = Watches::new(cluster.clone(), scope, changes.clone());
+    let namespaces = watches.namespaces();
+    let secret_stores = watches.watch(SecretStores);
+    let cluster_secret_stores = watches.watch(ClusterSecretStores);
+    let secrets = watches.secrets(key.clone());
+    let objects = watches.watch(ExternalSecrets {
+        min_interval: min_refresh_interval,
+    });
+    let mut listed = watches.ready();
+    let watching = watches.run();
+
+    let lease = ObjectKey::new(operator_namespace.as_str(), lease_name);
+    let (lease, leadership) = Lease::new(cluster.clone(), lease, &pod_name)?;
+    let writer = Writer::new(cluster.clone(), leadership.clone());
+    let (events, event_worker) = Events::new(&cluster, leadership.clone(), &pod_name);
+
+    let clock = Clock::start();
+    let tracking = Arc::new(Tracking::new(
+        clock,
+        Tracker::new(track::Config {
+            min_interval: min_refresh_interval,
+            periodic_reads,
+            seed: seed(&pod_name),
+        }),
+    ));
+    let subscribers = tracking.clone();
+    let config = AwsConfig {
+        region: None,
+        instance_metadata: false,
+        tokens: Arc::new(Tokens::new(cluster.clone(), token_audiences)),
+        subscribers: Arc::new(move |source: SourceId, key: &Arc<str>| {
+            subscribers.ask(|tracker| tracker.subscribers(source, key))
+        }),
+    };
+    let aws = Arc::new(Aws::from_environment(config, metrics.aws.clone()).await);
+    let reader = Arc::new(Reader::new(aws.clone()));
+    let stores = Arc::new(Stores::new(Parts {
+        namespaced: secret_stores,
+        cluster: cluster_secret_stores,
+        rules: Rules {
+            cluster: cluster_name,
+            region: aws.region().map(Into::into),
+            allow_operator_identity,
+        },
+        default_store: default_store.map(Into::into),
+        aws: aws.clone(),
+        tracking: tracking.clone(),
+        writer: writer.clone(),
+        events: events.clone(),
+        time: cluster.time().clone(),
+        work: Work::new(clock, STORES, seed(&pod_name)),
+    }));
+    let context = Arc::new(Context {
+        objects,
+        secrets,
+        namespaces,
+        stores,
+        tracking,
+        aws,
+        reader,
+        writer,
+        events,
+        time: cluster.time().clone(),
+        clock,
+        key,
+        work: Arc::new(Work::new(clock, PASSES, seed(&pod_name))),
+        min_interval: min_refresh_interval,
+        protected: protected_namespaces
+            .into_iter()
+            .chain([operator_namespace])
+            .collect(),
+        metrics: metrics.sync,
+        slots: Semaphore::new(WRITE_SLOTS),
+        pace: Pace::new(STATUS_RATE),
+        memory: sync::reconcile::Memories::default(),
+    });
+
+    readiness.send_replace(Readiness::Waiting("the first lists of the API server"));
+    let mut wanted_end = shutdown.clone();
+    let (released, release) = watch::channel(false);
+    let work = async {
+        listed
+            .wait_for(|listed| *listed)
+            .await
+            .context("the watches ended before their first lists")?;
+        readiness.send_replace(Readiness::Ready);
+        tokio::select! {
+            () = leadership.acquired() => {}
+            () = ended(&mut wanted_end) => return Ok(()),
+        }
+        tracing::info!("leading");
+        sync::run::run(context, changes, ended(&mut wanted_end)).await;
+        anyhow::ensure!(*wanted_end.borrow(), "a part of the reconciler ended");
+        Ok(())
+    };
+    let mut stop_lease = release;
+    // The Lease outlives the work, so that the next leader begins when our last write has ended.
+    let leading = lease.run(async move { ended(&mut stop_lease).await });
+    let mut leading = std::pin::pin!(leading);
+    let mut event_worker = std::pin::pin!(event_worker.run());
+    let mut watching = std::pin::pin!(watching);
+    let mut work = std::pin::pin!(work);
+    let mut events_end = false;
+    let worked = loop {
+        tokio::select! {
+            biased;
+            lost = &mut leading => {
+                lost?;
+                anyhow::bail!("the Lease was given up before the work ended");
+            }
+            end = &mut watching => return Err(end.into()),
+            worked = &mut work => break worked,
+            () = &mut event_worker, if !events_end => events_end = true,
+        }
+    };
+    released.send_replace(true);
+    leading.await?;
+    worked
+}
+
+/// Returns once `signal` turned true, or nobody is left to turn it.
+async fn ended(signal: &mut watch::Receiver<bool>) {
+    // An error is the sender's end, which ends the work too.
+    let _end = signal.wait_for(|end| *end).await;
+}
+
+/// Differs between pods, so that their back-offs do.
+fn seed(pod: &str) -> u64 {
+    pod.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

@@ -145,7 +145,7 @@ impl Run {
             let signals = signals()?;
             tracing::info!(version = env!("CARGO_PKG_VERSION"), %listen, "starting");
             supervise(server, registry, signals, |shutdown, readiness| {
-                operate(settings, metrics, shutdown, readiness)
+                Box::pin(operate(settings, metrics, shutdown, readiness))
             })
             .await
         })

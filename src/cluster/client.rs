@@ -25,7 +25,7 @@ const READS: usize = 32;
 /// How to reach the API server.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// A kubeconfig; without one `KUBECONFIG` or `~/.kube/config`, else the Pod's `ServiceAccount`.
+    /// A kubeconfig; without one `KUBECONFIG` or `~/.kube/config`, else the Pod's ServiceAccount.
     pub kubeconfig: Option<PathBuf>,
     /// A context of the kubeconfig other than its current one.
     pub context: Option<String>,
@@ -37,7 +37,7 @@ pub enum AccessError {
     /// The kubeconfig cannot be used.
     #[error("failed to use the kubeconfig: {0}")]
     Kubeconfig(#[source] kube::config::KubeconfigError),
-    /// There is neither a kubeconfig nor a `ServiceAccount`.
+    /// There is neither a kubeconfig nor a ServiceAccount.
     #[error("failed to find a kubeconfig or a ServiceAccount: {0}")]
     Infer(#[source] kube::config::InferConfigError),
     /// The configuration is not usable, by TLS or credentials.

@@ -44,7 +44,7 @@ pub enum Class {
     #[error("it changed meanwhile")]
     Conflict,
     /// Server-side apply met fields that other managers hold (409); their names.
-    #[error("{fields} fields are held by {}", managers.join(", "))]
+    #[error("of its fields {fields} are held by {}", managers.join(", "))]
     FieldConflict {
         /// Names of the managers, sorted, each once.
         managers: Vec<String>,
@@ -188,7 +188,10 @@ impl Class {
             409 if causes.iter().any(|cause| cause.reason == "FieldManagerConflict") => {
                 Self::field_conflict(causes)
             }
-            409 if message.contains("uid mismatch") || message.contains("UID in precondition") => {
+            409 if ["uid mismatch", "UID in precondition", "UID in the precondition"]
+                .iter()
+                .any(|part| message.contains(part)) =>
+            {
                 Self::UidMismatch
             }
             409 => Self::Conflict,
@@ -351,6 +354,8 @@ mod tests {
         let wait = json!({"reason": "TooManyRequests", "details": {"retryAfterSeconds": 2}});
         let no_uid = "Operation cannot be fulfilled: uid mismatch: the provided object specified uid a, and no \
                       existing object was found";
+        let recreated = "the UID in the precondition (a) does not match the UID in record (b). The object might \
+                         have been deleted and then recreated";
         let precondition = "Precondition failed: UID in precondition: a, UID in object meta: b";
         let version =
             "Precondition failed: ResourceVersion in precondition: 1, ResourceVersion in object meta: 2";
@@ -373,6 +378,7 @@ mod tests {
             ),
             (409, status("Conflict", no_uid), Class::UidMismatch),
             (409, status("Conflict", precondition), Class::UidMismatch),
+            (409, status("Conflict", recreated), Class::UidMismatch),
             (409, status("Conflict", version), Class::Conflict),
             (422, uid, Class::UidMismatch),
             (422, long, Class::TooLarge),
@@ -414,7 +420,10 @@ mod tests {
             cause("kubectl-edit", ".data.c"),
         ];
         let conflict = class(409, &json!({"reason": "Conflict", "details": {"causes": causes}}));
-        assert_eq!(conflict.to_string(), "3 fields are held by argocd, kubectl-edit");
+        assert_eq!(
+            conflict.to_string(),
+            "of its fields 3 are held by argocd, kubectl-edit"
+        );
     }
 
     #[test]

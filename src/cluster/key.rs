@@ -12,10 +12,8 @@ use super::{
     client::Cluster,
     error::{Class, Error},
 };
-use crate::api::ObjectKey;
+use crate::api::{ObjectKey, TokenKey, names::TOKEN_KEY_SECRET};
 
-/// The name of the Secret with the key, in the operator's namespace.
-pub const KEY_SECRET: &str = "keyturn-token-key";
 /// Its only entry.
 const ENTRY: &str = "key";
 /// As long as the output of HMAC-SHA256 (RFC 2104, section 3).
@@ -23,8 +21,8 @@ const LENGTH: usize = 32;
 
 /// Reads the key, or makes it if its Secret does not exist. Of several replicas that start at once one makes
 /// it and the others read that one.
-pub async fn token_key(cluster: &Cluster, namespace: &str) -> Result<Zeroizing<[u8; LENGTH]>, Error> {
-    let key = ObjectKey::new(namespace, KEY_SECRET);
+pub async fn token_key(cluster: &Cluster, namespace: &str) -> Result<TokenKey, Error> {
+    let key = ObjectKey::new(namespace, TOKEN_KEY_SECRET);
     if let Some(secret) = cluster.find::<Secret>(&key).await? {
         return of_secret(&key, secret);
     }
@@ -39,7 +37,7 @@ pub async fn token_key(cluster: &Cluster, namespace: &str) -> Result<Zeroizing<[
     let mut secret = Secret {
         metadata: ObjectMeta {
             namespace: Some(namespace.to_owned()),
-            name: Some(KEY_SECRET.to_owned()),
+            name: Some(TOKEN_KEY_SECRET.to_owned()),
             ..ObjectMeta::default()
         },
         data: Some(BTreeMap::from([(ENTRY.to_owned(), ByteString(bytes.to_vec()))])),
@@ -49,7 +47,7 @@ pub async fn token_key(cluster: &Cluster, namespace: &str) -> Result<Zeroizing<[
     let created = cluster.create(&key, &secret).await;
     wipe(&mut secret);
     match created {
-        Ok(_) => Ok(bytes),
+        Ok(_) => Ok(TokenKey::new(&bytes)),
         // Another replica won, or our create succeeded and its answer was lost.
         Err(Error {
             class: Class::AlreadyExists | Class::Timeout,
@@ -59,7 +57,7 @@ pub async fn token_key(cluster: &Cluster, namespace: &str) -> Result<Zeroizing<[
     }
 }
 
-fn of_secret(key: &ObjectKey, mut secret: Secret) -> Result<Zeroizing<[u8; LENGTH]>, Error> {
+fn of_secret(key: &ObjectKey, mut secret: Secret) -> Result<TokenKey, Error> {
     let entry = secret.data.as_ref().and_then(|data| data.get(ENTRY));
     let bytes = entry.and_then(|ByteString(bytes)| <[u8; LENGTH]>::try_from(bytes.as_slice()).ok());
     wipe(&mut secret);
@@ -68,11 +66,14 @@ fn of_secret(key: &ObjectKey, mut secret: Secret) -> Result<Zeroizing<[u8; LENGT
         kind: "Secret",
         key,
     };
-    bytes.map(Zeroizing::new).ok_or_else(|| {
-        call.failed(Class::Malformed(
-            "it holds no entry `key` of 32 bytes; restore it, it is never overwritten",
-        ))
-    })
+    bytes
+        .map(Zeroizing::new)
+        .map(|bytes| TokenKey::new(&bytes))
+        .ok_or_else(|| {
+            call.failed(Class::Malformed(
+                "it holds no entry `key` of 32 bytes; restore it, it is never overwritten",
+            ))
+        })
 }
 
 fn wipe(secret: &mut Secret) {

@@ -27,12 +27,12 @@ pub use client::{Access, AccessError, Cluster};
 pub use error::{Class, Error, InvalidField};
 pub use events::{EventWorker, Events};
 pub use index::{
-    Change, Changes, ContentToken, Index, Indexed, Malformed, NamespaceEntry, Project, Scope, SecretEntry,
-    WatchEnded, Watches,
+    Change, Changes, Index, Indexed, Malformed, NamespaceEntry, Project, Scope, SecretEntry, WatchEnded,
+    Watches,
 };
-pub use key::{KEY_SECRET, token_key};
+pub use key::token_key;
 pub use lease::{Leadership, Lease, LeaseLost};
 pub use metrics::Metrics;
 pub use time::ServerTime;
-pub use tokens::{ServiceAccountRecord, ServiceAccountToken, Tokens};
-pub use writes::{MANAGER_RESTART, MANAGER_SYNC, Observed, Writer, Written};
+pub use tokens::Tokens;
+pub use writes::{Observed, Writer, Written};

@@ -17,11 +17,17 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
-    Class, Events, KEY_SECRET, Leadership, MANAGER_SYNC, Observed, Tokens, Writer,
+    Class, Events, Leadership, Observed, Tokens, Writer,
     testing::{Asked, cluster},
     token_key,
 };
-use crate::api::ObjectKey;
+use crate::{
+    api::{
+        ObjectKey, TokenKey,
+        names::{SYNC_MANAGER, TOKEN_KEY_SECRET},
+    },
+    aws::{KubeTokenError, KubeTokens as _},
+};
 
 const CANARY: &str = "hunter2-canary";
 const MINUTE: Duration = Duration::from_mins(1);
@@ -69,6 +75,7 @@ fn logs() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
     let sink = Sink(Arc::clone(&lines));
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
         .with_writer(move || sink.clone())
         .finish();
     let guard = tracing::subscriber::set_default(subscriber);
@@ -272,7 +279,7 @@ async fn a_status_is_applied_to_its_own_object_only() {
     let writer = Writer::new(cluster, Leadership::alone());
     let applied = tokio::spawn(async move {
         writer
-            .apply_status::<ConfigMap>(&key(), "u1", MANAGER_SYNC, &json!({"a": 1}))
+            .apply_status::<ConfigMap>(&key(), "u1", SYNC_MANAGER, &json!({"a": 1}))
             .await
     });
     let target = "/api/v1/namespaces/shop/configmaps/db/status?&force=true&fieldManager=keyturn-sync";
@@ -331,11 +338,15 @@ async fn an_answer_that_cannot_be_read_is_not_logged() {
     assert!(!text(&lines).contains(CANARY), "{}", text(&lines));
 }
 
+fn same(one: &TokenKey, other: &TokenKey) -> bool {
+    one.user(&key(), "x") == other.user(&key(), "x")
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_token_key_is_made_once() {
     let (cluster, mut server) = cluster();
     let made = tokio::spawn(async move { token_key(&cluster, "keyturn").await });
-    let path = format!("/api/v1/namespaces/keyturn/secrets/{KEY_SECRET}");
+    let path = format!("/api/v1/namespaces/keyturn/secrets/{TOKEN_KEY_SECRET}");
     server
         .expect("GET", &path)
         .await
@@ -345,8 +356,9 @@ async fn the_token_key_is_made_once() {
     let sent: Secret = serde_json::from_value(asked.body.clone()).unwrap();
     asked.written("u1", "8");
     let key = made.await.unwrap().unwrap();
-    assert_eq!(sent.data.unwrap()["key"].0, key.as_slice());
-    assert_ne!(*key, [0; 32]);
+    let sent: [u8; 32] = sent.data.unwrap()["key"].0.as_slice().try_into().unwrap();
+    assert_ne!(sent, [0; 32]);
+    assert!(same(&key, &TokenKey::new(&sent)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -364,7 +376,7 @@ async fn of_two_replicas_that_make_the_token_key_both_use_the_winners() {
         .answer(409, &refused);
     let winner = json!({"metadata": {}, "data": {"key": "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="}});
     server.next().await.answer(200, &winner);
-    assert_eq!(*made.await.unwrap().unwrap(), [7; 32]);
+    assert!(same(&made.await.unwrap().unwrap(), &TokenKey::new(&[7; 32])));
 }
 
 #[tokio::test(start_paused = true)]
@@ -392,10 +404,80 @@ async fn a_token_for_another_audience_is_never_asked_for() {
     let lists = [vec![], vec!["vault"], vec!["sts.amazonaws.com", "vault"]];
     for audiences in lists {
         let audiences: Vec<String> = audiences.into_iter().map(str::to_owned).collect();
-        let refused = tokens.token(&key(), &audiences, MINUTE).await;
-        assert_eq!(refused.unwrap_err().class, Class::Forbidden);
+        let refused = tokens.token("shop", "app", &audiences).await;
+        assert!(matches!(refused.unwrap_err(), KubeTokenError::Forbidden(_)));
     }
     server.stays_silent(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_asked_for_ten_minutes_and_audited() {
+    let (lines, guard) = logs();
+    let (cluster, mut server) = cluster();
+    let tokens = Tokens::new(cluster, vec!["sts.amazonaws.com".to_owned()]);
+    let audiences = ["sts.amazonaws.com".to_owned()];
+    let answer = async {
+        let asked = server
+            .expect("POST", "/api/v1/namespaces/shop/serviceaccounts/app/token?")
+            .await;
+        assert_eq!(
+            asked.body["spec"],
+            json!({"audiences": ["sts.amazonaws.com"], "expirationSeconds": 600})
+        );
+        let status = json!({"token": CANARY, "expirationTimestamp": "2030-01-01T00:10:00Z"});
+        asked.answer(
+            201,
+            &json!({"metadata": {}, "spec": {"audiences": []}, "status": status}),
+        );
+    };
+    let (token, ()) = tokio::join!(tokens.token("shop", "app", &audiences), answer);
+    drop(guard);
+    let expected: jiff::Timestamp = "2030-01-01T00:10:00Z".parse().unwrap();
+    let token = token.unwrap();
+    assert_eq!(token.expires_at, std::time::SystemTime::from(expected));
+    assert!(!format!("{token:?}").contains(CANARY));
+    let text = text(&lines);
+    assert!(text.contains("service_account=shop/app"), "{text}");
+    assert!(!text.contains(CANARY), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_identity_lacks_is_said_without_contents() {
+    let secret = |data: serde_json::Value| json!({"metadata": {"uid": "u"}, "data": data});
+    let cases = [
+        (
+            404,
+            json!({"code": 404, "reason": "NotFound"}),
+            "Secret shop/aws does not exist",
+        ),
+        (
+            403,
+            json!({"code": 403, "message": CANARY}),
+            "Kubernetes forbids reading Secret shop/aws",
+        ),
+        (
+            500,
+            json!({"message": CANARY}),
+            "Kubernetes did not answer when asked for Secret shop/aws",
+        ),
+        (
+            200,
+            secret(json!({"other": "aHVudGVy"})),
+            "key id of Secret shop/aws does not exist",
+        ),
+        (
+            200,
+            secret(json!({"id": "/w=="})),
+            "failed to get Secret shop/aws: the named key of it is not UTF-8",
+        ),
+    ];
+    for (code, body, expected) in cases {
+        let (cluster, mut server) = cluster();
+        let tokens = Tokens::new(cluster, Vec::new());
+        let answer = async { server.next().await.answer(code, &body) };
+        let (read, ()) = tokio::join!(tokens.secret_key("shop", "aws", "id"), answer);
+        assert_eq!(read.unwrap_err().to_string(), expected);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,6 +33,7 @@ struct Shared {
 }
 
 impl Default for ServerTime {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     fn default() -> Self {
         Self(Arc::new(Shared {
             origin: Timestamp::now(),

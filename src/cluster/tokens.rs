@@ -1,8 +1,7 @@
-//! What identities for AWS are made of: `ServiceAccount`s, their tokens, and static keys in Secrets.
+//! What identities for AWS are made of: ServiceAccounts, their tokens, and static keys in Secrets.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use k8s_openapi::{
     ByteString,
     api::{
@@ -12,37 +11,23 @@ use k8s_openapi::{
 };
 use kube::{api::PostParams, core::request};
 use secrecy::SecretString;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroize as _;
 
 use super::{
     call::{Call, UNBUILDABLE, Verb},
     client::{Cluster, path_of},
     error::{Class, Error},
 };
-use crate::api::ObjectKey;
+use crate::{
+    api::{ObjectKey, names::annotation},
+    aws::{
+        KubeTokenError, KubeTokens, SecretKeyValue, ServiceAccountFacts, ServiceAccountToken, TokenFuture,
+    },
+};
 
-/// The shortest life that the API server gives a token.
-const SHORTEST: Duration = Duration::from_mins(10);
-/// The longest life we ask for.
-const LONGEST: Duration = Duration::from_hours(1);
-
-/// A token of a `ServiceAccount`.
-#[derive(Clone, Debug)]
-pub struct ServiceAccountToken {
-    /// The token.
-    pub token: SecretString,
-    /// When the API server says that it ends.
-    pub expires_at: Timestamp,
-}
-
-/// What of a `ServiceAccount` matters for an identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceAccountRecord {
-    /// Its uid: another one of the same name is another identity.
-    pub uid: String,
-    /// Its annotations, among them the role.
-    pub annotations: BTreeMap<String, String>,
-}
+/// How long a token is asked to live: the shortest life the API server gives, since it is traded for AWS credentials
+/// at once.
+const LIFETIME: Duration = Duration::from_mins(10);
 
 /// Reads what identities need, for listed audiences only.
 #[derive(Clone)]
@@ -57,14 +42,18 @@ impl Tokens {
         Self { cluster, audiences }
     }
 
-    /// A token of a `ServiceAccount` for `audiences`, valid for about `lifetime` (600 to 3600 s). Every call asks
-    /// for a new one: the caller keeps it.
-    pub async fn token(
-        &self,
-        key: &ObjectKey,
-        audiences: &[String],
-        lifetime: Duration,
-    ) -> Result<ServiceAccountToken, Error> {
+    async fn facts(&self, key: &ObjectKey) -> Result<ServiceAccountFacts, Error> {
+        let ServiceAccount { metadata, .. } = self.cluster.get(key).await?;
+        let mut annotations = metadata.annotations.unwrap_or_default();
+        let mut take = |name| annotations.remove(name).map(Arc::from);
+        Ok(ServiceAccountFacts {
+            uid: metadata.uid.unwrap_or_default().into(),
+            role_arn: take(annotation::IRSA_ROLE),
+            audience: take(annotation::IRSA_AUDIENCE),
+        })
+    }
+
+    async fn request(&self, key: &ObjectKey, audiences: &[String]) -> Result<ServiceAccountToken, Error> {
         let call = Call {
             verb: Verb::Create,
             kind: "TokenRequest",
@@ -73,11 +62,10 @@ impl Tokens {
         if audiences.is_empty() || !audiences.iter().all(|audience| self.audiences.contains(audience)) {
             return Err(call.failed(Class::Forbidden));
         }
-        let seconds = lifetime.clamp(SHORTEST, LONGEST).as_secs();
         let body = TokenRequest {
             spec: TokenRequestSpec {
                 audiences: audiences.to_vec(),
-                expiration_seconds: i64::try_from(seconds).ok(),
+                expiration_seconds: i64::try_from(LIFETIME.as_secs()).ok(),
                 bound_object_ref: None,
             },
             ..TokenRequest::default()
@@ -94,47 +82,103 @@ impl Tokens {
         let status = answer
             .status
             .ok_or_else(|| call.failed(Class::Malformed("the answer has no token")))?;
+        tracing::info!(
+            target: "audit",
+            action = "token",
+            service_account = %key,
+            audiences = audiences.join(" "),
+        );
         Ok(ServiceAccountToken {
             token: status.token.into(),
-            expires_at: status.expiration_timestamp.0,
+            expires_at: status.expiration_timestamp.0.into(),
         })
     }
 
-    /// Reads a `ServiceAccount`.
-    pub async fn service_account(&self, key: &ObjectKey) -> Result<ServiceAccountRecord, Error> {
-        let ServiceAccount { metadata, .. } = self.cluster.get(key).await?;
-        Ok(ServiceAccountRecord {
-            uid: metadata.uid.unwrap_or_default(),
-            annotations: metadata.annotations.unwrap_or_default(),
-        })
-    }
-
-    /// Reads entries of a Secret, all from one state of it, and that state's resource version. A missing
-    /// entry or one that is no text is [`Class::Malformed`].
-    pub async fn secret_entries(
-        &self,
-        key: &ObjectKey,
-        entries: &[&str],
-    ) -> Result<(Vec<Zeroizing<String>>, String), Error> {
+    async fn entry(&self, key: &ObjectKey, entry: &str) -> Result<Option<SecretKeyValue>, Error> {
         let call = Call {
             verb: Verb::Get,
             kind: "Secret",
             key,
         };
-        let mut secret: Secret = self.cluster.get(key).await?;
-        let mut data = secret.data.take().unwrap_or_default();
-        let read = entries.iter().map(|entry| {
-            let ByteString(bytes) = data.get(*entry)?;
-            std::str::from_utf8(bytes)
-                .ok()
-                .map(|text| Zeroizing::new(text.to_owned()))
-        });
-        let values: Option<Vec<_>> = read.collect();
+        let Secret { metadata, data, .. } = self.cluster.get(key).await?;
+        let mut data: BTreeMap<String, ByteString> = data.unwrap_or_default();
+        let value = data
+            .remove(entry)
+            .map(|ByteString(bytes)| String::from_utf8(bytes));
         for ByteString(bytes) in data.values_mut() {
             bytes.zeroize();
         }
-        let values =
-            values.ok_or_else(|| call.failed(Class::Malformed("a named entry is missing or is not text")))?;
-        Ok((values, secret.metadata.resource_version.unwrap_or_default()))
+        let value = match value {
+            None => return Ok(None),
+            Some(Ok(text)) => SecretString::from(text),
+            Some(Err(binary)) => {
+                binary.into_bytes().zeroize();
+                return Err(call.failed(Class::Malformed("the named key of it is not UTF-8")));
+            }
+        };
+        let uid = metadata.uid.unwrap_or_default();
+        let version = format!("{uid}/{}", metadata.resource_version.unwrap_or_default()).into();
+        Ok(Some(SecretKeyValue { value, version }))
+    }
+}
+
+impl KubeTokens for Tokens {
+    fn service_account<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> TokenFuture<'a, ServiceAccountFacts> {
+        Box::pin(async move {
+            let key = ObjectKey::new(namespace, name);
+            self.facts(&key)
+                .await
+                .map_err(|err| refused("ServiceAccount", &err))
+        })
+    }
+
+    fn token<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        audiences: &'a [String],
+    ) -> TokenFuture<'a, ServiceAccountToken> {
+        Box::pin(async move {
+            let key = ObjectKey::new(namespace, name);
+            self.request(&key, audiences)
+                .await
+                .map_err(|err| refused("ServiceAccount", &err))
+        })
+    }
+
+    fn secret_key<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        key: &'a str,
+    ) -> TokenFuture<'a, SecretKeyValue> {
+        Box::pin(async move {
+            let secret = ObjectKey::new(namespace, name);
+            let found = self
+                .entry(&secret, key)
+                .await
+                .map_err(|err| refused("Secret", &err))?;
+            found.ok_or_else(|| KubeTokenError::NotFound(format!("key {key} of Secret {secret}").into()))
+        })
+    }
+}
+
+/// `kind` is the object's that a store names; a token is asked of a ServiceAccount.
+fn refused(kind: &str, err: &Error) -> KubeTokenError {
+    let Error { key, class, .. } = err;
+    match class {
+        Class::NotFound => KubeTokenError::NotFound(format!("{kind} {key}").into()),
+        Class::Forbidden if err.kind == "TokenRequest" => {
+            KubeTokenError::Forbidden(format!("a token of {kind} {key} for this audience").into())
+        }
+        Class::Forbidden => KubeTokenError::Forbidden(format!("reading {kind} {key}").into()),
+        class if class.is_transient() => {
+            KubeTokenError::Unavailable(format!("when asked for {kind} {key}").into())
+        }
+        _ => KubeTokenError::Invalid(err.to_string().into()),
     }
 }

@@ -20,11 +20,6 @@ use super::{
 };
 use crate::api::ObjectKey;
 
-/// The field manager of the status fields that the synchronisation writes.
-pub const MANAGER_SYNC: &str = "keyturn-sync";
-/// The field manager of the status fields that the restarts write.
-pub const MANAGER_RESTART: &str = "keyturn-restart";
-
 /// The state of an object that a write rests on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {

@@ -28,7 +28,11 @@ pub struct Tracking {
 impl Tracking {
     /// Shares `tracker`.
     pub fn new(clock: Clock, tracker: Tracker) -> Self {
-        Self { clock, tracker: Mutex::new(tracker), bell: Notify::new() }
+        Self {
+            clock,
+            tracker: Mutex::new(tracker),
+            bell: Notify::new(),
+        }
     }
 
     /// Tells the tracker something; `tell` must be quick.
@@ -49,7 +53,13 @@ impl Tracking {
     }
 
     /// Tells of a value that was read, and gives what stands for it now.
-    pub fn saw(&self, source: SourceId, key: &Arc<str>, selector: &Selector, value: &aws::RemoteValue) -> Known {
+    pub fn saw(
+        &self,
+        source: SourceId,
+        key: &Arc<str>,
+        selector: &Selector,
+        value: &aws::RemoteValue,
+    ) -> Known {
         let seen = observed_value(source, key, selector, value);
         self.tell(|tracker, now| {
             tracker.observe(now, seen);
@@ -61,7 +71,15 @@ impl Tracking {
     pub fn failed(&self, source: SourceId, key: &Arc<str>, selector: &Selector, error: &aws::Error) {
         let failure = failure(error, selector);
         self.tell(|tracker, now| {
-            tracker.observe(now, Observation::Failed { source, call: Call::Read, keys: vec![key.clone()], failure });
+            tracker.observe(
+                now,
+                Observation::Failed {
+                    source,
+                    call: Call::Read,
+                    keys: vec![key.clone()],
+                    failure,
+                },
+            );
         });
     }
 
@@ -71,7 +89,13 @@ impl Tracking {
 }
 
 /// Runs the tracker's effects until it is dropped.
-pub async fn drive(tracking: Arc<Tracking>, aws: Arc<Aws>, reader: Arc<Reader>, work: Arc<Work>, stores: impl Fn(SourceId)) {
+pub async fn drive(
+    tracking: Arc<Tracking>,
+    aws: Arc<Aws>,
+    reader: Arc<Reader>,
+    work: Arc<Work>,
+    stores: impl Fn(SourceId),
+) {
     let mut calls = JoinSet::new();
     loop {
         let (effects, due) = {
@@ -123,12 +147,26 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) {
             Ok(Some(page)) => {
                 let entries = page.into_iter().map(described).collect();
                 tracking.tell(|tracker, now| {
-                    tracker.observe(now, Observation::Listed { source, entries, complete: false });
+                    tracker.observe(
+                        now,
+                        Observation::Listed {
+                            source,
+                            entries,
+                            complete: false,
+                        },
+                    );
                 });
             }
             Ok(None) => {
                 tracking.tell(|tracker, now| {
-                    tracker.observe(now, Observation::Listed { source, entries: Vec::new(), complete: true });
+                    tracker.observe(
+                        now,
+                        Observation::Listed {
+                            source,
+                            entries: Vec::new(),
+                            complete: true,
+                        },
+                    );
                 });
                 return;
             }
@@ -138,7 +176,15 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) {
                     other => other,
                 };
                 tracking.tell(|tracker, now| {
-                    tracker.observe(now, Observation::Failed { source, call: Call::List, keys: Vec::new(), failure });
+                    tracker.observe(
+                        now,
+                        Observation::Failed {
+                            source,
+                            call: Call::List,
+                            keys: Vec::new(),
+                            failure,
+                        },
+                    );
                 });
                 return;
             }
@@ -154,7 +200,11 @@ async fn describe(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId, key:
 /// Describes one secret; the observation says what came of it.
 pub async fn look(aws: &Aws, source: SourceId, key: &Arc<str>) -> Observation {
     match aws.describe(source, key).await {
-        Ok(secret) => Observation::Described { source, key: key.clone(), secret: described(secret) },
+        Ok(secret) => Observation::Described {
+            source,
+            key: key.clone(),
+            secret: described(secret),
+        },
         Err(error) => Observation::Failed {
             source,
             call: Call::Describe,
@@ -164,7 +214,13 @@ pub async fn look(aws: &Aws, source: SourceId, key: &Arc<str>) -> Observation {
     }
 }
 
-async fn read(tracking: Arc<Tracking>, aws: Arc<Aws>, reader: Arc<Reader>, source: SourceId, keys: Vec<Arc<str>>) {
+async fn read(
+    tracking: Arc<Tracking>,
+    aws: Arc<Aws>,
+    reader: Arc<Reader>,
+    source: SourceId,
+    keys: Vec<Arc<str>>,
+) {
     let current = Selector::parse(None);
     let answers = if let [key] = keys.as_slice() {
         Ok(vec![aws.get(source, key, &current).await])
@@ -187,7 +243,15 @@ async fn read(tracking: Arc<Tracking>, aws: Arc<Aws>, reader: Arc<Reader>, sourc
                         let failure = alone(failure(&error, &current));
                         tracking.tell(|tracker, now| {
                             let keys = vec![key.clone()];
-                            tracker.observe(now, Observation::Failed { source, call: Call::Read, keys, failure });
+                            tracker.observe(
+                                now,
+                                Observation::Failed {
+                                    source,
+                                    call: Call::Read,
+                                    keys,
+                                    failure,
+                                },
+                            );
                         });
                     }
                 }
@@ -199,7 +263,15 @@ async fn read(tracking: Arc<Tracking>, aws: Arc<Aws>, reader: Arc<Reader>, sourc
                 other => other,
             };
             tracking.tell(|tracker, now| {
-                tracker.observe(now, Observation::Failed { source, call: Call::Read, keys, failure });
+                tracker.observe(
+                    now,
+                    Observation::Failed {
+                        source,
+                        call: Call::Read,
+                        keys,
+                        failure,
+                    },
+                );
             });
         }
     }
@@ -213,7 +285,12 @@ fn alone(failure: Failure) -> Failure {
     }
 }
 
-fn observed_value(source: SourceId, key: &Arc<str>, selector: &Selector, value: &aws::RemoteValue) -> Observation {
+fn observed_value(
+    source: SourceId,
+    key: &Arc<str>,
+    selector: &Selector,
+    value: &aws::RemoteValue,
+) -> Observation {
     Observation::Value {
         source,
         key: key.clone(),
@@ -226,13 +303,26 @@ fn observed_value(source: SourceId, key: &Arc<str>, selector: &Selector, value: 
 }
 
 fn described(secret: aws::Description) -> Described {
-    let aws::Description { arn, name, stages, deleted, rotation_enabled, last_rotated, next_rotation, .. } = secret;
+    let aws::Description {
+        arn,
+        name,
+        stages,
+        deleted,
+        rotation_enabled,
+        last_rotated,
+        next_rotation,
+        ..
+    } = secret;
     Described {
         arn,
         name,
         stages,
         deleted,
-        rotation: Schedule { enabled: rotation_enabled, last: last_rotated, next: next_rotation },
+        rotation: Schedule {
+            enabled: rotation_enabled,
+            last: last_rotated,
+            next: next_rotation,
+        },
     }
 }
 

@@ -3,18 +3,18 @@
 //! There may be 100,000 of them, so the spec stays with the API server until it is rendered: what is kept says which
 //! remote secrets are needed, how fresh, and by which digest a change of the rest is noticed.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
 
 use crate::{
     api::{
-        CreationPolicy, DeletionPolicy, ExternalSecret, ObjectKey, Selector, StoreKind,
+        ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, Interval, ObjectKey, Reason,
+        RefreshPolicy, Selector, StoreKind,
         names::{self, annotation},
-        reason::{ConditionType, Reason},
     },
-    cluster::index::{Change, Project},
+    cluster::{Change, Project},
     sync::status::{self, Digest},
 };
 
@@ -69,7 +69,7 @@ pub struct RecordedTarget {
 /// How often an object is refreshed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refresh {
-    /// At this interval, before the operator's minimum.
+    /// At this interval.
     Every(Duration),
     /// When the spec changes.
     OnChange,
@@ -120,7 +120,10 @@ impl Suspension {
 
 /// Cuts ExternalSecrets down.
 #[derive(Debug)]
-pub struct ExternalSecrets;
+pub struct ExternalSecrets {
+    /// Shorter intervals are raised to this.
+    pub min_interval: Duration,
+}
 
 impl Project for ExternalSecrets {
     type Kind = ExternalSecret;
@@ -128,7 +131,7 @@ impl Project for ExternalSecrets {
     type Entry = Entry;
 
     fn project(&self, key: &ObjectKey, object: ExternalSecret) -> Entry {
-        Entry::of(key, &object)
+        Entry::of(key, &object, self.min_interval)
     }
 
     fn change(&self, key: ObjectKey) -> Change {
@@ -138,11 +141,21 @@ impl Project for ExternalSecrets {
 
 impl Entry {
     /// The entry of a live object.
-    pub fn of(key: &ObjectKey, object: &ExternalSecret) -> Self {
-        let ExternalSecret { metadata, spec, status } = object;
-        let annotation = |name: &str| metadata.annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
+    pub fn of(key: &ObjectKey, object: &ExternalSecret, min_interval: Duration) -> Self {
+        let ExternalSecret {
+            metadata,
+            spec,
+            status,
+        } = object;
+        let annotation = |name: &str| {
+            metadata
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(name))
+                .map(String::as_str)
+        };
         let asked = annotation(annotation::REFRESH).map_or(0, |value| digest64(&[value.as_bytes()]));
-        let suspended = Suspension::parse(annotation(annotation::SUSPEND));
+        let suspended = Suspension::parse(annotation(annotation::SUSPEND_SYNC_UNTIL));
         let made_from = made_from(object);
         let generation = metadata.generation.unwrap_or_default();
         let ready = status
@@ -154,6 +167,8 @@ impl Entry {
             .and_then(|status| status::condition(status, ConditionType::Current))
             .is_some_and(|condition| condition.reason == Reason::Stale.as_str());
         let target = spec.target_name(&key.name);
+        // A bad interval is in `invalid`; nothing is read by it.
+        let interval = spec.interval(min_interval).unwrap_or(Interval::Once);
         Self {
             uid: metadata.uid.as_deref().unwrap_or_default().into(),
             generation,
@@ -161,17 +176,19 @@ impl Entry {
                 &generation.to_be_bytes(),
                 &made_from,
                 &asked.to_be_bytes(),
-                annotation(annotation::SUSPEND).unwrap_or_default().as_bytes(),
+                annotation(annotation::SUSPEND_SYNC_UNTIL)
+                    .unwrap_or_default()
+                    .as_bytes(),
             ]),
-            refresh: match (spec.policy(), spec.interval()) {
+            refresh: match (spec.policy(), interval) {
                 (RefreshPolicy::OnChange, _) => Refresh::OnChange,
-                (RefreshPolicy::CreatedOnce, _) | (RefreshPolicy::Periodic, Duration::ZERO) => Refresh::Once,
-                (RefreshPolicy::Periodic, interval) => Refresh::Every(interval),
+                (RefreshPolicy::CreatedOnce, _) => Refresh::Once,
+                (RefreshPolicy::Periodic, interval) => interval.wait().map_or(Refresh::Once, Refresh::Every),
             },
-            store: spec
-                .secret_store_ref
-                .as_ref()
-                .map(|store| StoreRef { kind: store.kind(), name: store.name.as_str().into() }),
+            store: spec.secret_store_ref.as_ref().map(|store| StoreRef {
+                kind: store.kind(),
+                name: store.name.as_str().into(),
+            }),
             needs: spec
                 .entries()
                 .map(|entry| Need {
@@ -185,14 +202,17 @@ impl Entry {
             made_from,
             asked,
             suspended,
-            invalid: validate(spec).err().map(|invalid| invalid.to_string().into()),
+            invalid: spec.validate().err().map(|invalid| invalid.to_string().into()),
             said: Digest::of(status.as_ref()),
             ready,
             stale,
-            recorded: status.as_ref().and_then(|status| status.target.as_ref()).map(|recorded| RecordedTarget {
-                former: (recorded.name != target).then(|| recorded.name.as_str().into()),
-                rollout: recorded.rollout.as_deref().map(Into::into),
-            }),
+            recorded: status
+                .as_ref()
+                .and_then(|status| status.target.as_ref())
+                .map(|recorded| RecordedTarget {
+                    former: (recorded.name != target).then(|| recorded.name.as_str().into()),
+                    rollout: recorded.rollout.as_deref().map(Into::into),
+                }),
         }
     }
 
@@ -203,10 +223,10 @@ impl Entry {
 }
 
 /// The labels and annotations of an ExternalSecret that its Secret carries too.
-pub fn carried(all: Option<&std::collections::BTreeMap<String, String>>) -> std::collections::BTreeMap<String, String> {
+pub fn carried(all: Option<&BTreeMap<String, String>>) -> BTreeMap<String, String> {
     all.into_iter()
         .flatten()
-        .filter(|(name, _)| names::is_carried(name))
+        .filter(|(name, _)| names::is_copied(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
 }
@@ -215,7 +235,11 @@ pub fn carried(all: Option<&std::collections::BTreeMap<String, String>>) -> std:
 fn made_from(object: &ExternalSecret) -> [u8; 16] {
     let mut context = digest::Context::new(&digest::SHA256);
     // The types serialise in the order of their fields, so equal specs give equal text.
-    let spec = serde_json::to_vec(&object.spec).unwrap_or_default();
+    let mut spec = object.spec.clone();
+    // How often it is read changes nothing of what is read.
+    spec.refresh_interval = None;
+    spec.refresh_policy = None;
+    let spec = serde_json::to_vec(&spec).unwrap_or_default();
     context.update(&spec);
     for all in [&object.metadata.labels, &object.metadata.annotations] {
         for (name, value) in carried(all.as_ref()) {
@@ -239,5 +263,10 @@ fn digest64(parts: &[&[u8]]) -> u64 {
         context.update(&part.len().to_be_bytes());
         context.update(part);
     }
-    context.finish().as_ref().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    context
+        .finish()
+        .as_ref()
+        .iter()
+        .take(8)
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

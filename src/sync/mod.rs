@@ -1,4 +1,23 @@
 //! The reconciler of ExternalSecrets and of the stores: observe, plan, apply.
+//!
+//! It promises: a Secret is written whole or not at all, in one request, and only if it is ours; an error never empties
+//! it; whoever may not read a key is refused before AWS is asked; what is as it should be costs no call and no write; one
+//! bad object delays no other.
 
+mod admit;
+pub mod driver;
+pub mod entry;
+mod events;
+pub mod metrics;
+mod pace;
+pub mod plan;
 pub mod queue;
+pub mod reconcile;
+mod resolve;
+pub mod run;
+pub mod status;
+pub mod stores;
 pub mod work;
+
+pub use pace::Pace;
+pub use resolve::Rules;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::api::{
     CreationPolicy, ObjectKey,
     names::{self, annotation},
-    token::{Token, TokenKey},
+    token::TokenKey,
 };
 
 /// The data of a Secret as wanted.
@@ -67,7 +67,7 @@ pub enum Plan {
     Create(Box<Secret>, Written),
     /// PATCH (JSON merge) the Secret with this body.
     Patch {
-        /// The body, with uid and resourceVersion of the Secret it was made for.
+        /// The body, for the Secret in the state that it was made for.
         body: Value,
         /// Why, for events and the audit log.
         why: Why,
@@ -106,7 +106,9 @@ pub enum Why {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The Secret belongs to somebody else.
-    #[error("Secret {secret} exists and belongs to {owner}, so it was not touched; choose another target.name, {way_out}")]
+    #[error(
+        "Secret {secret} exists and belongs to {owner}, so it was not touched; choose another target.name, {way_out}"
+    )]
     Foreign {
         /// The Secret.
         secret: ObjectKey,
@@ -136,9 +138,11 @@ pub enum Refusal {
 
 /// The plan for the target of `wanted`, given the live Secret and the API server's time.
 pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&Secret>) -> Plan {
-    let Some(live) = live else { return create(key, now, wanted) };
+    let Some(live) = live else {
+        return create(key, now, wanted);
+    };
     let secret = ObjectKey::new(wanted.object.namespace.clone(), wanted.target);
-    let adopting = match belongs(wanted, live) {
+    let adopting = match belongs(wanted.object, wanted.uid, wanted.target, wanted.recorded, live) {
         Belongs::Ours => false,
         Belongs::Elsewhere(owner) => match adoptable(wanted, live) {
             Ok(true) => true,
@@ -148,7 +152,11 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
                 } else {
                     "or set target.adoptExisting: true and annotate the Secret with keyturn.dev/adopt: <name of this ExternalSecret>"
                 };
-                return Plan::Refuse(Refusal::Foreign { secret, owner, way_out });
+                return Plan::Refuse(Refusal::Foreign {
+                    secret,
+                    owner,
+                    way_out,
+                });
             }
             Err(what) => return Plan::Refuse(Refusal::NotAdoptable { secret, what }),
         },
@@ -164,7 +172,7 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
     let annotations = live.metadata.annotations.clone().unwrap_or_default();
     let content = key.content(&secret, type_, wanted.data);
     let rollout = key.rollout(&secret, wanted.data);
-    let changed_at = if same_data || adopting && key.rollout(&secret, &live_data) == rollout {
+    let changed_at = if key.rollout(&secret, &live_data) == rollout {
         annotations.get(annotation::CHANGED_AT).cloned()
     } else {
         let before = annotations
@@ -177,10 +185,14 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
             Some(seconds(now))
         }
     };
-    let written = Written { content: content.to_string(), rollout: rollout.to_string(), changed_at };
+    let written = Written {
+        content: content.to_string(),
+        rollout: rollout.to_string(),
+        changed_at,
+    };
 
     let mut body = Map::new();
-    let mut metadata = metadata_changes(wanted, live, &annotations, &written);
+    let metadata = metadata_changes(wanted, live, &annotations, &written);
     if !same_data {
         let mut changes = Map::new();
         for gone in live_data.keys().filter(|name| !wanted.data.contains_key(*name)) {
@@ -199,22 +211,24 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
     if body.is_empty() && metadata.is_empty() {
         return Plan::Nothing(written);
     }
-    metadata.insert("uid".to_owned(), json!(live.metadata.uid));
-    metadata.insert("resourceVersion".to_owned(), json!(live.metadata.resource_version));
-    body.insert("metadata".to_owned(), Value::Object(metadata));
+    if !metadata.is_empty() {
+        body.insert("metadata".to_owned(), Value::Object(metadata));
+    }
 
-    let intact = annotations.get(annotation::CONTENT).map(String::as_str)
-        == Some(key.content(&secret, type_, &live_data).as_str());
     let why = if adopting {
         Why::Adopted
     } else if same_data {
         Why::Annotated
-    } else if !intact && annotations.get(annotation::CONTENT) == Some(&written.content) {
+    } else if annotations.get(annotation::CONTENT) == Some(&written.content) {
         Why::DriftRepaired
     } else {
         Why::Updated
     };
-    Plan::Patch { body: Value::Object(body), why, written }
+    Plan::Patch {
+        body: Value::Object(body),
+        why,
+        written,
+    }
 }
 
 fn create(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>) -> Plan {
@@ -222,8 +236,14 @@ fn create(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>) -> Plan {
     let content = key.content(&secret, names::OPAQUE, wanted.data);
     let rollout = key.rollout(&secret, wanted.data);
     // A Secret made again is no change for those that hold what it held before.
-    let changed_at = recorded_rollout(wanted).filter(|before| *before != rollout.as_str()).map(|_| seconds(now));
-    let written = Written { content: content.to_string(), rollout: rollout.to_string(), changed_at };
+    let changed_at = recorded_rollout(wanted)
+        .filter(|before| *before != rollout.as_str())
+        .map(|_| seconds(now));
+    let written = Written {
+        content: content.to_string(),
+        rollout: rollout.to_string(),
+        changed_at,
+    };
 
     let mut new = Secret {
         type_: Some(names::OPAQUE.to_owned()),
@@ -234,10 +254,19 @@ fn create(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>) -> Plan {
     new.metadata.name = Some(wanted.target.to_owned());
     new.metadata.namespace = Some(wanted.object.namespace.to_string());
     new.metadata.labels = Some(labels(wanted));
-    new.metadata.annotations =
-        Some(annotations(wanted, &written).into_iter().filter_map(|(name, value)| Some((name, value?))).collect());
+    new.metadata.annotations = Some(
+        annotations(wanted, &written)
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect(),
+    );
     new.metadata.owner_references = owner(wanted).map(|owner| vec![owner]);
     Plan::Create(Box::new(new), written)
+}
+
+/// Whether a live Secret is the target of this ExternalSecret, so that it may delete it.
+pub fn is_ours(object: &ObjectKey, uid: &str, target: &str, live: &Secret) -> bool {
+    matches!(belongs(object, uid, target, None, live), Belongs::Ours)
 }
 
 /// Whose a live Secret is.
@@ -246,18 +275,26 @@ enum Belongs {
     Elsewhere(String),
 }
 
-fn belongs(wanted: &Wanted<'_>, live: &Secret) -> Belongs {
+fn belongs(
+    object: &ObjectKey,
+    uid: &str,
+    target: &str,
+    recorded: Option<Recorded<'_>>,
+    live: &Secret,
+) -> Belongs {
     let controller = controller(live);
     if let Some(controller) = controller {
-        if controller.uid == wanted.uid {
+        if controller.uid == uid {
             return Belongs::Ours;
         }
         // Of this name, but made by an earlier object of it: the garbage collector takes it, then it is made anew.
         return Belongs::Elsewhere(format!("{} {}", controller.kind, controller.name));
     }
-    let known = |name: &str| name == wanted.target || wanted.recorded.is_some_and(|recorded| recorded.name == name);
+    let known = |name: &str| name == target || recorded.is_some_and(|recorded| recorded.name == name);
     match annotation_of(live, annotation::OWNER) {
-        Some(owner) if owner == &*wanted.object.name && live.metadata.name.as_deref().is_some_and(known) => Belongs::Ours,
+        Some(owner) if **owner == *object.name && live.metadata.name.as_deref().is_some_and(known) => {
+            Belongs::Ours
+        }
         Some(owner) => Belongs::Elsewhere(format!("ExternalSecret {owner}")),
         None => Belongs::Elsewhere("nobody that Keyturn knows".to_owned()),
     }
@@ -265,7 +302,8 @@ fn belongs(wanted: &Wanted<'_>, live: &Secret) -> Belongs {
 
 /// Whether both sides agreed to a take-over; `Err` names what is never taken over.
 fn adoptable(wanted: &Wanted<'_>, live: &Secret) -> Result<bool, &'static str> {
-    let agreed = wanted.adopt_existing && annotation_of(live, annotation::ADOPT) == Some(&*wanted.object.name);
+    let agreed = wanted.adopt_existing
+        && annotation_of(live, annotation::ADOPT).is_some_and(|name| **name == *wanted.object.name);
     if !agreed {
         return Ok(false);
     }
@@ -298,7 +336,10 @@ fn metadata_changes(
     let mut changes = Map::new();
 
     let live_labels = live.metadata.labels.clone().unwrap_or_default();
-    let wanted_labels = labels(wanted).into_iter().map(|(name, value)| (name, Some(value))).collect();
+    let wanted_labels = labels(wanted)
+        .into_iter()
+        .map(|(name, value)| (name, Some(value)))
+        .collect();
     let differing = difference(&live_labels, wanted_labels, &ours.labels);
     if !differing.is_empty() {
         changes.insert("labels".to_owned(), Value::Object(differing));
@@ -309,7 +350,11 @@ fn metadata_changes(
     }
 
     let live_owners = live.metadata.owner_references.clone().unwrap_or_default();
-    let mut owners: Vec<_> = live_owners.iter().filter(|owner| owner.uid != wanted.uid).cloned().collect();
+    let mut owners: Vec<_> = live_owners
+        .iter()
+        .filter(|owner| owner.uid != wanted.uid)
+        .cloned()
+        .collect();
     owners.extend(owner(wanted));
     if owners != live_owners {
         changes.insert("ownerReferences".to_owned(), json!(owners));
@@ -340,8 +385,11 @@ fn labels(wanted: &Wanted<'_>) -> BTreeMap<String, String> {
 }
 
 fn annotations(wanted: &Wanted<'_>, written: &Written) -> BTreeMap<String, Option<String>> {
-    let mut all: BTreeMap<_, _> =
-        wanted.annotations.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
+    let mut all: BTreeMap<_, _> = wanted
+        .annotations
+        .iter()
+        .map(|(name, value)| (name.clone(), Some(value.clone())))
+        .collect();
     for (name, value) in [
         (annotation::OWNER, Some(&*wanted.object.name)),
         (annotation::CONTENT, Some(&*written.content)),
@@ -367,20 +415,31 @@ fn owner(wanted: &Wanted<'_>) -> Option<OwnerReference> {
     })
 }
 
-fn controller(live: &Secret) -> Option<&OwnerReference> {
-    live.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+/// The controller of a Secret.
+pub fn controller(live: &Secret) -> Option<&OwnerReference> {
+    live.metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))
 }
 
 fn annotation_of<'a>(live: &'a Secret, name: &str) -> Option<&'a String> {
-    live.metadata.annotations.as_ref().and_then(|annotations| annotations.get(name))
+    live.metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(name))
 }
 
 fn recorded_rollout<'a>(wanted: &Wanted<'a>) -> Option<&'a str> {
-    wanted.recorded.filter(|recorded| recorded.name == wanted.target).and_then(|recorded| recorded.rollout)
+    wanted
+        .recorded
+        .filter(|recorded| recorded.name == wanted.target)
+        .and_then(|recorded| recorded.rollout)
 }
 
 /// RFC 3339 to the second, as the API server writes times.
-fn seconds(now: Timestamp) -> String {
+pub fn seconds(now: Timestamp) -> String {
     now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
@@ -397,7 +456,13 @@ fn fields_of_ours(live: &Secret) -> Ours {
         if entry.manager.as_deref() != Some(names::SYNC_MANAGER) {
             continue;
         }
-        let Some(metadata) = entry.fields_v1.as_ref().and_then(|fields| fields.0.get("f:metadata")) else { continue };
+        let Some(metadata) = entry
+            .fields_v1
+            .as_ref()
+            .and_then(|fields| fields.0.get("f:metadata"))
+        else {
+            continue;
+        };
         let names = |part: &str| {
             metadata
                 .get(part)

@@ -122,13 +122,16 @@ impl Queue {
         };
         self.running_urgent += usize::from(class == Class::Urgent);
         self.alarms.remove(&object);
-        self.running.insert(object.clone(), Running { class, again: None });
+        self.running
+            .insert(object.clone(), Running { class, again: None });
         Some((object, class))
     }
 
     /// The work on `object` ended: gives its place back and queues what was asked meanwhile.
     pub fn done(&mut self, object: &ObjectKey) {
-        let Some(running) = self.running.remove(object) else { return };
+        let Some(running) = self.running.remove(object) else {
+            return;
+        };
         self.running_urgent -= usize::from(running.class == Class::Urgent);
         if let Some(class) = running.again {
             self.push(object.clone(), class);
@@ -147,7 +150,7 @@ impl Queue {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         let per_mille = u32::try_from((z ^ (z >> 31)) % 501).unwrap_or(0);
-        longest - longest * per_mille / 1000
+        longest.saturating_sub(longest * per_mille / 1000)
     }
 
     /// Forgets the failures of `object`: it worked, was changed, or is gone.
@@ -179,7 +182,9 @@ impl Queue {
     /// Turns alarms that are due into periodic work.
     fn ring(&mut self, now: Now) {
         while self.next_alarm().is_some_and(|at| at <= now) {
-            let Some(Reverse((_, object, _))) = self.later.pop() else { return };
+            let Some(Reverse((_, object, _))) = self.later.pop() else {
+                return;
+            };
             self.alarms.remove(&object);
             self.push(object, Class::Periodic);
         }
@@ -200,7 +205,9 @@ impl Lane {
 
     fn pop(&mut self) -> Option<ObjectKey> {
         while let Some(namespace) = self.turns.pop_front() {
-            let Some(line) = self.lines.get_mut(&namespace) else { continue };
+            let Some(line) = self.lines.get_mut(&namespace) else {
+                continue;
+            };
             // What moved to the other class is still in line, but no longer waits here.
             let next = loop {
                 match line.pop_front() {
@@ -277,8 +284,13 @@ mod tests {
         for i in 0..8 {
             queue.push(key("n", &format!("periodic{i}")), Class::Periodic);
         }
-        let classes: Vec<_> = std::iter::from_fn(|| queue.pop(Now::ZERO)).map(|(_, class)| class).collect();
-        assert_eq!(classes, [Class::Urgent, Class::Urgent, Class::Periodic, Class::Periodic]);
+        let classes: Vec<_> = std::iter::from_fn(|| queue.pop(Now::ZERO))
+            .map(|(_, class)| class)
+            .collect();
+        assert_eq!(
+            classes,
+            [Class::Urgent, Class::Urgent, Class::Periodic, Class::Periodic]
+        );
     }
 
     #[test]

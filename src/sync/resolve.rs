@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::{
-    api::{ObjectKey, StoreKind, StoreSpec, allowed::{self, Owner}, reason::Reason},
+    api::{Reason, SecretKeyRef, StoreKind, StoreSpec},
     aws::{Base, Identity, KeyRef, Role, Service, Source, session_name},
     sync::entry::{Need, StoreRef},
 };
@@ -22,7 +22,10 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self {
+            reason,
+            message: message.into(),
+        }
     }
 }
 
@@ -39,7 +42,7 @@ pub struct Rules {
 
 /// A store that is asked for an identity.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub(super) struct Asked<'a> {
     /// Which store.
     pub store: &'a StoreRef,
     /// Its uid.
@@ -52,28 +55,34 @@ pub struct Asked<'a> {
 
 impl Asked<'_> {
     /// Whether the identity differs with the namespace of the ExternalSecret.
-    pub fn is_per_namespace(&self) -> bool {
-        let auth = self.spec.provider.aws.auth.as_ref();
-        let jwt = auth.and_then(|auth| auth.jwt.as_ref()).map(|jwt| &jwt.service_account_ref.namespace);
-        let keys = auth.and_then(|auth| auth.secret_ref.as_ref()).map(|keys| &keys.access_key_id_secret_ref.namespace);
-        self.store.kind == StoreKind::ClusterSecretStore && jwt.or(keys).is_some_and(Option::is_none)
+    pub(super) fn is_per_namespace(&self) -> bool {
+        self.store.kind == StoreKind::ClusterSecretStore && self.spec.is_per_namespace()
     }
 
     /// The source that this store gives to ExternalSecrets of `namespace`.
-    pub fn source(&self, rules: &Rules, namespace: &str) -> Result<Source, Refusal> {
-        let aws = &self.spec.provider.aws;
+    pub(super) fn source(&self, rules: &Rules, namespace: &str) -> Result<Source, Refusal> {
+        let aws = self.spec.aws();
         let base = match aws.auth.as_ref().map(|auth| (&auth.jwt, &auth.secret_ref)) {
             Some((Some(jwt), None)) => {
                 let account = &jwt.service_account_ref;
                 Base::ServiceAccount {
-                    namespace: self.home(account.namespace.as_deref(), namespace, "auth.jwt.serviceAccountRef")?,
+                    namespace: self.home(
+                        account.namespace.as_deref(),
+                        namespace,
+                        "auth.jwt.serviceAccountRef",
+                    )?,
                     name: account.name.as_str().into(),
                     uid: None,
-                    audiences: account.audiences.iter().flatten().map(|audience| audience.as_str().into()).collect(),
+                    audiences: account
+                        .audiences
+                        .iter()
+                        .flatten()
+                        .map(|audience| audience.as_str().into())
+                        .collect(),
                 }
             }
             Some((None, Some(keys))) => {
-                let key = |field: &str, reference: &crate::api::SecretKeyRef| {
+                let key = |field: &str, reference: &SecretKeyRef| {
                     let field = format!("auth.secretRef.{field}");
                     Ok::<_, Refusal>(KeyRef {
                         namespace: self.home(reference.namespace.as_deref(), namespace, &field)?,
@@ -108,27 +117,26 @@ impl Asked<'_> {
             }
             None => Base::Own,
         };
-        let region = match (&aws.region, &rules.region) {
-            (Some(region), _) if !region.is_empty() => region.as_str().into(),
-            (_, Some(region)) => region.clone(),
-            _ => {
+        let region = match (aws.region(), &rules.region) {
+            (Some(region), _) => region.into(),
+            (None, Some(region)) => region.clone(),
+            (None, None) => {
                 return Err(Refusal::new(
                     Reason::InvalidSpec,
                     "spec.provider.aws.region is missing and the operator has no region of its own: set it",
                 ));
             }
         };
-        let role = aws.role.as_ref().filter(|role| !role.is_empty());
-        let roles = role.map(|arn| Role {
-            arn: arn.as_str().into(),
-            external_id: aws.external_id.as_deref().filter(|id| !id.is_empty()).map(Into::into),
+        let assumed = aws.role().map(|arn| Role {
+            arn: arn.into(),
+            external_id: aws.external_id().map(Into::into),
         });
         let dependent = self.is_per_namespace().then_some(namespace);
         Ok(Source {
             identity: Arc::new(Identity {
                 store: self.uid.into(),
                 base,
-                roles: roles.into_iter().collect(),
+                roles: assumed.into_iter().collect(),
                 session_name: session_name(&rules.cluster, self.namespace, &self.store.name, dependent),
             }),
             region,
@@ -152,34 +160,44 @@ impl Asked<'_> {
         }
     }
 
-    /// The whole key of a need, if the store's `allowedKeys` let `object` read it.
-    pub fn key(&self, account: Option<&str>, region: &str, object: &ObjectKey, need: &Need) -> Result<Arc<str>, Refusal> {
-        let prefix = self.spec.provider.aws.prefix.as_deref().unwrap_or_default();
-        let key: Arc<str> = if prefix.is_empty() { need.key.clone() } else { format!("{prefix}{}", need.key).into() };
-        let Some(patterns) = &self.spec.allowed_keys else { return Ok(key) };
-        if allowed::allowed(patterns, &object.namespace, &key, Owner { account, region }) {
-            return Ok(key);
+    /// The whole key of a need.
+    pub(super) fn key(&self, need: &Need) -> Arc<str> {
+        match self.spec.aws().prefix() {
+            "" => need.key.clone(),
+            prefix => format!("{prefix}{}", need.key).into(),
         }
-        Err(Refusal::new(
+    }
+
+    /// What is said of a key that the store's `allowedKeys` keep from `namespace`. It never prints the patterns.
+    pub(super) fn denied(&self, namespace: &str, key: &str) -> Refusal {
+        Refusal::new(
             Reason::KeyNotAllowed,
             format!(
-                "{} does not allow namespace {} to read key {key}: use a key that it allows, or ask the store's \
-                 administrator to add it to allowedKeys",
+                "{} does not allow namespace {namespace} to read key {key}: use a key that it allows, or ask the store's \
+                 administrator to add it to spec.allowedKeys",
                 self.label(),
-                object.namespace
             ),
-        ))
+        )
     }
 
     /// The store as people call it.
-    pub fn label(&self) -> String {
+    pub(super) fn label(&self) -> String {
         format!("{} {}", self.store.kind, self.store.name)
     }
 }
 
 /// What makes two sources give the same values, whichever process asks: goes into `keyturn.dev/inputs`.
-pub fn fingerprint(source: &Source, prefix: &str) -> String {
-    let Source { identity, region, service } = source;
-    let Identity { store: _, base, roles, session_name: _ } = &**identity;
+pub(super) fn fingerprint(source: &Source, prefix: &str) -> String {
+    let Source {
+        identity,
+        region,
+        service,
+    } = source;
+    let Identity {
+        store: _,
+        base,
+        roles,
+        session_name: _,
+    } = &**identity;
     format!("{service:?} {region} {prefix:?} {base:?} {roles:?}")
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::{
-    api::{ExternalSecretStatus, SourceStatus, TargetStatus, reason::{ConditionType, Reason}},
+    api::{ConditionType, ExternalSecretStatus, Reason, SourceStatus, TargetStatus},
     sync::plan::Written,
 };
 
@@ -27,12 +27,20 @@ pub struct Verdict {
 impl Verdict {
     /// The condition holds.
     pub fn holds(reason: Reason, message: impl Into<String>) -> Self {
-        Self { holds: true, reason, message: message.into() }
+        Self {
+            holds: true,
+            reason,
+            message: message.into(),
+        }
     }
 
     /// The condition does not hold.
     pub fn fails(reason: Reason, message: impl Into<String>) -> Self {
-        Self { holds: false, reason, message: message.into() }
+        Self {
+            holds: false,
+            reason,
+            message: message.into(),
+        }
     }
 }
 
@@ -89,41 +97,95 @@ pub struct Digest {
 impl Digest {
     /// Of a status as read.
     pub fn of(status: Option<&ExternalSecretStatus>) -> Self {
-        let Some(status) = status else { return Self::default() };
+        let Some(status) = status else {
+            return Self::default();
+        };
         let condition = |type_: ConditionType| condition(status, type_).map_or(0, digest_of_condition);
         let sources = status.sources.iter().flatten();
         Self {
             generation: status.observed_generation.unwrap_or_default(),
             ready: condition(ConditionType::Ready),
             current: condition(ConditionType::Current),
-            sources: hash_all(sources.map(|s| (s.store.as_str(), s.key.as_str(), s.stage.as_str(), s.version_id.as_str()))),
+            sources: hash_all(sources.map(|s| {
+                (
+                    s.store.as_str(),
+                    s.key.as_str(),
+                    s.stage.as_str(),
+                    s.version_id.as_str(),
+                )
+            })),
             target: status.target.as_ref().map_or(0, |target| {
-                hash(&(&*target.name, target.content.as_deref(), target.rollout.as_deref(), target.changed_at.as_ref().map(time_text)))
+                hash(&(
+                    &*target.name,
+                    target.content.as_deref(),
+                    target.rollout.as_deref(),
+                    target.changed_at.as_ref().map(time_text),
+                ))
             }),
         }
     }
 
+    /// The generation that the status speaks of.
+    pub fn generation(&self) -> i64 {
+        self.generation
+    }
+
+    /// Whether nothing was ever said.
+    pub fn is_silent(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Whether writing `draft` would change the status that this is of.
     pub fn differs(&self, draft: &Draft) -> bool {
-        let Draft { generation, ready, current, sources, target } = draft;
-        let verdict = |verdict: &Option<Verdict>, seen: u64| verdict.as_ref().is_some_and(|v| digest_of_verdict(v) != seen);
+        let Draft {
+            generation,
+            ready,
+            current,
+            sources,
+            target,
+        } = draft;
+        let verdict = |verdict: &Option<Verdict>, seen: u64| {
+            verdict.as_ref().is_some_and(|v| digest_of_verdict(v) != seen)
+        };
         self.generation != *generation
             || verdict(ready, self.ready)
             || verdict(current, self.current)
             || sources.as_ref().is_some_and(|sources| {
                 let listed = sources.iter().take(SOURCES);
-                hash_all(listed.map(|s| (s.store.as_str(), s.key.as_str(), s.stage.as_str(), s.version.as_str()))) != self.sources
+                hash_all(listed.map(|s| {
+                    (
+                        s.store.as_str(),
+                        s.key.as_str(),
+                        s.stage.as_str(),
+                        s.version.as_str(),
+                    )
+                })) != self.sources
             })
             || target.as_ref().is_some_and(|target| {
-                let Written { content, rollout, changed_at } = &target.written;
-                hash(&(&*target.name, Some(content.as_str()), Some(rollout.as_str()), changed_at.clone())) != self.target
+                let Written {
+                    content,
+                    rollout,
+                    changed_at,
+                } = &target.written;
+                hash(&(
+                    &*target.name,
+                    Some(content.as_str()),
+                    Some(rollout.as_str()),
+                    changed_at.clone(),
+                )) != self.target
             })
     }
 }
 
 /// The status that `draft` makes of the one that is there, as `keyturn-sync` owns it.
 pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStatus>) -> ExternalSecretStatus {
-    let Draft { generation, ready, current, sources, target } = draft;
+    let Draft {
+        generation,
+        ready,
+        current,
+        sources,
+        target,
+    } = draft;
     let nothing = ExternalSecretStatus::default();
     let before = before.unwrap_or(&nothing);
     let conditions = [(ConditionType::Ready, ready), (ConditionType::Current, current)];
@@ -138,11 +200,23 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
         })
         .collect();
     let sources = match sources {
-        Some(sources) => sources.iter().take(SOURCES).map(|source| compose_source(now, source, before)).collect(),
+        Some(sources) => sources
+            .iter()
+            .take(SOURCES)
+            .map(|source| compose_source(now, source, before))
+            .collect(),
         None => before.sources.clone().unwrap_or_default(),
     };
     let target = match target {
-        Some(TargetDraft { name, written: Written { content, rollout, changed_at } }) => Some(TargetStatus {
+        Some(TargetDraft {
+            name,
+            written:
+                Written {
+                    content,
+                    rollout,
+                    changed_at,
+                },
+        }) => Some(TargetStatus {
             name: name.clone(),
             content: Some(content.clone()),
             rollout: Some(rollout.clone()),
@@ -161,7 +235,11 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
 
 /// The condition of this type, if the status has it.
 pub fn condition(status: &ExternalSecretStatus, type_: ConditionType) -> Option<&Condition> {
-    status.conditions.iter().flatten().find(|condition| condition.type_ == type_.as_str())
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == type_.as_str())
 }
 
 fn compose_condition(
@@ -172,7 +250,9 @@ fn compose_condition(
     was: Option<&Condition>,
 ) -> Condition {
     let status = status_text(verdict.holds);
-    let since = was.filter(|was| was.status == status).map(|was| was.last_transition_time.clone());
+    let since = was
+        .filter(|was| was.status == status)
+        .map(|was| was.last_transition_time.clone());
     Condition {
         type_: type_.as_str().to_owned(),
         status: status.to_owned(),
@@ -184,12 +264,15 @@ fn compose_condition(
 }
 
 fn compose_source(now: Timestamp, source: &SourceDraft, before: &ExternalSecretStatus) -> SourceStatus {
-    let SourceDraft { store, key, stage, version } = source;
-    let was = before
-        .sources
-        .iter()
-        .flatten()
-        .find(|was| was.store == *store && was.key == *key && was.stage == *stage && was.version_id == *version);
+    let SourceDraft {
+        store,
+        key,
+        stage,
+        version,
+    } = source;
+    let was = before.sources.iter().flatten().find(|was| {
+        was.store == *store && was.key == *key && was.stage == *stage && was.version_id == *version
+    });
     SourceStatus {
         store: store.clone(),
         key: key.clone(),
@@ -208,7 +291,11 @@ fn digest_of_condition(condition: &Condition) -> u64 {
 }
 
 fn digest_of_verdict(verdict: &Verdict) -> u64 {
-    hash(&(status_text(verdict.holds), verdict.reason.as_str(), &*verdict.message))
+    hash(&(
+        status_text(verdict.holds),
+        verdict.reason.as_str(),
+        &*verdict.message,
+    ))
 }
 
 fn time_text(time: &Time) -> String {

@@ -12,22 +12,20 @@ use kube::runtime::events::EventType;
 
 use crate::{
     api::{
-        Capabilities, ChangeDetection, ClusterSecretStore, ConditionType, EventReason, ObjectKey, Reason, SecretStore,
-        SourceId, StoreKind, StoreSpec, StoreStatus,
-        names::annotation,
+        Capabilities, ChangeDetection, ClusterSecretStore, ConditionType, EventReason, ObjectKey, Reason,
+        SecretStore, SourceId, StoreKind, StoreSpec, StoreStatus,
+        names::{self, annotation},
+        validate::StoreScope,
     },
     aws::{Aws, Source},
-    cluster::{
-        Change, Events, Index, NamespaceEntry, Project, ServerTime, Writer,
-        index::Indexed,
-    },
+    cluster::{Change, Events, Index, Indexed, NamespaceEntry, Project, ServerTime, Writer},
     sync::{
         admit::Admission,
         driver::Tracking,
         entry::{StoreRef, Suspension},
         resolve::{Asked, Refusal, Rules},
         status::Verdict,
-        work::{Clock, Work},
+        work::Work,
     },
     track::{Detection, SourcePolicy},
 };
@@ -74,6 +72,8 @@ impl Project for ClusterSecretStores {
     type Object = ClusterSecretStore;
     type Entry = StoreEntry;
 
+    const CLUSTER_WIDE: bool = true;
+
     fn project(&self, _: &ObjectKey, object: ClusterSecretStore) -> StoreEntry {
         StoreEntry::new(&object.metadata, object.spec.0, object.status)
     }
@@ -85,7 +85,10 @@ impl Project for ClusterSecretStores {
 
 impl StoreEntry {
     fn new(metadata: &kube::api::ObjectMeta, spec: StoreSpec, status: Option<StoreStatus>) -> Self {
-        let suspended = metadata.annotations.as_ref().and_then(|all| all.get(annotation::SUSPEND_SYNC));
+        let suspended = metadata
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(annotation::SUSPEND_SYNC_UNTIL));
         Self {
             uid: metadata.uid.as_deref().unwrap_or_default().into(),
             generation: metadata.generation.unwrap_or_default(),
@@ -143,19 +146,20 @@ pub struct Stores {
     /// The ClusterSecretStore of those that name none.
     pub default_store: Option<Arc<str>>,
     /// The queue of stores to prove.
-    pub work: Arc<Work>,
+    pub work: Work,
     aws: Arc<Aws>,
     tracking: Arc<Tracking>,
     writer: Writer,
     events: Events,
     time: ServerTime,
-    clock: Clock,
     known: Mutex<Known>,
 }
 
 impl fmt::Debug for Stores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stores").field("rules", &self.rules).finish_non_exhaustive()
+        f.debug_struct("Stores")
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
     }
 }
 
@@ -203,31 +207,39 @@ pub struct Parts {
     pub events: Events,
     /// The API server's clock.
     pub time: ServerTime,
-    /// The process's clock.
-    pub clock: Clock,
+    /// The queue of stores to prove.
+    pub work: Work,
 }
 
-/// Stores proved at once.
-const AT_ONCE: usize = 16;
 /// A store that a person must mend is tried again after this, though nothing of it changed: the mend may be in AWS.
 const RECHECK: Duration = Duration::from_mins(5);
 
 impl Stores {
     /// Stores, none of them looked at yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { namespaced, cluster, rules, default_store, aws, tracking, writer, events, time, clock } = parts;
-        Self {
+        let Parts {
             namespaced,
             cluster,
             rules,
             default_store,
-            work: Arc::new(Work::new(clock, AT_ONCE, 1)),
             aws,
             tracking,
             writer,
             events,
             time,
-            clock,
+            work,
+        } = parts;
+        Self {
+            namespaced,
+            cluster,
+            rules,
+            default_store,
+            work,
+            aws,
+            tracking,
+            writer,
+            events,
+            time,
             known: Mutex::default(),
         }
     }
@@ -251,16 +263,28 @@ impl Stores {
                 "spec.secretStoreRef is missing and the operator has no default store: name a store",
             ));
         };
-        Ok(StoreRef { kind: StoreKind::ClusterSecretStore, name: name.clone() })
+        Ok(StoreRef {
+            kind: StoreKind::ClusterSecretStore,
+            name: name.clone(),
+        })
     }
 
     /// A store as the index has it.
     pub fn entry(&self, key: &ObjectKey) -> Option<Indexed<StoreEntry>> {
-        if key.namespace.is_empty() { self.cluster.get(key) } else { self.namespaced.get(key) }
+        if key.namespace.is_empty() {
+            self.cluster.get(key)
+        } else {
+            self.namespaced.get(key)
+        }
     }
 
     /// What `namespace` may read through `store`.
-    pub fn usable(&self, store: &StoreRef, namespace: &str, labels: Option<&NamespaceEntry>) -> Result<Usable, Unusable> {
+    pub fn usable(
+        &self,
+        store: &StoreRef,
+        namespace: &str,
+        labels: Option<&NamespaceEntry>,
+    ) -> Result<Usable, Unusable> {
         let key = Self::key(store, namespace);
         let label = format!("{} {}", store.kind, store.name);
         let entry = match self.entry(&key) {
@@ -281,7 +305,8 @@ impl Stores {
             }
         };
         let standing = self.lock().standings.get(&key).cloned();
-        let Some(standing) = standing.filter(|is| is.uid == entry.uid && is.generation == entry.generation) else {
+        let Some(standing) = standing.filter(|is| is.uid == entry.uid && is.generation == entry.generation)
+        else {
             return Err(Unusable::NotYet);
         };
         let nothing = std::collections::BTreeMap::new();
@@ -300,7 +325,9 @@ impl Stores {
             Good::Proved { account } => account,
             Good::Unproved => None,
             Good::Bad(refusal) => {
-                return Err(Refusal::new(Reason::StoreNotReady, format!("{label} is not ready: {refusal}")).into());
+                return Err(
+                    Refusal::new(Reason::StoreNotReady, format!("{label} is not ready: {refusal}")).into(),
+                );
             }
         };
         let asked = asked(store, &key, &entry);
@@ -310,7 +337,13 @@ impl Stores {
             account = self.lock().accounts.get(&id).cloned();
         }
         self.announce(&key, id, policy(&entry.spec, account.clone(), &source.region));
-        Ok(Usable { id, source, account, uid: entry.uid, spec: entry.spec })
+        Ok(Usable {
+            id,
+            source,
+            account,
+            uid: entry.uid.clone(),
+            spec: entry.spec.clone(),
+        })
     }
 
     /// Proves an identity that depends on the namespace, once; its account is known afterwards.
@@ -376,7 +409,11 @@ impl Stores {
             _ => {}
         }
         let store = StoreRef {
-            kind: if key.namespace.is_empty() { StoreKind::ClusterSecretStore } else { StoreKind::SecretStore },
+            kind: if key.namespace.is_empty() {
+                StoreKind::ClusterSecretStore
+            } else {
+                StoreKind::SecretStore
+            },
             name: key.name.clone(),
         };
         let (admission, good, ready) = self.judge(&store, key, &entry).await;
@@ -385,8 +422,12 @@ impl Stores {
             Good::Unproved => After::BackOff,
             Good::Bad(_) => After::Wait(RECHECK),
         };
-        let standing =
-            Standing { uid: entry.uid.clone(), generation: entry.generation, admission, good: good.clone() };
+        let standing = Standing {
+            uid: entry.uid.clone(),
+            generation: entry.generation,
+            admission,
+            good: good.clone(),
+        };
         let changed = {
             let mut known = self.lock();
             let before = known.standings.insert(key.clone(), standing);
@@ -407,7 +448,12 @@ impl Stores {
     }
 
     /// What a store is good for, and what its `Ready` is to say; `None` leaves it as it is.
-    async fn judge(&self, store: &StoreRef, key: &ObjectKey, entry: &StoreEntry) -> (Arc<Admission>, Good, Option<Verdict>) {
+    async fn judge(
+        &self,
+        store: &StoreRef,
+        key: &ObjectKey,
+        entry: &StoreEntry,
+    ) -> (Arc<Admission>, Good, Option<Verdict>) {
         let bad = |refusal: Refusal| {
             let verdict = Verdict::fails(refusal.reason, refusal.message.clone());
             (Arc::new(Admission::default()), Good::Bad(refusal), Some(verdict))
@@ -415,10 +461,20 @@ impl Stores {
         if entry.suspended == Suspension::Unreadable {
             return bad(Refusal::new(
                 Reason::InvalidSpec,
-                format!("annotation {} is not a time: write one such as 2026-11-01T08:00:00Z", annotation::SUSPEND_SYNC),
+                format!(
+                    "annotation {} is not a time: write one such as 2026-11-01T08:00:00Z",
+                    annotation::SUSPEND_SYNC_UNTIL
+                ),
             ));
         }
-        if let Err(invalid) = crate::api::validate::store(&entry.spec) {
+        let scope = match store.kind {
+            StoreKind::SecretStore => StoreScope::Namespace {
+                namespace: &key.namespace,
+                operator_identity: self.rules.allow_operator_identity,
+            },
+            StoreKind::ClusterSecretStore => StoreScope::Cluster,
+        };
+        if let Err(invalid) = entry.spec.validate(scope) {
             return bad(Refusal::new(Reason::InvalidSpec, invalid.to_string()));
         }
         let admission = match Admission::new(entry.spec.conditions()) {
@@ -445,7 +501,11 @@ impl Stores {
         self.forget_sources(key, Some(id));
         match self.aws.prove(id).await {
             Ok(proven) => {
-                self.announce(key, id, policy(&entry.spec, Some(proven.account.clone()), &source.region));
+                self.announce(
+                    key,
+                    id,
+                    policy(&entry.spec, Some(proven.account.clone()), &source.region),
+                );
                 let verdict = if open {
                     Verdict::holds(
                         Reason::Unrestricted,
@@ -453,12 +513,24 @@ impl Stores {
                          restrict it",
                     )
                 } else {
-                    Verdict::holds(Reason::Valid, format!("AWS knows the store as {}", principal(&proven.arn)))
+                    Verdict::holds(
+                        Reason::Valid,
+                        format!("AWS knows the store as {}", principal(&proven.arn)),
+                    )
                 };
-                (admission, Good::Proved { account: Some(proven.account) }, Some(verdict))
+                (
+                    admission,
+                    Good::Proved {
+                        account: Some(proven.account),
+                    },
+                    Some(verdict),
+                )
             }
             Err(error) if error.class().is_transient() => {
-                let first = entry.status.as_ref().is_none_or(|status| status.conditions.is_none());
+                let first = entry
+                    .status
+                    .as_ref()
+                    .is_none_or(|status| status.conditions.is_none());
                 let verdict = first.then(|| Verdict::fails(Reason::IdentityError, error.to_string()));
                 (admission, Good::Unproved, verdict)
             }
@@ -471,13 +543,24 @@ impl Stores {
     }
 
     /// Writes the status of a store where it differs.
-    async fn say(&self, key: &ObjectKey, entry: &StoreEntry, ready: Option<Verdict>) -> Result<(), crate::cluster::Error> {
+    async fn say(
+        &self,
+        key: &ObjectKey,
+        entry: &StoreEntry,
+        ready: Option<Verdict>,
+    ) -> Result<(), crate::cluster::Error> {
         let nothing = StoreStatus::default();
         let before = entry.status.as_ref().unwrap_or(&nothing);
-        let was = before.conditions.iter().flatten().find(|c| c.type_ == ConditionType::Ready.as_str());
+        let was = before
+            .conditions
+            .iter()
+            .flatten()
+            .find(|c| c.type_ == ConditionType::Ready.as_str());
         let condition = ready.map(|verdict| {
             let status = if verdict.holds { "True" } else { "False" };
-            let since = was.filter(|was| was.status == status).map(|was| was.last_transition_time.clone());
+            let since = was
+                .filter(|was| was.status == status)
+                .map(|was| was.last_transition_time.clone());
             Condition {
                 type_: ConditionType::Ready.as_str().to_owned(),
                 status: status.to_owned(),
@@ -490,17 +573,27 @@ impl Stores {
         let mode = self.mode(key);
         let status = StoreStatus {
             observed_generation: Some(entry.generation),
-            conditions: condition.clone().or_else(|| was.cloned()).map(|condition| vec![condition]),
-            capabilities: mode.as_ref().map(|(_, capabilities)| *capabilities).or(before.capabilities),
+            conditions: condition
+                .clone()
+                .or_else(|| was.cloned())
+                .map(|condition| vec![condition]),
+            capabilities: mode
+                .as_ref()
+                .map(|(_, capabilities)| *capabilities)
+                .or(before.capabilities),
             mode: mode.map(|(mode, _)| mode).or_else(|| before.mode.clone()),
         };
         if status == *before {
             return Ok(());
         }
         if key.namespace.is_empty() {
-            self.writer.apply_status::<ClusterSecretStore>(key, &entry.uid, crate::api::names::SYNC_MANAGER, &status).await?;
+            self.writer
+                .apply_status::<ClusterSecretStore>(key, &entry.uid, names::SYNC_MANAGER, &status)
+                .await?;
         } else {
-            self.writer.apply_status::<SecretStore>(key, &entry.uid, crate::api::names::SYNC_MANAGER, &status).await?;
+            self.writer
+                .apply_status::<SecretStore>(key, &entry.uid, names::SYNC_MANAGER, &status)
+                .await?;
         }
         if let Some(now) = condition {
             self.tell(key, entry, was, &now);
@@ -512,21 +605,43 @@ impl Stores {
     fn tell(&self, key: &ObjectKey, entry: &StoreEntry, was: Option<&Condition>, now: &Condition) {
         let (type_, reason) = match (was.map(|was| was.status.as_str()), now.status.as_str()) {
             (Some("False"), "True") => (EventType::Normal, EventReason::Recovered),
-            (_, "False") if was.is_none_or(|was| was.reason != now.reason) => (EventType::Warning, EventReason::SyncFailed),
+            (_, "False") if was.is_none_or(|was| was.reason != now.reason) => {
+                (EventType::Warning, EventReason::SyncFailed)
+            }
             _ => return,
         };
-        let kind = if key.namespace.is_empty() { StoreKind::ClusterSecretStore } else { StoreKind::SecretStore };
+        let kind = if key.namespace.is_empty() {
+            StoreKind::ClusterSecretStore
+        } else {
+            StoreKind::SecretStore
+        };
         let regarding = super::events::reference(kind.as_str(), key, &entry.uid);
-        self.events.emit(regarding, type_, reason.as_str(), "Prove", &now.message);
+        self.events
+            .emit(regarding, type_, reason.as_str(), "Prove", &now.message);
     }
 
     /// How the store is checked, in words, and what it may call.
     fn mode(&self, key: &ObjectKey) -> Option<(String, Capabilities)> {
-        let source = self.lock().sources.iter().find(|(_, (store, _))| store == key).map(|(id, _)| *id)?;
+        let source = self
+            .lock()
+            .sources
+            .iter()
+            .find(|(_, (store, _))| store == key)
+            .map(|(id, _)| *id)?;
         let mode = self.tracking.ask(|tracker| tracker.mode(source))?;
-        let raised = if mode.raised { "; intervals under 10m are raised to it" } else { "" };
-        let capabilities = Capabilities { batch: Some(mode.batch), list: Some(mode.list) };
-        Some((format!("{:?}: {}{raised}", mode.detection, mode.why), capabilities))
+        let raised = if mode.raised {
+            "; intervals under 10m are raised to it"
+        } else {
+            ""
+        };
+        let capabilities = Capabilities {
+            batch: Some(mode.batch),
+            list: Some(mode.list),
+        };
+        Some((
+            format!("{:?}: {}{raised}", mode.detection, mode.why),
+            capabilities,
+        ))
     }
 
     /// Tells the tracker of a source, once and when it changes.
@@ -539,7 +654,8 @@ impl Stores {
             }
             known.sources.insert(id, (key.clone(), policy.clone()));
         }
-        self.tracking.tell(|tracker, now| tracker.set_source(now, id, policy));
+        self.tracking
+            .tell(|tracker, now| tracker.set_source(now, id, policy));
     }
 
     /// Drops the sources of a store but `but`: their credentials, their checks.
@@ -586,7 +702,12 @@ enum After {
 
 fn asked<'a>(store: &'a StoreRef, key: &'a ObjectKey, entry: &'a StoreEntry) -> Asked<'a> {
     let namespace = (store.kind == StoreKind::SecretStore).then_some(&*key.namespace);
-    Asked { store, uid: &entry.uid, namespace, spec: &entry.spec }
+    Asked {
+        store,
+        uid: &entry.uid,
+        namespace,
+        spec: &entry.spec,
+    }
 }
 
 fn policy(spec: &StoreSpec, account: Option<Arc<str>>, region: &Arc<str>) -> SourcePolicy {
@@ -596,7 +717,12 @@ fn policy(spec: &StoreSpec, account: Option<Arc<str>>, region: &Arc<str>) -> Sou
         ChangeDetection::Describe => Detection::Describe,
         ChangeDetection::Read => Detection::Read,
     };
-    SourcePolicy { detection, events: false, account, region: region.clone() }
+    SourcePolicy {
+        detection,
+        events: false,
+        account,
+        region: region.clone(),
+    }
 }
 
 fn same(one: &Good, other: &Good) -> bool {
@@ -610,5 +736,9 @@ fn same(one: &Good, other: &Good) -> bool {
 
 /// An ARN without the name of the session, which people know from the store.
 fn principal(arn: &str) -> &str {
-    if arn.contains(":assumed-role/") { arn.rsplit_once('/').map_or(arn, |(role, _)| role) } else { arn }
+    if arn.contains(":assumed-role/") {
+        arn.rsplit_once('/').map_or(arn, |(role, _)| role)
+    } else {
+        arn
+    }
 }

@@ -47,7 +47,11 @@ pub struct Work {
 impl Work {
     /// A queue that lets `limit` objects be worked at once.
     pub fn new(clock: Clock, limit: usize, seed: u64) -> Self {
-        Self { clock, queue: Mutex::new(Queue::new(limit, seed)), bell: Notify::new() }
+        Self {
+            clock,
+            queue: Mutex::new(Queue::new(limit, seed)),
+            bell: Notify::new(),
+        }
     }
 
     /// Asks that `object` be worked.

@@ -65,12 +65,17 @@ impl Source {
         let Some(remote) = self.remotes.get_mut(&id) else {
             return;
         };
+        // Whoever failed to read it before, and whoever a call of ours reads it for, does not know of this answer.
+        let news = ours || remote.trouble.is_some();
         let turn = remote.succeed(Call::Read, |missing| missing == selector);
         let evidence = Evidence::Read {
             created,
             confirms: remote.undescribed,
         };
         let verdict = remote.see(now, selector, version, evidence);
+        if remote.undescribed {
+            remote.follow_hint(|expected| expected == version);
+        }
         if verdict.is_some() && (remote.views.len() == 1 || remote.checked.is_none()) {
             remote.checked = Some(now);
         }
@@ -82,7 +87,7 @@ impl Source {
         }
         match verdict {
             Some(Verdict::Moved) => self.wake_moved(id, selector, context),
-            Some(Verdict::First) if ours => self.wake_first(id, selector, context),
+            Some(Verdict::First) if news => self.wake_first(id, selector, context),
             _ => {}
         }
         self.turned(id, turn, context);

@@ -106,7 +106,7 @@ impl Cohorts {
         let cohort = self.all.get_mut(&id)?;
         if cohort.next <= now {
             let period = cohort.interval.as_millis().max(1);
-            let behind = (now - cohort.next).as_millis() / period + 1;
+            let behind = now.saturating_sub(cohort.next).as_millis() / period + 1;
             let ahead = u64::try_from(behind * period).unwrap_or(u64::MAX);
             cohort.next += Duration::from_millis(ahead);
         }

@@ -23,7 +23,7 @@ pub enum Effect {
         /// The name or ARN as given by a want.
         key: Arc<str>,
     },
-    /// Read AWSCURRENT of 1 to 20 secrets: more than one in a batch, one alone by GetSecretValue.
+    /// Read AWSCURRENT of 1 to 20 secrets: more than one in a batch, one alone by `GetSecretValue`.
     Read {
         /// Where.
         source: SourceId,
@@ -94,9 +94,9 @@ pub struct Mode {
     pub why: Why,
     /// Whether intervals were raised to ten minutes, because reads as a check are forbidden.
     pub raised: bool,
-    /// Whether BatchGetSecretValue is permitted, as far as known.
+    /// Whether `BatchGetSecretValue` is permitted, as far as known.
     pub batch: bool,
-    /// Whether ListSecrets is permitted, as far as known.
+    /// Whether `ListSecrets` is permitted, as far as known.
     pub list: bool,
 }
 
@@ -109,11 +109,11 @@ pub enum Why {
     Asked,
     /// It needs the fewest calls.
     Cheapest,
-    /// Intervals under ten minutes are too short for ListSecrets, which may lag.
+    /// Intervals under ten minutes are too short for `ListSecrets`, which may lag.
     ShortIntervals,
-    /// ListSecrets was denied.
+    /// `ListSecrets` was denied.
     ListDenied,
-    /// BatchGetSecretValue was denied.
+    /// `BatchGetSecretValue` was denied.
     BatchDenied,
     /// Both were denied.
     BothDenied,

@@ -13,6 +13,7 @@ mod cohort;
 mod dice;
 mod effect;
 mod joining;
+mod lanes;
 mod names;
 mod objects;
 mod observation;

@@ -10,7 +10,7 @@ pub type Stages = BTreeMap<VersionId, Vec<Arc<str>>>;
 /// An answer of AWS to an effect, or to a call that the caller made on its own.
 #[derive(Clone, Debug)]
 pub enum Observation {
-    /// A value was read, by GetSecretValue or in a batch.
+    /// A value was read, by `GetSecretValue` or in a batch.
     Value {
         /// Where.
         source: SourceId,
@@ -27,7 +27,7 @@ pub enum Observation {
         /// When the version was made, in seconds since 1970.
         created: Option<i64>,
     },
-    /// DescribeSecret has answered.
+    /// `DescribeSecret` has answered.
     Described {
         /// Where.
         source: SourceId,
@@ -58,7 +58,7 @@ pub enum Observation {
     },
 }
 
-/// A secret as DescribeSecret and ListSecrets show it.
+/// A secret as `DescribeSecret` and `ListSecrets` show it.
 #[derive(Clone, Debug)]
 pub struct Described {
     /// Its ARN.
@@ -96,11 +96,11 @@ pub struct Rotation {
 /// A call of AWS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// ListSecrets.
+    /// `ListSecrets`.
     List,
-    /// DescribeSecret.
+    /// `DescribeSecret`.
     Describe,
-    /// GetSecretValue, BatchGetSecretValue.
+    /// `GetSecretValue`, `BatchGetSecretValue`.
     Read,
 }
 
@@ -128,8 +128,8 @@ pub enum Failure {
     Identity,
     /// AWS calls the request wrong.
     Invalid,
-    /// ListSecrets as such is denied: the source does without for a day.
+    /// `ListSecrets` as such is denied: the source does without for a day.
     ListDenied,
-    /// BatchGetSecretValue as such is denied: the source does without for a day.
+    /// `BatchGetSecretValue` as such is denied: the source does without for a day.
     BatchDenied,
 }

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::track::{Detection, Mode, Why};
 
-/// Secrets per page of ListSecrets.
+/// Secrets per page of `ListSecrets`.
 const PAGE: usize = 100;
-/// Secrets per BatchGetSecretValue.
+/// Secrets per `BatchGetSecretValue`.
 pub(super) const BATCH: usize = 20;
-/// ListSecrets may lag five minutes: it keeps no promise shorter than this.
+/// `ListSecrets` may lag five minutes: it keeps no promise shorter than this.
 pub(super) const SLOW: Duration = Duration::from_mins(10);
 
 /// How many secrets of a source are checked at one interval.
@@ -35,6 +35,7 @@ impl Class {
 }
 
 /// What the choice depends on.
+#[allow(clippy::struct_excessive_bools)] // Independent facts, each named.
 pub(super) struct Question<'a> {
     pub(super) detection: Detection,
     pub(super) events: bool,
@@ -55,7 +56,7 @@ pub(super) struct Question<'a> {
 pub(super) enum Sweep {
     #[default]
     None,
-    /// Those whose interval bears the lag of ListSecrets.
+    /// Those whose interval bears the lag of `ListSecrets`.
     Slow,
     All,
 }

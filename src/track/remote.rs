@@ -220,7 +220,12 @@ impl Remote {
             let missing = self.views.iter().any(|view| view.missing);
             own.into_iter()
                 .chain(self.views.iter().filter_map(View::due))
-                .chain(self.hint.as_ref().map(|hint| hint.next))
+                .chain(
+                    self.hint
+                        .as_ref()
+                        .filter(|hint| hint.tries < HINT_TRIES)
+                        .map(|hint| hint.next),
+                )
                 .chain(self.facts.as_ref().and_then(|facts| facts.next))
                 .chain(
                     self.checked
@@ -262,7 +267,7 @@ impl Remote {
             *next = now + interval;
         }
         if let Some(hint) = &mut self.hint {
-            hint.tries += 1;
+            hint.tries = hint.tries.saturating_add(1);
             hint.next = now + Duration::from_secs(1 << hint.tries.min(HINT_TRIES));
         }
     }
@@ -288,11 +293,21 @@ impl Remote {
     }
 
     pub(super) fn fail(&mut self, now: Now, call: Call, failure: Failure) -> Turn {
+        let recheck = now + self.recheck();
+        if let Some(told) = self
+            .trouble
+            .as_mut()
+            .filter(|told| told.is_told() && failure == Failure::Unanswered)
+        {
+            // Nothing new: what users were told of stands, and its end is told too.
+            told.next = recheck;
+            return Turn::None;
+        }
         let before = self.trouble.take();
         let tries = before.as_ref().map_or(0, |before| before.tries).saturating_add(1);
         let next = match failure {
             Failure::Unanswered => now + Duration::from_secs(1 << tries.min(12)).min(self.recheck()),
-            _ => now + self.recheck(),
+            _ => recheck,
         };
         // Describe decides first whether what cannot be read is there at all.
         let undecided = may_be_gone(&failure)

@@ -18,6 +18,7 @@ use crate::{
 pub struct Tracker {
     config: Config,
     dice: Dice,
+    current: Selector,
     sources: BTreeMap<SourceId, Source>,
     objects: Objects,
     wakes: Wakes,
@@ -33,6 +34,7 @@ impl Tracker {
         Self {
             dice: Dice::new(config.seed),
             config,
+            current: Selector::parse(None),
             sources: BTreeMap::new(),
             objects: Objects::default(),
             wakes: Wakes::default(),
@@ -62,8 +64,12 @@ impl Tracker {
         let Subscription {
             refresh,
             rotation,
-            wants,
+            mut wants,
         } = subscription;
+        // One text for all: nearly every want is of AWSCURRENT.
+        for want in wants.iter_mut().filter(|want| want.selector.is_current()) {
+            want.selector = self.current.clone();
+        }
         let refresh = match refresh {
             Refresh::Every(interval) if interval.is_zero() => Refresh::Once,
             refresh => refresh,
@@ -247,6 +253,15 @@ impl Tracker {
     pub fn known(&self, source: SourceId, key: &str, selector: &Selector) -> Known {
         let remote = self.sources.get(&source).and_then(|source| source.remote(key));
         remote.map_or(Known::Unknown, |remote| remote.known(selector))
+    }
+
+    /// The objects that want this secret, by its key as they give it.
+    pub fn subscribers(&self, source: SourceId, key: &str) -> Vec<ObjectKey> {
+        let remote = self.sources.get(&source).and_then(|source| source.remote(key));
+        let ids = remote.into_iter().flat_map(|remote| &remote.subscribers);
+        ids.filter_map(|id| self.objects.get(*id))
+            .map(|object| object.key.clone())
+            .collect()
     }
 
     /// What is known of the secret's rotation; none while its stages were not seen.

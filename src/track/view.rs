@@ -119,6 +119,8 @@ impl View {
             return Recorded::Behind;
         }
         if !doubt.recorded.contains(&version) {
+            // One is the rule, by the hundred thousand after a start.
+            doubt.recorded.reserve_exact(1);
             doubt.recorded.push(version);
         }
         if self.accepted.is_some() || doubt.recorded.len() > 1 {
@@ -161,7 +163,7 @@ impl View {
                 return Verdict::Same;
             }
             let recorded = self.doubt.as_ref().map_or(&[][..], |doubt| &doubt.recorded);
-            let agrees = self.accepted.as_ref().or(recorded.first()) == Some(version)
+            let agrees = self.accepted.as_ref().or_else(|| recorded.first()) == Some(version)
                 && recorded.iter().all(|recorded| recorded == version)
                 && !self.missing;
             if !agrees {
@@ -219,13 +221,13 @@ impl View {
         let doubt = self.doubt.get_or_insert_default();
         match &mut doubt.suspect {
             Some(suspect) if suspect.version == *version => {
-                suspect.described = suspect.described.or(fresh.then_some(now));
+                suspect.described = suspect.described.or_else(|| fresh.then_some(now));
             }
             suspect => {
                 *suspect = Some(Suspect {
                     version: version.clone(),
                     described: fresh.then_some(now),
-                })
+                });
             }
         }
     }

@@ -34,11 +34,11 @@ pub enum Detection {
     /// The cheapest call that keeps the intervals.
     #[default]
     Auto,
-    /// A sweep of ListSecrets.
+    /// A sweep of `ListSecrets`.
     List,
-    /// One DescribeSecret per secret.
+    /// One `DescribeSecret` per secret.
     Describe,
-    /// BatchGetSecretValue, twenty secrets a call.
+    /// `BatchGetSecretValue`, twenty secrets a call.
     Read,
 }
 

@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 pub use self::{
     changes::{Change, Changes},
     namespaces::NamespaceEntry,
-    secrets::{ContentToken, SecretEntry},
+    secrets::SecretEntry,
     watch::{Scope, WatchEnded, Watches},
 };
 use crate::api::ObjectKey;

@@ -8,7 +8,10 @@ use serde::Deserialize;
 use zeroize::Zeroize as _;
 
 use super::{Change, Project};
-use crate::api::ObjectKey;
+use crate::api::{
+    ObjectKey, TokenKey,
+    names::{OPAQUE, annotation},
+};
 
 /// A managed Secret without its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,12 +42,8 @@ pub struct SecretEntry {
     pub type_: Option<Arc<str>>,
 }
 
-/// Computes the token of a Secret's content.
-pub type ContentToken =
-    Arc<dyn Fn(&ObjectKey, &str, &BTreeMap<String, ByteString>) -> Box<str> + Send + Sync>;
-
 /// Secrets with our label.
-pub(super) struct Secrets(pub(super) ContentToken);
+pub(super) struct Secrets(pub(super) TokenKey);
 
 /// The part of a Secret that is read at all.
 #[derive(Deserialize)]
@@ -85,17 +84,20 @@ impl Project for Secrets {
             type_,
             immutable,
         } = object;
-        let type_ = type_.filter(|type_| type_ != "Opaque");
+        let type_ = type_.filter(|type_| type_ != OPAQUE);
         let mut data = data.unwrap_or_default();
-        let content = (self.0)(key, type_.as_deref().unwrap_or("Opaque"), &data);
+        let content: Box<str> = self
+            .0
+            .content(key, type_.as_deref().unwrap_or(OPAQUE), &data)
+            .into();
         for ByteString(bytes) in data.values_mut() {
             bytes.zeroize();
         }
         drop(data);
         let mut annotations = metadata.annotations.unwrap_or_default();
         let mut take = |name: &str| annotations.remove(name).map(String::into_boxed_str);
-        let owner = take("keyturn.dev/owner");
-        let recorded = take("keyturn.dev/content");
+        let owner = take(annotation::OWNER);
+        let recorded = take(annotation::CONTENT);
         SecretEntry {
             uid: metadata.uid.into(),
             resource_version: metadata.resource_version.into(),
@@ -110,10 +112,10 @@ impl Project for Secrets {
             controller_uid: controller(metadata.owner_references),
             content_intact: recorded.as_ref() == Some(&content),
             content,
-            inputs: take("keyturn.dev/inputs"),
-            versions: take("keyturn.dev/versions"),
-            rollout: take("keyturn.dev/rollout"),
-            changed_at: take("keyturn.dev/changed-at").and_then(|time| time.parse().ok()),
+            inputs: take(annotation::INPUTS),
+            versions: take(annotation::VERSIONS),
+            rollout: take(annotation::ROLLOUT),
+            changed_at: take(annotation::CHANGED_AT).and_then(|time| time.parse().ok()),
             immutable: immutable.unwrap_or_default(),
             type_: type_.map(Arc::from),
         }

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{
-    Change, Changes, ContentToken, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches,
-    follow::Follower, secrets::Secrets,
+    Change, Changes, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches, follow::Follower,
+    secrets::Secrets,
 };
 use crate::{
-    api::ObjectKey,
+    api::{ObjectKey, TokenKey},
     cluster::{
         Cluster,
         testing::{Asked, Server, cluster},
@@ -25,14 +25,13 @@ fn key(name: &str) -> ObjectKey {
     ObjectKey::new("shop", name)
 }
 
-/// A stand-in for the token: says how much there is, and where.
-fn token() -> ContentToken {
-    Arc::new(
-        |key: &ObjectKey, type_: &str, data: &BTreeMap<String, ByteString>| {
-            let bytes: usize = data.values().map(|value| value.0.len()).sum();
-            format!("{key}:{type_}:{bytes}").into()
-        },
-    )
+fn token() -> TokenKey {
+    TokenKey::new(&[7; 32])
+}
+
+fn content(name: &str, type_: &str) -> Box<str> {
+    let data = BTreeMap::from([("password".to_owned(), ByteString(b"hello".to_vec()))]);
+    token().content(&key(name), type_, &data).into()
 }
 
 fn secret(name: &str, version: &str) -> Value {
@@ -40,7 +39,7 @@ fn secret(name: &str, version: &str) -> Value {
         "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
         "metadata": {
             "namespace": "shop", "name": name, "uid": format!("uid-{name}"), "resourceVersion": version,
-            "annotations": {"keyturn.dev/owner": name, "keyturn.dev/content": format!("shop/{name}:Opaque:5")},
+            "annotations": {"keyturn.dev/owner": name, "keyturn.dev/content": content(name, "Opaque")},
         },
         "data": {"password": "aGVsbG8="},
     })
@@ -354,7 +353,7 @@ async fn of_a_secret_tokens_are_kept_and_no_data() {
             resource_version: "1".into(),
             owner: Some("a".into()),
             controller_uid: Some("u-y".into()),
-            content: "shop/a:kubernetes.io/tls:5".into(),
+            content: content("a", "kubernetes.io/tls"),
             content_intact: false,
             inputs: Some("in".into()),
             versions: Some("{}".into()),

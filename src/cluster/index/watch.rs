@@ -9,12 +9,13 @@ use tokio::{
 };
 
 use super::{
-    Change, Changes, Index, NamespaceEntry, Project, SecretEntry,
-    follow::Follower,
-    namespaces::Namespaces,
-    secrets::{ContentToken, Secrets},
+    Change, Changes, Index, NamespaceEntry, Project, SecretEntry, follow::Follower, namespaces::Namespaces,
+    secrets::Secrets,
 };
-use crate::{api::ObjectKey, cluster::client::Cluster};
+use crate::{
+    api::{ObjectKey, TokenKey},
+    cluster::client::Cluster,
+};
 
 /// Which namespaces are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,9 +59,9 @@ impl Watches {
         self.watch(Namespaces)
     }
 
-    /// Adds the Secrets with our label.
-    pub fn secrets(&mut self, content: ContentToken) -> Arc<Index<SecretEntry>> {
-        self.watch(Secrets(content))
+    /// Adds the Secrets with our label; `key` makes the tokens of their content.
+    pub fn secrets(&mut self, key: TokenKey) -> Arc<Index<SecretEntry>> {
+        self.watch(Secrets(key))
     }
 
     /// Adds a kind.

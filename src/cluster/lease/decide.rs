@@ -112,6 +112,9 @@ impl Elector {
             return Decision::Wait;
         }
         match &self.seen {
+            // At once, so that a new installation begins at once. The price: if the Lease is deleted by hand and this
+            // process never saw it, two may lead until the holder's next renewal, 4 s on a good network; writes
+            // still carry their preconditions.
             None => Decision::Create,
             Some((View { holder: None, .. }, _)) => Decision::Take,
             // Our own name without a write of ours that was answered: like any other holder. Either the

@@ -63,7 +63,7 @@ impl Leadership {
     pub fn alone() -> Arc<Self> {
         const FOREVER: Duration = Duration::from_hours(100 * 365 * 24);
         let leadership = Self::none();
-        leadership.hold(Some(StdInstant::now() + FOREVER));
+        leadership.hold(Some(Instant::now().into_std() + FOREVER));
         Arc::new(leadership)
     }
 

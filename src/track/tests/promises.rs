@@ -73,8 +73,8 @@ proptest! {
         world.lag = (mins(5), secs(45));
         let mut dice = Dice::new(seed ^ 1);
         world.fault = Box::new(move |_, call, _| {
-            let roll = dice.between(Duration::ZERO, Duration::from_millis(1000)).as_millis();
-            (roll < u128::from(faulty * 10)).then(|| match (roll % 5, call) {
+            let roll = dice.between(Duration::ZERO, Duration::from_secs(1)).as_millis();
+            (roll < u128::from(faulty * 10)).then_some(match (roll % 5, call) {
                 (0, crate::track::Call::Read) => Failure::Unanswered,
                 (1, crate::track::Call::List) => Failure::ListDenied,
                 (2, _) => Failure::Denied,
@@ -120,6 +120,7 @@ proptest! {
         }
         // All is well again: within two intervals and the pauses of failures everybody knows.
         world.fault = Box::new(|_, _, _| None);
+        world.read_again();
         world.run(mins(140));
         for (object, wants) in &world.wants {
             for (key, selector) in wants {

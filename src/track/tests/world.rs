@@ -148,7 +148,7 @@ impl World {
             .iter()
             .rev()
             .find(|(from, _)| *from <= at)
-            .or(history.first())?
+            .or_else(|| history.first())?
             .1
             .clone()
     }
@@ -214,6 +214,24 @@ impl World {
         self.tracker.observe(self.now, observation);
     }
 
+    /// The reconciler tries again what it could not read.
+    pub(super) fn read_again(&mut self) {
+        let wants = self.wants.clone();
+        for (object, wants) in wants {
+            for (key, selector) in wants {
+                if self.tracker.known(S, &key, &selector) == Known::Unknown {
+                    self.read_on_own(&key, &selector);
+                }
+                if !self
+                    .written
+                    .contains_key(&(object.clone(), key.to_string(), selector))
+                {
+                    self.reconcile(&object);
+                }
+            }
+        }
+    }
+
     /// Writes what the tracker accepts.
     fn reconcile(&mut self, object: &ObjectKey) {
         for (key, selector) in self.wants.get(object).cloned().unwrap_or_default() {
@@ -250,7 +268,7 @@ impl World {
             return failed(Failure::MarkedForDeletion);
         }
         let found = match selector {
-            Selector::Stage(stage) => at_stage(&state.stages, stage).cloned(),
+            Selector::Stage(label) => at_stage(&state.stages, label).cloned(),
             Selector::Version(version) => Some(version.clone()),
         };
         let Some(version) = found else {

@@ -1,5 +1,9 @@
 //! What Keyturn is developed and shown on.
 
 pub mod aws;
+pub mod conditions;
 pub mod controlplane;
+pub mod manifest;
+pub mod operator;
+pub mod requests;
 pub mod wait;

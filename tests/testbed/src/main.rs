@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod commands;
+mod demo;
+mod terminal;
 
 /// What Keyturn is developed and shown on.
 #[derive(Parser)]
@@ -19,11 +21,14 @@ enum Command {
     /// The Kubernetes control plane of the tests.
     #[command(subcommand)]
     Controlplane(commands::Controlplane),
+    /// The main job, step by step.
+    Demo(demo::Demo),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Controlplane(command) => command.run(),
+        Command::Demo(demo) => demo.run(),
     };
     commands::exit_code(outcome)
 }

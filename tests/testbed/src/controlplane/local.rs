@@ -116,12 +116,13 @@ impl Local {
         Ok(())
     }
 
-    pub(super) fn process_ids(&self) -> Vec<(&'static str, u32)> {
+    pub(super) fn process_ids(&self) -> Vec<(String, u32)> {
         let (etcd, apiserver, clients) = (lock(&self.etcd), lock(&self.apiserver), lock(&self.clients));
         let all = std::iter::once(&*etcd)
             .chain(apiserver.iter())
             .chain(clients.iter());
-        all.map(|component| (component.name, component.id())).collect()
+        all.map(|component| (component.name.clone(), component.id()))
+            .collect()
     }
 
     fn log_tails(&self) -> String {

@@ -32,7 +32,7 @@ mod go;
 mod kubeconfig;
 mod local;
 mod nodes;
-mod ports;
+pub(crate) mod ports;
 mod sandbox;
 mod tools;
 
@@ -45,12 +45,13 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, ResourceExt as _};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 pub use self::binaries::Binaries;
 use self::client::READ_TIMEOUT;
 use self::local::Local;
 use self::sandbox::Sandbox;
+pub(crate) use self::sandbox::{Component, Launch};
 use crate::wait;
 
 /// Until nodes are ready or a namespace has its `ServiceAccount`; a second or two on an idle machine.
@@ -89,6 +90,8 @@ pub struct ControlPlane {
     binaries: Binaries,
     kubeconfig: PathBuf,
     issuer: String,
+    /// One chart is installed at a time, so that the first brings the CRDs and the others find them.
+    pub(crate) installing: Mutex<()>,
 }
 
 impl ControlPlane {
@@ -128,6 +131,7 @@ impl ControlPlane {
             binaries: binaries.clone(),
             kubeconfig,
             issuer,
+            installing: Mutex::default(),
         })
     }
 
@@ -248,7 +252,7 @@ impl ControlPlane {
     }
 
     /// The processes that run, with their ids.
-    pub fn process_ids(&self) -> Vec<(&'static str, u32)> {
+    pub fn process_ids(&self) -> Vec<(String, u32)> {
         self.local.as_ref().map(Local::process_ids).unwrap_or_default()
     }
 
@@ -292,6 +296,11 @@ impl ControlPlane {
             arguments,
         )
         .await
+    }
+
+    /// Starts a program that lives no longer than this control plane.
+    pub(crate) fn launch(&self, launch: &Launch<'_>) -> Result<Component> {
+        self.sandbox.launch(launch)
     }
 
     fn own(&self, attempt: &str) -> Result<&Local> {

@@ -11,7 +11,7 @@ const FIRST: u64 = 12_000;
 const COUNT: u64 = 20_000;
 
 /// `N` different ports that nobody listens on. They are random, so that control planes started at once do not meet.
-pub(super) fn free<const N: usize>() -> Result<[u16; N]> {
+pub(crate) fn free<const N: usize>() -> Result<[u16; N]> {
     let random = RandomState::new();
     // Held until all are found, so that they differ.
     let mut held = Vec::new();

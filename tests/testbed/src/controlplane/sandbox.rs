@@ -75,22 +75,28 @@ impl Sandbox {
     }
 
     /// Starts a component whose output goes to a log file of its name, after what an earlier start wrote.
-    pub(super) fn start(
-        &self,
-        name: &'static str,
-        program: &Path,
-        arguments: &[String],
-    ) -> Result<Component> {
+    pub(super) fn start(&self, name: &str, program: &Path, arguments: &[String]) -> Result<Component> {
         let log = self.path.join("logs").join(format!("{name}.log"));
+        self.launch(&Launch {
+            name,
+            program,
+            arguments,
+            environment: &[],
+            stdout: &log,
+            stderr: &log,
+        })
+    }
+
+    pub(super) fn launch(&self, launch: &Launch<'_>) -> Result<Component> {
+        let Launch {
+            name,
+            program,
+            arguments,
+            environment,
+            stdout,
+            stderr,
+        } = *launch;
         let pid = self.path.join("pids").join(name);
-        let output = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .with_context(|| format!("open {}", log.display()))?;
-        let errors = output
-            .try_clone()
-            .with_context(|| format!("open {}", log.display()))?;
         let child = Command::new("/bin/sh")
             .args(["-c", COMPONENT])
             .arg(&pid)
@@ -101,20 +107,41 @@ impl Sandbox {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.path.join("home"))
             .env("TMPDIR", self.path.join("tmp"))
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.path)
             .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
+            .stdout(append(stdout)?)
+            .stderr(append(stderr)?)
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {name} ({})", program.display()))?;
         Ok(Component {
-            name,
+            name: name.to_owned(),
             child,
             pid,
-            log,
+            log: stderr.to_owned(),
         })
     }
+}
+
+/// What to run and where its output goes.
+pub(crate) struct Launch<'a> {
+    /// No other running component's.
+    pub(crate) name: &'a str,
+    pub(crate) program: &'a Path,
+    pub(crate) arguments: &'a [String],
+    /// Beside `PATH`, `HOME` and `TMPDIR`.
+    pub(crate) environment: &'a [(String, String)],
+    pub(crate) stdout: &'a Path,
+    pub(crate) stderr: &'a Path,
+}
+
+fn append(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("open {}", path.display()))
 }
 
 impl Drop for Sandbox {
@@ -131,27 +158,36 @@ impl Drop for Sandbox {
 }
 
 /// A running program; dropping it kills it.
-pub(super) struct Component {
-    pub(super) name: &'static str,
+pub(crate) struct Component {
+    pub(super) name: String,
     child: Child,
     pid: PathBuf,
     log: PathBuf,
 }
 
 impl Component {
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// `Some` when it ended by itself.
-    pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child
             .try_wait()
             .with_context(|| format!("look after {}", self.name))
     }
 
+    /// `SIGKILL`, and its end.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child
+            .kill()
+            .and_then(|()| self.child.wait())
+            .with_context(|| format!("kill {}", self.name))?;
+        Ok(())
+    }
+
     /// The last lines of its log, with the file's name, for an error.
-    pub(super) fn log_tail(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         let text = tail(&self.log).unwrap_or_else(|error| format!("(unreadable: {error})"));
         format!("the log of {} ends:\n{text}", self.name)
     }

@@ -1,0 +1,542 @@
+//! What went wrong in a call to AWS, in classes that say how to go on and in words that say what to do.
+
+use std::{borrow::Cow, error::Error as StdError, sync::Arc};
+
+use aws_sdk_secretsmanager::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+};
+
+use crate::api::{Selector, reason::Reason};
+
+/// What was attempted, on which object, and why it failed. The text is a sentence for a condition: no value, no request
+/// id, no time, nothing that differs between two attempts.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// A value was to be read.
+    #[error("reading {key} ({selector}) failed: {cause}")]
+    Read {
+        /// The secret's key as given.
+        key: Arc<str>,
+        /// The version that was wanted.
+        selector: Selector,
+        /// Why.
+        cause: Cause,
+    },
+    /// Values were to be read in a batch, and the call as such failed.
+    #[error("reading {count} secrets in a batch failed: {cause}")]
+    Batch {
+        /// How many.
+        count: usize,
+        /// Why.
+        cause: Cause,
+    },
+    /// A secret was to be described.
+    #[error("describing {key} failed: {cause}")]
+    Describe {
+        /// The secret's key as given.
+        key: Arc<str>,
+        /// Why.
+        cause: Cause,
+    },
+    /// Secrets were to be listed.
+    #[error("listing secrets failed: {cause}")]
+    List {
+        /// Why.
+        cause: Cause,
+    },
+    /// An identity was to be proved.
+    #[error("proving {identity} failed: {cause}")]
+    Prove {
+        /// The identity in words.
+        identity: Arc<str>,
+        /// Why.
+        cause: Cause,
+    },
+}
+
+impl Error {
+    /// Why it failed.
+    pub fn cause(&self) -> &Cause {
+        match self {
+            Self::Read { cause, .. }
+            | Self::Batch { cause, .. }
+            | Self::Describe { cause, .. }
+            | Self::List { cause }
+            | Self::Prove { cause, .. } => cause,
+        }
+    }
+
+    /// How it failed, which says how to go on.
+    pub fn class(&self) -> Class {
+        self.cause().class
+    }
+
+    /// What a condition calls it.
+    pub fn reason(&self) -> Reason {
+        match self.class() {
+            Class::Throttled => Reason::Throttled,
+            Class::Unavailable => Reason::ProviderUnavailable,
+            Class::NotFound => Reason::SecretNotFound,
+            Class::StageNotFound => Reason::StageNotFound,
+            Class::MarkedForDeletion => Reason::MarkedForDeletion,
+            Class::AccessDenied => Reason::AccessDenied,
+            Class::KeyAccessDenied => Reason::KeyAccessDenied,
+            Class::Identity => Reason::IdentityError,
+            Class::Invalid => Reason::InvalidSpec,
+        }
+    }
+
+    /// The code that AWS gave, if AWS answered.
+    pub fn code(&self) -> Option<&str> {
+        self.cause().code.as_deref()
+    }
+}
+
+/// How a call failed, and so how to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Too many requests; passes by itself.
+    Throttled,
+    /// No answer, or one that says that AWS is not well; passes by itself.
+    Unavailable,
+    /// The secret does not exist.
+    NotFound,
+    /// The secret exists, but no version with a value carries the stage or id.
+    StageNotFound,
+    /// The secret is marked for deletion.
+    MarkedForDeletion,
+    /// IAM or the secret's policy denies it.
+    AccessDenied,
+    /// The KMS key is denied or disabled.
+    KeyAccessDenied,
+    /// The identity's credentials cannot be had, or are refused.
+    Identity,
+    /// AWS calls the request wrong.
+    Invalid,
+}
+
+impl Class {
+    /// Whether it passes by itself, so that the same call later may succeed without anybody's doing.
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::Throttled | Self::Unavailable)
+    }
+
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Throttled => "tried again by itself; if it stays, lower the load on this account's quota",
+            Self::Unavailable => "tried again by itself",
+            Self::NotFound => "create it, or mend the key, the region or the role's account",
+            Self::StageNotFound => "mend the version, or put a value with this stage",
+            Self::MarkedForDeletion => "restore it, or remove the reference",
+            Self::AccessDenied => "allow it in the identity's policy and in the secret's",
+            Self::KeyAccessDenied => "enable the KMS key and allow kms:Decrypt on it to this identity",
+            Self::Identity => "mend the store's identity",
+            Self::Invalid => "mend the reference",
+        }
+    }
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{detail}; {}", prefix(.code.as_deref()), .class.advice())]
+pub struct Cause {
+    /// The class.
+    pub class: Class,
+    /// AWS's code, if AWS answered.
+    pub code: Option<Arc<str>>,
+    /// In words, AWS's own where they help.
+    pub detail: Arc<str>,
+}
+
+fn prefix(code: Option<&str>) -> String {
+    code.map(|code| format!("{code}: ")).unwrap_or_default()
+}
+
+impl Cause {
+    /// A cause of our own finding.
+    pub(super) fn new(class: Class, detail: impl Into<Arc<str>>) -> Self {
+        Self {
+            class,
+            code: None,
+            detail: detail.into(),
+        }
+    }
+
+    /// From the code and text of an answer. `home` are the accounts that the reader of the message knows anyway.
+    pub(super) fn answered(code: &str, text: &str, home: &[&str]) -> Self {
+        let class = classify(code, text);
+        let detail: Arc<str> = match class {
+            Class::Throttled => "too many requests".into(),
+            Class::Unavailable => "AWS has a failure of its own".into(),
+            Class::NotFound => "there is no such secret".into(),
+            Class::StageNotFound => "no version with a value carries this stage or id".into(),
+            Class::MarkedForDeletion => "the secret is marked for deletion".into(),
+            Class::AccessDenied | Class::KeyAccessDenied | Class::Identity | Class::Invalid => {
+                presentable(text, home).into()
+            }
+        };
+        Self {
+            class,
+            code: Some(presentable_code(code)),
+            detail,
+        }
+    }
+
+    /// From what the SDK says of a call to Secrets Manager.
+    pub(super) fn of<E>(error: &SdkError<E, HttpResponse>, home: &[&str]) -> Self
+    where
+        E: ProvideErrorMetadata + StdError + 'static,
+    {
+        match error {
+            SdkError::ServiceError(answer) => match answer.err().code() {
+                Some(code) => {
+                    let text = answer.err().message().unwrap_or_default();
+                    let cause = Self::answered(code, text, home);
+                    // An unknown code is our fault only if AWS says so by the status; the status decides nothing else.
+                    if cause.class == Class::Invalid && answer.raw().status().is_server_error() {
+                        return Self {
+                            class: Class::Unavailable,
+                            detail: "AWS has a failure of its own".into(),
+                            ..cause
+                        };
+                    }
+                    cause
+                }
+                // No code: something between us and AWS has answered.
+                None => Self::new(
+                    Class::Unavailable,
+                    format!(
+                        "an answer with HTTP status {} that is not AWS's",
+                        answer.raw().status().as_u16()
+                    ),
+                ),
+            },
+            SdkError::TimeoutError(_) => Self::new(Class::Unavailable, "AWS did not answer in time"),
+            SdkError::ResponseError(_) => Self::new(Class::Unavailable, "AWS's answer could not be read"),
+            SdkError::DispatchFailure(failure) => {
+                if let Some(cause) = own(error) {
+                    return cause;
+                }
+                let detail = if failure.is_timeout() {
+                    "AWS did not answer in time"
+                } else {
+                    "AWS cannot be reached"
+                };
+                Self::new(Class::Unavailable, detail)
+            }
+            SdkError::ConstructionFailure(_) => {
+                own(error).unwrap_or_else(|| Self::new(Class::Invalid, "the request could not be made"))
+            }
+            _ => Self::new(Class::Unavailable, "the call failed in an unknown way"),
+        }
+    }
+
+    /// From what the SDK says of a call to STS: what is no trouble of the network is one of the identity.
+    pub(super) fn of_sts<E>(error: &SdkError<E, HttpResponse>, home: &[&str]) -> Self
+    where
+        E: ProvideErrorMetadata + StdError + 'static,
+    {
+        let cause = Self::of(error, home);
+        if cause.class.is_transient() || cause.code.is_none() {
+            return cause;
+        }
+        let text = match error {
+            SdkError::ServiceError(answer) => answer.err().message().unwrap_or_default(),
+            _ => "",
+        };
+        Self {
+            class: Class::Identity,
+            detail: presentable(text, home).into(),
+            ..cause
+        }
+    }
+}
+
+/// The cause that a credentials provider of ours has put into an error of the SDK.
+fn own(error: &(dyn StdError + 'static)) -> Option<Cause> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(cause) = error.downcast_ref::<Cause>() {
+            return Some(cause.clone());
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// The class of an answer with this code and text. The HTTP status is not asked: AWS denies with 400 and 403.
+fn classify(code: &str, text: &str) -> Class {
+    match code {
+        "Throttling"
+        | "ThrottlingException"
+        | "ThrottledException"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "TooManyRequestsException"
+        | "RequestLimitExceeded"
+        | "LimitExceededException"
+        | "BandwidthLimitExceeded"
+        | "ProvisionedThroughputExceededException"
+        | "SlowDown" => Class::Throttled,
+        "InternalServiceError"
+        | "InternalServiceErrorException"
+        | "InternalFailure"
+        | "InternalServerError"
+        | "InternalError"
+        | "ServiceUnavailable"
+        | "ServiceUnavailableException"
+        | "RequestTimeout"
+        | "RequestTimeoutException"
+        | "PriorRequestNotComplete"
+        | "TransactionInProgressException"
+        | "IDPCommunicationError"
+        | "InvalidNextTokenException" => Class::Unavailable,
+        "ResourceNotFoundException" if is_about_a_version(text) => Class::StageNotFound,
+        "ResourceNotFoundException" => Class::NotFound,
+        "InvalidRequestException" if is_about_deletion(text) => Class::MarkedForDeletion,
+        "DecryptionFailure" | "DecryptionFailureException" => Class::KeyAccessDenied,
+        "AccessDeniedException" | "AccessDenied" if is_about_a_key(text) => Class::KeyAccessDenied,
+        "AccessDeniedException" | "AccessDenied" => Class::AccessDenied,
+        "UnrecognizedClientException"
+        | "InvalidSignatureException"
+        | "SignatureDoesNotMatch"
+        | "ExpiredTokenException"
+        | "ExpiredToken"
+        | "InvalidClientTokenId"
+        | "InvalidAccessKeyId"
+        | "InvalidIdentityToken"
+        | "InvalidToken"
+        | "RequestExpired"
+        | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException"
+        | "IncompleteSignature"
+        | "IncompleteSignatureException"
+        | "OptInRequired" => Class::Identity,
+        _ => Class::Invalid,
+    }
+}
+
+/// "Secrets Manager can't find the specified secret value for staging label: X", "... value for `VersionId`: X", "...
+/// secret version". The missing secret's text is "Secrets Manager can't find the specified secret."
+fn is_about_a_version(text: &str) -> bool {
+    ["secret value", "staging label", "secret version", "VersionId"]
+        .iter()
+        .any(|part| text.contains(part))
+}
+
+/// "You can't perform this operation on the secret because it was marked for deletion.", "... because it was deleted.",
+/// "You tried to perform the operation on a secret that's currently marked deleted."
+fn is_about_deletion(text: &str) -> bool {
+    [
+        "marked for deletion",
+        "marked deleted",
+        "scheduled for deletion",
+        "was deleted",
+    ]
+    .iter()
+    .any(|part| text.contains(part))
+}
+
+/// "Access to KMS is not allowed", "... is not authorized to perform: kms:Decrypt on ...". No name of a secret, role or
+/// session can hold a colon or a blank.
+fn is_about_a_key(text: &str) -> bool {
+    text.contains(" KMS ") || text.contains(" kms:")
+}
+
+/// Longest text of AWS that is shown.
+const TEXT: usize = 400;
+
+/// AWS's text without request ids, encoded messages and accounts that do not concern the reader, on one line, cut.
+fn presentable(text: &str, home: &[&str]) -> String {
+    let ends = [
+        " (Service:",
+        "Request ID:",
+        "RequestID:",
+        "request id:",
+        "Encoded authorization failure message:",
+    ];
+    let end = ends
+        .iter()
+        .filter_map(|end| text.find(end))
+        .min()
+        .unwrap_or(text.len());
+    let text = text.get(..end).unwrap_or_default();
+    let words = text.split_whitespace().map(|word| at_home(word, home));
+    let text = words.collect::<Vec<_>>().join(" ");
+    let text = text.trim_end_matches(['.', '(', ' ', ';']);
+    if text.is_empty() {
+        return "AWS gives no reason".into();
+    }
+    match text.char_indices().nth(TEXT) {
+        Some((at, _)) => format!("{}...", text.get(..at).unwrap_or_default()),
+        None => text.into(),
+    }
+}
+
+/// The word, unless it is an ARN of an account that is not ours: whose policies stand in the way is not ours to tell.
+fn at_home<'a>(word: &'a str, home: &[&str]) -> Cow<'a, str> {
+    let mut parts = word.split(':');
+    let is_arn = parts.next().is_some_and(|start| start.ends_with("arn"));
+    match parts.nth(3) {
+        Some(account) if is_arn && !account.is_empty() && account != "aws" && !home.contains(&account) => {
+            "(an ARN of another account)".into()
+        }
+        _ => word.into(),
+    }
+}
+
+/// A code as a word, whatever was sent as one.
+fn presentable_code(code: &str) -> Arc<str> {
+    let code: String = code
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(64)
+        .collect();
+    code.into()
+}
+
+/// The account in an ARN.
+pub(super) fn account_of(arn: &str) -> Option<&str> {
+    if !arn.starts_with("arn:") {
+        return None;
+    }
+    arn.split(':').nth(4).filter(|account| !account.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DENIED: &str = "User: arn:aws:sts::111122223333:assumed-role/shop/keyturn-kms is not authorized to perform: \
+                          secretsmanager:GetSecretValue on resource: prod/kms because no identity-based policy allows \
+                          the secretsmanager:GetSecretValue action";
+
+    #[test]
+    fn codes_and_texts_make_classes() {
+        let cases = [
+            ("ThrottlingException", "Rate exceeded", Class::Throttled),
+            ("TooManyRequestsException", "", Class::Throttled),
+            ("LimitExceededException", "", Class::Throttled),
+            (
+                "InternalServiceError",
+                "An error occurred on the server side.",
+                Class::Unavailable,
+            ),
+            ("ServiceUnavailable", "", Class::Unavailable),
+            ("IDPCommunicationError", "", Class::Unavailable),
+            (
+                "ResourceNotFoundException",
+                "Secrets Manager can't find the specified secret.",
+                Class::NotFound,
+            ),
+            (
+                "ResourceNotFoundException",
+                "Secrets Manager can\u{2019}t find the specified secret value for staging label: AWSPENDING",
+                Class::StageNotFound,
+            ),
+            (
+                "ResourceNotFoundException",
+                "Secrets Manager can't find the specified secret value for VersionId: 0b5e9c1e",
+                Class::StageNotFound,
+            ),
+            (
+                "InvalidRequestException",
+                "You can't perform this operation on the secret because it was marked for deletion.",
+                Class::MarkedForDeletion,
+            ),
+            (
+                "InvalidRequestException",
+                "You tried to perform the operation on a secret that's currently marked deleted.",
+                Class::MarkedForDeletion,
+            ),
+            (
+                "InvalidRequestException",
+                "You provided a VersionStage that is not associated",
+                Class::Invalid,
+            ),
+            ("InvalidParameterException", "", Class::Invalid),
+            ("ValidationException", "", Class::Invalid),
+            ("DecryptionFailure", "", Class::KeyAccessDenied),
+            (
+                "AccessDeniedException",
+                "Access to KMS is not allowed",
+                Class::KeyAccessDenied,
+            ),
+            (
+                "AccessDeniedException",
+                "User: x is not authorized to perform: kms:Decrypt on resource: y",
+                Class::KeyAccessDenied,
+            ),
+            ("AccessDeniedException", DENIED, Class::AccessDenied),
+            ("UnrecognizedClientException", "", Class::Identity),
+            ("InvalidSignatureException", "", Class::Identity),
+            ("ExpiredTokenException", "", Class::Identity),
+            ("InvalidClientTokenId", "", Class::Identity),
+            ("SomethingNew", "", Class::Invalid),
+        ];
+        for (code, text, class) in cases {
+            assert_eq!(Cause::answered(code, text, &[]).class, class, "{code}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_message_says_what_was_tried_why_it_failed_and_what_to_do() {
+        let cause = Cause::answered("AccessDeniedException", DENIED, &["111122223333"]);
+        let error = Error::Read {
+            key: "prod/kms".into(),
+            selector: Selector::parse(None),
+            cause,
+        };
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "reading prod/kms (AWSCURRENT) failed: AccessDeniedException: {DENIED}; allow it in the identity's \
+                 policy and in the secret's"
+            )
+        );
+    }
+
+    #[test]
+    fn two_attempts_say_the_same() {
+        for (one, two) in [
+            (
+                "Denied. (Service: SecretsManager, Status Code: 400, Request ID: 1-2)",
+                "Denied. (Service: S, Request ID: 3)",
+            ),
+            ("Denied (Request ID: 1)", "Denied (Request ID: 2)"),
+            (
+                "Denied. Encoded authorization failure message: abc",
+                "Denied. Encoded authorization failure message: x",
+            ),
+        ] {
+            assert_eq!(presentable(one, &[]), presentable(two, &[]));
+            assert_eq!(presentable(one, &[]), "Denied");
+        }
+    }
+
+    #[test]
+    fn accounts_of_others_and_long_texts_are_not_shown() {
+        let text = "with an explicit deny in a service control policy: arn:aws:organizations::999988887777:policy/o-1/p-2";
+        let shown = presentable(text, &["111122223333"]);
+        assert!(
+            shown.ends_with("(an ARN of another account)") && !shown.contains("999988887777"),
+            "{shown}"
+        );
+        let long = "ä".repeat(2 * TEXT);
+        assert_eq!(presentable(&long, &[]).chars().count(), TEXT + 3);
+        assert_eq!(presentable("", &[]), "AWS gives no reason");
+        assert_eq!(&*presentable_code("Bad\nCode: x"), "BadCodex");
+    }
+
+    #[test]
+    fn accounts_are_found_in_arns_only() {
+        assert_eq!(
+            account_of("arn:aws:secretsmanager:eu-central-1:111122223333:secret:a-AbCdEf"),
+            Some("111122223333")
+        );
+        assert_eq!(account_of("arn:aws-cn:iam::1:role/x"), Some("1"));
+        assert_eq!(account_of("prod/db"), None);
+        assert_eq!(account_of("arn:aws:s3:::bucket"), None);
+    }
+}

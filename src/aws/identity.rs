@@ -1,0 +1,282 @@
+//! Who asks AWS, and where.
+
+use std::{fmt, sync::Arc};
+
+use aws_lc_rs::digest;
+
+/// Everything that decides whose rights a call to AWS has. Credentials are cached by it: two stores are kept apart by
+/// what is in here, so it names objects by uid where a name could be used again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The uid of the store that it belongs to: a store deleted and made again inherits nothing.
+    pub store: Arc<str>,
+    /// Where the first credentials come from.
+    pub base: Base,
+    /// Roles assumed one after the other, each with the credentials of the one before.
+    pub roles: Vec<Role>,
+    /// How the sessions are called in CloudTrail, see [`session_name`].
+    pub session_name: Arc<str>,
+}
+
+/// Where an identity's first credentials come from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Base {
+    /// The operator's own: environment, IRSA, Pod Identity.
+    Own,
+    /// The role in the annotation of a ServiceAccount, by a token made for it.
+    ServiceAccount {
+        /// Its namespace.
+        namespace: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+        /// Its uid if the caller knows it: a ServiceAccount made again is then refused.
+        uid: Option<Arc<str>>,
+        /// Audiences of the token beside the one of the ServiceAccount's annotation.
+        audiences: Vec<Arc<str>>,
+    },
+    /// Keys kept in Secrets; read again every 5 minutes.
+    StaticKeys {
+        /// The access key id.
+        access_key_id: KeyRef,
+        /// The secret access key.
+        secret_access_key: KeyRef,
+        /// The session token, if there is one.
+        session_token: Option<KeyRef>,
+        /// The uids of the Secrets if the caller knows them, in whatever form.
+        secrets: Arc<str>,
+    },
+}
+
+/// One key of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KeyRef {
+    /// The Secret's namespace.
+    pub namespace: Arc<str>,
+    /// The Secret's name.
+    pub name: Arc<str>,
+    /// The key in its data.
+    pub key: Arc<str>,
+}
+
+/// A role to assume.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Role {
+    /// The role's ARN.
+    pub arn: Arc<str>,
+    /// What the role's trust policy wants to hear.
+    pub external_id: Option<Arc<str>>,
+}
+
+/// What a source reads from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// AWS Secrets Manager.
+    SecretsManager,
+}
+
+/// One identity in one region of one service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// Who asks.
+    pub identity: Arc<Identity>,
+    /// The region that is asked.
+    pub region: Arc<str>,
+    /// The service that is asked.
+    pub service: Service,
+}
+
+impl Identity {
+    /// The operator's own identity, as it is before any role is assumed.
+    pub(super) fn own() -> Self {
+        Self {
+            store: "".into(),
+            base: Base::Own,
+            roles: Vec::new(),
+            session_name: "".into(),
+        }
+    }
+
+    /// The identity whose credentials assume the last role, and that role. Own credentials are one set for all stores.
+    pub(super) fn parent(&self) -> Option<(Self, Role)> {
+        let (last, before) = self.roles.split_last()?;
+        let parent = if before.is_empty() && self.base == Base::Own {
+            Self::own()
+        } else {
+            Self {
+                roles: before.to_vec(),
+                ..self.clone()
+            }
+        };
+        Some((parent, last.clone()))
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.roles.last() {
+            Some(role) => write!(f, "role {}", role.arn),
+            None => self.base.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own => f.write_str("the operator's own identity"),
+            Self::ServiceAccount { namespace, name, .. } => write!(f, "ServiceAccount {namespace}/{name}"),
+            Self::StaticKeys {
+                access_key_id: KeyRef { namespace, name, .. },
+                ..
+            } => {
+                write!(f, "the access key in Secret {namespace}/{name}")
+            }
+        }
+    }
+}
+
+/// STS: 2 to 64 characters of `[\w+=,.@-]`.
+/// <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html>
+const SESSION_NAME: usize = 64;
+
+/// The name of a store's sessions: `keyturn-<cluster>[-<namespace of a SecretStore>]-<store>[-<namespace that the
+/// identity depends on>]`; too long, it is cut and ends in 8 hex digits of the whole name's hash.
+pub fn session_name(
+    cluster: &str,
+    namespace: Option<&str>,
+    store: &str,
+    dependent: Option<&str>,
+) -> Arc<str> {
+    let parts = [
+        Some("keyturn"),
+        Some(cluster).filter(|name| !name.is_empty()),
+        namespace,
+        Some(store),
+        dependent,
+    ];
+    let whole = parts.into_iter().flatten().collect::<Vec<_>>().join("-");
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
+    let mut name: String = whole.chars().map(|c| if allowed(c) { c } else { '-' }).collect();
+    if name.len() > SESSION_NAME {
+        let hash = digest::digest(&digest::SHA256, whole.as_bytes());
+        name.truncate(SESSION_NAME - 9);
+        name.push('-');
+        name.extend(hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")));
+    }
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_names_say_whose_they_are() {
+        let cases = [
+            (("prod", None, "aws", None), "keyturn-prod-aws"),
+            (("prod", Some("shop"), "aws", None), "keyturn-prod-shop-aws"),
+            (("prod", None, "aws", Some("shop")), "keyturn-prod-aws-shop"),
+            (("", None, "aws", None), "keyturn-aws"),
+            (("eu 1/ä", None, "aws", None), "keyturn-eu-1---aws"),
+        ];
+        for ((cluster, namespace, store, dependent), expected) in cases {
+            assert_eq!(&*session_name(cluster, namespace, store, dependent), expected);
+        }
+    }
+
+    #[test]
+    fn a_long_session_name_is_cut_and_stays_distinct() {
+        let long = "a".repeat(60);
+        let one = session_name("prod", Some(&long), "one", None);
+        let two = session_name("prod", Some(&long), "two", None);
+        assert_eq!(one.len(), 64);
+        assert_eq!(two.len(), 64);
+        assert_ne!(one, two);
+        assert!(one.starts_with("keyturn-prod-aaaa"));
+        let (_, hash) = one.rsplit_once('-').unwrap();
+        assert!(
+            hash.len() == 8 && hash.chars().all(|c| c.is_ascii_hexdigit()),
+            "{hash}"
+        );
+        assert_eq!(
+            session_name("", None, &"s".repeat(56), None).len(),
+            64,
+            "64 characters are allowed"
+        );
+        assert!(!session_name("", None, &"s".repeat(56), None)[8..].contains('-'));
+    }
+
+    fn shop() -> Identity {
+        Identity {
+            store: "uid-1".into(),
+            base: Base::ServiceAccount {
+                namespace: "shop".into(),
+                name: "reader".into(),
+                uid: None,
+                audiences: Vec::new(),
+            },
+            roles: vec![
+                Role {
+                    arn: "arn:aws:iam::1:role/hub".into(),
+                    external_id: None,
+                },
+                Role {
+                    arn: "arn:aws:iam::2:role/shop".into(),
+                    external_id: Some("x".into()),
+                },
+            ],
+            session_name: "keyturn-prod-aws".into(),
+        }
+    }
+
+    #[test]
+    fn every_difference_makes_another_identity() {
+        let changes: [fn(&mut Identity); 7] = [
+            |i| i.store = "uid-2".into(),
+            |i| i.session_name = "keyturn-prod-other".into(),
+            |i| i.roles[1].external_id = Some("y".into()),
+            |i| i.roles[0].arn = "arn:aws:iam::1:role/other".into(),
+            |i| drop(i.roles.pop()),
+            |i| i.base = Base::Own,
+            |i| {
+                i.base = Base::ServiceAccount {
+                    namespace: "bank".into(),
+                    name: "reader".into(),
+                    uid: None,
+                    audiences: Vec::new(),
+                }
+            },
+        ];
+        for change in changes {
+            let mut other = shop();
+            change(&mut other);
+            assert_ne!(other, shop());
+        }
+    }
+
+    #[test]
+    fn a_chain_is_climbed_one_role_at_a_time() {
+        let (hub, shop_role) = shop().parent().unwrap();
+        assert_eq!(&*shop_role.arn, "arn:aws:iam::2:role/shop");
+        let (base, hub_role) = hub.parent().unwrap();
+        assert_eq!(&*hub_role.arn, "arn:aws:iam::1:role/hub");
+        assert_eq!(
+            base.store,
+            shop().store,
+            "a ServiceAccount's session stays with its store"
+        );
+        assert!(base.parent().is_none());
+    }
+
+    #[test]
+    fn own_credentials_are_one_set_for_all_stores() {
+        let of = |store: &str| Identity {
+            store: store.into(),
+            base: Base::Own,
+            ..shop()
+        };
+        let bottom = |identity: Identity| identity.parent().unwrap().0.parent().unwrap().0;
+        assert_eq!(bottom(of("uid-1")), bottom(of("uid-2")));
+        assert_ne!(of("uid-1").parent(), of("uid-2").parent());
+    }
+}

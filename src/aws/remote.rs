@@ -1,0 +1,169 @@
+//! What AWS answers.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::Notify;
+use zeroize::Zeroizing;
+
+use crate::api::VersionId;
+
+/// A secret's value, as one answer of AWS gave it. Overwritten when dropped.
+pub struct RemoteValue {
+    /// The secret's ARN.
+    pub arn: Arc<str>,
+    /// The secret's name.
+    pub name: Arc<str>,
+    /// The version that was read.
+    pub version: VersionId,
+    /// The version's staging labels.
+    pub stages: Vec<Arc<str>>,
+    /// When the version was made, in seconds since 1970.
+    pub created: Option<i64>,
+    /// The request's id, as in CloudTrail.
+    pub request_id: Arc<str>,
+    /// Who has read it: the ARN of the session or user, or the identity in words.
+    pub identity: Arc<str>,
+    payload: Zeroizing<Vec<u8>>,
+    _weight: Weight,
+}
+
+impl RemoteValue {
+    /// A value that AWS gave no more about; it counts nowhere.
+    pub fn new(arn: &str, name: &str, version: VersionId, payload: Vec<u8>) -> Self {
+        Self {
+            arn: arn.into(),
+            name: name.into(),
+            version,
+            stages: Vec::new(),
+            created: None,
+            request_id: "".into(),
+            identity: "".into(),
+            _weight: Scales::default().weigh(payload.len()),
+            payload: Zeroizing::new(payload),
+        }
+    }
+
+    pub(super) fn weighed(self, scales: &Scales) -> Self {
+        Self {
+            _weight: scales.weigh(self.payload.len()),
+            ..self
+        }
+    }
+
+    /// The bytes of the string or binary, unchanged.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+}
+
+impl fmt::Debug for RemoteValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            arn,
+            name,
+            version,
+            stages,
+            created,
+            request_id,
+            identity,
+            payload: _,
+            _weight,
+        } = self;
+        f.debug_struct("RemoteValue")
+            .field("arn", arn)
+            .field("name", name)
+            .field("version", version)
+            .field("stages", stages)
+            .field("created", created)
+            .field("request_id", request_id)
+            .field("identity", identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Weighs the values that are in memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scales(Arc<Balance>);
+
+#[derive(Debug, Default)]
+struct Balance {
+    bytes: AtomicUsize,
+    freed: Notify,
+}
+
+impl Scales {
+    fn weigh(&self, bytes: usize) -> Weight {
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Weight {
+            bytes,
+            balance: self.0.clone(),
+        }
+    }
+
+    /// Bytes of all values in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the values in memory weigh less than `bytes`.
+    pub(super) async fn below(&self, bytes: usize) {
+        loop {
+            // Registered before the look, so that nothing freed in between is missed.
+            let mut freed = pin!(self.0.freed.notified());
+            freed.as_mut().enable();
+            if self.bytes() < bytes {
+                return;
+            }
+            freed.await;
+        }
+    }
+}
+
+/// What one value weighs, until it is dropped.
+struct Weight {
+    bytes: usize,
+    balance: Arc<Balance>,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.balance.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.balance.freed.notify_waiters();
+    }
+}
+
+/// A secret as `DescribeSecret` and `ListSecrets` show it. Times in seconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Its ARN.
+    pub arn: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The staging labels of its labelled versions, those without a value included.
+    pub stages: BTreeMap<VersionId, Vec<Arc<str>>>,
+    /// Whether it is marked for deletion.
+    pub deleted: bool,
+    /// Whether rotation is on.
+    pub rotation_enabled: bool,
+    /// The last successful rotation.
+    pub last_rotated: Option<i64>,
+    /// On or before this the next rotation starts.
+    pub next_rotation: Option<i64>,
+}
+
+/// Whom AWS takes an identity for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proven {
+    /// The account.
+    pub account: Arc<str>,
+    /// The ARN of the user or session.
+    pub arn: Arc<str>,
+}

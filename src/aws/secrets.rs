@@ -1,0 +1,587 @@
+//! The calls to Secrets Manager, each within its source's slots and its account's budget.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aws_sdk_secretsmanager::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::{RequestId, get_secret_value::GetSecretValueOutput},
+    primitives::{Blob, DateTime},
+    types::{SecretListEntry, SecretValueEntry},
+};
+use futures::future::join_all;
+
+use super::{
+    client::{AwsConfig, Client, Ground, Subscribers},
+    credentials::{Bank, Held},
+    error::{Cause, Class, Error, account_of},
+    identity::Source,
+    limit::{Budgets, Operation, Urgency},
+    metrics::Metrics,
+    remote::{Description, Proven, RemoteValue, Scales},
+};
+use crate::api::{ObjectKey, Selector, SourceId, VersionId, remote::AWSCURRENT};
+
+/// Most ids of a `BatchGetSecretValue`.
+pub(super) const BATCH: usize = 20;
+/// Most secrets of a page of `ListSecrets`.
+const PAGE: i32 = 100;
+/// A sweep is begun again at most so often, when AWS forgets where it was.
+const RESTARTS: u32 = 3;
+/// Subscribers on one line of the audit log.
+const AUDITED: usize = 100;
+
+/// AWS, as seen by all identities.
+pub struct Aws {
+    ground: Arc<Ground>,
+    bank: Arc<Bank>,
+    subscribers: Subscribers,
+    budgets: Budgets,
+    metrics: Metrics,
+    pub(super) scales: Scales,
+    sources: Mutex<Sources>,
+}
+
+#[derive(Default)]
+struct Sources {
+    last: u32,
+    ids: HashMap<Source, SourceId>,
+    clients: HashMap<SourceId, Arc<Client>>,
+}
+
+/// What a source's identity may do beyond reading and describing single secrets, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `BatchGetSecretValue`.
+    pub batch: Option<bool>,
+    /// `ListSecrets`.
+    pub list: Option<bool>,
+}
+
+impl Aws {
+    /// With endpoints, proxies, region and own credentials from the environment.
+    pub async fn from_environment(config: AwsConfig, metrics: Metrics) -> Self {
+        let ground = Ground::from_environment(config.region.as_deref(), config.instance_metadata).await;
+        Self::new(ground, config, metrics)
+    }
+
+    pub(super) fn new(ground: Ground, config: AwsConfig, metrics: Metrics) -> Self {
+        let AwsConfig {
+            tokens,
+            subscribers,
+            region: _,
+            instance_metadata: _,
+        } = config;
+        let ground = Arc::new(ground);
+        Self {
+            bank: Bank::new(ground.clone(), tokens, metrics.clone()),
+            ground,
+            subscribers,
+            budgets: Budgets::default(),
+            metrics,
+            scales: Scales::default(),
+            sources: Mutex::default(),
+        }
+    }
+
+    /// The operator's own region, if its environment names one.
+    pub fn region(&self) -> Option<&str> {
+        self.ground.region()
+    }
+
+    /// The number that stands for this source until it is forgotten.
+    pub fn intern(&self, source: Source) -> SourceId {
+        let mut sources = self.sources();
+        if let Some(id) = sources.ids.get(&source) {
+            return *id;
+        }
+        sources.last = sources.last.wrapping_add(1);
+        let id = SourceId(sources.last);
+        let wallet = self.bank.wallet(&source.identity, &source.region);
+        sources.clients.insert(
+            id,
+            Arc::new(Client::new(id, source.clone(), &self.ground, wallet)),
+        );
+        sources.ids.insert(source, id);
+        id
+    }
+
+    /// What the number stands for.
+    pub fn source(&self, id: SourceId) -> Option<Source> {
+        self.sources()
+            .clients
+            .get(&id)
+            .map(|client| client.source.clone())
+    }
+
+    /// Drops the source with its client, and its credentials if no other source has the same identity.
+    pub fn forget(&self, id: SourceId) {
+        let mut sources = self.sources();
+        if let Some(client) = sources.clients.remove(&id) {
+            sources.ids.remove(&client.source);
+        }
+    }
+
+    /// Drops the credentials of the source's identity, so that the next call gets them anew.
+    pub fn invalidate(&self, id: SourceId) {
+        if let Ok(client) = self.client(id) {
+            client.wallet.forget();
+        }
+    }
+
+    /// Proves the source's identity, and says whom AWS takes it for.
+    pub async fn prove(&self, id: SourceId) -> Result<Proven, Error> {
+        let error = |identity: Arc<str>| move |cause| Error::Prove { identity, cause };
+        let client = self.client(id).map_err(error("a store's identity".into()))?;
+        Box::pin(client.wallet.proven())
+            .await
+            .map_err(error(client.wallet.name().clone()))
+    }
+
+    /// What is known of the source's rights; a denial counts for a day.
+    pub fn capabilities(&self, id: SourceId) -> Capabilities {
+        use super::client::Right;
+        let known = |right: Right| match right {
+            Right::Granted => Some(true),
+            denied if denied.is_denied() => Some(false),
+            Right::Unknown | Right::DeniedAt(_) => None,
+        };
+        let denied = self.client(id).map(|client| client.denied()).unwrap_or_default();
+        Capabilities {
+            batch: known(denied.batch),
+            list: known(denied.list),
+        }
+    }
+
+    /// Forgets what was denied, so that it is tried again: after an edit of the store, or on demand.
+    pub fn retry_denied(&self, id: SourceId) {
+        if let Ok(client) = self.client(id) {
+            client.note(|denied| *denied = super::client::Denied::default());
+        }
+    }
+
+    /// Whether the reader must do without batches.
+    pub(super) fn is_batch_denied(&self, id: SourceId) -> bool {
+        self.client(id)
+            .is_ok_and(|client| client.denied().batch.is_denied())
+    }
+
+    /// Lists all secrets that the source's account has in its region, those marked for deletion too.
+    pub fn list(&self, id: SourceId) -> Pages<'_> {
+        Pages {
+            aws: self,
+            id,
+            state: Next::First,
+            restarts: 0,
+        }
+    }
+
+    /// One secret's versions, without a value. A secret marked for deletion is described too.
+    pub async fn describe(&self, id: SourceId, key: &str) -> Result<Description, Error> {
+        let described = async {
+            let client = self.client(id)?;
+            let call = || client.sdk.describe_secret().secret_id(key).send();
+            let (_, answer) = self
+                .call(&client, Operation::Describe, Urgency::Periodic, call)
+                .await?;
+            let (Some(arn), Some(name)) = (answer.arn, answer.name) else {
+                return Err(Cause::new(Class::Unavailable, "AWS's answer names no secret"));
+            };
+            Ok(Description {
+                arn: arn.into(),
+                name: name.into(),
+                stages: stages(answer.version_ids_to_stages),
+                deleted: answer.deleted_date.is_some(),
+                rotation_enabled: answer.rotation_enabled.unwrap_or_default(),
+                last_rotated: answer.last_rotated_date.map(|date| date.secs()),
+                next_rotation: answer.next_rotation_date.map(|date| date.secs()),
+            })
+        };
+        described.await.map_err(|cause| Error::Describe {
+            key: key.into(),
+            cause,
+        })
+    }
+
+    /// One version of one secret.
+    pub async fn get(
+        &self,
+        id: SourceId,
+        key: &Arc<str>,
+        selector: &Selector,
+    ) -> Result<Arc<RemoteValue>, Error> {
+        let value = self.get_as(id, key, selector, Urgency::Periodic).await?;
+        audit(key, &value, &(self.subscribers)(id, key));
+        Ok(value)
+    }
+
+    /// The AWSCURRENT versions of some secrets, in the order of `keys`. An error of the whole is one that concerns no
+    /// single key: `BatchGetSecretValue` denied, throttled, unavailable.
+    pub async fn batch(&self, id: SourceId, keys: &[Arc<str>]) -> Result<Vec<Answered>, Error> {
+        let mut values = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(BATCH) {
+            let answers = self.batch_once(id, keys, Urgency::Periodic).await?;
+            let complete = keys
+                .iter()
+                .zip(answers)
+                .map(|(key, answer)| self.complete(id, key, answer));
+            values.extend(join_all(complete).await);
+        }
+        Ok(values)
+    }
+
+    async fn complete(&self, id: SourceId, key: &Arc<str>, answer: Option<Answered>) -> Answered {
+        let Some(answer) = answer else {
+            return self.get(id, key, &Selector::Stage(AWSCURRENT.into())).await;
+        };
+        let value = answer?;
+        audit(key, &value, &(self.subscribers)(id, key));
+        Ok(value)
+    }
+
+    pub(super) async fn get_as(
+        &self,
+        id: SourceId,
+        key: &Arc<str>,
+        selector: &Selector,
+        urgency: Urgency,
+    ) -> Result<Arc<RemoteValue>, Error> {
+        let read = async {
+            let client = self.client(id)?;
+            let (stage, version) = match selector {
+                selector if selector.is_current() => (None, None),
+                Selector::Stage(stage) => (Some(stage.to_string()), None),
+                Selector::Version(version) => (None, Some(version.to_string())),
+            };
+            let call = client.sdk.get_secret_value().secret_id(&**key);
+            let call = || call.set_version_stage(stage).set_version_id(version).send();
+            let (held, answer) = self.call(&client, Operation::Get, urgency, call).await?;
+            let request_id = answer.request_id().unwrap_or_default().into();
+            self.value(&client, &held, request_id, answer.into())
+        };
+        read.await.map_err(|cause| read_error(key, selector, cause))
+    }
+
+    /// At most [`BATCH`] keys by one call. What is not answered is to be read alone: an id that the answer leaves out,
+    /// one of another account (AWS documents no batches over that border), all if one malformed id has spoilt the call.
+    pub(super) async fn batch_once(
+        &self,
+        id: SourceId,
+        keys: &[Arc<str>],
+        urgency: Urgency,
+    ) -> Result<Vec<Option<Answered>>, Error> {
+        let whole = |cause| Error::Batch {
+            count: keys.len(),
+            cause,
+        };
+        let client = self.client(id).map_err(whole)?;
+        let account = client.wallet.held().await.map_err(whole)?.account();
+        let is_home = |key: &&Arc<str>| account_of(key).is_none_or(|of| account.as_deref() == Some(of));
+        let ids: Vec<_> = keys.iter().filter(is_home).map(ToString::to_string).collect();
+        if ids.len() < 2 {
+            return Ok(keys.iter().map(|_| None).collect());
+        }
+        let call = || {
+            client
+                .sdk
+                .batch_get_secret_value()
+                .set_secret_id_list(Some(ids))
+                .send()
+        };
+        let answer = self.call(&client, Operation::Batch, urgency, call).await;
+        client.note(|denied| denied.batch = denied.batch.after(&answer));
+        let (held, answer) = match answer {
+            Ok(answer) => answer,
+            Err(cause) if cause.class == Class::Invalid => return Ok(keys.iter().map(|_| None).collect()),
+            Err(cause) => return Err(whole(cause)),
+        };
+        let request_id: Arc<str> = answer.request_id().unwrap_or_default().into();
+        let values = answer.secret_values.unwrap_or_default().into_iter();
+        let values: Vec<_> = values
+            .filter_map(|entry| self.value(&client, &held, request_id.clone(), entry.into()).ok())
+            .collect();
+        let errors = answer.errors.unwrap_or_default();
+        let home: Vec<_> = account.as_deref().into_iter().collect();
+        let answer = |key: &Arc<str>| {
+            if let Some(value) = values.iter().find(|value| is_meant(key, value)) {
+                return Some(Ok(value.clone()));
+            }
+            let error = errors.iter().find(|error| error.secret_id() == Some(key))?;
+            let cause = Cause::answered(error.error_code()?, error.message().unwrap_or_default(), &home);
+            Some(Err(read_error(key, &Selector::Stage(AWSCURRENT.into()), cause)))
+        };
+        Ok(keys.iter().map(answer).collect())
+    }
+
+    async fn call<T, E, F>(
+        &self,
+        client: &Client,
+        operation: Operation,
+        urgency: Urgency,
+        send: impl FnOnce() -> F,
+    ) -> Result<(Arc<Held>, T), Cause>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    {
+        let held = client.wallet.held().await?;
+        let waited = client
+            .budget(&self.budgets, &held)
+            .turn(operation, urgency)
+            .await?;
+        let _slot = client.slot(urgency).await?;
+        let running = self.metrics.start(operation.name(), waited);
+        let account = held.account();
+        let home: Vec<_> = account.as_deref().into_iter().collect();
+        // A call of the SDK is tens of KB: it is made only when it is its turn.
+        let answer = Box::pin(send()).await.map_err(|error| Cause::of(&error, &home));
+        running.end(answer.as_ref().err());
+        if answer.as_ref().is_err_and(|cause| cause.class == Class::Identity) {
+            client.wallet.refused(&held);
+        }
+        answer.map(|answer| (held, answer))
+    }
+
+    fn value(
+        &self,
+        client: &Client,
+        held: &Held,
+        request_id: Arc<str>,
+        answer: Answer,
+    ) -> Result<Arc<RemoteValue>, Cause> {
+        let payload = match (answer.string, answer.binary) {
+            (Some(string), _) => string.into_bytes(),
+            (None, Some(binary)) => binary.into_inner(),
+            (None, None) => return Err(Cause::new(Class::StageNotFound, "the secret has no value")),
+        };
+        let (Some(arn), Some(name), Some(version)) = (answer.arn, answer.name, answer.version) else {
+            drop(zeroize::Zeroizing::new(payload));
+            return Err(Cause::new(
+                Class::Unavailable,
+                "AWS's answer names no secret and version",
+            ));
+        };
+        let mut value = RemoteValue::new(&arn, &name, VersionId(version.into()), payload);
+        value.stages = answer
+            .stages
+            .unwrap_or_default()
+            .into_iter()
+            .map(Into::into)
+            .collect();
+        value.created = answer.created.map(|date| date.secs());
+        value.request_id = request_id;
+        value.identity = held.arn().unwrap_or_else(|| client.wallet.name().clone());
+        let value = Arc::new(value.weighed(&self.scales));
+        self.metrics.values(self.scales.bytes());
+        Ok(value)
+    }
+
+    fn client(&self, id: SourceId) -> Result<Arc<Client>, Cause> {
+        let client = self.sources().clients.get(&id).cloned();
+        client.ok_or_else(|| Cause::new(Class::Unavailable, "its store was changed meanwhile"))
+    }
+
+    fn sources(&self) -> std::sync::MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Records that a value was read, and for whom.
+pub(super) fn audit(key: &str, value: &RemoteValue, subscribers: &[ObjectKey]) {
+    let mut lines = subscribers.chunks(AUDITED);
+    let mut next = Some(lines.next().unwrap_or_default());
+    while let Some(line) = next {
+        let line: Vec<_> = line.iter().map(ToString::to_string).collect();
+        tracing::info!(
+            target: "audit",
+            action = "read",
+            request_id = &*value.request_id,
+            identity = &*value.identity,
+            key,
+            version = &*value.version.0,
+            subscribers = line.join(" "),
+        );
+        next = lines.next();
+    }
+}
+
+impl std::fmt::Debug for Aws {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Aws")
+            .field("region", &self.region())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A listing, page by page.
+pub struct Pages<'a> {
+    aws: &'a Aws,
+    id: SourceId,
+    state: Next,
+    restarts: u32,
+}
+
+enum Next {
+    First,
+    Token(String),
+    End,
+}
+
+impl Pages<'_> {
+    /// The next page, which may be empty; `None` after the last. When AWS has forgotten where the listing was it begins
+    /// again, and secrets come twice.
+    pub async fn next(&mut self) -> Result<Option<Vec<Description>>, Error> {
+        loop {
+            let token = match &self.state {
+                Next::First => None,
+                Next::Token(token) => Some(token.clone()),
+                Next::End => return Ok(None),
+            };
+            match self.page(token.as_ref()).await {
+                Ok((secrets, next)) => {
+                    self.state = match next {
+                        // A token that leads to itself would never end.
+                        Some(next) if token.as_ref() != Some(&next) => Next::Token(next),
+                        _ => Next::End,
+                    };
+                    return Ok(Some(secrets));
+                }
+                Err(cause) => {
+                    let is_lost = cause.code.as_deref() == Some("InvalidNextTokenException");
+                    if !is_lost || self.restarts == RESTARTS {
+                        self.state = Next::End;
+                        return Err(Error::List { cause });
+                    }
+                    self.restarts += 1;
+                    self.state = Next::First;
+                }
+            }
+        }
+    }
+
+    async fn page(&self, token: Option<&String>) -> Result<(Vec<Description>, Option<String>), Cause> {
+        let client = self.aws.client(self.id)?;
+        let call = client
+            .sdk
+            .list_secrets()
+            .include_planned_deletion(true)
+            .max_results(PAGE);
+        let call = || call.set_next_token(token.cloned()).send();
+        let answer = self
+            .aws
+            .call(&client, Operation::List, Urgency::Periodic, call)
+            .await;
+        client.note(|denied| denied.list = denied.list.after(&answer));
+        let (_, answer) = answer?;
+        let secrets = answer
+            .secret_list
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(listed)
+            .collect();
+        Ok((secrets, answer.next_token.filter(|token| !token.is_empty())))
+    }
+}
+
+/// What came of one key.
+pub(super) type Answered = Result<Arc<RemoteValue>, Error>;
+
+/// What Get and Batch have in common.
+struct Answer {
+    arn: Option<String>,
+    name: Option<String>,
+    version: Option<String>,
+    stages: Option<Vec<String>>,
+    created: Option<DateTime>,
+    string: Option<String>,
+    binary: Option<Blob>,
+}
+
+impl From<GetSecretValueOutput> for Answer {
+    fn from(answer: GetSecretValueOutput) -> Self {
+        Self {
+            arn: answer.arn,
+            name: answer.name,
+            version: answer.version_id,
+            stages: answer.version_stages,
+            created: answer.created_date,
+            string: answer.secret_string,
+            binary: answer.secret_binary,
+        }
+    }
+}
+
+impl From<SecretValueEntry> for Answer {
+    fn from(entry: SecretValueEntry) -> Self {
+        Self {
+            arn: entry.arn,
+            name: entry.name,
+            version: entry.version_id,
+            stages: entry.version_stages,
+            created: entry.created_date,
+            string: entry.secret_string,
+            binary: entry.secret_binary,
+        }
+    }
+}
+
+fn read_error(key: &Arc<str>, selector: &Selector, cause: Cause) -> Error {
+    Error::Read {
+        key: key.clone(),
+        selector: selector.clone(),
+        cause,
+    }
+}
+
+fn listed(entry: SecretListEntry) -> Option<Description> {
+    Some(Description {
+        arn: entry.arn?.into(),
+        name: entry.name?.into(),
+        stages: stages(entry.secret_versions_to_stages),
+        deleted: entry.deleted_date.is_some(),
+        rotation_enabled: entry.rotation_enabled.unwrap_or_default(),
+        last_rotated: entry.last_rotated_date.map(|date| date.secs()),
+        next_rotation: entry.next_rotation_date.map(|date| date.secs()),
+    })
+}
+
+/// Versions without a label are left out: they are deprecated, and no answer of AWS should hold them.
+fn stages(versions: Option<HashMap<String, Vec<String>>>) -> BTreeMap<VersionId, Vec<Arc<str>>> {
+    let versions = versions
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|(_, labels)| !labels.is_empty());
+    versions
+        .map(|(version, labels)| {
+            (
+                VersionId(version.into()),
+                labels.into_iter().map(Into::into).collect(),
+            )
+        })
+        .collect()
+}
+
+/// Whether a key means the secret that was answered: by name, by ARN, or by ARN without its suffix of a hyphen and six
+/// characters.
+fn is_meant(key: &str, value: &RemoteValue) -> bool {
+    let without_suffix = value
+        .arn
+        .len()
+        .checked_sub(7)
+        .and_then(|end| value.arn.get(..end));
+    key == &*value.name || key == &*value.arn || (key.starts_with("arn:") && without_suffix == Some(key))
+}
+
+impl Operation {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GetSecretValue",
+            Self::Batch => "BatchGetSecretValue",
+            Self::Describe => "DescribeSecret",
+            Self::List => "ListSecrets",
+        }
+    }
+}

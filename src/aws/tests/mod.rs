@@ -1,0 +1,7 @@
+//! The room against a scripted AWS, which counts, and against the testbed's emulator, which is strict.
+
+mod credentials;
+mod emulator;
+mod fake;
+mod reader;
+mod secrets;

@@ -1,0 +1,321 @@
+use std::{sync::Arc, time::Duration};
+
+use futures::future::{join, join_all};
+use tokio::time::timeout;
+
+use super::fake::{Asked, Running, Turn, identity, start};
+use crate::{
+    api::{ObjectKey, Selector, SourceId},
+    aws::{Base, Class, Reader, Reading, Urgency},
+};
+
+struct Asking {
+    reader: Reader,
+    source: SourceId,
+}
+
+impl Asking {
+    fn new(running: &Running) -> Self {
+        Self {
+            reader: Reader::new(running.aws.clone()),
+            source: running.role(),
+        }
+    }
+
+    async fn current(&self, key: &Arc<str>, urgency: Urgency) -> Reading {
+        let asker = ObjectKey::new("shop", "db");
+        self.reader
+            .read(self.source, key, &Selector::parse(None), &asker, urgency)
+            .await
+    }
+
+    async fn read(&self, key: &Arc<str>) -> Reading {
+        self.current(key, Urgency::Fresh).await
+    }
+
+    async fn all(&self, keys: &[Arc<str>]) {
+        for (key, reading) in keys
+            .iter()
+            .zip(join_all(keys.iter().map(|key| self.read(key))).await)
+        {
+            assert_eq!(reading.unwrap().name, *key);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_sync_of_2000_makes_100_calls_over_few_connections() {
+    let running = start().await;
+    running
+        .fake
+        .script()
+        .always
+        .insert("BatchGetSecretValue", Turn::Late(Duration::from_millis(10)));
+    let asking = Asking::new(&running);
+    let keys = running.secrets(2000);
+    asking.all(&keys).await;
+    assert_eq!(running.fake.count("BatchGetSecretValue"), 100);
+    assert_eq!(running.fake.count("GetSecretValue"), 0);
+    let connections = running.fake.script().connections.len();
+    assert!(connections <= 8, "{connections}");
+}
+
+#[tokio::test]
+async fn five_hundred_who_want_one_secret_make_one_read() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let key = running.secrets(1).remove(0);
+    let readings = join_all((0..500).map(|_| asking.read(&key))).await;
+    let first = readings[0].as_ref().unwrap();
+    assert!(
+        readings
+            .iter()
+            .all(|reading| Arc::ptr_eq(reading.as_ref().unwrap(), first))
+    );
+    asking.read(&key).await.unwrap();
+    assert_eq!(
+        running.fake.count("GetSecretValue"),
+        1,
+        "one id makes no batch, and who comes late finds it"
+    );
+}
+
+#[tokio::test]
+async fn a_fresh_read_asks_aws_anew() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let key = running.secrets(1).remove(0);
+    asking.read(&key).await.unwrap();
+    running
+        .fake
+        .script()
+        .secrets
+        .insert(key.to_string(), "new".into());
+    let (current, asker) = (Selector::parse(None), ObjectKey::new("shop", "db"));
+    let fresh = asking
+        .reader
+        .read_fresh(asking.source, &key, &current, &asker, Urgency::Fresh)
+        .await
+        .unwrap();
+    assert_eq!(fresh.payload(), b"new");
+    assert_eq!(
+        asking.read(&key).await.unwrap().payload(),
+        b"new",
+        "later askers get the newer one"
+    );
+    assert_eq!(running.fake.count("GetSecretValue"), 2);
+}
+
+#[tokio::test]
+async fn what_the_checks_have_read_serves_those_they_wake() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let keys = running.secrets(3);
+    for (key, value) in keys
+        .iter()
+        .zip(running.aws.batch(asking.source, &keys).await.unwrap())
+    {
+        asking.reader.offer(asking.source, key, value.unwrap());
+    }
+    asking.all(&keys).await;
+    let asker = ObjectKey::new("shop", "db");
+    let version = asking.read(&keys[0]).await.unwrap().version.clone();
+    let pinned = Selector::Version(version);
+    asking
+        .reader
+        .read(asking.source, &keys[0], &pinned, &asker, Urgency::Fresh)
+        .await
+        .unwrap();
+    assert_eq!(running.fake.script().asked.len(), 2, "AssumeRole and one batch");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_is_not_kept_for_longer_than_it_may_linger() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let key = running.secrets(1).remove(0);
+    let value = Arc::downgrade(&asking.read(&key).await.unwrap());
+    assert!(value.upgrade().is_some());
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert!(value.upgrade().is_none());
+    assert_eq!(running.aws.scales.bytes(), 0);
+}
+
+#[tokio::test]
+async fn without_the_right_to_batch_each_is_read_alone() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let keys = running.secrets(45);
+    let denied = Turn::Fail(400, "AccessDeniedException", "not authorized to perform");
+    running.fake.script().always.insert("BatchGetSecretValue", denied);
+    asking.all(&keys).await;
+    assert!(
+        running.fake.count("BatchGetSecretValue") <= 4,
+        "each of those that ran at first found out"
+    );
+    assert_eq!(running.fake.count("GetSecretValue"), 45);
+    let before = running.fake.count("BatchGetSecretValue");
+    let (current, asker) = (Selector::parse(None), ObjectKey::new("shop", "db"));
+    let again = keys.iter().map(|key| {
+        asking
+            .reader
+            .read_fresh(asking.source, key, &current, &asker, Urgency::Fresh)
+    });
+    assert!(join_all(again).await.iter().all(Result::is_ok));
+    assert_eq!(
+        running.fake.count("BatchGetSecretValue"),
+        before,
+        "it is remembered"
+    );
+}
+
+#[tokio::test]
+async fn one_that_fails_or_hangs_delays_no_other() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let mut keys = running.secrets(19);
+    keys.push("prod/missing".into());
+    {
+        let mut script = running.fake.script();
+        script.batch_omits.insert("prod/0".into());
+        script.batch_errors.insert(
+            "prod/missing".into(),
+            ("ResourceNotFoundException", "can't find the specified secret."),
+        );
+        script.always.insert("GetSecretValue", Turn::Hang);
+    }
+    let slow = asking.read(&keys[0]);
+    let others = join_all(keys[1..].iter().map(|key| asking.read(key)));
+    tokio::select! {
+        _ = slow => panic!("nothing answers this one"),
+        readings = others => {
+            let (missing, good) = readings.split_last().unwrap();
+            assert!(good.iter().all(Result::is_ok));
+            assert_eq!(missing.as_ref().unwrap_err().class(), Class::NotFound);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failed_batch_says_of_each_secret_why() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let keys = running.secrets(2);
+    running.fake.script().always.insert(
+        "BatchGetSecretValue",
+        Turn::Fail(400, "ThrottlingException", "Rate exceeded"),
+    );
+    let (one, two) = join(asking.read(&keys[0]), asking.read(&keys[1])).await;
+    assert_eq!(
+        (one.unwrap_err().class(), two.as_ref().unwrap_err().class()),
+        (Class::Throttled, Class::Throttled)
+    );
+    assert!(
+        two.unwrap_err()
+            .to_string()
+            .starts_with("reading prod/1 (AWSCURRENT) failed: ThrottlingException: ")
+    );
+}
+
+#[tokio::test]
+async fn who_goes_away_leaves_nothing_behind() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let keys = running.secrets(2);
+    running
+        .fake
+        .script()
+        .next
+        .insert("GetSecretValue", vec![Turn::Late(Duration::from_millis(200))]);
+    let patience = Duration::from_millis(100);
+    let (gone, stayed) = join(timeout(patience, asking.read(&keys[0])), asking.read(&keys[0])).await;
+    assert!(gone.is_err());
+    assert!(stayed.is_ok(), "another goes on waiting for the same read");
+    assert!(timeout(Duration::ZERO, asking.read(&keys[1])).await.is_err());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(
+        running.fake.count("GetSecretValue"),
+        1,
+        "nobody waits for the second, so it is not read"
+    );
+    asking.read(&keys[1]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_source_that_hangs_holds_up_no_other() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let keys = running.secrets(200);
+    running
+        .fake
+        .script()
+        .always
+        .insert("BatchGetSecretValue", Turn::Hang);
+    let stuck = join_all(keys.iter().map(|key| asking.read(key)));
+    let other = Asking {
+        reader: asking.reader.clone(),
+        source: running.source(identity("uid-2", Base::Own, &[])),
+    };
+    let read = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        timeout(Duration::from_secs(1), other.read(&keys[0])).await
+    };
+    tokio::select! {
+        _ = stuck => panic!("nothing answers these"),
+        reading = read => assert!(reading.unwrap().is_ok()),
+    }
+}
+
+#[tokio::test]
+async fn what_is_new_goes_before_what_is_periodic() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let keys = running.secrets(1001);
+    running
+        .fake
+        .script()
+        .always
+        .insert("BatchGetSecretValue", Turn::Late(Duration::from_millis(100)));
+    let (new, old) = keys.split_last().unwrap();
+    let crowd = join_all(old.iter().map(|key| asking.current(key, Urgency::Periodic)));
+    let read = async {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let before = running.fake.count("BatchGetSecretValue");
+        asking.read(new).await.unwrap();
+        before
+    };
+    let before = tokio::select! {
+        _ = crowd => panic!("the new one came last"),
+        before = read => before,
+    };
+    let batches = running.fake.asked("BatchGetSecretValue");
+    let with_new = |batch: &Asked| {
+        batch.body["SecretIdList"]
+            .as_array()
+            .unwrap()
+            .contains(&(**new).into())
+    };
+    let place = batches.iter().position(with_new).unwrap();
+    assert!(
+        place <= before + 3,
+        "of 51 batches it came in the {place}th, {before} had begun when it was asked for"
+    );
+}
+
+#[tokio::test]
+async fn values_in_memory_are_bounded_and_nobody_waits_forever_for_room() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let keys = running.secrets(160);
+    let large = "x".repeat(64 << 10);
+    for value in running.fake.script().secrets.values_mut() {
+        value.clone_from(&large);
+    }
+    // Whoever needs all holds all: 10 MiB.
+    let readings = join_all(keys.iter().map(|key| asking.read(key)));
+    let readings = timeout(Duration::from_mins(1), readings).await.unwrap();
+    assert!(readings.iter().all(Result::is_ok));
+    assert!(running.aws.scales.bytes() >= 160 * large.len());
+    drop(readings);
+    assert!(running.aws.scales.bytes() <= 4 << 20, "only what lingers is left");
+}

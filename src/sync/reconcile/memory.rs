@@ -1,0 +1,131 @@
+//! What the process remembers of objects between passes. Losing it costs at most a read.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use super::Context;
+use crate::{api::ObjectKey, cluster::SecretEntry, sync::entry::Entry};
+
+/// How long a Secret that we wrote may be missing in the index before it counts as deleted.
+const SEEN_WITHIN: Duration = Duration::from_secs(10);
+
+/// What the process remembers of all objects.
+#[derive(Default)]
+pub struct Memories(Mutex<HashMap<ObjectKey, Memory>>);
+
+/// What a process remembers of an object; losing it costs at most a read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    /// The refresh annotation that was last answered, and when.
+    pub(super) asked: Option<(u64, Duration)>,
+    /// The versions that an immutable target refused.
+    pub(super) refused: Option<String>,
+    /// The Secret as our last write left it, and when, until the watch shows it or a later one.
+    pub(super) written: Option<(Duration, ObjectKey, SecretEntry)>,
+    /// The uid and revision that the last pass saw.
+    pub(super) seen: Option<(Box<str>, u64)>,
+    /// When the first pass wanted something of AWS.
+    pub(super) wanted_since: Option<Duration>,
+    /// The generation that was said to be malformed.
+    pub(super) malformed: Option<i64>,
+    /// With creationPolicy None: the inputs and versions that were last read.
+    pub(super) read: Option<(String, String)>,
+}
+
+impl Context {
+    /// The target as the index knows it, or as our last write left it where the index is behind.
+    pub(super) fn secret(&self, object: &ObjectKey, target: &ObjectKey) -> Option<SecretEntry> {
+        let indexed = self
+            .secrets
+            .get(target)
+            .and_then(|indexed| indexed.entry().cloned());
+        let mut memories = self.memory.lock();
+        let Some(memory) = memories.get_mut(object) else {
+            return indexed;
+        };
+        let Some((at, key, written)) = &memory.written else {
+            return indexed;
+        };
+        let behind = match &indexed {
+            Some(indexed) => older(&indexed.resource_version, &written.resource_version),
+            // Not there yet, or deleted since: after a while the index is believed.
+            None => self.clock.now() < *at + SEEN_WITHIN,
+        };
+        if behind && key == target {
+            return Some(written.clone());
+        }
+        memory.written = None;
+        indexed
+    }
+
+    /// Whether an object differs from what its last pass saw, in what passes look at.
+    pub fn is_news(&self, object: &ObjectKey) -> bool {
+        let seen = self
+            .memory
+            .lock()
+            .get(object)
+            .and_then(|memory| memory.seen.clone());
+        let same = self.objects.with(object, |indexed| {
+            indexed
+                .entry()
+                .is_some_and(|entry| seen == Some((entry.uid.clone(), entry.revision)))
+        });
+        same != Some(true)
+    }
+
+    /// Whether the index shows just what our last write left, so that nothing is to be done.
+    pub fn is_own_write(&self, object: &ObjectKey, secret: &ObjectKey) -> bool {
+        let mut memories = self.memory.lock();
+        let Some(memory) = memories.get_mut(object) else {
+            return false;
+        };
+        let own = memory.written.as_ref().is_some_and(|(_, key, written)| {
+            key == secret
+                && self.secrets.with(secret, |indexed| {
+                    indexed.entry().is_some_and(|entry| {
+                        entry.content_intact
+                            && entry.uid == written.uid
+                            && entry.resource_version == written.resource_version
+                    })
+                }) == Some(true)
+        });
+        if own {
+            memory.written = None;
+        }
+        own
+    }
+
+    pub(super) fn recall(&self, object: &ObjectKey) -> Memory {
+        self.memory.lock().get(object).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn remember(&self, object: &ObjectKey, remember: impl FnOnce(&mut Memory)) {
+        remember(self.memory.lock().entry(object.clone()).or_default());
+    }
+}
+
+impl Memories {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Memory>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the index's view of a Secret is this object's own.
+pub(super) fn is_ours(object: &ObjectKey, entry: &Entry, secret: &SecretEntry) -> bool {
+    match &secret.controller_uid {
+        Some(controller) => **controller == *entry.uid,
+        None => secret.owner.as_deref() == Some(&*object.name),
+    }
+}
+
+/// Whether resourceVersion `one` is older than `other`: since Kubernetes 1.35 they are documented to compare as numbers,
+/// and etcd's always did. What is no number is taken for current.
+fn older(one: &str, other: &str) -> bool {
+    match (one.parse::<u128>(), other.parse::<u128>()) {
+        (Ok(one), Ok(other)) => one < other,
+        _ => false,
+    }
+}

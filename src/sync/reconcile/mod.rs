@@ -1,0 +1,534 @@
+//! One pass over one ExternalSecret: observe, plan, apply.
+//!
+//! A pass starts from what the indexes and the tracker know and ends at once where nothing is to be done. Values are
+//! read before a write slot is taken; what is written starts from live objects.
+
+mod memory;
+mod read;
+mod say;
+mod write;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+
+pub use self::memory::Memories;
+use self::memory::is_ours;
+use crate::{
+    api::{
+        CreationPolicy, ObjectKey, Reason, Selector, SourceId, StoreKind, TokenKey, VersionId,
+        allowed::{AllowedKeys, Home},
+        names::annotation,
+        token,
+    },
+    aws::{self, Aws, Reader},
+    cluster::{Events, Index, Indexed, NamespaceEntry, SecretEntry, ServerTime, Writer},
+    sync::{
+        driver::Tracking,
+        entry::{Entry, Refresh, Suspension},
+        metrics::Metrics,
+        pace::Pace,
+        plan::seconds,
+        queue::Class,
+        resolve::{Asked, Refusal, fingerprint},
+        status::{Draft, Verdict},
+        stores::{Stores, Unusable, Usable},
+        work::{Clock, Work},
+    },
+    track::{self, Known, Subscription, Want},
+};
+
+/// How many objects write to Kubernetes at once.
+pub const WRITE_SLOTS: usize = 32;
+/// How often what a person must mend is looked at again, at least.
+const RECHECK_PERMANENT: Duration = Duration::from_mins(5);
+/// The suspend annotation as the index of Namespaces has it.
+const SUSPEND_SHORT: &str = "suspend-sync-until";
+/// An object is read on demand at most this often.
+const ON_DEMAND: Duration = Duration::from_secs(10);
+
+/// What every pass shares.
+pub struct Context {
+    /// ExternalSecrets.
+    pub objects: Arc<Index<Entry>>,
+    /// Managed Secrets.
+    pub secrets: Arc<Index<SecretEntry>>,
+    /// Namespaces; empty in namespaced mode.
+    pub namespaces: Arc<Index<NamespaceEntry>>,
+    /// Stores and what they are good for.
+    pub stores: Arc<Stores>,
+    /// The tracker.
+    pub tracking: Arc<Tracking>,
+    /// AWS.
+    pub aws: Arc<Aws>,
+    /// Values.
+    pub reader: Arc<Reader>,
+    /// Kubernetes.
+    pub writer: Writer,
+    /// Events.
+    pub events: Events,
+    /// The API server's clock.
+    pub time: ServerTime,
+    /// The process's clock.
+    pub clock: Clock,
+    /// The key of the tokens.
+    pub key: TokenKey,
+    /// The queue.
+    pub work: Arc<Work>,
+    /// Intervals below are raised to it.
+    pub min_interval: Duration,
+    /// Namespaces whose Secrets are never written.
+    pub protected: Vec<String>,
+    /// Numbers.
+    pub metrics: Metrics,
+    /// Places to write, [`WRITE_SLOTS`] of them.
+    pub slots: Semaphore,
+    /// The rate of status writes after an object's first.
+    pub pace: Pace,
+    /// What the process remembers.
+    pub memory: Memories,
+}
+
+/// How a pass ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Ended {
+    /// All is as it should be, until something changes.
+    Well,
+    /// Look again after this time though nothing changes.
+    Again(Duration),
+    /// It failed for a reason that may pass: look again after the next back-off.
+    Failed,
+}
+
+/// A resolved need: what to read, and where.
+#[derive(Clone, Debug)]
+struct Wanted {
+    source: SourceId,
+    key: Arc<str>,
+    selector: Selector,
+    /// Its name in `keyturn.dev/versions`.
+    hash: String,
+    recorded: Option<VersionId>,
+}
+
+/// An ExternalSecret whose references were all found good.
+struct Resolved {
+    /// `Kind/name` of the store, as the status has it.
+    label: String,
+    usable: Usable,
+    allowed: AllowedKeys,
+    needs: Vec<Wanted>,
+}
+
+impl Resolved {
+    fn home(&self) -> Home<'_> {
+        Home {
+            region: &self.usable.source.region,
+            account: self.usable.account.as_deref(),
+        }
+    }
+}
+
+/// Why a pass does not get to write.
+enum Stop {
+    /// A person must mend it; the Secret stays as it is.
+    Refused(Refusal),
+    /// It passes by itself.
+    Transient(Refusal),
+    /// Nothing to say yet; something else wakes the object.
+    Waiting,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Context {
+    /// One pass over `object`.
+    pub async fn reconcile(&self, object: &ObjectKey, class: Class) -> Ended {
+        let entry = match self.objects.get(object) {
+            None => {
+                self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+                self.memory.lock().remove(object);
+                return Ended::Well;
+            }
+            Some(Indexed::Entry(entry)) => entry,
+            Some(Indexed::Malformed(malformed)) => return self.say_malformed(object, &malformed).await,
+        };
+        let now = self.clock.now();
+        self.remember(object, |memory| {
+            memory.seen = Some((entry.uid.clone(), entry.revision));
+            memory.wanted_since.get_or_insert(now);
+        });
+        match self.suspension(object, &entry) {
+            Ok(None) => {}
+            Ok(Some((until, by))) => return self.suspend(object, &entry, until, &by).await,
+            Err(refusal) => return self.refuse(object, &entry, None, refusal).await,
+        }
+        let resolved = match self.resolve(object, &entry).await {
+            Ok(resolved) => resolved,
+            Err(Stop::Waiting) => return Ended::Well,
+            Err(Stop::Refused(refusal)) => {
+                self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+                let wait = Self::recheck(&entry);
+                return sooner(self.refuse(object, &entry, None, refusal).await, wait);
+            }
+            Err(Stop::Transient(refusal)) => {
+                return match self.defer(object, &entry, refusal).await {
+                    Ended::Well => Ended::Failed,
+                    other => other,
+                };
+            }
+        };
+        self.sync(object, &entry, &resolved, class).await
+    }
+
+    /// The latest suspension in force and what it is written on.
+    fn suspension(&self, object: &ObjectKey, entry: &Entry) -> Result<Option<(Timestamp, String)>, Refusal> {
+        let now = self.time.now();
+        let namespace = self
+            .namespaces
+            .with(&ObjectKey::new("", object.namespace.clone()), |namespace| {
+                let annotation = namespace.entry()?.annotations.get(SUSPEND_SHORT)?;
+                Some(Suspension::parse(Some(annotation)))
+            })
+            .flatten()
+            .unwrap_or_default();
+        let store = self.stores.meant(entry.store.as_ref()).ok();
+        let of_store = store.as_ref().map_or(Suspension::None, |store| {
+            self.stores.suspended(store, &object.namespace)
+        });
+        let places = [
+            (entry.suspended, format!("ExternalSecret {}", object.name)),
+            (namespace, format!("Namespace {}", object.namespace)),
+            (
+                of_store,
+                store.map_or_else(String::new, |store| format!("{} {}", store.kind, store.name)),
+            ),
+        ];
+        let mut latest: Option<(Timestamp, String)> = None;
+        for (suspension, place) in places {
+            match suspension {
+                Suspension::Unreadable => {
+                    return Err(Refusal::new(
+                        Reason::InvalidSpec,
+                        format!(
+                            "annotation {} on {place} is not a time: write one such as 2026-11-01T08:00:00Z",
+                            annotation::SUSPEND_SYNC_UNTIL
+                        ),
+                    ));
+                }
+                Suspension::Until(until)
+                    if until > now && latest.as_ref().is_none_or(|(latest, _)| until > *latest) =>
+                {
+                    latest = Some((until, place));
+                }
+                Suspension::Until(_) | Suspension::None => {}
+            }
+        }
+        Ok(latest)
+    }
+
+    async fn suspend(&self, object: &ObjectKey, entry: &Entry, until: Timestamp, by: &str) -> Ended {
+        self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+        let message = format!("suspended until {} by the annotation on {by}", seconds(until));
+        let draft = Draft {
+            generation: entry.said.generation(),
+            current: Some(Verdict::fails(Reason::Suspended, message)),
+            ..Draft::default()
+        };
+        let left = Duration::try_from(until.duration_since(self.time.now())).unwrap_or(Duration::ZERO);
+        // Clocks and annotations change: a far end is looked at again before it.
+        self.say(
+            object,
+            entry,
+            draft,
+            None,
+            Ended::Again(left.clamp(Duration::from_secs(1), Duration::from_hours(24))),
+        )
+        .await
+    }
+
+    /// The store, its identity, and every key: all checked before AWS is asked for any of them.
+    async fn resolve(&self, object: &ObjectKey, entry: &Entry) -> Result<Resolved, Stop> {
+        if let Some(invalid) = &entry.invalid {
+            return Err(Refusal::new(Reason::InvalidSpec, &**invalid).into());
+        }
+        if self
+            .protected
+            .iter()
+            .any(|namespace| **namespace == *object.namespace)
+        {
+            return Err(Refusal::new(
+                Reason::NamespaceNotAllowed,
+                format!(
+                    "namespace {} is protected: the operator writes no Secrets there",
+                    object.namespace
+                ),
+            )
+            .into());
+        }
+        let store = self.stores.meant(entry.store.as_ref())?;
+        let namespace = self.namespaces.get(&ObjectKey::new("", object.namespace.clone()));
+        let labels = namespace.as_ref().and_then(Indexed::entry);
+        let mut usable = match self.stores.usable(&store, &object.namespace, labels) {
+            Ok(usable) => usable,
+            Err(Unusable::NotYet) => return Err(Stop::Waiting),
+            Err(Unusable::Refused(refusal)) => return Err(refusal.into()),
+        };
+        let refused = |error: aws::Error| {
+            let refusal = Refusal::new(error.reason(), error.to_string());
+            if error.class().is_transient() {
+                Stop::Transient(refusal)
+            } else {
+                Stop::Refused(refusal)
+            }
+        };
+        // An ARN means the store's account or another one, which only AWS can tell.
+        if usable.account.is_none() && entry.needs.iter().any(|need| need.key.starts_with("arn:")) {
+            self.stores.prove(&mut usable).await.map_err(refused)?;
+        }
+        let store_key = Stores::key(&store, &object.namespace);
+        let scope = (store.kind == StoreKind::SecretStore).then_some(&*store_key.namespace);
+        let asked = Asked {
+            store: &store,
+            uid: &usable.uid,
+            namespace: scope,
+            spec: &usable.spec,
+        };
+        let allowed = AllowedKeys::new(usable.spec.allowed_keys.as_deref(), &object.namespace)
+            .map_err(|bad| Refusal::new(Reason::StoreNotReady, format!("{}: {bad}", asked.label())))?;
+        let label = format!("{}/{}", store.kind, store.name);
+        let mut resolved = Resolved {
+            label,
+            usable: usable.clone(),
+            allowed,
+            needs: Vec::with_capacity(entry.needs.len()),
+        };
+        for need in &entry.needs {
+            let key = asked.key(need);
+            if !resolved.allowed.allows(&key, resolved.home()) {
+                tracing::info!(target: "audit", action = "refusal", external_secret = %object, reason = "KeyNotAllowed", subject = %key);
+                return Err(asked.denied(&object.namespace, &key).into());
+            }
+            let hash = token::remote_hash(store.kind, &store.name, &key, &need.selector);
+            let selector = need.selector.clone();
+            resolved.needs.push(Wanted {
+                source: usable.id,
+                key,
+                selector,
+                hash,
+                recorded: None,
+            });
+        }
+        Ok(resolved)
+    }
+
+    /// From resolved needs to a written Secret.
+    async fn sync(&self, object: &ObjectKey, entry: &Entry, resolved: &Resolved, class: Class) -> Ended {
+        let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
+        let secret = self.secret(object, &target);
+        let memory = self.recall(object);
+        let inputs = self.inputs(entry, &target, resolved);
+
+        let (recorded_inputs, recorded_versions) = match (&secret, entry.creation) {
+            (_, CreationPolicy::None) => memory.read.clone().unzip(),
+            (Some(secret), _) => (
+                secret.inputs.as_deref().map(str::to_owned),
+                secret.versions.as_deref().map(str::to_owned),
+            ),
+            (None, _) => (None, None),
+        };
+        let same_inputs = recorded_inputs.as_deref() == Some(&*inputs);
+        let recorded = parse_versions(if same_inputs {
+            recorded_versions.as_deref()
+        } else {
+            None
+        });
+        let needs: Vec<Wanted> = resolved
+            .needs
+            .iter()
+            .map(|need| Wanted {
+                recorded: recorded.get(&need.hash).map(|id| VersionId(id.as_str().into())),
+                ..need.clone()
+            })
+            .collect();
+        self.subscribe(object, entry, &needs);
+
+        // On demand: not more often than every 10 s, and never lost.
+        let asked_now =
+            entry.asked != 0 && memory.asked.is_none_or(|(asked, _)| asked != entry.asked) && !same_inputs;
+        if asked_now
+            && let Some((_, at)) = memory.asked
+            && let Some(left) = (at + ON_DEMAND).checked_sub(self.clock.now())
+        {
+            return Ended::Again(left);
+        }
+
+        let once = !matches!(entry.refresh, Refresh::Every(_));
+        let ours = secret
+            .as_ref()
+            .is_some_and(|secret| is_ours(object, entry, secret));
+        let intact = match entry.creation {
+            CreationPolicy::None => memory.read.is_some(),
+            CreationPolicy::Owner | CreationPolicy::Orphan => {
+                ours && secret.as_ref().is_some_and(|secret| {
+                    secret.content_intact
+                        && (entry.creation == CreationPolicy::Owner)
+                            == (secret.controller_uid.as_deref() == Some(&*entry.uid))
+                })
+            }
+        };
+        let settled = needs.iter().all(|need| {
+            need.recorded.is_some()
+                && (once
+                    || match self
+                        .tracking
+                        .ask(|tracker| tracker.known(need.source, &need.key, &need.selector))
+                    {
+                        Known::Unknown | Known::Held { .. } => true,
+                        Known::Version(version) => Some(&version) == need.recorded.as_ref(),
+                        Known::Gone { .. } | Known::Failing(_) => false,
+                    })
+        });
+        if intact
+            && same_inputs
+            && settled
+            && entry
+                .recorded
+                .as_ref()
+                .is_none_or(|recorded| recorded.former.is_none())
+        {
+            let draft = self.draft_synced(object, entry, resolved, &needs, secret.as_ref());
+            return self.say(object, entry, draft, None, Ended::Well).await;
+        }
+        if let Some(secret) = &secret
+            && secret.immutable
+            && intact
+            && memory.refused.as_deref() == Some(&*self.known_versions(&needs))
+        {
+            return Ended::Well;
+        }
+
+        let answers = match self
+            .read(
+                object,
+                entry,
+                resolved,
+                &needs,
+                class,
+                asked_now,
+                once && same_inputs,
+            )
+            .await
+        {
+            Ok(answers) => answers,
+            Err(Stop::Waiting) => return Ended::Well,
+            Err(Stop::Refused(refusal)) => return self.refuse(object, entry, None, refusal).await,
+            Err(Stop::Transient(refusal)) => return self.defer(object, entry, refusal).await,
+        };
+        if asked_now {
+            let now = self.clock.now();
+            self.remember(object, |memory| memory.asked = Some((entry.asked, now)));
+        }
+        let Ok(_slot) = self.slots.acquire().await else {
+            return Ended::Failed;
+        };
+        self.write(
+            object,
+            entry,
+            resolved,
+            &needs,
+            &answers,
+            &inputs,
+            secret.is_some(),
+        )
+        .await
+    }
+
+    /// What the data are made from besides values. A refresh annotation is part of it, so that none is lost.
+    fn inputs(&self, entry: &Entry, target: &ObjectKey, resolved: &Resolved) -> String {
+        let asked = entry.asked.to_be_bytes();
+        let token = if entry.refresh == Refresh::Once {
+            // Read once: edits of the spec are no reason to read again.
+            self.key.inputs(target, [asked.as_slice()])
+        } else {
+            let usable = &resolved.usable;
+            let source = fingerprint(&usable.source, usable.spec.aws().prefix());
+            self.key
+                .inputs(target, [asked.as_slice(), &entry.made_from, source.as_bytes()])
+        };
+        token.to_string()
+    }
+
+    fn subscribe(&self, object: &ObjectKey, entry: &Entry, needs: &[Wanted]) {
+        let wants = needs
+            .iter()
+            .map(|need| Want {
+                source: need.source,
+                key: need.key.clone(),
+                selector: need.selector.clone(),
+                recorded: need.recorded.clone(),
+            })
+            .collect();
+        let refresh = match entry.refresh {
+            Refresh::Every(interval) => track::Refresh::Every(interval),
+            Refresh::OnChange | Refresh::Once => track::Refresh::Once,
+        };
+        self.tracking.subscribe(
+            object,
+            Subscription {
+                refresh,
+                rotation: false,
+                wants,
+            },
+        );
+    }
+
+    /// The versions that the tracker holds to be right, as they would be recorded.
+    fn known_versions(&self, needs: &[Wanted]) -> String {
+        let known = needs.iter().filter_map(|need| {
+            match self
+                .tracking
+                .ask(|tracker| tracker.known(need.source, &need.key, &need.selector))
+            {
+                Known::Version(version) => Some((need.hash.clone(), version.0.to_string())),
+                _ => need
+                    .recorded
+                    .as_ref()
+                    .map(|version| (need.hash.clone(), version.0.to_string())),
+            }
+        });
+        json(&known.collect())
+    }
+
+    /// How soon what a person must mend is looked at again.
+    fn recheck(entry: &Entry) -> Duration {
+        match entry.refresh {
+            Refresh::Every(interval) => interval.min(RECHECK_PERMANENT),
+            Refresh::OnChange | Refresh::Once => RECHECK_PERMANENT,
+        }
+    }
+}
+
+/// What an edited annotation holds instead of JSON counts as nothing: everything is read again.
+fn parse_versions(annotation: Option<&str>) -> BTreeMap<String, String> {
+    annotation
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
+}
+
+fn sooner(ended: Ended, wait: Duration) -> Ended {
+    match ended {
+        Ended::Well => Ended::Again(wait),
+        Ended::Again(other) => Ended::Again(other.min(wait)),
+        Ended::Failed => Ended::Failed,
+    }
+}
+
+fn json(versions: &BTreeMap<String, String>) -> String {
+    serde_json::to_string(versions).unwrap_or_default()
+}

@@ -1,0 +1,220 @@
+//! Reading what an ExternalSecret needs: the right version of each secret, or why it cannot be had.
+
+use std::sync::Arc;
+
+use futures::future;
+
+use super::{Context, Resolved, Stop, Wanted};
+use crate::{
+    api::{DeletionPolicy, ObjectKey, Reason, Selector, VersionId},
+    aws::{self, RemoteValue, Urgency},
+    sync::{driver, entry::Entry, queue::Class, resolve::Refusal},
+    track::Known,
+};
+
+/// One entry's answer from AWS.
+pub(super) enum Answer {
+    Value(Arc<RemoteValue>),
+    /// Proven by `DescribeSecret`.
+    Gone {
+        deleted: bool,
+    },
+}
+
+impl Context {
+    /// Reads every need, and stops at the first in the spec's order that cannot be had.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the facts of one pass, used nowhere else"
+    )]
+    pub(super) async fn read(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        resolved: &Resolved,
+        needs: &[Wanted],
+        class: Class,
+        fresh: bool,
+        pinned: bool,
+    ) -> Result<Vec<Answer>, Stop> {
+        let urgency = match class {
+            Class::Urgent => Urgency::Fresh,
+            Class::Periodic => Urgency::Periodic,
+        };
+        let reads = needs
+            .iter()
+            .map(|need| self.read_one(object, need, urgency, fresh, pinned));
+        let mut answers = Vec::with_capacity(needs.len());
+        for (answer, need) in future::join_all(reads).await.into_iter().zip(needs) {
+            match answer? {
+                Answer::Gone { deleted } if entry.deletion == DeletionPolicy::Retain => {
+                    return Err(gone(need, deleted).into());
+                }
+                Answer::Value(value) => {
+                    Self::admit(object, resolved, &value)?;
+                    answers.push(Answer::Value(value));
+                }
+                gone @ Answer::Gone { .. } => answers.push(gone),
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn read_one(
+        &self,
+        object: &ObjectKey,
+        need: &Wanted,
+        urgency: Urgency,
+        fresh: bool,
+        pinned: bool,
+    ) -> Result<Answer, Stop> {
+        let Wanted {
+            source,
+            key,
+            selector,
+            recorded,
+            ..
+        } = need;
+        // A drifted Secret that is not to be refreshed gets back what it held, if AWS still has it.
+        if pinned
+            && let Some(version) = recorded
+            && let Ok(value) = self
+                .reader
+                .read(*source, key, &Selector::Version(version.clone()), object, urgency)
+                .await
+        {
+            return Ok(Answer::Value(value));
+        }
+        if let Known::Gone { deleted } = self.tracking.ask(|tracker| tracker.known(*source, key, selector)) {
+            // Described as gone: reading it again would only be denied again. The tracker wakes us when it is back.
+            if !fresh {
+                return Ok(Answer::Gone { deleted });
+            }
+        }
+        let read = if fresh {
+            self.reader
+                .read_fresh(*source, key, selector, object, urgency)
+                .await
+        } else {
+            self.reader.read(*source, key, selector, object, urgency).await
+        };
+        let value = match read {
+            Ok(value) => value,
+            Err(error) => return self.unread(need, &error).await,
+        };
+        match self.tracking.saw(*source, key, selector, &value) {
+            // What stands is another version than was read: a stale replica answered, or a newer version came between.
+            Known::Held {
+                accepted: Some(stands),
+                ..
+            }
+            | Known::Version(stands)
+                if stands != value.version =>
+            {
+                self.pinned(object, need, &stands, urgency).await
+            }
+            Known::Held { accepted: None, .. } => match recorded {
+                Some(recorded) => self.pinned(object, need, recorded, urgency).await,
+                None => Err(Stop::Waiting),
+            },
+            _ => Ok(Answer::Value(value)),
+        }
+    }
+
+    async fn pinned(
+        &self,
+        object: &ObjectKey,
+        need: &Wanted,
+        version: &VersionId,
+        urgency: Urgency,
+    ) -> Result<Answer, Stop> {
+        let selector = Selector::Version(version.clone());
+        match self
+            .reader
+            .read(need.source, &need.key, &selector, object, urgency)
+            .await
+        {
+            Ok(value) => Ok(Answer::Value(value)),
+            Err(error) => {
+                let refusal = Refusal::new(error.reason(), error.to_string());
+                Err(if error.class().is_transient() {
+                    Stop::Transient(refusal)
+                } else {
+                    refusal.into()
+                })
+            }
+        }
+    }
+
+    /// What a failed read means. "Not found" is believed only once `DescribeSecret` says so too.
+    async fn unread(&self, need: &Wanted, error: &aws::Error) -> Result<Answer, Stop> {
+        let Wanted {
+            source,
+            key,
+            selector,
+            ..
+        } = need;
+        let refusal = Refusal::new(error.reason(), error.to_string());
+        if error.class().is_transient() {
+            self.tracking.failed(*source, key, selector, error);
+            return Err(Stop::Transient(refusal));
+        }
+        if !matches!(
+            error.class(),
+            aws::Class::NotFound | aws::Class::MarkedForDeletion
+        ) {
+            self.tracking.failed(*source, key, selector, error);
+            return Err(refusal.into());
+        }
+        let observation = driver::look(&self.aws, *source, key).await;
+        let known = self.tracking.tell(|tracker, now| {
+            tracker.observe(now, observation);
+            tracker.known(*source, key, selector)
+        });
+        if let Known::Gone { deleted } = known {
+            return Ok(Answer::Gone { deleted });
+        }
+        self.tracking.failed(*source, key, selector, error);
+        Err(refusal.into())
+    }
+
+    /// The name in AWS's answer is checked again: what was asked for and what came must both be allowed.
+    fn admit(object: &ObjectKey, resolved: &Resolved, value: &RemoteValue) -> Result<(), Stop> {
+        if resolved
+            .allowed
+            .allows_answer(&value.name, &value.arn, resolved.home())
+        {
+            return Ok(());
+        }
+        tracing::info!(target: "audit", action = "refusal", external_secret = %object, reason = "KeyNotAllowed", subject = %value.arn);
+        Err(Refusal::new(
+            Reason::KeyNotAllowed,
+            format!(
+                "{} does not allow what AWS answered: ask the store's administrator",
+                resolved.label
+            ),
+        )
+        .into())
+    }
+}
+
+fn gone(need: &Wanted, deleted: bool) -> Refusal {
+    let key = &need.key;
+    if deleted {
+        Refusal::new(
+            Reason::MarkedForDeletion,
+            format!(
+                "secret {key} is marked for deletion in AWS; the Secret is kept. Restore it with \
+                 `aws secretsmanager restore-secret`, or remove the entry, or set target.deletionPolicy"
+            ),
+        )
+    } else {
+        Refusal::new(
+            Reason::SecretNotFound,
+            format!(
+                "secret {key} does not exist in AWS (ResourceNotFoundException, confirmed by DescribeSecret); a Secret made \
+                 before is kept. Create it, mend the key or the store's region, or set target.deletionPolicy"
+            ),
+        )
+    }
+}

@@ -1,0 +1,355 @@
+//! Saying what a pass came to: conditions, status, events.
+
+use std::time::Duration;
+
+use kube::runtime::events::EventType;
+
+use super::{Context, Ended, Resolved, Wanted, memory::is_ours, sooner};
+use crate::{
+    api::{ConditionType, CreationPolicy, EventReason, ExternalSecret, ObjectKey, Reason, VersionId, names},
+    cluster::{self, Malformed, SecretEntry},
+    sync::{
+        entry::{Entry, Refresh},
+        events,
+        plan::{Written, seconds},
+        resolve::Refusal,
+        status::{self, Draft, SourceDraft, TargetDraft, Verdict},
+    },
+};
+
+/// `Current` allows at least this much time without a successful check.
+const STALE_FLOOR: Duration = Duration::from_mins(10);
+/// What the status says where nothing is written.
+pub(super) const READ_ONLY: &str = "AWS was read; nothing is written, as target.creationPolicy says";
+
+impl Context {
+    pub(super) fn sources<'a>(
+        entry: &Entry,
+        resolved: &Resolved,
+        needs: impl Iterator<Item = (usize, VersionId)> + 'a,
+    ) -> Vec<SourceDraft> {
+        let mut sources: Vec<SourceDraft> = Vec::new();
+        for (index, version) in needs {
+            let Some(need) = entry.needs.get(index) else {
+                continue;
+            };
+            let source = SourceDraft {
+                store: resolved.label.clone(),
+                key: need.key.to_string(),
+                stage: need.selector.to_string(),
+                version: version.to_string(),
+            };
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+        sources
+    }
+
+    pub(super) fn draft_synced(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        resolved: &Resolved,
+        needs: &[Wanted],
+        secret: Option<&SecretEntry>,
+    ) -> Draft {
+        let versions = needs
+            .iter()
+            .enumerate()
+            .filter_map(|(index, need)| Some((index, need.recorded.clone()?)));
+        let sources = Self::sources(entry, resolved, versions);
+        let (message, target) = match secret {
+            Some(secret) if entry.creation != CreationPolicy::None => {
+                let written = Written {
+                    content: secret.content.to_string(),
+                    rollout: secret.rollout.as_deref().unwrap_or_default().to_owned(),
+                    changed_at: secret.changed_at.map(seconds),
+                };
+                let name = entry.target(object).to_owned();
+                (
+                    synced_message(&name, needs.len()),
+                    Some(TargetDraft { name, written }),
+                )
+            }
+            _ => (READ_ONLY.to_owned(), None),
+        };
+        self.draft(
+            object,
+            entry,
+            Verdict::holds(Reason::Synced, message),
+            sources,
+            target,
+        )
+    }
+
+    pub(super) fn draft(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        ready: Verdict,
+        sources: Vec<SourceDraft>,
+        target: Option<TargetDraft>,
+    ) -> Draft {
+        Draft {
+            generation: entry.generation,
+            ready: Some(ready),
+            current: Some(self.current(object, entry)),
+            sources: Some(sources),
+            target,
+        }
+    }
+
+    /// Whether AWS was asked within the promise.
+    pub(super) fn current(&self, object: &ObjectKey, entry: &Entry) -> Verdict {
+        match stale_after(entry) {
+            None => Verdict::holds(
+                Reason::Checked,
+                "AWS is asked when the object changes or asks for it",
+            ),
+            Some(limit) if self.is_stale(object, entry) => Verdict::fails(
+                Reason::Stale,
+                format!(
+                    "AWS has not answered for more than {} minutes, so a change there may not have been seen; the Secret is \
+                     kept. The condition of the store and the operator's log say why",
+                    limit.as_secs() / 60
+                ),
+            ),
+            Some(_) => Verdict::holds(Reason::Checked, "AWS was asked within the refresh interval"),
+        }
+    }
+
+    /// Whether the last good answer of AWS is older than promised. What was never answered counts from when it was
+    /// first wanted.
+    pub fn is_stale(&self, object: &ObjectKey, entry: &Entry) -> bool {
+        let Some(limit) = stale_after(entry) else {
+            return false;
+        };
+        let checked = self.tracking.ask(|tracker| tracker.checked(object));
+        let since = checked.or_else(|| {
+            self.memory
+                .lock()
+                .get(object)
+                .and_then(|memory| memory.wanted_since)
+        });
+        since.is_some_and(|since| self.clock.now().saturating_sub(since) > limit)
+    }
+
+    /// Says that a person must mend something; the Secret stays.
+    pub(super) async fn refuse(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        live: Option<&ExternalSecret>,
+        refusal: Refusal,
+    ) -> Ended {
+        let draft = Draft {
+            generation: entry.generation,
+            ready: Some(Verdict::fails(refusal.reason, refusal.message)),
+            current: Some(self.current(object, entry)),
+            ..Draft::default()
+        };
+        self.say(object, entry, draft, live, Ended::Well).await
+    }
+
+    /// Something failed that passes by itself: said only while there is no Secret yet.
+    pub(super) async fn defer(&self, object: &ObjectKey, entry: &Entry, refusal: Refusal) -> Ended {
+        let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
+        let has_secret = self
+            .secret(object, &target)
+            .is_some_and(|secret| is_ours(object, entry, &secret));
+        let ready = (!has_secret && entry.ready != Some(true)).then(|| {
+            Verdict::fails(
+                refusal.reason,
+                format!("{}; no Secret exists yet", refusal.message),
+            )
+        });
+        let generation = if ready.is_some() {
+            entry.generation
+        } else {
+            entry.said.generation()
+        };
+        if ready.is_none() && entry.said.is_silent() {
+            return Ended::Failed;
+        }
+        let draft = Draft {
+            generation,
+            ready,
+            current: Some(self.current(object, entry)),
+            ..Draft::default()
+        };
+        self.say(object, entry, draft, None, Ended::Failed).await
+    }
+
+    /// Kubernetes refused a write or did not answer.
+    pub(super) async fn kubernetes_failed(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        live: Option<&ExternalSecret>,
+        error: &cluster::Error,
+    ) -> Ended {
+        let refusal = match &error.class {
+            cluster::Class::Forbidden => Refusal::new(
+                Reason::Forbidden,
+                format!(
+                    "{error}: allow it in the operator's role for namespace {}, or mend the admission policy that refuses it",
+                    object.namespace
+                ),
+            ),
+            cluster::Class::TooLarge => {
+                Refusal::new(Reason::TooLarge, format!("{error}: select fewer values"))
+            }
+            cluster::Class::Invalid { .. } | cluster::Class::Rejected { .. } => Refusal::new(
+                Reason::InvalidSpec,
+                format!("{error}: mend the target's name, labels or annotations"),
+            ),
+            _ => {
+                tracing::warn!(%object, %error, "trying again");
+                return Ended::Failed;
+            }
+        };
+        let wait = Self::recheck(entry);
+        sooner(self.refuse(object, entry, live, refusal).await, wait)
+    }
+
+    /// An object that this version cannot read: it is told so, where it can be told at all.
+    pub(super) async fn say_malformed(&self, object: &ObjectKey, malformed: &Malformed) -> Ended {
+        self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+        tracing::warn!(%object, expected = malformed.expected, "an ExternalSecret cannot be read; it is left alone");
+        let message = format!(
+            "this version of the operator cannot read the object: {}. Apply one that its CRD allows; the Secret stays as it is",
+            malformed.expected
+        );
+        let verdict = Verdict::fails(Reason::InvalidSpec, message);
+        let now = self.time.now();
+        let draft = Draft {
+            generation: malformed.generation,
+            ready: Some(verdict),
+            ..Draft::default()
+        };
+        let again = {
+            let mut memories = self.memory.lock();
+            let memory = memories.entry(object.clone()).or_default();
+            let said = memory.malformed.replace(malformed.generation);
+            said == Some(malformed.generation)
+        };
+        if again {
+            return Ended::Well;
+        }
+        let status = status::compose(now, &draft, None);
+        match self
+            .writer
+            .apply_status::<ExternalSecret>(object, &malformed.uid, names::SYNC_MANAGER, &status)
+            .await
+        {
+            Ok(_) => Ended::Well,
+            Err(error) => {
+                self.memory.lock().entry(object.clone()).or_default().malformed = None;
+                tracing::warn!(%object, %error, "the status was not written");
+                Ended::Failed
+            }
+        }
+    }
+
+    /// Writes the status where it differs, and an event where it turned.
+    pub(super) async fn say(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        draft: Draft,
+        live: Option<&ExternalSecret>,
+        ended: Ended,
+    ) -> Ended {
+        if !entry.said.differs(&draft) {
+            return ended;
+        }
+        let fetched;
+        let live = match live {
+            Some(live) => live,
+            None => match self.writer.cluster().find::<ExternalSecret>(object).await {
+                Ok(Some(found)) if found.metadata.uid.as_deref() == Some(&*entry.uid) => {
+                    fetched = found;
+                    &fetched
+                }
+                Ok(_) => return Ended::Well,
+                Err(error) => {
+                    tracing::warn!(%object, %error, "the status was not written");
+                    return Ended::Failed;
+                }
+            },
+        };
+        if !status::Digest::of(live.status.as_ref()).differs(&draft) {
+            return ended;
+        }
+        if !entry.said.is_silent() {
+            self.pace.wait().await;
+        }
+        let status = status::compose(self.time.now(), &draft, live.status.as_ref());
+        match self
+            .writer
+            .apply_status::<ExternalSecret>(object, &entry.uid, names::SYNC_MANAGER, &status)
+            .await
+        {
+            Ok(_) => {
+                self.tell(object, entry, live, &draft);
+                ended
+            }
+            Err(error)
+                if matches!(
+                    error.class,
+                    cluster::Class::NotFound | cluster::Class::UidMismatch
+                ) =>
+            {
+                Ended::Well
+            }
+            Err(error) => {
+                tracing::warn!(%object, %error, "the status was not written");
+                Ended::Failed
+            }
+        }
+    }
+
+    /// Events on transitions only, none for a plain first sync.
+    pub(super) fn tell(&self, object: &ObjectKey, entry: &Entry, live: &ExternalSecret, draft: &Draft) {
+        let Some(ready) = &draft.ready else { return };
+        let was = live
+            .status
+            .as_ref()
+            .and_then(|status| status::condition(status, ConditionType::Ready));
+        let reason = match (was.map(|was| was.status.as_str()), ready.holds) {
+            (Some("False"), true) => EventReason::Recovered,
+            (_, false) if was.is_none_or(|was| was.reason != ready.reason.as_str()) => {
+                if ready.reason == Reason::TargetConflict {
+                    EventReason::TargetConflict
+                } else {
+                    EventReason::SyncFailed
+                }
+            }
+            _ => return,
+        };
+        let type_ = if reason.is_warning() {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
+        let regarding = events::reference("ExternalSecret", object, &entry.uid);
+        self.events
+            .emit(regarding, type_, reason.as_str(), "Sync", &ready.message);
+    }
+}
+
+/// How long after the last good answer `Current` ends; `None` for what is not asked again.
+fn stale_after(entry: &Entry) -> Option<Duration> {
+    match entry.refresh {
+        Refresh::Every(interval) => Some((interval * 2).max(STALE_FLOOR)),
+        Refresh::OnChange | Refresh::Once => None,
+    }
+}
+
+pub(super) fn synced_message(secret: &str, entries: usize) -> String {
+    match entries {
+        1 => format!("Secret {secret} holds the value of 1 entry"),
+        _ => format!("Secret {secret} holds the values of {entries} entries"),
+    }
+}

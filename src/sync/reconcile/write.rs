@@ -1,0 +1,454 @@
+//! Writing the Secret: from values to data, to a plan, to one request.
+
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::runtime::events::EventType;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::{
+    Context, Ended, Resolved, Wanted, json,
+    read::Answer,
+    say::{READ_ONLY, synced_message},
+    sooner,
+};
+use crate::{
+    api::{
+        CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason, names::annotation,
+    },
+    cluster::{self, Observed, SecretEntry},
+    sync::{
+        entry::{Entry, carried},
+        events,
+        plan::{self, Data, Plan, Why, Written},
+        queue::Class,
+        resolve::Refusal,
+        status::{TargetDraft, Verdict},
+    },
+    value,
+};
+
+/// How often what stands in the way of a write is looked at again.
+const RECHECK_CONFLICT: Duration = Duration::from_mins(1);
+/// How often a plan is made anew because the Secret changed meanwhile, before others get their turn.
+const PLANS: usize = 3;
+
+/// Why a Secret was not written.
+enum NotWritten {
+    Refused(plan::Refusal),
+    /// It changes faster than plans can be made.
+    Contended,
+    Kubernetes(cluster::Error),
+}
+
+impl Context {
+    /// Writes what the answers make of the Secret, and says so.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the facts of one pass, used nowhere else"
+    )]
+    pub(super) async fn write(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        resolved: &Resolved,
+        needs: &[Wanted],
+        answers: &[Answer],
+        inputs: &str,
+        indexed: bool,
+    ) -> Ended {
+        // The spec is rendered from the live object: the values were read for just this state of it.
+        let live = match self.writer.cluster().find::<ExternalSecret>(object).await {
+            Ok(Some(live)) => live,
+            Ok(None) => return Ended::Well,
+            Err(error) => return self.kubernetes_failed(object, entry, None, &error).await,
+        };
+        let same = Entry::of(object, &live, self.min_interval);
+        if same.uid != entry.uid || same.revision != entry.revision {
+            self.work.push(object.clone(), Class::Urgent);
+            return Ended::Well;
+        }
+        let versions = match versions_json(needs, answers) {
+            Ok(versions) => versions,
+            Err(refusal) => return self.refuse(object, &same, Some(&live), refusal).await,
+        };
+
+        let every_gone = answers.iter().all(|answer| matches!(answer, Answer::Gone { .. }));
+        if every_gone && entry.deletion == DeletionPolicy::Delete {
+            return self.delete(object, &same, &live).await;
+        }
+        let built = value::build(&live.spec, |index| match answers.get(index) {
+            Some(Answer::Value(value)) => value::Fetched::Value(value.payload()),
+            Some(Answer::Gone { .. }) | None => value::Fetched::Gone,
+        });
+        let built = match built {
+            Ok(built) => built,
+            Err(error) => {
+                let refusal = Refusal::new(error.reason(), error.to_string());
+                return self.refuse(object, &same, Some(&live), refusal).await;
+            }
+        };
+        let sources = answers
+            .iter()
+            .enumerate()
+            .filter_map(|(index, answer)| match answer {
+                Answer::Value(value) => Some((index, value.version.clone())),
+                Answer::Gone { .. } => None,
+            });
+        let sources = Self::sources(entry, resolved, sources);
+        if entry.creation == CreationPolicy::None {
+            self.remember(object, |memory| {
+                memory.read = Some((inputs.to_owned(), versions.clone()));
+            });
+            let draft = self.draft(
+                object,
+                entry,
+                Verdict::holds(Reason::Synced, READ_ONLY),
+                sources,
+                None,
+            );
+            return self.say(object, &same, draft, Some(&live), Ended::Well).await;
+        }
+
+        let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
+        // One user name, or several in the order of the entries: enough to see that it changed.
+        let mut names = Zeroizing::new(String::new());
+        for answer in answers {
+            if let Answer::Value(value) = answer
+                && let Some(name) = value::username(value.payload())
+            {
+                names.push_str(&name);
+                names.push('\0');
+            }
+        }
+        let user = (!names.is_empty()).then(|| self.key.user(&target, &names).to_string());
+        let mut data: Data = built
+            .data
+            .into_iter()
+            .map(|(name, mut value)| (name, ByteString(std::mem::take(&mut *value))))
+            .collect();
+        let labels = carried(live.metadata.labels.as_ref());
+        let annotations = carried(live.metadata.annotations.as_ref());
+        let recorded = live.status.as_ref().and_then(|status| status.target.as_ref());
+        let wanted = plan::Wanted {
+            object,
+            uid: &entry.uid,
+            target: &target.name,
+            recorded: recorded.map(|target| plan::Recorded {
+                name: &target.name,
+                rollout: target.rollout.as_deref(),
+            }),
+            creation: entry.creation,
+            adopt_existing: live.spec.adopt_existing(),
+            immutable: live.spec.immutable(),
+            labels: &labels,
+            annotations: &annotations,
+            data: &data,
+            inputs,
+            versions: &versions,
+            user: user.as_deref(),
+        };
+        let applied = self.apply(&wanted, &target, indexed).await;
+        for ByteString(bytes) in data.values_mut() {
+            bytes.zeroize();
+        }
+        let written = match applied {
+            Ok(written) => written,
+            Err(NotWritten::Refused(refusal)) => {
+                let immutable = matches!(refusal, plan::Refusal::Immutable { .. });
+                if immutable {
+                    self.remember(object, |memory| memory.refused = Some(versions.clone()));
+                }
+                let reason = if immutable {
+                    Reason::TargetImmutable
+                } else {
+                    Reason::TargetConflict
+                };
+                let refusal = Refusal::new(reason, refusal.to_string());
+                let ended = self.refuse(object, &same, Some(&live), refusal).await;
+                return if immutable {
+                    Ended::Well
+                } else {
+                    sooner(ended, RECHECK_CONFLICT)
+                };
+            }
+            Err(NotWritten::Contended) => return Ended::Failed,
+            Err(NotWritten::Kubernetes(error)) => {
+                return self.kubernetes_failed(object, &same, Some(&live), &error).await;
+            }
+        };
+        self.remember(object, |memory| memory.refused = None);
+        if let Some(former) = recorded.filter(|recorded| *recorded.name != *target.name)
+            && let Err(error) = self.remove_former(object, entry, &former.name).await
+        {
+            return self.kubernetes_failed(object, &same, Some(&live), &error).await;
+        }
+        let message = synced_message(&target.name, needs.len());
+        let target = TargetDraft {
+            name: target.name.to_string(),
+            written,
+        };
+        let draft = self.draft(
+            object,
+            entry,
+            Verdict::holds(Reason::Synced, message),
+            sources,
+            Some(target),
+        );
+        self.say(object, &same, draft, Some(&live), Ended::Well).await
+    }
+
+    /// Carries out the plan; planned again from another live read when the Secret changed meanwhile.
+    async fn apply(
+        &self,
+        wanted: &plan::Wanted<'_>,
+        target: &ObjectKey,
+        indexed: bool,
+    ) -> Result<Written, NotWritten> {
+        let object = wanted.object;
+        // What the index knows to be absent need not be looked for: POST says if it is there after all.
+        let mut live = if indexed {
+            self.find_secret(target).await?
+        } else {
+            None
+        };
+        for _ in 0..PLANS {
+            let observed = live.as_ref().and_then(Observed::of);
+            let plan = plan::plan(&self.key, self.time.now(), wanted, live.as_ref());
+            if let Some(live) = &mut live {
+                wipe(live);
+            }
+            let (sent, why, written) = match plan {
+                Plan::Nothing(written) => return Ok(written),
+                Plan::Refuse(refusal) => return Err(NotWritten::Refused(refusal)),
+                Plan::Create(mut secret, written) => {
+                    let sent = self.writer.create_secret(&secret).await;
+                    wipe(&mut secret);
+                    (sent, None, written)
+                }
+                Plan::Patch { body, why, written } => {
+                    let Some(observed) = &observed else {
+                        return Err(NotWritten::Contended);
+                    };
+                    (
+                        self.writer.patch_secret(target, observed, body).await,
+                        Some(why),
+                        written,
+                    )
+                }
+            };
+            match sent {
+                Ok(answer) => {
+                    self.wrote(wanted, target, &answer, why, &written);
+                    return Ok(written);
+                }
+                Err(error) => match error.class {
+                    cluster::Class::AlreadyExists
+                    | cluster::Class::Conflict
+                    | cluster::Class::NotFound
+                    | cluster::Class::UidMismatch => live = self.find_secret(target).await?,
+                    _ => return Err(NotWritten::Kubernetes(error)),
+                },
+            }
+        }
+        tracing::info!(%object, secret = %target, "the Secret changes faster than it can be written; trying again later");
+        Err(NotWritten::Contended)
+    }
+
+    async fn find_secret(&self, target: &ObjectKey) -> Result<Option<Secret>, NotWritten> {
+        self.writer
+            .cluster()
+            .find::<Secret>(target)
+            .await
+            .map_err(NotWritten::Kubernetes)
+    }
+
+    /// Remembers, audits and tells of a write.
+    fn wrote(
+        &self,
+        wanted: &plan::Wanted<'_>,
+        target: &ObjectKey,
+        answer: &cluster::Written,
+        why: Option<Why>,
+        written: &Written,
+    ) {
+        let object = wanted.object;
+        tracing::info!(
+            target: "audit",
+            action = "write",
+            external_secret = %object,
+            secret = %target,
+            verb = if why.is_some() { "patch" } else { "create" },
+            versions = wanted.versions,
+        );
+        let now = self.clock.now();
+        self.remember(object, |memory| {
+            let written = SecretEntry {
+                uid: answer.uid.as_str().into(),
+                resource_version: answer.resource_version.as_str().into(),
+                owner: Some(object.name.clone()),
+                controller_uid: (wanted.creation == CreationPolicy::Owner).then(|| wanted.uid.into()),
+                content: written.content.as_str().into(),
+                content_intact: true,
+                inputs: Some(wanted.inputs.into()),
+                versions: Some(wanted.versions.into()),
+                rollout: Some(written.rollout.as_str().into()),
+                changed_at: written.changed_at.as_deref().and_then(|at| at.parse().ok()),
+                immutable: wanted.immutable,
+                type_: None,
+            };
+            memory.written = Some((now, target.clone(), written));
+        });
+        let (reason, note) = match why {
+            Some(Why::Updated) => (
+                EventReason::Updated,
+                format!("Secret {} was updated from AWS", target.name),
+            ),
+            Some(Why::DriftRepaired) => (
+                EventReason::DriftRepaired,
+                format!(
+                    "Secret {} had been changed by hand; its data were restored",
+                    target.name
+                ),
+            ),
+            Some(Why::Adopted) => (
+                EventReason::Updated,
+                format!("Secret {} was taken over", target.name),
+            ),
+            Some(Why::Annotated) | None => return,
+        };
+        let regarding = events::reference("ExternalSecret", object, wanted.uid);
+        self.events
+            .emit(regarding, EventType::Normal, reason.as_str(), "Sync", &note);
+    }
+
+    /// All remote secrets are gone and the policy is Delete: the Secret goes, if it is ours.
+    async fn delete(&self, object: &ObjectKey, entry: &Entry, live: &ExternalSecret) -> Ended {
+        let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
+        let secret = match self.writer.cluster().find::<Secret>(&target).await {
+            Ok(secret) => secret,
+            Err(error) => return self.kubernetes_failed(object, entry, Some(live), &error).await,
+        };
+        if let Some(mut secret) = secret {
+            let ours = plan::is_ours(object, &entry.uid, &target.name, &secret);
+            let observed = Observed::of(&secret);
+            wipe(&mut secret);
+            if !ours {
+                let message = format!(
+                    "everything in AWS is gone, but Secret {target} is not of this ExternalSecret, so it was not deleted"
+                );
+                let refusal = Refusal::new(Reason::TargetConflict, message);
+                return sooner(
+                    self.refuse(object, entry, Some(live), refusal).await,
+                    RECHECK_CONFLICT,
+                );
+            }
+            let Some(observed) = observed else {
+                return Ended::Failed;
+            };
+            match self.writer.delete_secret(&target, &observed).await {
+                Ok(()) => self.deleted(
+                    object,
+                    entry,
+                    &target,
+                    "everything that it was made from is gone from AWS",
+                ),
+                Err(error) if error.class == cluster::Class::NotFound => {}
+                Err(error)
+                    if matches!(
+                        error.class,
+                        cluster::Class::Conflict | cluster::Class::UidMismatch
+                    ) =>
+                {
+                    return Ended::Failed;
+                }
+                Err(error) => return self.kubernetes_failed(object, entry, Some(live), &error).await,
+            }
+        }
+        let message = format!(
+            "Secret {} was deleted, since everything that it was made from is gone from AWS and target.deletionPolicy is Delete",
+            target.name
+        );
+        let draft = self.draft(
+            object,
+            entry,
+            Verdict::holds(Reason::Deleted, message),
+            Vec::new(),
+            None,
+        );
+        self.say(object, entry, draft, Some(live), Ended::Well).await
+    }
+
+    /// After a rename: the Secret of the former name goes, if this very object controls it.
+    async fn remove_former(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        former: &str,
+    ) -> Result<(), cluster::Error> {
+        let key = ObjectKey::new(object.namespace.clone(), former);
+        let Some(mut secret) = self.writer.cluster().find::<Secret>(&key).await? else {
+            return Ok(());
+        };
+        let ours = plan::controller(&secret).is_some_and(|controller| controller.uid == *entry.uid);
+        let observed = Observed::of(&secret);
+        wipe(&mut secret);
+        let (true, Some(observed)) = (ours, observed) else {
+            return Ok(());
+        };
+        match self.writer.delete_secret(&key, &observed).await {
+            Ok(()) => {
+                self.deleted(object, entry, &key, "target.name is another one now");
+                Ok(())
+            }
+            Err(error) if error.class == cluster::Class::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn deleted(&self, object: &ObjectKey, entry: &Entry, secret: &ObjectKey, why: &str) {
+        tracing::info!(target: "audit", action = "delete", external_secret = %object, %secret, reason = why);
+        self.remember(object, |memory| memory.written = None);
+        let regarding = events::reference("ExternalSecret", object, &entry.uid);
+        let note = format!("Secret {} was deleted: {why}", secret.name);
+        self.events.emit(
+            regarding,
+            EventType::Normal,
+            EventReason::Deleted.as_str(),
+            "Sync",
+            &note,
+        );
+    }
+}
+
+/// The versions annotation: hash of store and key to version id.
+fn versions_json(needs: &[Wanted], answers: &[Answer]) -> Result<String, Refusal> {
+    let versions = needs
+        .iter()
+        .zip(answers)
+        .filter_map(|(need, answer)| match answer {
+            Answer::Value(value) => Some((need.hash.clone(), value.version.0.to_string())),
+            Answer::Gone { .. } => None,
+        });
+    let versions = json(&versions.collect());
+    if versions.len() > annotation::VERSIONS_LIMIT {
+        return Err(Refusal::new(
+            Reason::TooLarge,
+            format!(
+                "the versions of {} entries need {} bytes in annotation {}, which takes {}: split the ExternalSecret",
+                needs.len(),
+                versions.len(),
+                annotation::VERSIONS,
+                annotation::VERSIONS_LIMIT
+            ),
+        ));
+    }
+    Ok(versions)
+}
+
+/// Overwrites the values of a Secret that is not needed any more.
+fn wipe(secret: &mut Secret) {
+    for ByteString(bytes) in secret.data.iter_mut().flat_map(BTreeMap::values_mut) {
+        bytes.zeroize();
+    }
+}

@@ -1,0 +1,295 @@
+//! The reconciler at work: changes become work, work becomes passes, until the end.
+
+use std::{
+    collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::FutureExt as _;
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use crate::{
+    api::{ObjectKey, StoreKind},
+    cluster::{Change, Changes},
+    sync::{
+        driver,
+        entry::Entry,
+        metrics::{Outcome, PassLabels, QueueLabels},
+        queue::Class,
+        reconcile::{Context, Ended},
+    },
+};
+
+/// How often `Current` is compared with the clock.
+const SWEEP: Duration = Duration::from_secs(15);
+/// How long passes under way may take to end.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Which objects write a Secret of another name than their own.
+#[derive(Default)]
+struct Targets {
+    /// By Secret.
+    objects: HashMap<ObjectKey, HashSet<ObjectKey>>,
+    /// By object.
+    secrets: HashMap<ObjectKey, ObjectKey>,
+}
+
+/// Works until `stop` completes, then lets passes under way end. Begin with complete indexes, as the leader.
+pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Output = ()>) {
+    let targets = Arc::new(Mutex::new(Targets::default()));
+    let mut tasks = JoinSet::new();
+    {
+        let context = context.clone();
+        let stores = context.stores.clone();
+        let wake = move |store: &ObjectKey| wake_users(&context, store);
+        tasks.spawn(stores.run(wake));
+    }
+    {
+        let stores = context.stores.clone();
+        let due = move |source| {
+            if let Some(store) = stores.store_of(source) {
+                stores.work.push(store, Class::Periodic);
+            }
+        };
+        let Context {
+            tracking,
+            aws,
+            reader,
+            work,
+            ..
+        } = &*context;
+        tasks.spawn(driver::drive(
+            tracking.clone(),
+            aws.clone(),
+            reader.clone(),
+            work.clone(),
+            due,
+        ));
+    }
+    tasks.spawn(sweep(context.clone()));
+    begin(&context, &targets);
+    tasks.spawn(follow(context.clone(), changes, targets));
+
+    let mut passes = JoinSet::new();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => break,
+            Some(_) = passes.join_next(), if !passes.is_empty() => {}
+            (object, class) = context.work.next() => {
+                passes.spawn(pass(context.clone(), object, class));
+            }
+            Some(ended) = tasks.join_next() => {
+                tracing::error!(?ended, "a part of the reconciler ended; the process must start anew");
+                return;
+            }
+        }
+    }
+    drop(tasks);
+    tracing::info!(under_way = passes.len(), "ending");
+    let all = async { while passes.join_next().await.is_some() {} };
+    if timeout(GRACE, all).await.is_err() {
+        tracing::warn!(
+            "some passes did not end in time; what they did not finish is done by the next leader"
+        );
+    }
+}
+
+async fn pass(context: Arc<Context>, object: ObjectKey, class: Class) {
+    let started = context.clock.now();
+    let ended = AssertUnwindSafe(context.reconcile(&object, class))
+        .catch_unwind()
+        .await;
+    let outcome = match ended {
+        Ok(Ended::Well) => {
+            context.work.done(&object, true);
+            Outcome::Well
+        }
+        Ok(Ended::Again(wait)) => {
+            context.work.done(&object, true);
+            context.work.push_after(object, wait);
+            Outcome::Again
+        }
+        Ok(Ended::Failed) => {
+            context.work.done(&object, false);
+            context.work.push_failed(&object);
+            Outcome::Failed
+        }
+        Err(_) => {
+            // The panic's own text may hold a value and stays inside.
+            tracing::error!(%object, "a pass over this ExternalSecret panicked; this is a bug, please report it");
+            context.work.done(&object, false);
+            context.work.push_failed(&object);
+            Outcome::Panicked
+        }
+    };
+    context
+        .metrics
+        .passes
+        .get_or_create(&PassLabels { outcome })
+        .inc();
+    context
+        .metrics
+        .duration
+        .observe(context.clock.now().saturating_sub(started).as_secs_f64());
+}
+
+/// Everything that the indexes hold is looked at once.
+fn begin(context: &Context, targets: &Mutex<Targets>) {
+    for stores in [&context.stores.namespaced, &context.stores.cluster] {
+        for key in stores.keys_where(|_, _| true) {
+            context.stores.work.push(key, Class::Urgent);
+        }
+    }
+    for key in context.objects.keys_where(|_, _| true) {
+        learn_target(context, targets, &key);
+        let class = class_of(context, &key);
+        context.work.push(key, class);
+    }
+}
+
+/// An object that has no status yet is one that somebody waits for.
+fn class_of(context: &Context, object: &ObjectKey) -> Class {
+    let known = context
+        .objects
+        .with(object, |indexed| {
+            indexed.entry().is_some_and(|entry| !entry.said.is_silent())
+        })
+        .unwrap_or_default();
+    if known { Class::Periodic } else { Class::Urgent }
+}
+
+/// Turns changes into work.
+async fn follow(context: Arc<Context>, changes: Changes, targets: Arc<Mutex<Targets>>) {
+    loop {
+        match changes.next().await {
+            Change::Ready => {}
+            Change::ExternalSecret(object) => {
+                learn_target(&context, &targets, &object);
+                // Our own writes of the status come back as changes and are none.
+                if context.is_news(&object) {
+                    context.work.push(object, Class::Urgent);
+                }
+            }
+            Change::Secret(secret) => {
+                for object in users_of(&context, &targets, &secret) {
+                    if !context.is_own_write(&object, &secret) {
+                        context.work.push(object, Class::Urgent);
+                    }
+                }
+            }
+            Change::SecretStore(store) => context.stores.work.push(store, Class::Urgent),
+            Change::ClusterSecretStore(name) => {
+                context.stores.work.push(ObjectKey::new("", name), Class::Urgent);
+            }
+            Change::Namespace(name) => {
+                for object in context.objects.keys_where(|object, _| object.namespace == name) {
+                    context.work.push(object, Class::Periodic);
+                }
+            }
+        }
+    }
+}
+
+/// Wakes those that read through a store. The store's key has no namespace if it is a ClusterSecretStore.
+fn wake_users(context: &Context, store: &ObjectKey) {
+    let uses = |object: &ObjectKey, entry: &Entry| match context.stores.meant(entry.store.as_ref()) {
+        Ok(meant) => {
+            meant.name == store.name
+                && match meant.kind {
+                    StoreKind::ClusterSecretStore => store.namespace.is_empty(),
+                    StoreKind::SecretStore => store.namespace == object.namespace,
+                }
+        }
+        Err(_) => false,
+    };
+    for object in context
+        .objects
+        .keys_where(|object, indexed| indexed.entry().is_some_and(|entry| uses(object, entry)))
+    {
+        let class = class_of(context, &object);
+        context.work.push(object, class);
+    }
+}
+
+fn learn_target(context: &Context, targets: &Mutex<Targets>, object: &ObjectKey) {
+    let target = context
+        .objects
+        .with(object, |indexed| {
+            let name = indexed.entry()?.target.as_deref()?;
+            Some(ObjectKey::new(object.namespace.clone(), name))
+        })
+        .flatten();
+    let mut targets = lock(targets);
+    let Targets { objects, secrets } = &mut *targets;
+    let before = match &target {
+        Some(target) => secrets.insert(object.clone(), target.clone()),
+        None => secrets.remove(object),
+    };
+    if let Some(before) = before
+        && Some(&before) != target.as_ref()
+        && let Some(writers) = objects.get_mut(&before)
+    {
+        writers.remove(object);
+        if writers.is_empty() {
+            objects.remove(&before);
+        }
+    }
+    if let Some(target) = target {
+        objects.entry(target).or_default().insert(object.clone());
+    }
+}
+
+/// The objects that a Secret is or was of: by the annotation, by the name, by `target.name`.
+fn users_of(context: &Context, targets: &Mutex<Targets>, secret: &ObjectKey) -> HashSet<ObjectKey> {
+    let mut users = lock(targets).objects.get(secret).cloned().unwrap_or_default();
+    users.insert(secret.clone());
+    let owner = context
+        .secrets
+        .with(secret, |indexed| {
+            indexed.entry().and_then(|entry| entry.owner.clone())
+        })
+        .flatten();
+    users.extend(owner.map(|owner| ObjectKey::new(secret.namespace.clone(), owner)));
+    users.retain(|object| context.objects.with(object, |_| ()).is_some());
+    users
+}
+
+/// Time passes without events: compares what `Current` says with the clock, and counts the queue.
+async fn sweep(context: Arc<Context>) {
+    let mut tick = interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let mut turned = Vec::new();
+        context.objects.for_each(|object, indexed| {
+            if let Some(entry) = indexed.entry()
+                && context.is_stale(object, entry) != entry.stale
+            {
+                turned.push(object.clone());
+            }
+        });
+        for object in turned {
+            context.work.push(object, Class::Periodic);
+        }
+        let (urgent, periodic, running) = context.work.depth();
+        for (state, count) in [("urgent", urgent), ("periodic", periodic), ("running", running)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            context
+                .metrics
+                .queue
+                .get_or_create(&QueueLabels { state })
+                .set(count);
+        }
+    }
+}
+
+fn lock(targets: &Mutex<Targets>) -> MutexGuard<'_, Targets> {
+    targets.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,132 @@
+//! The data of a Secret.
+
+use std::{collections::BTreeMap, fmt};
+
+use zeroize::Zeroizing;
+
+use super::{
+    error::{Error, Fault},
+    json::{self, Bytes, Members},
+    keys,
+};
+use crate::api::external_secret::{Entry, ExternalSecretSpec};
+
+/// What the API server takes in all values of a Secret together, in bytes.
+pub const MAX_SIZE: usize = 1024 * 1024;
+
+/// What AWS gave for one entry.
+#[derive(Clone, Copy)]
+pub enum Fetched<'a> {
+    /// The value, text or binary.
+    Value(&'a [u8]),
+    /// Describe has shown that the secret is gone: the entry gives no keys. What that means for the Secret, the
+    /// deletion policy says.
+    Gone,
+}
+
+/// The data of a Secret, and what was left out of them.
+#[derive(Default)]
+pub struct Built {
+    /// The data, wiped when dropped.
+    pub data: BTreeMap<String, Zeroizing<Vec<u8>>>,
+    /// How many members with an empty name were dropped.
+    pub dropped_empty_keys: usize,
+    /// The entries that are gone, by their place in `spec.entries()`.
+    pub gone: Vec<usize>,
+}
+
+/// Says how much there is, never what.
+impl fmt::Debug for Built {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            data,
+            dropped_empty_keys,
+            gone,
+        } = self;
+        f.debug_struct("Built")
+            .field("keys", &data.len())
+            .field("dropped_empty_keys", dropped_empty_keys)
+            .field("gone", gone)
+            .finish()
+    }
+}
+
+/// Makes the data that the spec describes. `fetched` gives what AWS said for an entry, by its place in
+/// `spec.entries()`. Later entries win. All or nothing: the first entry that fails is the error.
+pub fn build<'a>(spec: &ExternalSecretSpec, fetched: impl Fn(usize) -> Fetched<'a>) -> Result<Built, Error> {
+    let mut built = Built::default();
+    for (index, entry) in spec.entries().enumerate() {
+        let Fetched::Value(value) = fetched(index) else {
+            built.gone.push(index);
+            continue;
+        };
+        built.add(&entry, value).map_err(|fault| Error::Entry {
+            path: entry.path,
+            key: entry.remote.key.clone(),
+            fault,
+        })?;
+    }
+    let size = built.data.values().map(|value| value.len()).sum();
+    if size > MAX_SIZE {
+        Err(Error::TooLarge { size })
+    } else {
+        Ok(built)
+    }
+}
+
+impl Built {
+    fn add(&mut self, entry: &Entry<'_>, value: &[u8]) -> Result<(), Fault> {
+        let part = entry
+            .remote
+            .property()
+            .map(|property| take(value, property))
+            .transpose()?;
+        let Some(secret_key) = entry.secret_key else {
+            return self.extract(part.as_deref().map_or(value, Vec::as_slice));
+        };
+        if !keys::is_valid(secret_key) {
+            return Err(Fault::BadSecretKey);
+        }
+        let value = part.unwrap_or_else(|| Zeroizing::new(value.to_vec()));
+        self.data.insert(secret_key.to_owned(), value);
+        Ok(())
+    }
+
+    fn extract(&mut self, value: &[u8]) -> Result<(), Fault> {
+        let Members(members) = json::parse(value).and_then(Members::of).ok_or(Fault::NotObject)?;
+        if members.is_empty() {
+            return Err(Fault::NoMembers);
+        }
+        // Of doubles the last wins; what only becomes equal is an error.
+        let members: BTreeMap<_, _> = members.into_iter().collect();
+        let mut converted = BTreeMap::new();
+        let (mut bad, mut colliding) = (0, 0);
+        for (name, value) in &members {
+            if name.is_empty() {
+                self.dropped_empty_keys += 1;
+                continue;
+            }
+            let key = keys::convert(name);
+            bad += usize::from(!keys::is_valid(&key));
+            colliding += usize::from(converted.insert(key.into_owned(), *value).is_some());
+        }
+        if bad > 0 {
+            return Err(Fault::BadKeys { count: bad });
+        }
+        if colliding > 0 {
+            return Err(Fault::CollidingKeys { count: colliding });
+        }
+        for (key, value) in converted {
+            self.data.insert(key, json::render_raw(value)?);
+        }
+        Ok(())
+    }
+}
+
+fn take(value: &[u8], property: &str) -> Result<Bytes, Fault> {
+    let value = json::parse(value).ok_or(Fault::NotJson)?;
+    let part = json::select(value, property);
+    json::render(part.ok_or_else(|| Fault::NoProperty {
+        property: property.to_owned(),
+    })?)
+}

@@ -1,0 +1,172 @@
+//! Parts of JSON texts, in the words of their source.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+use super::error::Fault;
+
+/// Bytes that are wiped when dropped.
+pub(super) type Bytes = Zeroizing<Vec<u8>>;
+
+/// A JSON text. The parser's errors are dropped: they can quote their input.
+pub(super) fn parse(value: &[u8]) -> Option<&RawValue> {
+    serde_json::from_slice(value).ok()
+}
+
+/// An object's members in their order, doubles included.
+pub(super) struct Members<'a>(pub(super) Vec<(Cow<'a, str>, &'a RawValue)>);
+
+/// An array's elements.
+struct Elements<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some((Name(name), value)) = map.next_entry()? {
+                    members.push((name, value));
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+impl<'de> Deserialize<'de> for Elements<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Elements<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = seq.next_element()? {
+                    elements.push(element);
+                }
+                Ok(Elements(elements))
+            }
+        }
+
+        deserializer.deserialize_seq(Collect)
+    }
+}
+
+/// A member's name, borrowed where it holds no escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Members<'a> {
+    pub(super) fn of(value: &'a RawValue) -> Option<Self> {
+        value
+            .get()
+            .starts_with('{')
+            .then(|| serde_json::from_str(value.get()).ok())
+            .flatten()
+    }
+
+    /// The first member of the name, as gjson has it.
+    fn first(&self, name: &str) -> Option<&'a RawValue> {
+        self.0
+            .iter()
+            .find(|(member, _)| member == name)
+            .map(|(_, value)| *value)
+    }
+}
+
+/// The part that the dotted path names. A member whose name is the whole path wins; `\` takes the next character as
+/// it is; a number picks an element of an array.
+pub(super) fn select<'a>(value: &'a RawValue, path: &str) -> Option<&'a RawValue> {
+    if let Some(member) = Members::of(value).and_then(|members| members.first(path)) {
+        return Some(member);
+    }
+    segments(path)
+        .iter()
+        .try_fold(value, |value, segment| step(value, segment))
+}
+
+fn step<'a>(value: &'a RawValue, segment: &str) -> Option<&'a RawValue> {
+    if let Some(members) = Members::of(value) {
+        return members.first(segment);
+    }
+    // "+1" is a number to Rust, and no index.
+    let index: usize = segment
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| segment.parse().ok())
+        .flatten()?;
+    let Elements(elements) = serde_json::from_str(value.get()).ok()?;
+    elements.get(index).copied()
+}
+
+fn segments(path: &str) -> Vec<String> {
+    let mut segments = vec![String::new()];
+    let mut chars = path.chars();
+    while let Some(char) = chars.next() {
+        let taken = match char {
+            '.' => {
+                segments.push(String::new());
+                continue;
+            }
+            '\\' => chars.next().unwrap_or('\\'),
+            char => char,
+        };
+        if let Some(last) = segments.last_mut() {
+            last.push(taken);
+        }
+    }
+    segments
+}
+
+/// As `property` renders: strings without quotes, integers with all digits, other numbers as 64-bit floats the way Go
+/// prints them, null as nothing, all else as it stands.
+pub(super) fn render(value: &RawValue) -> Result<Bytes, Fault> {
+    let text = value.get();
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let is_number = digits.starts_with(|char: char| char.is_ascii_digit());
+    if !is_number || digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return render_raw(value);
+    }
+    let number: f64 = text.parse().map_err(|_| Fault::BadNumber)?;
+    // Rust prints like Go's 'f' with precision -1: the fewest digits that read back, no exponent.
+    if number.is_finite() {
+        Ok(Zeroizing::new(number.to_string().into_bytes()))
+    } else {
+        Err(Fault::BadNumber)
+    }
+}
+
+/// As `extract` renders: strings without quotes, null as nothing, all else as it stands.
+pub(super) fn render_raw(value: &RawValue) -> Result<Bytes, Fault> {
+    let text = value.get();
+    if text.starts_with('"') {
+        let string: String = serde_json::from_str(text).map_err(|_| Fault::BadText)?;
+        return Ok(Zeroizing::new(string.into_bytes()));
+    }
+    Ok(Zeroizing::new(if text == "null" {
+        Vec::new()
+    } else {
+        text.as_bytes().to_vec()
+    }))
+}

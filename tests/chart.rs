@@ -1,0 +1,449 @@
+//! The chart: what it renders, what it refuses, and what its roles and policies let the operator do on a real API server.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+use k8s_openapi::{
+    ByteString,
+    api::{
+        authentication::v1::{TokenRequest, TokenRequestSpec},
+        core::v1::{Secret, ServiceAccount},
+    },
+};
+use kube::{
+    Api, Client, Config,
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::{Value, json};
+use testbed::controlplane::{Binaries, ControlPlane};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs helm on the chart; what it prints, or an error with what it complains of.
+fn helm(arguments: &[&str]) -> Result<String> {
+    let binaries = Binaries::ensure(&|_| {})?;
+    let output = Command::new(&binaries.helm)
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .context("run helm")?;
+    if !output.status.success() {
+        bail!("helm: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn template(values: &[&str]) -> Result<String> {
+    let mut arguments = vec!["template", "keyturn", "charts/keyturn", "--namespace", "keyturn"];
+    for value in values {
+        arguments.extend(["--set", value]);
+    }
+    helm(&arguments)
+}
+
+/// The objects of a rendering, by kind and name.
+fn objects(rendered: &str) -> Result<BTreeMap<(String, String), Value>> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(rendered)?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let named = |object: Value| ((text(&object["kind"]), text(&object["metadata"]["name"])), object);
+    Ok(documents
+        .into_iter()
+        .filter(|document| !document.is_null())
+        .map(named)
+        .collect())
+}
+
+fn kinds(objects: &BTreeMap<(String, String), Value>, kind: &str) -> usize {
+    objects.keys().filter(|(of, _)| of == kind).count()
+}
+
+#[test]
+fn the_chart_passes_its_own_lint() {
+    helm(&["lint", "--strict", "charts/keyturn"]).unwrap();
+}
+
+#[test]
+fn the_kustomize_base_is_fresh() {
+    let rendered = template(&["crds.install=false"]).unwrap();
+    let path = root().join("deploy/base/keyturn.yaml");
+    if env::var_os("UPDATE").is_some() {
+        fs::write(&path, &rendered).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == rendered,
+        "{} is stale: run `make generate`",
+        path.display()
+    );
+}
+
+#[test]
+fn a_region_and_a_role_are_enough() {
+    let role = "arn:aws:iam::111122223333:role/keyturn";
+    let rendered = template(&["aws.region=eu-central-1", &format!("aws.roleArn={role}")]).unwrap();
+    let objects = objects(&rendered).unwrap();
+    let get = |kind: &str, name: &str| &objects[&(kind.to_owned(), name.to_owned())];
+
+    let account = get("ServiceAccount", "keyturn");
+    assert_eq!(
+        account["metadata"]["annotations"]["eks.amazonaws.com/role-arn"],
+        role
+    );
+    let container = &get("Deployment", "keyturn")["spec"]["template"]["spec"]["containers"][0];
+    let environment = container["env"].as_array().unwrap();
+    assert!(environment.contains(&json!({"name": "AWS_REGION", "value": "eu-central-1"})));
+    for crd in ["externalsecrets", "secretstores", "clustersecretstores"] {
+        let crd = get("CustomResourceDefinition", &format!("{crd}.keyturn.dev"));
+        assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+    }
+}
+
+#[test]
+fn values_reach_the_operators_arguments() {
+    let rendered = template(&[
+        "clusterName=prod",
+        "defaultStore=aws",
+        "scope.namespaces={a,b}",
+        "aws.periodicReads=false",
+        "secretStore.allowOperatorIdentity=true",
+        "tokenAudiences={one,two}",
+        "log.level=debug",
+        "log.format=text",
+        "log.audit=false",
+    ])
+    .unwrap();
+    let objects = objects(&rendered).unwrap();
+    let container =
+        &objects[&("Deployment".into(), "keyturn".into())]["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(
+        container["args"],
+        json!([
+            "run",
+            "--cluster-name=prod",
+            "--default-store=aws",
+            "--namespaces=a,b",
+            "--lease-name=keyturn",
+            "--min-refresh-interval=30s",
+            "--periodic-reads=false",
+            "--allow-operator-identity=true",
+            "--token-audiences=one,two",
+            "--protected-namespaces=kube-system",
+            "--listen=0.0.0.0:8080",
+            "--log=debug",
+            "--log-format=text",
+            "--audit=false",
+        ])
+    );
+}
+
+#[test]
+fn namespaces_in_scope_need_no_cluster_role() {
+    let everywhere = objects(&template(&[]).unwrap()).unwrap();
+    assert_eq!(
+        (
+            kinds(&everywhere, "ClusterRole"),
+            kinds(&everywhere, "ClusterRoleBinding")
+        ),
+        (4, 1)
+    );
+
+    let scoped = objects(&template(&["scope.namespaces={a,b}"]).unwrap()).unwrap();
+    assert_eq!(
+        (
+            kinds(&scoped, "ClusterRole"),
+            kinds(&scoped, "ClusterRoleBinding")
+        ),
+        (0, 0)
+    );
+    let rendered = template(&["scope.namespaces={a,b}", "crds.install=false"]).unwrap();
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&rendered).unwrap();
+    let of = |kind: &str| {
+        let of_kind = documents.iter().filter(|document| document["kind"] == kind);
+        let mut namespaces: Vec<_> = of_kind
+            .map(|document| document["metadata"]["namespace"].as_str().unwrap_or_default())
+            .collect();
+        namespaces.sort_unstable();
+        namespaces
+    };
+    assert_eq!(of("Role"), ["a", "b", "keyturn"]);
+    assert_eq!(of("RoleBinding"), ["a", "b", "keyturn"]);
+    assert!(!rendered.contains("clustersecretstores"));
+}
+
+#[test]
+fn values_that_mean_nothing_are_refused() {
+    for (value, named) in [
+        ("aws.regoin=eu-central-1", "regoin"),
+        ("unknown=1", "unknown"),
+        ("aws.roleArn=keyturn", "roleArn"),
+        ("log.format=xml", "format"),
+        ("scope.namespaces={Shop}", "namespaces"),
+        ("minRefreshInterval=soon", "minRefreshInterval"),
+        ("tokenAudiences={a'b}", "tokenAudiences"),
+    ] {
+        let error = template(&[value]).unwrap_err().to_string();
+        assert!(error.contains(named), "{value}: {error}");
+    }
+}
+
+/// A client as the ServiceAccount of the kubeconfig.
+async fn client_as(kubeconfig: &Path) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+fn secret(name: &str, type_: &str, labels: &[(&str, &str)], annotations: &[(&str, &str)]) -> Secret {
+    let map = |pairs: &[(&str, &str)]| -> Option<BTreeMap<String, String>> {
+        Some(
+            pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        )
+    };
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: map(labels),
+            annotations: map(annotations),
+            ..ObjectMeta::default()
+        },
+        type_: Some(type_.to_owned()),
+        data: Some(BTreeMap::from([("a".to_owned(), ByteString(b"b".to_vec()))])),
+        ..Secret::default()
+    }
+}
+
+/// The HTTP status that the API server refused with; 0 if it did not.
+fn refused<T>(result: kube::Result<T>) -> Result<u16> {
+    match result {
+        Ok(_) => Ok(0),
+        Err(kube::Error::Api(status)) => Ok(status.code),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[tokio::test]
+async fn roles_and_policies_hold_the_operator_to_its_work() -> Result<()> {
+    let plane = ControlPlane::shared().await?;
+    let own = plane.namespace("chart-own").await?;
+    let shop = plane.namespace("chart-shop").await?;
+    let protected = plane.namespace("chart-protected").await?;
+    let chart = root().join("charts/keyturn").display().to_string();
+    let values = format!("crds.install=false,replicas=0,protectedNamespaces={{kube-system,{protected}}}");
+    plane
+        .helm([
+            "install",
+            "keyturn",
+            &chart,
+            "--namespace",
+            &own,
+            "--set",
+            &values,
+        ])
+        .await?;
+
+    let admin = plane.client().await?;
+    let operator = client_as(&plane.kubeconfig_for(&own, "keyturn").await?).await?;
+    let secrets = |client: &Client, namespace: &str| Api::<Secret>::namespaced(client.clone(), namespace);
+    let create = async |namespace: &str, secret: &Secret| {
+        refused(
+            secrets(&operator, namespace)
+                .create(&PostParams::default(), secret)
+                .await,
+        )
+    };
+    let managed = [("keyturn.dev/managed", "true")];
+
+    // A policy takes a moment to work after it was made.
+    testbed::wait::until(
+        "the policies to work",
+        std::time::Duration::from_secs(30),
+        async || Ok((create(&shop, &secret("probe", "Opaque", &[], &[])).await? == 403).then_some(())),
+    )
+    .await?;
+
+    for (namespace, object, status) in [
+        (&shop, secret("ours", "Opaque", &managed, &[]), 0),
+        (&shop, secret("tls", "example.com/own", &managed, &[]), 0),
+        (&shop, secret("unlabelled", "Opaque", &[], &[]), 403),
+        (&shop, secret("release", "helm.sh/release.v1", &managed, &[]), 403),
+        (
+            &shop,
+            secret(
+                "token",
+                "kubernetes.io/service-account-token",
+                &managed,
+                &[("kubernetes.io/service-account.name", "default")],
+            ),
+            403,
+        ),
+        (&protected, secret("ours", "Opaque", &managed, &[]), 403),
+        (&own, secret("ours", "Opaque", &managed, &[]), 403),
+        (&own, secret("keyturn-token-key", "Opaque", &[], &[]), 0),
+    ] {
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        assert_eq!(
+            create(namespace, &object).await?,
+            status,
+            "create {namespace}/{name}"
+        );
+    }
+
+    for (name, annotation) in [
+        ("foreign", None),
+        ("given", Some("keyturn.dev/adopt")),
+        ("stripped", Some("keyturn.dev/owner")),
+    ] {
+        let annotations: Vec<_> = annotation
+            .map(|annotation| (annotation, "db"))
+            .into_iter()
+            .collect();
+        let object = secret(name, "Opaque", &[], &annotations);
+        secrets(&admin, &shop)
+            .create(&PostParams::default(), &object)
+            .await?;
+    }
+    let labelled = json!({"metadata": {"labels": {"keyturn.dev/managed": "true"}}, "data": {"a": "Yw=="}});
+    let stripped = json!({"metadata": {"labels": {"keyturn.dev/managed": null}}});
+    for (namespace, name, body, status) in [
+        (&shop, "foreign", &labelled, 403),
+        (&shop, "given", &labelled, 0),
+        (&shop, "stripped", &labelled, 0),
+        (&shop, "ours", &labelled, 0),
+        (&shop, "ours", &stripped, 403),
+        (&own, "keyturn-token-key", &labelled, 403),
+    ] {
+        let patched = secrets(&operator, namespace)
+            .patch(name, &PatchParams::default(), &Patch::Merge(body))
+            .await;
+        assert_eq!(refused(patched)?, status, "patch {name} {body}");
+    }
+    for (name, status) in [("foreign", 403), ("ours", 0)] {
+        let deleted = secrets(&operator, &shop)
+            .delete(name, &DeleteParams::default())
+            .await;
+        assert_eq!(refused(deleted)?, status, "delete {name}");
+    }
+
+    for (audiences, status) in [
+        (vec!["sts.amazonaws.com"], 0),
+        (vec![], 403),
+        (vec!["sts.amazonaws.com", "https://kubernetes.default.svc"], 403),
+    ] {
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: audiences.iter().map(ToString::to_string).collect(),
+                ..TokenRequestSpec::default()
+            },
+            ..TokenRequest::default()
+        };
+        let accounts: Api<ServiceAccount> = Api::namespaced(operator.clone(), &shop);
+        let token = accounts
+            .create_token_request("default", &PostParams::default(), &request)
+            .await;
+        assert_eq!(refused(token)?, status, "a token for {audiences:?}");
+    }
+    plane.helm(["uninstall", "keyturn", "--namespace", &own]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_api_server_accepts_the_definitions_and_refuses_in_sentences() -> Result<()> {
+    let plane = ControlPlane::shared().await?;
+    let crds = root().join("deploy/crds").display().to_string();
+    plane
+        .kubectl([
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--kustomize",
+            &crds,
+        ])
+        .await?;
+    plane
+        .kubectl([
+            "wait",
+            "--for=condition=Established",
+            "--timeout=30s",
+            "crd/externalsecrets.keyturn.dev",
+        ])
+        .await?;
+    let namespace = plane.namespace("chart-crds").await?;
+    let manifest = plane.folder().join("refused.yaml");
+    fs::write(
+        &manifest,
+        "apiVersion: keyturn.dev/v1\nkind: ExternalSecret\nmetadata: {name: refused}\nspec:\n  \
+         target: {creationPolicy: Merge, template: {type: Opaque}}\n  data:\n  \
+         - {secretKey: a, remoteRef: {key: x, property: null, decodingStrategy: Auto}, sourceRef: {generatorRef: {name: x}}}\n  \
+         dataFrom:\n  - find: {name: {regexp: x}}\n",
+    )?;
+    let arguments = [
+        "create",
+        "--validate=strict",
+        "--namespace",
+        &namespace,
+        "--filename",
+    ];
+    let refusal = plane
+        .kubectl(
+            arguments
+                .into_iter()
+                .chain([manifest.display().to_string().as_str()]),
+        )
+        .await;
+    let refusal = format!(
+        "{:#}",
+        refusal.expect_err("a manifest full of what this version lacks")
+    );
+    for sentence in [
+        "this version writes whole Secrets only",
+        "template is not supported: ",
+        "decodingStrategy can only be None: ",
+        "sourceRef is not supported: ",
+        "find is not supported: ",
+    ] {
+        assert!(refusal.contains(sentence), "{sentence}: {refusal}");
+    }
+    let accepted = root().join("src/api/refused/eso.yaml").display().to_string();
+    plane.kubectl(["create", "namespace", "shop"]).await?;
+    plane
+        .kubectl([
+            "create",
+            "--dry-run=server",
+            "--validate=strict",
+            "--filename",
+            &accepted,
+        ])
+        .await?;
+    plane
+        .kubectl(["delete", "namespace", "shop", "--wait=false"])
+        .await?;
+    Ok(())
+}
+
+#[test]
+fn the_health_script_knows_the_reasons_that_the_operator_gives() {
+    use keyturn::api::{ConditionType, Reason, Status};
+
+    let script = fs::read_to_string(root().join("deploy/argocd/health.lua")).unwrap();
+    let waiting: Vec<_> = script
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix(" = true,"))
+        .collect();
+    assert!(!waiting.is_empty());
+    for word in waiting {
+        let reason = Reason::ALL.iter().find(|reason| reason.as_str() == word);
+        let status = reason.and_then(|reason| reason.status(ConditionType::Ready));
+        assert_eq!(status, Some(Status::False), "{word}");
+    }
+}
