@@ -6,7 +6,7 @@ use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
 use keyturn::api::{ExternalSecret, SecretStore};
 use kube::api::ListParams;
 use serde_json::json;
-use testbed::aws::Fault;
+use testbed::aws::{Fault, SecretValue};
 
 use crate::{
     harness::{API_SERVER, Bed, STORE, entry, property, quarry},
@@ -30,7 +30,7 @@ async fn no_value_leaves_the_operator() -> Result<()> {
     let whole = bed.secret("app/json", &object)?;
     let text = bed.secret("app/text", CANARY)?;
     let broken = bed.secret("app/broken", &format!("{{\"{CANARY}\": {CANARY}"))?;
-    bed.aws.create_secret(&bed.account, "eu-central-1", "app/bytes", [CANARY.as_bytes(), &[0, 255, 254]].concat())?;
+    bed.aws.create_secret(&bed.account, "eu-central-1", "app/bytes", SecretValue::Binary([CANARY.as_bytes(), &[0, 255, 254]].concat()))?;
     let denied = bed.secret("app/denied", CANARY)?;
     bed.aws.set_kms_state(&denied, testbed::aws::KmsKey::Denied)?;
     bed.aws.set_description(&whole, CANARY)?;

@@ -2,14 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{Read as _, Seek as _, SeekFrom},
     panic::AssertUnwindSafe,
-    path::Path,
-    sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -33,10 +27,7 @@ use testbed::{
     controlplane::{Binaries, ControlPlane, Options},
     wait,
 };
-use tokio::{
-    runtime::Runtime,
-    sync::{OnceCell, RwLock},
-};
+use tokio::sync::{OnceCell, RwLock};
 
 use crate::operator::Operator;
 
@@ -61,15 +52,6 @@ pub(crate) const READS: [&str; 4] = [
     "secretsmanager:ListSecrets",
 ];
 
-/// What outlives a test lives on threads of its own: a test's runtime ends with it.
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .expect("start a runtime")
-});
-
 /// A cluster, an AWS, and no operator.
 pub(crate) struct Place {
     pub(crate) cluster: &'static ControlPlane,
@@ -80,13 +62,6 @@ pub(crate) struct Place {
 pub(crate) struct Common {
     pub(crate) place: Place,
     pub(crate) operator: Operator,
-}
-
-/// Runs `future` where it outlives the test that asks for it.
-pub(crate) async fn outlasting<T: Send + 'static>(
-    future: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
-    RUNTIME.spawn(future).await.context("a task of the harness broke")?
 }
 
 async fn place(cluster: &'static ControlPlane) -> Result<Place> {
@@ -100,12 +75,10 @@ async fn place(cluster: &'static ControlPlane) -> Result<Place> {
 pub(crate) async fn common() -> Result<&'static Common> {
     static COMMON: OnceCell<Common> = OnceCell::const_new();
     COMMON
-        .get_or_try_init(|| {
-            outlasting(async {
-                let place = place(ControlPlane::shared().await?).await?;
-                let operator = Operator::install(&place, "keyturn", &[]).await?;
-                Ok(Common { place, operator })
-            })
+        .get_or_try_init(async || {
+            let place = place(ControlPlane::shared().await?).await?;
+            let operator = Operator::install(&place).await?;
+            Ok(Common { place, operator })
         })
         .await
 }
@@ -114,14 +87,10 @@ pub(crate) async fn common() -> Result<&'static Common> {
 pub(crate) async fn quarry() -> Result<&'static Place> {
     static QUARRY: OnceCell<Place> = OnceCell::const_new();
     QUARRY
-        .get_or_try_init(|| {
-            outlasting(async {
-                let build = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| println!("{line}")));
-                let cluster = ControlPlane::start(&build.await??, Options::default()).await?;
-                let cluster: &'static ControlPlane = Box::leak(Box::new(cluster));
-                Operator::prepare(cluster).await?;
-                place(cluster).await
-            })
+        .get_or_try_init(async || {
+            let build = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| println!("{line}")));
+            let cluster = ControlPlane::start(&build.await??, Options::default()).await?;
+            place(Box::leak(Box::new(cluster))).await
         })
         .await
 }
@@ -616,74 +585,6 @@ pub(crate) fn assert_actionable(message: &str, named: &[&str]) {
     ];
     let lower = message.to_lowercase();
     assert!(acts.iter().any(|act| lower.contains(act)), "nothing to do in {message:?}");
-}
-
-/// The API server's own record of requests, from where it stood when this was made.
-pub(crate) struct Audit {
-    path: std::path::PathBuf,
-    from: u64,
-}
-
-/// One request to the API server, answered.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Asked {
-    pub(crate) user: String,
-    pub(crate) verb: String,
-    pub(crate) resource: String,
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    pub(crate) code: i64,
-}
-
-impl Asked {
-    /// Whether it would change something.
-    pub(crate) fn writes(&self) -> bool {
-        !matches!(self.verb.as_str(), "get" | "list" | "watch")
-    }
-}
-
-impl Audit {
-    /// From now on.
-    pub(crate) fn begin(cluster: &ControlPlane) -> Result<Self> {
-        let path = cluster.audit_log().context("the cluster keeps no audit log")?;
-        Ok(Self { path: path.to_owned(), from: fs::metadata(path)?.len() })
-    }
-
-    /// Requests by `user` since.
-    pub(crate) fn by(&self, user: &str) -> Result<Vec<Asked>> {
-        let asked = requests(&self.path, self.from)?;
-        Ok(asked.into_iter().filter(|asked| asked.user == user).collect())
-    }
-}
-
-fn requests(path: &Path, from: u64) -> Result<Vec<Asked>> {
-    let mut file = fs::File::open(path)?;
-    file.seek(SeekFrom::Start(from))?;
-    let mut text = String::new();
-    file.read_to_string(&mut text)?;
-    let mut asked = Vec::new();
-    for line in text.lines() {
-        // The last line may be half written.
-        let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
-        if event["stage"] != "ResponseComplete" {
-            continue;
-        }
-        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let of = &event["objectRef"];
-        let mut resource = word(&of["resource"]);
-        if let Some(part) = of["subresource"].as_str() {
-            resource = format!("{resource}/{part}");
-        }
-        asked.push(Asked {
-            user: word(&event["user"]["username"]),
-            verb: word(&event["verb"]),
-            resource,
-            namespace: word(&of["namespace"]),
-            name: word(&of["name"]),
-            code: event["responseStatus"]["code"].as_i64().unwrap_or_default(),
-        });
-    }
-    Ok(asked)
 }
 
 /// A time from now, as annotations have it.

@@ -41,7 +41,7 @@ impl Operator {
     /// Installs a release that works in the bed's namespace only; `arguments` are the process's. Nothing is started.
     pub(crate) async fn confined(place: &Place, bed: &Bed, arguments: &[&str]) -> Result<Self> {
         let mut install = Install::new(&bed.namespace, &format!("{}-system", bed.namespace));
-        install.set.push(format!("namespaces={{{}}}", bed.namespace));
+        install.set.push(format!("scope.namespaces={{{}}}", bed.namespace));
         Self::make(place, install, arguments).await
     }
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::ListParams;
 use serde_json::{Value, json};
-use testbed::wait;
+use testbed::{aws::SecretValue, wait};
 
 use crate::harness::{Bed, SELDOM, SOON, STORE, bed, data, entry, external_secret, property};
 
@@ -57,7 +57,7 @@ async fn a_secret_is_made_of_whole_values_properties_and_extracts() -> Result<()
 async fn binary_values_stay_as_they_are() -> Result<()> {
     bed("binary", async |bed| {
         let bytes = vec![0_u8, 159, 146, 150, 255, 10];
-        bed.aws.create_secret(&bed.account, "eu-central-1", "app/binary", bytes.clone())?;
+        bed.aws.create_secret(&bed.account, "eu-central-1", "app/binary", SecretValue::Binary(bytes.clone()))?;
         bed.plain("db", "app/binary").await?;
         bed.synced("db").await?;
         let secret = bed.written("db").await?;

@@ -227,12 +227,10 @@ async fn allowed_keys_keep_tenants_of_one_cluster_store_apart() -> Result<()> {
                 bed.external_secret("own", spec(&key)).await?;
                 bed.holds("own", &[("value", &format!("of {}", bed.namespace))]).await?;
             }
-            let mark = one.aws.mark();
             one.external_secret("theirs", spec(&format!("k8s/{}/db", two.namespace))).await?;
             let said = one.ready("theirs", "KeyNotAllowed").await?;
             assert_actionable(&said.message, &[&two.namespace, &store]);
             assert!(one.find("theirs").await?.is_none());
-            drop(mark);
             one.cluster.kubectl(["delete", "clustersecretstore.keyturn.dev", &store]).await?;
             Ok(())
         })

@@ -11,6 +11,7 @@ mod deletion;
 mod faults;
 mod harness;
 mod leases;
+mod operator;
 mod outages;
 mod ownership;
 mod reading;
