@@ -175,6 +175,8 @@ impl Bed {
             let lines: Vec<_> = log
                 .lines()
                 .filter(|line| line.contains(&self.namespace) || line.contains("\"ERROR\"") || line.contains("panicked"))
+                // Reads are many, and say what the record of calls says too.
+                .filter(|line| !line.contains("\"action\":\"read\""))
                 .collect();
             for line in lines.iter().skip(lines.len().saturating_sub(60)) {
                 text += line;
