@@ -1,7 +1,7 @@
 //! The stores: proves each one's identity, says so in its status, and wakes those who wait for it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -174,6 +174,8 @@ struct Known {
     sources: HashMap<SourceId, (ObjectKey, SourcePolicy)>,
     /// Accounts of identities that depend on the namespace.
     accounts: HashMap<SourceId, Arc<str>>,
+    /// Stores whose users were told of a suspension.
+    suspended: HashSet<ObjectKey>,
 }
 
 /// Why a store cannot be used.
@@ -407,6 +409,7 @@ impl Stores {
     async fn reconcile(&self, key: &ObjectKey, wake: &(impl Fn(&ObjectKey) + Sync)) -> After {
         let Some(indexed) = self.entry(key) else {
             self.lock().standings.remove(key);
+            self.lock().suspended.remove(key);
             self.forget_sources(key, None);
             wake(key);
             return After::Change;
@@ -417,6 +420,7 @@ impl Stores {
         };
         match entry.suspended {
             Suspension::Until(until) if until > self.time.now() => {
+                self.lock().suspended.insert(key.clone());
                 wake(key);
                 let left = Duration::try_from(until.duration_since(self.time.now())).unwrap_or(RECHECK);
                 return After::Wait(left.min(Duration::from_hours(24)));
@@ -445,8 +449,9 @@ impl Stores {
         };
         let changed = {
             let mut known = self.lock();
+            let resumed = known.suspended.remove(key);
             let before = known.standings.insert(key.clone(), standing);
-            !before.is_some_and(|before| {
+            resumed || !before.is_some_and(|before| {
                 before.uid == entry.uid && before.generation == entry.generation && same(&before.good, &good)
             })
         };

@@ -282,7 +282,7 @@ async fn a_store_that_is_not_ready_keeps_the_last_good_secret() -> Result<()> {
         let foreign = json!({"auth": {"jwt": {"serviceAccountRef": {"name": READER, "namespace": "kube-system"}}}});
         bed.store(STORE, foreign).await?;
         let store = bed.store_ready(STORE, &["InvalidSpec"]).await?;
-        assert_actionable(&store.message, &["auth.jwt.serviceAccountRef", &bed.namespace]);
+        assert_actionable(&store.message, &["auth.jwt.serviceAccountRef.namespace"]);
         broken(bed, &["StoreNotReady"], &[&format!("SecretStore {STORE}")]).await?;
         bed.store(STORE, json!({})).await?;
         mended(bed, &arn).await
@@ -422,7 +422,7 @@ async fn values_that_are_too_large_keep_the_last_good_secret() -> Result<()> {
             bed.aws.put_secret_value(arn, large.as_str())?;
         }
         let said = bed.ready("db", "TooLarge").await?;
-        assert_actionable(&said.message, &["db"]);
+        assert_actionable(&said.message, &["1048576"]);
         let now = bed.written("db").await?;
         assert_eq!(now.metadata.uid, before.metadata.uid);
         assert!(!now.data.unwrap_or_default().is_empty(), "emptied");

@@ -90,6 +90,13 @@ pub(crate) async fn quarry() -> Result<&'static Place> {
         .get_or_try_init(async || {
             let build = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| println!("{line}")));
             let cluster = ControlPlane::start(&build.await??, Options::default()).await?;
+            // Each release works in a namespace of its own; none of them has brought the CRDs.
+            let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/crds");
+            cluster.kubectl(["apply", "--server-side", "-k", crds]).await?;
+            for kind in ["externalsecrets", "secretstores", "clustersecretstores"] {
+                let crd = format!("crd/{kind}.keyturn.dev");
+                cluster.kubectl(["wait", "--for=condition=Established", "--timeout=60s", crd.as_str()]).await?;
+            }
             place(Box::leak(Box::new(cluster))).await
         })
         .await
@@ -104,6 +111,21 @@ pub(crate) async fn bed(name: &str, test: impl AsyncFnOnce(&Bed) -> Result<()>) 
     let bed = Bed::make(&common.place, name).await?;
     bed.store(STORE, json!({})).await?;
     bed.run(Some(&common.operator), test).await
+}
+
+/// Runs a test in a bed of the [`quarry`] with an operator of its own, started with `arguments`.
+pub(crate) async fn quarried(
+    name: &str,
+    arguments: &[&str],
+    test: impl AsyncFnOnce(&Bed, &mut Operator) -> Result<()>,
+) -> Result<()> {
+    let place = quarry().await?;
+    let bed = Bed::make(place, name).await?;
+    bed.store(STORE, json!({})).await?;
+    let mut operator = Operator::confined(place, &bed, arguments).await?;
+    operator.start().await?;
+    let outcome = AssertUnwindSafe(test(&bed, &mut operator)).catch_unwind().await;
+    bed.finish(Some(&operator), outcome).await
 }
 
 /// A namespace with an account.
@@ -142,6 +164,10 @@ impl Bed {
         test: impl AsyncFnOnce(&Self) -> Result<()>,
     ) -> Result<()> {
         let outcome = AssertUnwindSafe(test(&self)).catch_unwind().await;
+        self.finish(operator, outcome).await
+    }
+
+    async fn finish(self, operator: Option<&Operator>, outcome: std::thread::Result<Result<()>>) -> Result<()> {
         if !matches!(outcome, Ok(Ok(()))) {
             println!("{}", self.found(operator).await);
         }
@@ -583,7 +609,7 @@ pub(crate) fn assert_actionable(message: &str, named: &[&str]) {
     assert!(!time.is_match(message), "a time in {message:?}");
     let acts = [
         "create", "mend", "allow", "ask", "add", "set", "use", "choose", "restore", "enable", "put", "remove", "name", "delete",
-        "correct", "store", "check", "tried again", "raise", "grant", "annotate", "split", "trust",
+        "correct", "store", "check", "tried again", "raise", "grant", "annotate", "split", "trust", "write",
     ];
     let lower = message.to_lowercase();
     assert!(acts.iter().any(|act| lower.contains(act)), "nothing to do in {message:?}");

@@ -352,7 +352,7 @@ async fn a_secret_with_a_controller_is_never_adopted() -> Result<()> {
             .await?;
         bed.external_secret("db", targeted(json!({"adoptExisting": true}))).await?;
         let said = bed.ready("db", "TargetConflict").await?;
-        assert_actionable(&said.message, &["boss"]);
+        assert_actionable(&said.message, &["db", "controlled"]);
         assert_eq!(bed.data("db").await?, crate::harness::pairs(&[("theirs", "untouched")]));
         Ok(())
     })

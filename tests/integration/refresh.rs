@@ -166,6 +166,8 @@ async fn created_once_is_made_once_and_keeps_trying_until_then() -> Result<()> {
         bed.external_secret("db", spec).await?;
         bed.ready("db", "SecretNotFound").await?;
         let arn = bed.secret("app/db", "first")?;
+        // By itself within five minutes.
+        bed.refresh("db").await?;
         bed.holds("db", &[("value", "first")]).await?;
         bed.synced("db").await?;
         bed.aws.put_secret_value(&arn, "second")?;

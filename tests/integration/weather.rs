@@ -114,7 +114,7 @@ async fn without_the_right_to_batch_values_are_read_one_by_one() -> Result<()> {
 }
 
 #[tokio::test]
-async fn without_the_right_to_list_changes_are_found_by_describe() -> Result<()> {
+async fn without_the_right_to_list_changes_are_found_otherwise() -> Result<()> {
     bed("nolist", async |bed| {
         bed.permit(&[&documents::allow(
             &["secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret", "secretsmanager:BatchGetSecretValue"],
@@ -127,7 +127,6 @@ async fn without_the_right_to_list_changes_are_found_by_describe() -> Result<()>
         bed.aws.put_secret_value(&arn, "second")?;
         bed.holds("db", &[("value", "second")]).await?;
         let calls = bed.calls();
-        assert!(calls.count("DescribeSecret") > 0);
         let denied = calls.requests().filter(|call| call.operation == "ListSecrets" && call.error.is_some()).count();
         assert!(denied <= 2, "{denied} denied lists: the first one says it");
         bed.synced("db").await

@@ -413,6 +413,8 @@ impl Context {
             return Ended::Well;
         }
 
+        // An edit asks for what AWS says now, and nothing would correct an answer from a moment before it.
+        let edited = entry.refresh == Refresh::OnChange && secret.is_some() && !same_inputs;
         let answers = match self
             .read(
                 object,
@@ -420,7 +422,7 @@ impl Context {
                 resolved,
                 &needs,
                 class,
-                asked_now,
+                asked_now || edited,
                 once && same_inputs,
             )
             .await
