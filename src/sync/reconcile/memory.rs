@@ -60,7 +60,14 @@ impl Context {
         let behind = match &indexed {
             Some(indexed) => older(&indexed.resource_version, &written.resource_version),
             // Not there yet, or deleted since: after a while the index is believed.
-            None => self.clock.now() < *at + SEEN_WITHIN,
+            None => match (*at + SEEN_WITHIN).checked_sub(self.clock.now()) {
+                Some(left) if !left.is_zero() => {
+                    // If it was deleted, no further change will tell.
+                    self.work.push_after(object.clone(), left);
+                    true
+                }
+                _ => false,
+            },
         };
         if behind && key == target {
             return Some(written.clone());

@@ -427,6 +427,8 @@ impl Context {
             return self.say_current(object, entry, ended).await;
         }
 
+        // An edit asks for what AWS says now, and nothing would correct an answer from a moment before it.
+        let edited = entry.refresh == Refresh::OnChange && secret.is_some() && !same_inputs;
         let answers = match self
             .read(
                 object,
@@ -434,7 +436,7 @@ impl Context {
                 resolved,
                 &needs,
                 class,
-                asked_now,
+                asked_now || edited,
                 once && same_inputs,
             )
             .await

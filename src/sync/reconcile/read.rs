@@ -206,7 +206,7 @@ fn gone(need: &Wanted, deleted: bool) -> Refusal {
         Refusal::new(
             Reason::MarkedForDeletion,
             format!(
-                "secret {key} is marked for deletion in AWS; the Secret is kept. Restore it with \
+                "secret {key} is marked for deletion in AWS (InvalidRequestException); the Secret is kept. Restore it with \
                  `aws secretsmanager restore-secret`, or remove the entry, or set target.deletionPolicy"
             ),
         )
