@@ -197,7 +197,10 @@ fn values_that_mean_nothing_are_refused() {
         ("minRefreshInterval=0s", "minRefreshInterval"),
         ("clusterName=a b", "clusterName"),
         ("clusterName=a+b", "clusterName"),
-        ("clusterName=a-name-of-more-than-thirty-two-letters", "clusterName"),
+        (
+            "clusterName=a-name-of-more-than-thirty-two-letters",
+            "clusterName",
+        ),
         ("tokenAudiences={a'b}", "tokenAudiences"),
     ] {
         let error = template(&[value]).unwrap_err().to_string();
