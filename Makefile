@@ -6,10 +6,9 @@ SHELL := /bin/bash
 # One set of package flags for all commands (`cargo run` has it by `default-members`): other flags would unify features
 # anew and build everything twice.
 ALL := --locked --workspace
-CRDS := deploy/crds
 SAY := printf '\n==> %s\n'
 
-.PHONY: help tools build lint test bench demo generate fresh stacks
+.PHONY: help tools build lint test bench demo generate stacks
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -21,9 +20,11 @@ demo: tools ## the main job on an embedded cluster and AWS emulator; EXIT=1 ends
 	cargo run --locked --bin testbed -- demo $(if $(EXIT),--exit)
 
 test: tools lint ## formatting, lints, unit and integration tests, generated files
+	@$(SAY) "the control plane: about 15 minutes the first time, seconds after"
+	cargo run --locked --bin testbed -- controlplane build
 	@$(SAY) "unit and integration tests"
 	cargo test $(ALL)
-	@$(MAKE) --no-print-directory stacks fresh
+	@$(MAKE) --no-print-directory stacks
 	@$(SAY) "all is well"
 
 bench: tools ## the measurements, as a table and as JSON
@@ -41,15 +42,8 @@ lint: tools ## formatting and lints
 	@$(SAY) "lints"
 	cargo clippy $(ALL) --all-targets -- -D warnings
 
-generate: tools ## write the files that are made from code
-	@mkdir -p $(CRDS)
-	cargo run --locked --quiet --bin keyturn -- crds > $(CRDS)/keyturn.yaml.new
-	@mv $(CRDS)/keyturn.yaml.new $(CRDS)/keyturn.yaml
-
-fresh: # Generated files are what the code says now.
-	@$(SAY) "generated files"
-	@cargo run --locked --quiet --bin keyturn -- crds | diff -u $(CRDS)/keyturn.yaml - \
-		|| { echo "$(CRDS) is stale: run 'make generate' and commit the result." >&2; exit 1; }
+generate: tools ## write the files that are made from code and from the chart
+	UPDATE=1 cargo test $(ALL) --test chart -- fresh
 
 stacks: # Without cargo-deny, at least the bans that matter most: see deny.toml.
 	@$(SAY) "banned crates"
@@ -60,5 +54,5 @@ stacks: # Without cargo-deny, at least the bans that matter most: see deny.toml.
 
 tools:
 	@missing=(); \
-	for tool in cargo go cc make git openssl python3; do command -v "$$tool" > /dev/null || missing+=("$$tool"); done; \
+	for tool in cargo go cc make git; do command -v "$$tool" > /dev/null || missing+=("$$tool"); done; \
 	if (( $${#missing[@]} )); then echo "Please install what is missing: $${missing[*]}." >&2; exit 1; fi

@@ -15,6 +15,7 @@ use k8s_openapi::{
         core::v1::{Secret, ServiceAccount},
     },
 };
+use keyturn::api::{crds, to_yaml};
 use kube::{
     Api, Client, Config,
     api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
@@ -445,5 +446,51 @@ fn the_health_script_knows_the_reasons_that_the_operator_gives() {
         let reason = Reason::ALL.iter().find(|reason| reason.as_str() == word);
         let status = reason.and_then(|reason| reason.status(ConditionType::Ready));
         assert_eq!(status, Some(Status::False), "{word}");
+    }
+}
+
+/// Where each definition lies in the repository, and what lies there.
+fn files() -> Result<Vec<(PathBuf, String)>> {
+    let root = root();
+    let mut files = Vec::new();
+    for crd in crds() {
+        let yaml = to_yaml(&crd)?;
+        let name = format!("{}.yaml", crd.spec.names.plural);
+        let chart = in_chart(&yaml);
+        files.push((root.join("deploy/crds").join(&name), yaml));
+        files.push((root.join("charts/keyturn/templates/crds").join(&name), chart));
+    }
+    Ok(files)
+}
+
+/// As a template: installed by a switch, and kept when the release goes, since its objects and then all their
+/// Secrets would go with it.
+fn in_chart(yaml: &str) -> String {
+    assert!(
+        !yaml.contains("{{"),
+        "Helm would take a part of the definition for a template"
+    );
+    let kept = yaml.replacen(
+        "metadata:\n",
+        "metadata:\n  annotations:\n    helm.sh/resource-policy: keep\n",
+        1,
+    );
+    assert_ne!(kept, yaml);
+    format!("{{{{- if .Values.crds.install }}}}\n{kept}{{{{- end }}}}\n")
+}
+
+#[test]
+fn committed_definitions_are_fresh() {
+    for (path, text) in files().unwrap() {
+        if env::var_os("UPDATE").is_some() {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, &text).unwrap();
+        }
+        let committed = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == text,
+            "{} is stale: run `make generate`",
+            path.display()
+        );
     }
 }

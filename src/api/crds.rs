@@ -57,60 +57,9 @@ fn plain(schema: &mut JSONSchemaProps) {
 
 #[cfg(test)]
 mod tests {
-    use std::{env, fs, path::PathBuf};
-
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
 
     use super::*;
-
-    /// Where each definition lies in the repository, and what lies there.
-    fn files() -> Vec<(PathBuf, String)> {
-        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-        crds()
-            .iter()
-            .flat_map(|crd| {
-                let yaml = to_yaml(crd).unwrap();
-                let name = format!("{}.yaml", crd.spec.names.plural);
-                let chart = in_chart(&yaml);
-                [
-                    (root.join("deploy/crds").join(&name), yaml),
-                    (root.join("charts/keyturn/templates/crds").join(&name), chart),
-                ]
-            })
-            .collect()
-    }
-
-    /// As a template: installed by a switch, and kept when the release goes, since its objects and then all their
-    /// Secrets would go with it.
-    fn in_chart(yaml: &str) -> String {
-        assert!(
-            !yaml.contains("{{"),
-            "Helm would take a part of the definition for a template"
-        );
-        let kept = yaml.replacen(
-            "metadata:\n",
-            "metadata:\n  annotations:\n    helm.sh/resource-policy: keep\n",
-            1,
-        );
-        assert_ne!(kept, yaml);
-        format!("{{{{- if .Values.crds.install }}}}\n{kept}{{{{- end }}}}\n")
-    }
-
-    #[test]
-    fn committed_definitions_are_fresh() {
-        for (path, text) in files() {
-            if env::var_os("UPDATE").is_some() {
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(&path, &text).unwrap();
-            }
-            let committed = fs::read_to_string(&path).unwrap_or_default();
-            assert!(
-                committed == text,
-                "{} is stale: run `make generate`",
-                path.display()
-            );
-        }
-    }
 
     #[test]
     fn definitions_are_small_enough_for_client_side_apply() {
