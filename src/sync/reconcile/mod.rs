@@ -163,6 +163,14 @@ impl Context {
                 self.memory.lock().remove(object);
                 return Ended::Well;
             }
+            // What is deleted with it must not come back meanwhile.
+            Some(Indexed::Entry(entry)) if entry.ending => {
+                self.remember(object, |memory| {
+                    memory.seen = Some((entry.uid.clone(), entry.revision));
+                });
+                self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+                return Ended::Well;
+            }
             Some(Indexed::Entry(entry)) => entry,
             Some(Indexed::Malformed(malformed)) => return self.say_malformed(object, &malformed).await,
         };
@@ -288,6 +296,10 @@ impl Context {
             return Err(Stop::Waiting);
         }
         let labels = namespace.as_ref().and_then(Indexed::entry);
+        // Nothing can be made in it any more, and all of it goes.
+        if labels.is_some_and(|namespace| namespace.ending) {
+            return Err(Stop::Waiting);
+        }
         let mut usable = match self.stores.usable(&store, &object.namespace, labels) {
             Ok(usable) => usable,
             Err(Unusable::NotYet) => return Err(Stop::Waiting),
