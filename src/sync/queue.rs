@@ -26,6 +26,8 @@ pub enum Class {
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
+/// Alarms that do not count any more and are kept all the same, beside as many as count.
+const STALE_ALARMS: usize = 1024;
 
 /// Objects that wait, in the order in which they are worked.
 #[derive(Debug)]
@@ -102,6 +104,13 @@ impl Queue {
         self.alarms_made += 1;
         self.alarms.insert(object.clone(), (at, self.alarms_made));
         self.later.push(Reverse((at, object, self.alarms_made)));
+        // What no longer counts would stay until its time, a day for an object that somebody suspends again and again.
+        if self.later.len() > 2 * self.alarms.len() + STALE_ALARMS {
+            let alarms = &self.alarms;
+            self.later.retain(|Reverse((_, object, made))| {
+                alarms.get(object).is_some_and(|(_, counts)| counts == made)
+            });
+        }
     }
 
     /// The next object to work, if a place is free. It stays reserved until [`Queue::done`].
@@ -326,6 +335,19 @@ mod tests {
         queue.done(&object);
         assert_eq!(queue.pop(Duration::from_secs(20)), None);
         assert_eq!(queue.next_alarm(), None);
+    }
+
+    #[test]
+    fn alarms_that_do_not_count_any_more_do_not_pile_up() {
+        let mut queue = Queue::new(8, 1);
+        for _ in 0..10_000 {
+            queue.push(key("n", "a"), Class::Urgent);
+            let (object, _) = queue.pop(Now::ZERO).unwrap();
+            queue.done(&object);
+            queue.push_at(object, Duration::from_hours(24));
+        }
+        assert!(queue.later.len() <= STALE_ALARMS + 2, "{}", queue.later.len());
+        assert_eq!(queue.next_alarm(), Some(Duration::from_hours(24)));
     }
 
     #[test]
