@@ -29,6 +29,8 @@ pub struct Entry {
     pub revision: u64,
     /// How often it is refreshed.
     pub refresh: Refresh,
+    /// Whether a shorter interval was asked for than the operator's minimum.
+    pub raised: bool,
     /// The store; `None` is the operator's default store.
     pub store: Option<StoreRef>,
     /// What it needs, in the order of the spec's entries.
@@ -185,6 +187,13 @@ impl Entry {
                 (RefreshPolicy::CreatedOnce, _) => Refresh::Once,
                 (RefreshPolicy::Periodic, interval) => interval.wait().map_or(Refresh::Once, Refresh::Every),
             },
+            raised: matches!(
+                interval,
+                Interval::Every {
+                    raised_from: Some(_),
+                    ..
+                }
+            ),
             store: spec.secret_store_ref.as_ref().map(|store| StoreRef {
                 kind: store.kind(),
                 name: store.name.as_str().into(),

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::{
+    api::core::v1::ObjectReference,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
 use kube::runtime::events::EventType;
 
 use crate::{
@@ -21,8 +24,9 @@ use crate::{
     cluster::{Change, Events, Index, Indexed, NamespaceEntry, Project, ServerTime, Writer},
     sync::{
         admit::Admission,
-        driver::Tracking,
+        driver::{OutageKind, Tracking},
         entry::{StoreRef, Suspension},
+        events,
         resolve::{Asked, Refusal, Rules},
         status::Verdict,
         work::Work,
@@ -392,6 +396,17 @@ impl Stores {
         }
     }
 
+    /// The sources in use of a store.
+    pub fn sources_of(&self, store: &ObjectKey) -> Vec<SourceId> {
+        let known = self.lock();
+        known
+            .sources
+            .iter()
+            .filter(|(_, (of, _))| of == store)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
     /// The store of a source, for whom its check mode has changed.
     pub fn store_of(&self, source: SourceId) -> Option<ObjectKey> {
         self.lock().sources.get(&source).map(|(store, _)| store.clone())
@@ -618,24 +633,42 @@ impl Stores {
             }
             _ => return,
         };
-        let kind = if key.namespace.is_empty() {
-            StoreKind::ClusterSecretStore
-        } else {
-            StoreKind::SecretStore
+        self.events.emit(
+            reference(key, &entry.uid),
+            type_,
+            reason.as_str(),
+            "Prove",
+            &now.message,
+        );
+    }
+
+    /// An outage is one event on the store, and its end another: not one on each object that waits.
+    pub fn tell_outage(&self, source: SourceId, outage: Option<OutageKind>) {
+        let Some(key) = self.store_of(source) else { return };
+        let Some(Indexed::Entry(entry)) = self.entry(&key) else {
+            return;
         };
-        let regarding = super::events::reference(kind.as_str(), key, &entry.uid);
+        let (reason, note) = match outage {
+            Some(kind) => (
+                EventReason::SyncFailed,
+                format!(
+                    "{kind}, for more than a minute; Secrets stay as they are, and reading goes on by itself"
+                ),
+            ),
+            None => (EventReason::Recovered, "AWS answers again".to_owned()),
+        };
+        let type_ = if reason.is_warning() {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
         self.events
-            .emit(regarding, type_, reason.as_str(), "Prove", &now.message);
+            .emit(reference(&key, &entry.uid), type_, reason.as_str(), "Read", &note);
     }
 
     /// How the store is checked, in words, and what it may call.
     fn mode(&self, key: &ObjectKey) -> Option<(String, Capabilities)> {
-        let source = self
-            .lock()
-            .sources
-            .iter()
-            .find(|(_, (store, _))| store == key)
-            .map(|(id, _)| *id)?;
+        let source = self.sources_of(key).into_iter().next()?;
         let mode = self.tracking.ask(|tracker| tracker.mode(source))?;
         let raised = if mode.raised {
             "; intervals under 10m are raised to it"
@@ -699,6 +732,15 @@ impl Stores {
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn reference(key: &ObjectKey, uid: &str) -> ObjectReference {
+    let kind = if key.namespace.is_empty() {
+        StoreKind::ClusterSecretStore
+    } else {
+        StoreKind::SecretStore
+    };
+    events::reference(kind.as_str(), key, uid)
 }
 
 /// When a store is looked at again.

@@ -61,6 +61,25 @@ async fn a_first_sync_of_2000_makes_100_calls_over_few_connections() {
 }
 
 #[tokio::test]
+async fn a_burst_that_trickles_in_fills_its_batches() {
+    let running = start().await;
+    running
+        .fake
+        .script()
+        .always
+        .insert("BatchGetSecretValue", Turn::Late(Duration::from_millis(10)));
+    let asking = Asking::new(&running);
+    let keys = running.secrets(400);
+    let trickle = keys.iter().enumerate().map(async |(n, key)| {
+        tokio::time::sleep(Duration::from_millis(2 * n as u64)).await;
+        asking.read(key).await
+    });
+    assert!(join_all(trickle).await.iter().all(Result::is_ok));
+    let calls = running.fake.count("BatchGetSecretValue") + running.fake.count("GetSecretValue");
+    assert!((20..=24).contains(&calls), "{calls}");
+}
+
+#[tokio::test]
 async fn five_hundred_who_want_one_secret_make_one_read() {
     let running = start().await;
     let asking = Asking::new(&running);

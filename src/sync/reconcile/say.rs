@@ -14,6 +14,7 @@ use crate::{
         plan::{Written, seconds},
         resolve::Refusal,
         status::{self, Draft, SourceDraft, TargetDraft, Verdict},
+        stores::Stores,
     },
 };
 
@@ -110,12 +111,36 @@ impl Context {
             Some(limit) if self.is_stale(object, entry) => Verdict::fails(
                 Reason::Stale,
                 format!(
-                    "AWS has not answered for more than {} minutes, so a change there may not have been seen; the Secret is \
-                     kept. The condition of the store and the operator's log say why",
-                    limit.as_secs() / 60
+                    "the last good answer of AWS is more than {} minutes old, so a change there may not have been seen; the \
+                     Secret is kept. {}",
+                    limit.as_secs() / 60,
+                    self.cause(object, entry)
+                ),
+            ),
+            Some(_) if entry.raised => Verdict::holds(
+                Reason::Checked,
+                format!(
+                    "AWS was asked within {} s: spec.refreshInterval is shorter than the operator's minimum and was raised \
+                     to it",
+                    self.min_interval.as_secs()
                 ),
             ),
             Some(_) => Verdict::holds(Reason::Checked, "AWS was asked within the refresh interval"),
+        }
+    }
+
+    /// Why AWS gives no good answers, as far as is known.
+    fn cause(&self, object: &ObjectKey, entry: &Entry) -> String {
+        let outage = self.stores.meant(entry.store.as_ref()).ok().and_then(|store| {
+            let key = Stores::key(&store, &object.namespace);
+            self.stores
+                .sources_of(&key)
+                .into_iter()
+                .find_map(|source| self.tracking.outage(source))
+        });
+        match outage {
+            Some(kind) => format!("{kind}; it is asked again by itself"),
+            None => "The condition Ready and the operator's log say why".to_owned(),
         }
     }
 
@@ -328,6 +353,10 @@ impl Context {
             }
             _ => return,
         };
+        // An outage is told once, on the store.
+        if matches!(ready.reason, Reason::Throttled | Reason::ProviderUnavailable) {
+            return;
+        }
         let type_ = if reason.is_warning() {
             EventType::Warning
         } else {

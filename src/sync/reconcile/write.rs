@@ -88,6 +88,20 @@ impl Context {
                 return self.refuse(object, &same, Some(&live), refusal).await;
             }
         };
+        if built.dropped_empty_keys > 0 {
+            let regarding = events::reference("ExternalSecret", object, &entry.uid);
+            let note = format!(
+                "{} members without a name were left out: keys of a Secret need one",
+                built.dropped_empty_keys
+            );
+            self.events.emit(
+                regarding,
+                EventType::Warning,
+                EventReason::Updated.as_str(),
+                "Sync",
+                &note,
+            );
+        }
         let sources = answers
             .iter()
             .enumerate()
