@@ -289,37 +289,13 @@ fn no_size_shows_in_an_error() {
 }
 
 #[test]
-fn a_deep_value_costs_a_long_path_one_walk() {
-    // As large as AWS keeps it, with a path as long as the CRD takes, in as many entries.
+fn a_path_is_followed_to_a_bounded_depth() {
+    // As large as AWS keeps it and as deep as that gets: each step costs what is left of the value.
     let depth = 10_000;
     let value = format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
-    let path = ["a"; 1024].join(".");
-    let keys: Vec<String> = (0..500).map(|n| format!("k{n}")).collect();
-    let entries: Vec<_> = keys
-        .iter()
-        .map(|key| (key.as_str(), Some(path.as_str())))
-        .collect();
-    let spec = spec(&[], &entries);
-    let values = vec![value.as_bytes(); 500];
-    let started = std::time::Instant::now();
-    assert_eq!(reason(of(&spec, &values)), Reason::PropertyNotFound);
-    // One entry alone took longer when each step parsed the text anew, and a slow machine is not that slow.
-    let first = started.elapsed();
-    assert!(first < std::time::Duration::from_millis(500), "{first:?}");
-    // Within the depth that is walked, all 500.
-    let path = ["a"; 100].join(".");
-    let entries: Vec<_> = keys
-        .iter()
-        .map(|key| (key.as_str(), Some(path.as_str())))
-        .collect();
-    let started = std::time::Instant::now();
-    let built = of(&self::spec(&[], &entries[..10]), &values);
-    assert!(built.is_ok());
-    assert!(
-        started.elapsed() < std::time::Duration::from_millis(1000),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(property(&value, &["a"; 100].join(".")).unwrap().ends_with('}'));
+    let error = property(&value, &["a"; 1024].join(".")).unwrap_err();
+    assert_eq!(error.reason(), Reason::PropertyNotFound);
 }
 
 #[test]
