@@ -1,6 +1,6 @@
 //! What is kept of Namespaces.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::Namespace;
 
@@ -10,6 +10,8 @@ use crate::api::ObjectKey;
 /// A Namespace, as far as stores and people choose by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamespaceEntry {
+    /// Its uid.
+    pub uid: Arc<str>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Its annotations of `keyturn.dev/`, without that prefix: suspensions and defaults.
@@ -36,6 +38,7 @@ impl Project for Namespaces {
                 .map(|name| (name.to_owned(), value))
         };
         NamespaceEntry {
+            uid: object.metadata.uid.unwrap_or_default().into(),
             labels: object.metadata.labels.unwrap_or_default(),
             annotations: annotations.into_iter().filter_map(ours).collect(),
             ending,

@@ -184,7 +184,10 @@ impl Entry {
                 &generation.to_be_bytes(),
                 &made_from,
                 &asked.to_be_bytes(),
-                &[u8::from(metadata.deletion_timestamp.is_some()), u8::from(suspend.is_some())],
+                &[
+                    u8::from(metadata.deletion_timestamp.is_some()),
+                    u8::from(suspend.is_some()),
+                ],
                 suspend.unwrap_or_default().as_bytes(),
             ]),
             refresh: match (spec.policy(), interval) {
