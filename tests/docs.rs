@@ -1,6 +1,11 @@
 //! What the pages tell users to type and expect: manifests that the API server takes, values that the chart knows,
 //! reasons that there are, links that lead somewhere.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may fail wherever it stands, in its helpers too"
+)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
