@@ -64,7 +64,8 @@ async fn kstatus_and_kubectl_wait_agree() -> Result<()> {
         // An outage, a suspension: neither turns.
         bed.annotate("good", "keyturn.dev/suspend-sync-until", Some(&crate::harness::from_now(3600))).await?;
         bed.condition("good", "Current", &["Suspended"]).await?;
-        ensure!(kstatus(&raw(bed, "good").await?) == "Current" && kubectl_waits(bed, "good", "1s").await);
+        ensure!(kstatus(&raw(bed, "good").await?) == "Current", "{}", raw(bed, "good").await?);
+        ensure!(kubectl_waits(bed, "good", "30s").await);
         Ok(())
     })
     .await
