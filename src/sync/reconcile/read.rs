@@ -137,7 +137,9 @@ impl Context {
             Ok(value) => Ok(Answer::Value(value)),
             Err(error) => {
                 let refusal = Refusal::new(error.reason(), error.to_string());
-                Err(if error.class().is_transient() {
+                // A version that stands may be unknown to a replica of AWS for a while.
+                let lags = matches!(error.class(), aws::Class::NotFound | aws::Class::StageNotFound);
+                Err(if error.class().is_transient() || lags {
                     Stop::Transient(refusal)
                 } else {
                     refusal.into()
