@@ -9,18 +9,24 @@ use crate::harness::{READER, bed, common};
 async fn as_operator(arguments: &[&str]) -> Result<String> {
     let common = common().await?;
     let user = format!("--as={}", common.operator.user());
-    common.place.cluster.kubectl(arguments.iter().copied().chain([user.as_str()])).await
+    common
+        .place
+        .cluster
+        .kubectl(arguments.iter().copied().chain([user.as_str()]))
+        .await
 }
 
 /// Waits until `attempt` is refused: a policy is in force a moment after it was made.
 async fn refused(what: &str, attempt: impl AsyncFn() -> Result<String>) -> Result<()> {
-    testbed::wait::until(&format!("{what} to be refused"), crate::harness::SOON, async || {
-        match attempt().await {
+    testbed::wait::until(
+        &format!("{what} to be refused"),
+        crate::harness::SOON,
+        async || match attempt().await {
             Ok(_) => Ok(None),
             Err(error) if format!("{error:#}").contains("denied request") => Ok(Some(())),
             Err(error) => Err(error),
-        }
-    })
+        },
+    )
     .await
 }
 
@@ -34,14 +40,29 @@ async fn written(object: &serde_json::Value) -> Result<tempfile::NamedTempFile> 
 async fn tokens_are_for_listed_audiences_only() -> Result<()> {
     bed("audience", async |bed| {
         let ask = async |audience: &str| {
-            as_operator(&["create", "token", READER, "-n", &bed.namespace, &format!("--audience={audience}")]).await
+            as_operator(&[
+                "create",
+                "token",
+                READER,
+                "-n",
+                &bed.namespace,
+                &format!("--audience={audience}"),
+            ])
+            .await
         };
         ask("sts.amazonaws.com").await?;
-        for audience in ["https://kubernetes.default.svc", "vault", "sts.amazonaws.com.example.com"] {
+        for audience in [
+            "https://kubernetes.default.svc",
+            "vault",
+            "sts.amazonaws.com.example.com",
+        ] {
             refused(audience, async || ask(audience).await).await?;
         }
         // Without an audience the token would be one for the API server itself.
-        refused("no audience", async || as_operator(&["create", "token", READER, "-n", &bed.namespace]).await).await
+        refused("no audience", async || {
+            as_operator(&["create", "token", READER, "-n", &bed.namespace]).await
+        })
+        .await
     })
     .await
 }
@@ -129,18 +150,29 @@ async fn the_operator_may_do_what_it_needs_and_no_more() -> Result<()> {
 #[tokio::test]
 async fn protected_namespaces_are_refused_with_a_sentence() -> Result<()> {
     bed("protected", async |bed| {
-        let object = crate::harness::external_secret("keyturn-test-protected", json!({"data": [crate::harness::entry("v", "app/db")]}));
+        let object = crate::harness::external_secret(
+            "keyturn-test-protected",
+            json!({"data": [crate::harness::entry("v", "app/db")]}),
+        );
         let file = written(&object).await?;
         let path = file.path().to_string_lossy().into_owned();
-        bed.cluster.kubectl(["create", "-n", "kube-system", "-f", &path]).await?;
+        bed.cluster
+            .kubectl(["create", "-n", "kube-system", "-f", &path])
+            .await?;
         let told = bed
             .cluster
             .kubectl([
-                "wait", "-n", "kube-system", "--for=jsonpath={.status.conditions[?(@.type==\"Ready\")].status}=False",
-                "externalsecret.keyturn.dev/keyturn-test-protected", "--timeout=60s",
+                "wait",
+                "-n",
+                "kube-system",
+                "--for=jsonpath={.status.conditions[?(@.type==\"Ready\")].status}=False",
+                "externalsecret.keyturn.dev/keyturn-test-protected",
+                "--timeout=60s",
             ])
             .await;
-        bed.cluster.kubectl(["delete", "-n", "kube-system", "-f", &path]).await?;
+        bed.cluster
+            .kubectl(["delete", "-n", "kube-system", "-f", &path])
+            .await?;
         told.map(drop)
     })
     .await

@@ -24,8 +24,14 @@ async fn broken(bed: &Bed, reasons: &[&str], named: &[&str]) -> Result<Condition
     assert_eq!(said.status, "False");
     assert_actionable(&said.message, named);
     let after = bed.written("db").await?;
-    assert_eq!(after.metadata.uid, before.metadata.uid, "the Secret was made again");
-    assert_eq!(after.metadata.resource_version, before.metadata.resource_version, "the Secret was written");
+    assert_eq!(
+        after.metadata.uid, before.metadata.uid,
+        "the Secret was made again"
+    );
+    assert_eq!(
+        after.metadata.resource_version, before.metadata.resource_version,
+        "the Secret was written"
+    );
     Ok(said)
 }
 
@@ -81,10 +87,15 @@ async fn a_missing_stage_keeps_the_last_good_secret() -> Result<()> {
         let version = bed.aws.stages(&arn)?["AWSCURRENT"].clone();
         bed.aws.move_stage(&arn, "BLUE", &version)?;
         let reference = json!({"key": KEY, "property": "password", "version": "BLUE"});
-        good(bed, json!({"data": [{"secretKey": "password", "remoteRef": reference}]})).await?;
+        good(
+            bed,
+            json!({"data": [{"secretKey": "password", "remoteRef": reference}]}),
+        )
+        .await?;
         bed.aws.remove_stage(&arn, "BLUE")?;
         broken(bed, &["StageNotFound"], &[KEY, "BLUE"]).await?;
-        bed.aws.put_secret_version(&arn, "00000000-0000-4000-8000-000000000002", NEXT, &["BLUE"])?;
+        bed.aws
+            .put_secret_version(&arn, "00000000-0000-4000-8000-000000000002", NEXT, &["BLUE"])?;
         bed.holds("db", &[("password", "second")]).await?;
         bed.synced("db").await
     })
@@ -96,7 +107,11 @@ async fn a_version_that_never_was_is_named() -> Result<()> {
     bed("version", async |bed| {
         bed.secret(KEY, GOOD)?;
         let reference = json!({"key": KEY, "version": "uuid/00000000-0000-4000-8000-000000000009"});
-        bed.external_secret("db", json!({"data": [{"secretKey": "password", "remoteRef": reference}]})).await?;
+        bed.external_secret(
+            "db",
+            json!({"data": [{"secretKey": "password", "remoteRef": reference}]}),
+        )
+        .await?;
         let said = bed.ready("db", "StageNotFound").await?;
         // The version's id is the user's own word, so it may stand in the message.
         assert!(said.message.contains(KEY), "{}", said.message);
@@ -111,9 +126,14 @@ async fn a_missing_property_keeps_the_last_good_secret() -> Result<()> {
     bed("property", async |bed| {
         let arn = bed.secret(KEY, GOOD)?;
         good(bed, password()).await?;
-        bed.aws.put_secret_value(&arn, r#"{"user":"app","passwort":"typo"}"#)?;
+        bed.aws
+            .put_secret_value(&arn, r#"{"user":"app","passwort":"typo"}"#)?;
         let said = broken(bed, &["PropertyNotFound"], &[KEY, "password", "data[0]"]).await?;
-        assert!(!said.message.contains("passwort"), "a member's name leaks: {}", said.message);
+        assert!(
+            !said.message.contains("passwort"),
+            "a member's name leaks: {}",
+            said.message
+        );
         mended(bed, &arn).await
     })
     .await
@@ -136,7 +156,11 @@ async fn a_value_that_is_not_json_keeps_the_last_good_secret() -> Result<()> {
 async fn an_extract_of_nothing_keeps_the_last_good_secret() -> Result<()> {
     bed("nothing", async |bed| {
         let arn = bed.secret(KEY, r#"{"password":"first"}"#)?;
-        good(bed, json!({"dataFrom": [{"extract": {"key": KEY}}], "target": {"deletionPolicy": "Delete"}})).await?;
+        good(
+            bed,
+            json!({"dataFrom": [{"extract": {"key": KEY}}], "target": {"deletionPolicy": "Delete"}}),
+        )
+        .await?;
         bed.aws.put_secret_value(&arn, "{}")?;
         broken(bed, &["NothingFound"], &[KEY]).await?;
         bed.aws.put_secret_value(&arn, r#"{"password":"second"}"#)?;
@@ -164,7 +188,10 @@ async fn a_denial_by_iam_keeps_the_last_good_secret() -> Result<()> {
     bed("iam", async |bed| {
         let arn = bed.secret(KEY, GOOD)?;
         good(bed, password()).await?;
-        bed.permit(&[&documents::allow(&READS, &["arn:aws:secretsmanager:*:*:secret:other/*"])])?;
+        bed.permit(&[&documents::allow(
+            &READS,
+            &["arn:aws:secretsmanager:*:*:secret:other/*"],
+        )])?;
         broken(bed, &["AccessDenied"], &[KEY, "AccessDeniedException"]).await?;
         bed.permit(&[&documents::allow(&READS, &["*"])])?;
         mended(bed, &arn).await
@@ -176,7 +203,10 @@ async fn a_denial_by_iam_keeps_the_last_good_secret() -> Result<()> {
 async fn a_denial_by_kms_keeps_the_last_good_secret() -> Result<()> {
     bed("kms", async |bed| {
         let arn = bed.secret(KEY, GOOD)?;
-        for (state, code) in [(KmsKey::Denied, "AccessDeniedException"), (KmsKey::Disabled, "DecryptionFailure")] {
+        for (state, code) in [
+            (KmsKey::Denied, "AccessDeniedException"),
+            (KmsKey::Disabled, "DecryptionFailure"),
+        ] {
             bed.aws.put_secret_value(&arn, GOOD)?;
             good(bed, password()).await?;
             bed.aws.set_kms_state(&arn, state)?;
@@ -194,10 +224,17 @@ async fn a_role_that_is_gone_keeps_the_last_good_secret() -> Result<()> {
     bed("role", async |bed| {
         let arn = bed.secret(KEY, GOOD)?;
         good(bed, password()).await?;
-        bed.annotate_service_account(READER, Some(&bed.role_arn("nobody"))).await?;
+        bed.annotate_service_account(READER, Some(&bed.role_arn("nobody")))
+            .await?;
         bed.end_session().await?;
-        broken(bed, &["IdentityError", "StoreNotReady"], &["AccessDenied", "nobody"]).await?;
-        bed.annotate_service_account(READER, Some(&bed.role_arn(READER))).await?;
+        broken(
+            bed,
+            &["IdentityError", "StoreNotReady"],
+            &["AccessDenied", "nobody"],
+        )
+        .await?;
+        bed.annotate_service_account(READER, Some(&bed.role_arn(READER)))
+            .await?;
         mended(bed, &arn).await
     })
     .await
@@ -211,7 +248,12 @@ async fn a_trust_policy_that_refuses_keeps_the_last_good_secret() -> Result<()> 
         let rights = documents::allow(&READS, &["*"]);
         bed.role_for(READER, "system:serviceaccount:elsewhere:reader", &[&rights])?;
         bed.end_session().await?;
-        broken(bed, &["IdentityError", "StoreNotReady"], &["AccessDenied", &bed.role_arn(READER)]).await?;
+        broken(
+            bed,
+            &["IdentityError", "StoreNotReady"],
+            &["AccessDenied", &bed.role_arn(READER)],
+        )
+        .await?;
         bed.role(READER, &[&rights])?;
         mended(bed, &arn).await
     })
@@ -225,8 +267,14 @@ async fn a_service_account_without_a_role_keeps_the_last_good_secret() -> Result
         good(bed, password()).await?;
         bed.annotate_service_account(READER, None).await?;
         bed.end_session().await?;
-        broken(bed, &["IdentityError", "StoreNotReady"], &[READER, "eks.amazonaws.com/role-arn"]).await?;
-        bed.annotate_service_account(READER, Some(&bed.role_arn(READER))).await?;
+        broken(
+            bed,
+            &["IdentityError", "StoreNotReady"],
+            &[READER, "eks.amazonaws.com/role-arn"],
+        )
+        .await?;
+        bed.annotate_service_account(READER, Some(&bed.role_arn(READER)))
+            .await?;
         mended(bed, &arn).await
     })
     .await
@@ -237,8 +285,10 @@ async fn an_identity_that_cannot_be_had_is_the_stores_trouble() -> Result<()> {
     bed("identity", async |bed| {
         bed.secret(KEY, GOOD)?;
         bed.role_for("refusing", "system:serviceaccount:elsewhere:refusing", &[])?;
-        bed.service_account("refusing", Some(&bed.role_arn("refusing"))).await?;
-        bed.service_account("unknown", Some(&bed.role_arn("unknown"))).await?;
+        bed.service_account("refusing", Some(&bed.role_arn("refusing")))
+            .await?;
+        bed.service_account("unknown", Some(&bed.role_arn("unknown")))
+            .await?;
         bed.service_account("bare", None).await?;
         for (account, named) in [
             ("refusing", "AccessDenied"),
@@ -246,7 +296,11 @@ async fn an_identity_that_cannot_be_had_is_the_stores_trouble() -> Result<()> {
             ("bare", "eks.amazonaws.com/role-arn"),
             ("absent", "absent"),
         ] {
-            bed.store(account, json!({"auth": {"jwt": {"serviceAccountRef": {"name": account}}}})).await?;
+            bed.store(
+                account,
+                json!({"auth": {"jwt": {"serviceAccountRef": {"name": account}}}}),
+            )
+            .await?;
             let store = bed.store_ready(account, &["IdentityError"]).await?;
             assert_actionable(&store.message, &[named]);
             let spec = json!({"data": [entry("value", KEY)], "secretStoreRef": {"name": account}});
@@ -255,7 +309,10 @@ async fn an_identity_that_cannot_be_had_is_the_stores_trouble() -> Result<()> {
             assert_actionable(&said.message, &[&format!("SecretStore {account}")]);
             assert!(bed.find(account).await?.is_none());
         }
-        assert!(bed.calls().values_read().is_empty(), "a value was read without an identity");
+        assert!(
+            bed.calls().values_read().is_empty(),
+            "a value was read without an identity"
+        );
         Ok(())
     })
     .await
@@ -279,7 +336,8 @@ async fn a_store_that_is_not_ready_keeps_the_last_good_secret() -> Result<()> {
     bed("notready", async |bed| {
         let arn = bed.secret(KEY, GOOD)?;
         good(bed, password()).await?;
-        let foreign = json!({"auth": {"jwt": {"serviceAccountRef": {"name": READER, "namespace": "kube-system"}}}});
+        let foreign =
+            json!({"auth": {"jwt": {"serviceAccountRef": {"name": READER, "namespace": "kube-system"}}}});
         bed.store(STORE, foreign).await?;
         let store = bed.store_ready(STORE, &["InvalidSpec"]).await?;
         assert_actionable(&store.message, &["auth.jwt.serviceAccountRef.namespace"]);
@@ -296,8 +354,13 @@ async fn a_namespace_that_is_no_longer_admitted_keeps_the_last_good_secret() -> 
         let arn = bed.secret(KEY, GOOD)?;
         let store = bed.cluster_store(json!({})).await?;
         let reference = json!({"kind": "ClusterSecretStore", "name": store});
-        good(bed, json!({"data": [property("password", KEY, "password")], "secretStoreRef": reference})).await?;
-        bed.cluster_store(json!({"conditions": [{"namespaceRegexes": ["nobody"]}]})).await?;
+        good(
+            bed,
+            json!({"data": [property("password", KEY, "password")], "secretStoreRef": reference}),
+        )
+        .await?;
+        bed.cluster_store(json!({"conditions": [{"namespaceRegexes": ["nobody"]}]}))
+            .await?;
         broken(bed, &["NamespaceNotAllowed"], &[&store, &bed.namespace]).await?;
         bed.cluster_store(json!({"conditions": [{"namespaceSelector": {"matchLabels":
             {"kubernetes.io/metadata.name": bed.namespace}}}]}))
@@ -314,8 +377,13 @@ async fn a_key_that_is_no_longer_allowed_keeps_the_last_good_secret() -> Result<
         good(bed, password()).await?;
         bed.store(STORE, json!({"allowedKeys": ["other/**"]})).await?;
         let said = broken(bed, &["KeyNotAllowed"], &[KEY, STORE]).await?;
-        assert!(!said.message.contains("other/"), "patterns are the administrator's: {}", said.message);
-        bed.store(STORE, json!({"allowedKeys": ["other/**", "app/*"]})).await?;
+        assert!(
+            !said.message.contains("other/"),
+            "patterns are the administrator's: {}",
+            said.message
+        );
+        bed.store(STORE, json!({"allowedKeys": ["other/**", "app/*"]}))
+            .await?;
         mended(bed, &arn).await
     })
     .await
@@ -329,9 +397,14 @@ async fn a_key_that_is_not_allowed_is_never_asked_for() -> Result<()> {
         let my_arn = bed.secret(&mine, "mine")?;
         let other_arn = bed.secret("team/other/db", "other")?;
         let partial = |arn: &str| arn.rsplit_once('-').map(|(name, _)| name.to_owned()).unwrap();
-        let elsewhere = bed.aws.create_secret("999999999999", REGION, &mine, "of another account")?;
-        let other_region = bed.aws.create_secret(&bed.account, "us-east-1", &mine, "of another region")?;
-        bed.store(STORE, json!({"allowedKeys": ["team/{namespace}/**"]})).await?;
+        let elsewhere = bed
+            .aws
+            .create_secret("999999999999", REGION, &mine, "of another account")?;
+        let other_region = bed
+            .aws
+            .create_secret(&bed.account, "us-east-1", &mine, "of another region")?;
+        bed.store(STORE, json!({"allowedKeys": ["team/{namespace}/**"]}))
+            .await?;
         let mark = bed.aws.mark();
         let refused = [
             ("name", "team/other/db".to_owned()),
@@ -357,9 +430,20 @@ async fn a_key_that_is_not_allowed_is_never_asked_for() -> Result<()> {
             }
         }
         let calls = bed.calls_since(mark);
-        let about: Vec<_> = calls.0.iter().filter(|call| call.operation.contains("Secret")).collect();
-        assert!(about.is_empty(), "AWS was asked for what is not allowed: {about:?}");
-        for (name, key) in [("own-name", &mine), ("own-arn", &my_arn), ("own-partial", &partial(&my_arn))] {
+        let about: Vec<_> = calls
+            .0
+            .iter()
+            .filter(|call| call.operation.contains("Secret"))
+            .collect();
+        assert!(
+            about.is_empty(),
+            "AWS was asked for what is not allowed: {about:?}"
+        );
+        for (name, key) in [
+            ("own-name", &mine),
+            ("own-arn", &my_arn),
+            ("own-partial", &partial(&my_arn)),
+        ] {
             bed.plain(name, key).await?;
             bed.holds(name, &[("value", "mine")]).await?;
         }
@@ -373,9 +457,17 @@ async fn a_target_of_another_external_secret_is_left_to_it() -> Result<()> {
     bed("owned", async |bed| {
         bed.secret("app/one", "one")?;
         bed.secret("app/two", "two")?;
-        bed.external_secret("one", json!({"data": [entry("value", "app/one")], "target": {"name": "shared"}})).await?;
+        bed.external_secret(
+            "one",
+            json!({"data": [entry("value", "app/one")], "target": {"name": "shared"}}),
+        )
+        .await?;
         bed.holds("shared", &[("value", "one")]).await?;
-        bed.external_secret("two", json!({"data": [entry("value", "app/two")], "target": {"name": "shared"}})).await?;
+        bed.external_secret(
+            "two",
+            json!({"data": [entry("value", "app/two")], "target": {"name": "shared"}}),
+        )
+        .await?;
         let said = bed.ready("two", "TargetConflict").await?;
         assert_actionable(&said.message, &["shared", "one"]);
         bed.event("two", "TargetConflict").await?;
@@ -383,7 +475,11 @@ async fn a_target_of_another_external_secret_is_left_to_it() -> Result<()> {
         bed.holds("shared", &[("value", "one")]).await?;
         bed.synced("one").await?;
         // The way out that the message names.
-        bed.external_secret("two", json!({"data": [entry("value", "app/two")], "target": {"name": "own"}})).await?;
+        bed.external_secret(
+            "two",
+            json!({"data": [entry("value", "app/two")], "target": {"name": "own"}}),
+        )
+        .await?;
         bed.holds("own", &[("value", "two")]).await?;
         bed.synced("two").await
     })
@@ -394,9 +490,11 @@ async fn a_target_of_another_external_secret_is_left_to_it() -> Result<()> {
 async fn a_foreign_target_is_never_touched() -> Result<()> {
     bed("foreign", async |bed| {
         bed.secret(KEY, GOOD)?;
-        bed.create(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"},
-            "stringData": {"theirs": "untouched"}}))
-            .await?;
+        bed.create(
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"},
+            "stringData": {"theirs": "untouched"}}),
+        )
+        .await?;
         let before = bed.written("db").await?;
         bed.external_secret("db", password()).await?;
         let said = bed.ready("db", "TargetConflict").await?;
@@ -412,8 +510,12 @@ async fn a_foreign_target_is_never_touched() -> Result<()> {
 async fn values_that_are_too_large_keep_the_last_good_secret() -> Result<()> {
     bed("large", async |bed| {
         // 17 values of 64 KiB, AWS's limit, are more than the 1 MiB of a Secret.
-        let arns: Vec<_> = (0..17).map(|n| bed.secret(&format!("large/{n}"), "small")).collect::<Result<_>>()?;
-        let data: Vec<_> = (0..17).map(|n| entry(&format!("k{n}"), &format!("large/{n}"))).collect();
+        let arns: Vec<_> = (0..17)
+            .map(|n| bed.secret(&format!("large/{n}"), "small"))
+            .collect::<Result<_>>()?;
+        let data: Vec<_> = (0..17)
+            .map(|n| entry(&format!("k{n}"), &format!("large/{n}")))
+            .collect();
         bed.external_secret("db", json!({"data": data})).await?;
         bed.synced("db").await?;
         let before = bed.written("db").await?;
@@ -431,7 +533,12 @@ async fn values_that_are_too_large_keep_the_last_good_secret() -> Result<()> {
         }
         bed.synced("db").await?;
         wait::until("all values to be small again", SOON, async || {
-            Ok(bed.data("db").await?.values().all(|value| value == "small again").then_some(()))
+            Ok(bed
+                .data("db")
+                .await?
+                .values()
+                .all(|value| value == "small again")
+                .then_some(()))
         })
         .await
     })
@@ -477,7 +584,8 @@ async fn a_spec_that_cannot_be_followed_names_its_field() -> Result<()> {
     bed("invalid", async |bed| {
         let arn = bed.secret(KEY, GOOD)?;
         good(bed, password()).await?;
-        bed.external_secret("db", json!({"data": [property("password", KEY, "#.password")]})).await?;
+        bed.external_secret("db", json!({"data": [property("password", KEY, "#.password")]}))
+            .await?;
         broken(bed, &["InvalidSpec"], &["spec.data[0].remoteRef.property"]).await?;
         bed.external_secret("db", password()).await?;
         mended(bed, &arn).await
@@ -490,16 +598,19 @@ async fn one_bad_entry_keeps_the_whole_secret() -> Result<()> {
     bed("entries", async |bed| {
         let arn = bed.secret(KEY, GOOD)?;
         let data = |more: Value| json!({"data": [property("password", KEY, "password"), more]});
-        bed.external_secret("db", json!({"data": [property("password", KEY, "password")]})).await?;
+        bed.external_secret("db", json!({"data": [property("password", KEY, "password")]}))
+            .await?;
         bed.holds("db", &[("password", "first")]).await?;
-        bed.external_secret("db", data(entry("other", "app/absent"))).await?;
+        bed.external_secret("db", data(entry("other", "app/absent")))
+            .await?;
         let said = bed.ready("db", "SecretNotFound").await?;
         assert_actionable(&said.message, &["app/absent"]);
         bed.aws.put_secret_value(&arn, NEXT)?;
         bed.rounds(3).await?;
         bed.holds("db", &[("password", "first")]).await?;
         bed.secret("app/absent", "found")?;
-        bed.holds("db", &[("other", "found"), ("password", "second")]).await?;
+        bed.holds("db", &[("other", "found"), ("password", "second")])
+            .await?;
         bed.synced("db").await
     })
     .await
@@ -515,8 +626,13 @@ async fn one_bad_object_harms_no_other() -> Result<()> {
         bed.plain("good", "app/good").await?;
         bed.plain("absent", "app/absent").await?;
         bed.plain("marked", "app/marked").await?;
-        bed.external_secret("text", json!({"data": [property("v", "app/text", "a.b")]})).await?;
-        bed.external_secret("storeless", json!({"data": [entry("v", "app/good")], "secretStoreRef": {"name": "no"}})).await?;
+        bed.external_secret("text", json!({"data": [property("v", "app/text", "a.b")]}))
+            .await?;
+        bed.external_secret(
+            "storeless",
+            json!({"data": [entry("v", "app/good")], "secretStoreRef": {"name": "no"}}),
+        )
+        .await?;
         for (name, reason) in [
             ("absent", "SecretNotFound"),
             ("marked", "MarkedForDeletion"),
@@ -557,7 +673,10 @@ async fn an_interval_that_is_nothing_is_refused() -> Result<()> {
     bed("interval", async |bed| {
         for interval in ["soon", "-1m", "1"] {
             let spec = json!({"data": [entry("v", KEY)], "refreshInterval": interval});
-            assert!(bed.create(external_secret("interval", spec)).await.is_err(), "{interval}");
+            assert!(
+                bed.create(external_secret("interval", spec)).await.is_err(),
+                "{interval}"
+            );
         }
         let spec = json!({"data": [entry("v", KEY)], "refreshInterval": OFTEN});
         bed.create(external_secret("interval", spec)).await

@@ -53,7 +53,8 @@ impl Seen {
         }
         let former = self.numbers.insert(name.clone(), a).unwrap_or_default();
         if a < former {
-            self.wrong.push(format!("{name} was rolled back from {former} to {a}"));
+            self.wrong
+                .push(format!("{name} was rolled back from {former} to {a}"));
         }
         self.changes += 1;
     }
@@ -154,7 +155,8 @@ async fn an_api_server_that_restarts_costs_nothing_but_time() -> Result<()> {
     let _api_server = API_SERVER.write().await;
     quarried("restarts", &[], async |bed, operator| {
         let arn = bed.secret("app/db", &numbered(0))?;
-        bed.external_secret("db", json!({"dataFrom": [{"extract": {"key": "app/db"}}]})).await?;
+        bed.external_secret("db", json!({"dataFrom": [{"extract": {"key": "app/db"}}]}))
+            .await?;
         bed.holds("db", &[("a", "0"), ("b", "0")]).await?;
         for n in 1..=2_u64 {
             bed.cluster.stop_apiserver()?;
@@ -168,7 +170,8 @@ async fn an_api_server_that_restarts_costs_nothing_but_time() -> Result<()> {
             let number = n.to_string();
             bed.holds("db", &[("a", &number), ("b", &number)]).await?;
             // Watches live on: what is edited and drifts afterwards is seen.
-            bed.patch::<Secret>("db", json!({"stringData": {"a": "by hand"}})).await?;
+            bed.patch::<Secret>("db", json!({"stringData": {"a": "by hand"}}))
+                .await?;
             bed.holds("db", &[("a", &number), ("b", &number)]).await?;
             bed.secret(&format!("app/new-{n}"), "new")?;
             bed.plain(&format!("new-{n}"), &format!("app/new-{n}")).await?;
@@ -203,15 +206,25 @@ async fn after_a_restart_nothing_is_read_and_nothing_written() -> Result<()> {
         bed.holds("new", &[("value", "new")]).await?;
         bed.synced("new").await?;
         bed.rounds(5).await?;
-        let read: Vec<_> = bed.calls_since(mark).values_read().into_iter().filter(|(_, secret)| **secret != *arn).collect();
+        let read: Vec<_> = bed
+            .calls_since(mark)
+            .values_read()
+            .into_iter()
+            .filter(|(_, secret)| **secret != *arn)
+            .collect();
         ensure!(read.is_empty(), "{} values were read again", read.len());
         let mut after = versions(bed).await?;
         after.remove("Secret new");
         after.remove("ExternalSecret new");
         ensure!(after == before, "written although nothing changed");
-        let written = requests::since(bed.cluster, asked)?.of(operator.user()).only(|request| {
-            request.writes() && request.resource != "leases" && request.name != "new" && !request.resource.starts_with("secretstores")
-        });
+        let written = requests::since(bed.cluster, asked)?
+            .of(operator.user())
+            .only(|request| {
+                request.writes()
+                    && request.resource != "leases"
+                    && request.name != "new"
+                    && !request.resource.starts_with("secretstores")
+            });
         // The POST of a Secret has no name in the record.
         ensure!(written.0.len() <= 1, "{:?}", written.counts());
         Ok(())
@@ -223,10 +236,20 @@ async fn after_a_restart_nothing_is_read_and_nothing_written() -> Result<()> {
 async fn versions(bed: &Bed) -> Result<BTreeMap<String, Option<String>>> {
     let mut all = BTreeMap::new();
     for secret in bed.all::<Secret>().list(&ListParams::default()).await? {
-        all.insert(format!("Secret {}", secret.name_any()), secret.metadata.resource_version);
+        all.insert(
+            format!("Secret {}", secret.name_any()),
+            secret.metadata.resource_version,
+        );
     }
-    for object in bed.all::<keyturn::api::ExternalSecret>().list(&ListParams::default()).await? {
-        all.insert(format!("ExternalSecret {}", object.name_any()), object.metadata.resource_version);
+    for object in bed
+        .all::<keyturn::api::ExternalSecret>()
+        .list(&ListParams::default())
+        .await?
+    {
+        all.insert(
+            format!("ExternalSecret {}", object.name_any()),
+            object.metadata.resource_version,
+        );
     }
     Ok(all)
 }
@@ -251,8 +274,13 @@ async fn what_changed_while_nobody_looked_is_caught_up() -> Result<()> {
         }
         operator.terminate().await?;
         bed.aws.put_secret_value(&arn, "second")?;
-        bed.patch::<Secret>("drifted", json!({"stringData": {"value": "by hand"}})).await?;
-        bed.external_secret("edited", json!({"data": [entry("other", "app/edited")], "refreshInterval": SELDOM})).await?;
+        bed.patch::<Secret>("drifted", json!({"stringData": {"value": "by hand"}}))
+            .await?;
+        bed.external_secret(
+            "edited",
+            json!({"data": [entry("other", "app/edited")], "refreshInterval": SELDOM}),
+        )
+        .await?;
         bed.delete::<Secret>("removed").await?;
         bed.delete::<keyturn::api::ExternalSecret>("gone").await?;
         bed.secret("app/new", "first")?;
@@ -286,20 +314,26 @@ async fn rights_that_are_taken_away_keep_the_last_good_secret() -> Result<()> {
         for mut role in roles.list(&ListParams::default()).await? {
             let rules = role.rules.clone().unwrap_or_default();
             let writes = |rule: &k8s_openapi::api::rbac::v1::PolicyRule| {
-                rule.resources.iter().flatten().any(|resource| resource == "secrets")
+                rule.resources
+                    .iter()
+                    .flatten()
+                    .any(|resource| resource == "secrets")
             };
             if rules.iter().any(writes) {
                 changed.push(role.clone());
                 let mut fewer = Vec::new();
                 for mut rule in rules {
                     if writes(&rule) {
-                        rule.verbs.retain(|verb| ["get", "list", "watch"].contains(&verb.as_str()));
+                        rule.verbs
+                            .retain(|verb| ["get", "list", "watch"].contains(&verb.as_str()));
                     }
                     fewer.push(rule);
                 }
                 role.rules = Some(fewer);
                 let name = role.name_any();
-                roles.replace(&name, &kube::api::PostParams::default(), &role).await?;
+                roles
+                    .replace(&name, &kube::api::PostParams::default(), &role)
+                    .await?;
             }
         }
         if changed.is_empty() {
@@ -311,7 +345,9 @@ async fn rights_that_are_taken_away_keep_the_last_good_secret() -> Result<()> {
         bed.holds("db", &[("value", "first")]).await?;
         for role in changed {
             let patch = kube::api::Patch::Merge(json!({"rules": role.rules}));
-            roles.patch(&role.name_any(), &kube::api::PatchParams::default(), &patch).await?;
+            roles
+                .patch(&role.name_any(), &kube::api::PatchParams::default(), &patch)
+                .await?;
         }
         bed.holds("db", &[("value", "second")]).await?;
         bed.synced("db").await?;
@@ -332,7 +368,10 @@ async fn an_operator_of_one_namespace_leaves_others_alone() -> Result<()> {
         }
         bed.holds("db", &[("value", "first")]).await?;
         bed.rounds(3).await?;
-        ensure!(other.get("db").await?.status.is_none() && other.find("db").await?.is_none(), "worked in another namespace");
+        ensure!(
+            other.get("db").await?.status.is_none() && other.find("db").await?.is_none(),
+            "worked in another namespace"
+        );
         ensure!(other.calls().0.is_empty());
         Ok(())
     })
@@ -350,8 +389,15 @@ async fn a_graceful_end_is_quick_and_clean() -> Result<()> {
         bed.holds("db", &[("value", "first")]).await?;
         let begun = std::time::Instant::now();
         operator.terminate().await?;
-        ensure!(begun.elapsed() < Duration::from_secs(15), "it took {} s", begun.elapsed().as_secs());
-        wait::until("the Lease to be vacant", SOON, async || Ok(operator.holder(&bed.client).await?.is_none().then_some(()))).await?;
+        ensure!(
+            begun.elapsed() < Duration::from_secs(15),
+            "it took {} s",
+            begun.elapsed().as_secs()
+        );
+        wait::until("the Lease to be vacant", SOON, async || {
+            Ok(operator.holder(&bed.client).await?.is_none().then_some(()))
+        })
+        .await?;
         let log = operator.log()?;
         let broken: Vec<_> = log.lines().filter(|line| line.contains("panicked")).collect();
         ensure!(broken.is_empty(), "{broken:?}");

@@ -65,7 +65,8 @@ pub(crate) struct Common {
 }
 
 async fn place(cluster: &'static ControlPlane) -> Result<Place> {
-    let aws: &'static AwsEmulator = Box::leak(Box::new(AwsEmulator::start(testbed::aws::Options::default())?));
+    let aws: &'static AwsEmulator =
+        Box::leak(Box::new(AwsEmulator::start(testbed::aws::Options::default())?));
     let jwks = String::from_utf8(cluster.jwks().await?)?;
     aws.set_oidc_provider(cluster.issuer(), &jwks)?;
     Ok(Place { cluster, aws })
@@ -95,7 +96,14 @@ pub(crate) async fn quarry() -> Result<&'static Place> {
             cluster.kubectl(["apply", "--server-side", "-k", crds]).await?;
             for kind in ["externalsecrets", "secretstores", "clustersecretstores"] {
                 let crd = format!("crd/{kind}.keyturn.dev");
-                cluster.kubectl(["wait", "--for=condition=Established", "--timeout=60s", crd.as_str()]).await?;
+                cluster
+                    .kubectl([
+                        "wait",
+                        "--for=condition=Established",
+                        "--timeout=60s",
+                        crd.as_str(),
+                    ])
+                    .await?;
             }
             place(Box::leak(Box::new(cluster))).await
         })
@@ -167,7 +175,11 @@ impl Bed {
         self.finish(operator, outcome).await
     }
 
-    async fn finish(self, operator: Option<&Operator>, outcome: std::thread::Result<Result<()>>) -> Result<()> {
+    async fn finish(
+        self,
+        operator: Option<&Operator>,
+        outcome: std::thread::Result<Result<()>>,
+    ) -> Result<()> {
         if !matches!(outcome, Ok(Ok(()))) {
             println!("{}", self.found(operator).await);
         }
@@ -175,7 +187,9 @@ impl Bed {
             Ok(Ok(())) => {
                 let namespaces = Api::<Namespace>::all(self.client.clone());
                 // What is left behind would be refreshed for the rest of the run.
-                namespaces.delete(&self.namespace, &DeleteParams::background()).await?;
+                namespaces
+                    .delete(&self.namespace, &DeleteParams::background())
+                    .await?;
                 Ok(())
             }
             Ok(Err(error)) => Err(error),
@@ -185,14 +199,35 @@ impl Bed {
 
     /// All that helps to understand a failure.
     async fn found(&self, operator: Option<&Operator>) -> String {
-        let mut text = format!("\n--- what was found in {} (account {}) ---\n", self.namespace, self.account);
-        for kind in ["externalsecrets.keyturn.dev", "secretstores.keyturn.dev", "secrets", "events"] {
-            let got = self.cluster.kubectl(["get", kind, "-n", &self.namespace, "-o", "wide"]).await;
+        let mut text = format!(
+            "\n--- what was found in {} (account {}) ---\n",
+            self.namespace, self.account
+        );
+        for kind in [
+            "externalsecrets.keyturn.dev",
+            "secretstores.keyturn.dev",
+            "secrets",
+            "events",
+        ] {
+            let got = self
+                .cluster
+                .kubectl(["get", kind, "-n", &self.namespace, "-o", "wide"])
+                .await;
             text += &got.unwrap_or_else(|error| format!("{error:#}"));
         }
-        for object in self.all::<ExternalSecret>().list(&ListParams::default()).await.into_iter().flatten() {
+        for object in self
+            .all::<ExternalSecret>()
+            .list(&ListParams::default())
+            .await
+            .into_iter()
+            .flatten()
+        {
             let status = json!(object.status);
-            text += &format!("{}: {}\n", object.name_any(), serde_json::to_string_pretty(&status).unwrap_or_default());
+            text += &format!(
+                "{}: {}\n",
+                object.name_any(),
+                serde_json::to_string_pretty(&status).unwrap_or_default()
+            );
         }
         let calls = self.calls();
         text += &format!("calls: {:?}, errors: {:?}\n", calls.counts(), calls.errors());
@@ -200,7 +235,9 @@ impl Bed {
             let log = operator.log().unwrap_or_else(|error| format!("{error:#}"));
             let lines: Vec<_> = log
                 .lines()
-                .filter(|line| line.contains(&self.namespace) || line.contains("\"ERROR\"") || line.contains("panicked"))
+                .filter(|line| {
+                    line.contains(&self.namespace) || line.contains("\"ERROR\"") || line.contains("panicked")
+                })
                 // Reads are many, and say what the record of calls says too.
                 .filter(|line| !line.contains("\"action\":\"read\""))
                 .collect();
@@ -256,8 +293,14 @@ impl Bed {
         let age = jiff::SignedDuration::from_secs(7);
         wait::until("credentials of some age", SOON, async || {
             let calls = self.calls();
-            let got = calls.0.iter().rev().find(|call| call.operation.starts_with("Assume") && call.error.is_none());
-            Ok(got.is_some_and(|got| Timestamp::now().duration_since(got.time) > age).then_some(()))
+            let got = calls
+                .0
+                .iter()
+                .rev()
+                .find(|call| call.operation.starts_with("Assume") && call.error.is_none());
+            Ok(got
+                .is_some_and(|got| Timestamp::now().duration_since(got.time) > age)
+                .then_some(()))
         })
         .await
     }
@@ -283,7 +326,12 @@ impl Bed {
     }
 
     /// Waits until `done` says so of the calls since `mark`.
-    pub(crate) async fn called(&self, what: &str, mark: Mark, done: impl Fn(&Calls) -> bool) -> Result<Calls> {
+    pub(crate) async fn called(
+        &self,
+        what: &str,
+        mark: Mark,
+        done: impl Fn(&Calls) -> bool,
+    ) -> Result<Calls> {
         wait::until(what, SOON, async || {
             let calls = self.calls_since(mark);
             Ok(done(&calls).then_some(calls))
@@ -304,10 +352,13 @@ impl Bed {
 
     /// Makes a ServiceAccount, with the role that its token assumes.
     pub(crate) async fn service_account(&self, name: &str, role: Option<&str>) -> Result<()> {
-        let annotations: BTreeMap<_, _> = role.map(|role| ("eks.amazonaws.com/role-arn", role)).into_iter().collect();
+        let annotations: BTreeMap<_, _> = role
+            .map(|role| ("eks.amazonaws.com/role-arn", role))
+            .into_iter()
+            .collect();
         self.apply(json!({"apiVersion": "v1", "kind": "ServiceAccount",
             "metadata": {"name": name, "annotations": annotations}}))
-        .await
+            .await
     }
 
     /// Makes or replaces a SecretStore that reads as [`READER`]; `more` goes into `provider.aws` (and, for
@@ -320,7 +371,8 @@ impl Bed {
     /// what is `null` in `more` is left out.
     pub(crate) async fn cluster_store(&self, more: Value) -> Result<String> {
         let name = self.namespace.clone();
-        self.apply(self.store_object("ClusterSecretStore", &name, &more)).await?;
+        self.apply(self.store_object("ClusterSecretStore", &name, &more))
+            .await?;
         Ok(name)
     }
 
@@ -331,7 +383,11 @@ impl Bed {
             spec["conditions"] = json!([{"namespaces": [self.namespace]}]);
         }
         for (field, value) in more.as_object().into_iter().flatten() {
-            let place = if matches!(field.as_str(), "allowedKeys" | "conditions") { &mut spec } else { &mut aws };
+            let place = if matches!(field.as_str(), "allowedKeys" | "conditions") {
+                &mut spec
+            } else {
+                &mut aws
+            };
             place[field] = value.clone();
         }
         for place in [&mut spec, &mut aws] {
@@ -350,23 +406,31 @@ impl Bed {
 
     /// An ExternalSecret with one key, `value`, of the whole secret `key`.
     pub(crate) async fn plain(&self, name: &str, key: &str) -> Result<()> {
-        self.external_secret(name, json!({"data": [entry("value", key)]})).await
+        self.external_secret(name, json!({"data": [entry("value", key)]}))
+            .await
     }
 
     /// Makes an object, or makes it as given: fields left out go, as `kubectl apply` does it.
     pub(crate) async fn apply(&self, object: Value) -> Result<()> {
         let (api, object) = self.dynamic(object)?;
         let name = object.name_any();
-        let what = format!("apply {} {name}", object.types.as_ref().map_or("", |types| &types.kind));
+        let what = format!(
+            "apply {} {name}",
+            object.types.as_ref().map_or("", |types| &types.kind)
+        );
         let parameters = PatchParams::apply("tests").force();
-        api.patch(&name, &parameters, &Patch::Apply(&object)).await.with_context(|| what)?;
+        api.patch(&name, &parameters, &Patch::Apply(&object))
+            .await
+            .with_context(|| what)?;
         Ok(())
     }
 
     /// Makes an object that is not there.
     pub(crate) async fn create(&self, object: Value) -> Result<()> {
         let (api, object) = self.dynamic(object)?;
-        api.create(&PostParams::default(), &object).await.with_context(|| format!("create {}", object.name_any()))?;
+        api.create(&PostParams::default(), &object)
+            .await
+            .with_context(|| format!("create {}", object.name_any()))?;
         Ok(())
     }
 
@@ -375,8 +439,15 @@ impl Bed {
         let types = object.types.clone().context("an object without kind")?;
         let gvk = GroupVersionKind::try_from(&types)?;
         let resource = ApiResource::from_gvk(&gvk);
-        let cluster = matches!(types.kind.as_str(), "ClusterSecretStore" | "Namespace" | "ValidatingAdmissionPolicy"
-            | "ValidatingAdmissionPolicyBinding" | "ClusterRole" | "ClusterRoleBinding");
+        let cluster = matches!(
+            types.kind.as_str(),
+            "ClusterSecretStore"
+                | "Namespace"
+                | "ValidatingAdmissionPolicy"
+                | "ValidatingAdmissionPolicyBinding"
+                | "ClusterRole"
+                | "ClusterRoleBinding"
+        );
         let api = if cluster {
             Api::all_with(self.client.clone(), &resource)
         } else {
@@ -388,16 +459,23 @@ impl Bed {
     /// Merges `patch` into an object of this namespace.
     pub(crate) async fn patch<K>(&self, name: &str, patch: Value) -> Result<()>
     where
-        K: kube::Resource<Scope = kube::core::NamespaceResourceScope> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
         K::DynamicType: Default,
     {
-        let sent = self.all::<K>().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        let sent = self
+            .all::<K>()
+            .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await;
         sent.with_context(|| format!("patch {name}")).map(drop)
     }
 
     /// Sets an annotation of an ExternalSecret; `None` removes it.
     pub(crate) async fn annotate(&self, name: &str, annotation: &str, value: Option<&str>) -> Result<()> {
-        self.patch::<ExternalSecret>(name, json!({"metadata": {"annotations": {annotation: value}}})).await
+        self.patch::<ExternalSecret>(name, json!({"metadata": {"annotations": {annotation: value}}}))
+            .await
     }
 
     /// Asks for a read now.
@@ -410,19 +488,30 @@ impl Bed {
     /// Deletes an object of this namespace and waits until it is gone.
     pub(crate) async fn delete<K>(&self, name: &str) -> Result<()>
     where
-        K: kube::Resource<Scope = kube::core::NamespaceResourceScope> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
         K::DynamicType: Default,
     {
         let api = self.all::<K>();
-        api.delete(name, &DeleteParams::default()).await.with_context(|| format!("delete {name}"))?;
-        wait::until(&format!("{name} to be gone"), SOON, async || Ok(api.get_opt(name).await?.is_none().then_some(()))).await
+        api.delete(name, &DeleteParams::default())
+            .await
+            .with_context(|| format!("delete {name}"))?;
+        wait::until(&format!("{name} to be gone"), SOON, async || {
+            Ok(api.get_opt(name).await?.is_none().then_some(()))
+        })
+        .await
     }
 
     // Kubernetes, to look.
 
     /// The ExternalSecret.
     pub(crate) async fn get(&self, name: &str) -> Result<ExternalSecret> {
-        self.all::<ExternalSecret>().get(name).await.with_context(|| format!("get ExternalSecret {name}"))
+        self.all::<ExternalSecret>()
+            .get(name)
+            .await
+            .with_context(|| format!("get ExternalSecret {name}"))
     }
 
     /// Waits until `Ready` of the object as it is now gives `reason`.
@@ -438,19 +527,33 @@ impl Bed {
     /// Waits until a condition of the object as it is now gives one of `reasons`.
     pub(crate) async fn condition(&self, name: &str, type_: &str, reasons: &[&str]) -> Result<Condition> {
         let api = self.all::<ExternalSecret>();
-        let what = format!("{type_} of ExternalSecret {name} to give {}", reasons.join(" or "));
+        let what = format!(
+            "{type_} of ExternalSecret {name} to give {}",
+            reasons.join(" or ")
+        );
         wait::until(&what, SOON, async || {
             let object = api.get(name).await?;
             let status = object.status.clone().unwrap_or_default();
-            let found = status.conditions.iter().flatten().find(|condition| condition.type_ == type_).cloned();
-            let Some(found) = found else { bail!("it has no {type_} yet: {}", json!(status)) };
+            let found = status
+                .conditions
+                .iter()
+                .flatten()
+                .find(|condition| condition.type_ == type_)
+                .cloned();
+            let Some(found) = found else {
+                bail!("it has no {type_} yet: {}", json!(status))
+            };
             let judged = status.observed_generation == object.metadata.generation;
             if judged && reasons.contains(&found.reason.as_str()) {
                 return Ok(Some(found));
             }
             bail!(
                 "{type_} is {}/{} at generation {:?} of {:?}: {}",
-                found.status, found.reason, status.observed_generation, object.metadata.generation, found.message
+                found.status,
+                found.reason,
+                status.observed_generation,
+                object.metadata.generation,
+                found.message
             )
         })
         .await
@@ -459,31 +562,50 @@ impl Bed {
     /// The condition of the object as it is said now.
     pub(crate) async fn said(&self, name: &str, type_: &str) -> Result<Option<Condition>> {
         let status = self.get(name).await?.status.unwrap_or_default();
-        Ok(status.conditions.into_iter().flatten().find(|condition| condition.type_ == type_))
+        Ok(status
+            .conditions
+            .into_iter()
+            .flatten()
+            .find(|condition| condition.type_ == type_))
     }
 
     /// Waits until `Ready` of a SecretStore gives one of `reasons`.
     pub(crate) async fn store_ready(&self, name: &str, reasons: &[&str]) -> Result<Condition> {
         let api = self.all::<SecretStore>();
-        let read = async || Ok(api.get(name).await.map(|store| (store.metadata.generation, store.status))?);
+        let read = async || {
+            Ok(api
+                .get(name)
+                .await
+                .map(|store| (store.metadata.generation, store.status))?)
+        };
         store_ready(&format!("SecretStore {name}"), reasons, read).await
     }
 
     /// Waits until `Ready` of a ClusterSecretStore gives one of `reasons`.
     pub(crate) async fn cluster_store_ready(&self, name: &str, reasons: &[&str]) -> Result<Condition> {
         let api = Api::<ClusterSecretStore>::all(self.client.clone());
-        let read = async || Ok(api.get(name).await.map(|store| (store.metadata.generation, store.status))?);
+        let read = async || {
+            Ok(api
+                .get(name)
+                .await
+                .map(|store| (store.metadata.generation, store.status))?)
+        };
         store_ready(&format!("ClusterSecretStore {name}"), reasons, read).await
     }
 
     /// The Secret, if it is there.
     pub(crate) async fn find(&self, name: &str) -> Result<Option<Secret>> {
-        self.all::<Secret>().get_opt(name).await.with_context(|| format!("get Secret {name}"))
+        self.all::<Secret>()
+            .get_opt(name)
+            .await
+            .with_context(|| format!("get Secret {name}"))
     }
 
     /// The Secret.
     pub(crate) async fn written(&self, name: &str) -> Result<Secret> {
-        self.find(name).await?.with_context(|| format!("there is no Secret {name}"))
+        self.find(name)
+            .await?
+            .with_context(|| format!("there is no Secret {name}"))
     }
 
     /// The Secret's data as text.
@@ -508,8 +630,10 @@ impl Bed {
 
     /// Waits until there is no such Secret.
     pub(crate) async fn gone(&self, name: &str) -> Result<()> {
-        wait::until(&format!("Secret {name} to be gone"), SOON, async || Ok(self.find(name).await?.is_none().then_some(())))
-            .await
+        wait::until(&format!("Secret {name} to be gone"), SOON, async || {
+            Ok(self.find(name).await?.is_none().then_some(()))
+        })
+        .await
     }
 
     /// Events about the object of this name and kind, as reason and note.
@@ -519,7 +643,9 @@ impl Bed {
             .into_iter()
             .filter(|event| {
                 let regarding = event.regarding.as_ref();
-                regarding.is_some_and(|object| object.kind.as_deref() == Some(kind) && object.name.as_deref() == Some(name))
+                regarding.is_some_and(|object| {
+                    object.kind.as_deref() == Some(kind) && object.name.as_deref() == Some(name)
+                })
             })
             .map(|event| (event.reason.unwrap_or_default(), event.note.unwrap_or_default()))
             .collect())
@@ -529,7 +655,10 @@ impl Bed {
     pub(crate) async fn event(&self, name: &str, reason: &str) -> Result<String> {
         wait::until(&format!("event {reason} of {name}"), SOON, async || {
             let events = self.events("ExternalSecret", name).await?;
-            Ok(events.into_iter().find(|(is, _)| is == reason).map(|(_, note)| note))
+            Ok(events
+                .into_iter()
+                .find(|(is, _)| is == reason)
+                .map(|(_, note)| note))
         })
         .await
     }
@@ -544,8 +673,16 @@ impl Bed {
     /// has had the occasion to do.
     pub(crate) async fn rounds(&self, rounds: usize) -> Result<()> {
         let mark = self.aws.mark();
-        let looked = |calls: &Calls| calls.requests().filter(|call| !call.operation.starts_with("Assume")).count() >= rounds;
-        self.called(&format!("{rounds} more calls"), mark, looked).await.map(drop)
+        let looked = |calls: &Calls| {
+            calls
+                .requests()
+                .filter(|call| !call.operation.starts_with("Assume"))
+                .count()
+                >= rounds
+        };
+        self.called(&format!("{rounds} more calls"), mark, looked)
+            .await
+            .map(drop)
     }
 }
 
@@ -554,16 +691,24 @@ async fn store_ready(
     reasons: &[&str],
     read: impl AsyncFn() -> Result<(Option<i64>, Option<keyturn::api::StoreStatus>)>,
 ) -> Result<Condition> {
-    wait::until(&format!("Ready of {what} to give {}", reasons.join(" or ")), SOON, async || {
-        let (generation, status) = read().await?;
-        let status = status.unwrap_or_default();
-        let found = status.conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
-        let found = found.context("it has no Ready yet")?;
-        if status.observed_generation == generation && reasons.contains(&found.reason.as_str()) {
-            return Ok(Some(found));
-        }
-        bail!("Ready is {}/{}: {}", found.status, found.reason, found.message)
-    })
+    wait::until(
+        &format!("Ready of {what} to give {}", reasons.join(" or ")),
+        SOON,
+        async || {
+            let (generation, status) = read().await?;
+            let status = status.unwrap_or_default();
+            let found = status
+                .conditions
+                .into_iter()
+                .flatten()
+                .find(|condition| condition.type_ == "Ready");
+            let found = found.context("it has no Ready yet")?;
+            if status.observed_generation == generation && reasons.contains(&found.reason.as_str()) {
+                return Ok(Some(found));
+            }
+            bail!("Ready is {}/{}: {}", found.status, found.reason, found.message)
+        },
+    )
     .await
 }
 
@@ -598,12 +743,16 @@ pub(crate) fn property(secret_key: &str, key: &str, property: &str) -> Value {
 /// The data of a Secret as text.
 pub(crate) fn data(secret: &Secret) -> BTreeMap<String, String> {
     let all = secret.data.iter().flatten();
-    all.map(|(key, value)| (key.clone(), String::from_utf8_lossy(&value.0).into_owned())).collect()
+    all.map(|(key, value)| (key.clone(), String::from_utf8_lossy(&value.0).into_owned()))
+        .collect()
 }
 
 /// A map of texts.
 pub(crate) fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 /// An annotation of an object.
@@ -613,7 +762,13 @@ pub(crate) fn annotation<'a>(object: &'a impl kube::ResourceExt, name: &str) -> 
 
 /// The part of a record that is of one account.
 pub(crate) fn of_account(calls: Calls, account: &str) -> Calls {
-    Calls(calls.0.into_iter().filter(|call| *call.account == *account).collect())
+    Calls(
+        calls
+            .0
+            .into_iter()
+            .filter(|call| *call.account == *account)
+            .collect(),
+    )
 }
 
 /// A message that a person can act on: a sentence that names what it is about, without what differs between two attempts.
@@ -621,17 +776,45 @@ pub(crate) fn assert_actionable(message: &str, named: &[&str]) {
     for name in named {
         assert!(message.contains(name), "{name:?} is not in {message:?}");
     }
-    assert!(message.len() > 20 && message.len() < 1024, "no sentence: {message:?}");
+    assert!(
+        message.len() > 20 && message.len() < 1024,
+        "no sentence: {message:?}"
+    );
     let uuid = regex::Regex::new("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").unwrap();
     let time = regex::Regex::new("[0-9]{2}:[0-9]{2}:[0-9]{2}").unwrap();
     assert!(!uuid.is_match(message), "a request id in {message:?}");
     assert!(!time.is_match(message), "a time in {message:?}");
     let acts = [
-        "create", "mend", "allow", "ask", "add", "set", "use", "choose", "restore", "enable", "put", "remove", "name", "delete",
-        "correct", "store", "check", "tried again", "raise", "grant", "annotate", "split", "trust", "write",
+        "create",
+        "mend",
+        "allow",
+        "ask",
+        "add",
+        "set",
+        "use",
+        "choose",
+        "restore",
+        "enable",
+        "put",
+        "remove",
+        "name",
+        "delete",
+        "correct",
+        "store",
+        "check",
+        "tried again",
+        "raise",
+        "grant",
+        "annotate",
+        "split",
+        "trust",
+        "write",
     ];
     let lower = message.to_lowercase();
-    assert!(acts.iter().any(|act| lower.contains(act)), "nothing to do in {message:?}");
+    assert!(
+        acts.iter().any(|act| lower.contains(act)),
+        "nothing to do in {message:?}"
+    );
 }
 
 /// A time from now, as annotations have it.

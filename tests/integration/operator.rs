@@ -41,7 +41,9 @@ impl Operator {
     /// Installs a release that works in the bed's namespace only; `arguments` are the process's. Nothing is started.
     pub(crate) async fn confined(place: &Place, bed: &Bed, arguments: &[&str]) -> Result<Self> {
         let mut install = Install::new(&bed.namespace, &format!("{}-system", bed.namespace));
-        install.set.push(format!("scope.namespaces={{{}}}", bed.namespace));
+        install
+            .set
+            .push(format!("scope.namespaces={{{}}}", bed.namespace));
         Self::make(place, install, arguments).await
     }
 
@@ -50,15 +52,32 @@ impl Operator {
         let mut options = StartOptions::default();
         options.arguments.push("--min-refresh-interval=1s".to_owned());
         options.arguments.push(format!("--default-store={DEFAULT_STORE}"));
-        options.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        let user = format!("system:serviceaccount:{}:{}", installed.namespace(), installed.service_account());
-        Ok(Self { installed, cluster: place.cluster, options, process: None, user, outputs: Vec::new() })
+        options
+            .arguments
+            .extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        let user = format!(
+            "system:serviceaccount:{}:{}",
+            installed.namespace(),
+            installed.service_account()
+        );
+        Ok(Self {
+            installed,
+            cluster: place.cluster,
+            options,
+            process: None,
+            user,
+            outputs: Vec::new(),
+        })
     }
 
     /// Starts the process and returns when it is ready.
     pub(crate) async fn start(&mut self) -> Result<()> {
         self.launch().await?;
-        self.process.as_mut().context("it was just started")?.wait_ready().await
+        self.process
+            .as_mut()
+            .context("it was just started")?
+            .wait_ready()
+            .await
     }
 
     /// Starts the process and returns at once.
@@ -71,7 +90,8 @@ impl Operator {
     /// Starts a further replica.
     pub(crate) async fn another(&mut self) -> Result<testbed_operator::Operator> {
         let process = self.installed.start(self.cluster, self.options.clone()).await?;
-        self.outputs.extend([process.log().to_owned(), process.audit().to_owned()]);
+        self.outputs
+            .extend([process.log().to_owned(), process.audit().to_owned()]);
         Ok(process)
     }
 
@@ -82,7 +102,12 @@ impl Operator {
 
     /// Ends the process as the kubelet would.
     pub(crate) async fn terminate(&mut self) -> Result<()> {
-        let status = self.process.take().context("no process runs")?.terminate().await?;
+        let status = self
+            .process
+            .take()
+            .context("no process runs")?
+            .terminate()
+            .await?;
         anyhow::ensure!(status.success(), "it ended with {status}");
         Ok(())
     }
@@ -118,7 +143,9 @@ impl Operator {
 
     /// The holder of its Lease.
     pub(crate) async fn holder(&self, client: &Client) -> Result<Option<String>> {
-        let leases = Api::<Lease>::namespaced(client.clone(), self.namespace()).list(&ListParams::default()).await?;
+        let leases = Api::<Lease>::namespaced(client.clone(), self.namespace())
+            .list(&ListParams::default())
+            .await?;
         let holders = leases.into_iter().filter_map(|lease| lease.spec?.holder_identity);
         Ok(holders.into_iter().find(|holder| !holder.is_empty()))
     }

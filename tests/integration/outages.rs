@@ -8,9 +8,14 @@ use crate::harness::{Bed, STORE, assert_actionable, bed};
 
 /// The rule for what this account asks of Secrets Manager.
 fn reads(bed: &Bed) -> Match {
-    ["GetSecretValue", "BatchGetSecretValue", "DescribeSecret", "ListSecrets"]
-        .into_iter()
-        .fold(bed.here(), Match::operation)
+    [
+        "GetSecretValue",
+        "BatchGetSecretValue",
+        "DescribeSecret",
+        "ListSecrets",
+    ]
+    .into_iter()
+    .fold(bed.here(), Match::operation)
 }
 
 /// An outage begins with a good Secret: nothing is said and nothing written until it ends, then all goes on.
@@ -25,11 +30,22 @@ async fn passes(name: &str, fault: Fault) -> Result<()> {
         let outage = bed.aws.add_fault(reads(bed), fault);
         bed.aws.put_secret_value(&arn, "second")?;
         let mark = bed.aws.mark();
-        let failed = |calls: &testbed::aws::Calls| calls.requests().filter(|call| call.error.is_some()).count() >= 3;
+        let failed =
+            |calls: &testbed::aws::Calls| calls.requests().filter(|call| call.error.is_some()).count() >= 3;
         bed.called("three failed calls", mark, failed).await?;
-        assert_eq!(bed.get("db").await?.metadata.resource_version, object.metadata.resource_version, "the object was written");
-        assert_eq!(bed.written("db").await?.metadata.resource_version, secret.metadata.resource_version);
-        assert!(bed.events("ExternalSecret", "db").await?.is_empty(), "an outage is no event of an object");
+        assert_eq!(
+            bed.get("db").await?.metadata.resource_version,
+            object.metadata.resource_version,
+            "the object was written"
+        );
+        assert_eq!(
+            bed.written("db").await?.metadata.resource_version,
+            secret.metadata.resource_version
+        );
+        assert!(
+            bed.events("ExternalSecret", "db").await?.is_empty(),
+            "an outage is no event of an object"
+        );
         bed.aws.remove_fault(outage);
         bed.holds("db", &[("value", "second")]).await?;
         bed.synced("db").await

@@ -28,16 +28,27 @@ async fn an_owned_secret_goes_with_its_external_secret_and_others_stay() -> Resu
     bed("ends", async |bed| {
         bed.secret("app/db", "first")?;
         bed.external_secret("owner", targeted(json!({}))).await?;
-        bed.external_secret("orphan", targeted(json!({"creationPolicy": "Orphan"}))).await?;
+        bed.external_secret("orphan", targeted(json!({"creationPolicy": "Orphan"})))
+            .await?;
         for name in ["owner", "orphan"] {
             bed.holds(name, &[("value", "first")]).await?;
             bed.synced(name).await?;
         }
         let object = bed.get("owner").await?;
-        let owners = bed.written("owner").await?.metadata.owner_references.unwrap_or_default();
-        let [owner] = owners.as_slice() else { panic!("{owners:?}") };
+        let owners = bed
+            .written("owner")
+            .await?
+            .metadata
+            .owner_references
+            .unwrap_or_default();
+        let [owner] = owners.as_slice() else {
+            panic!("{owners:?}")
+        };
         assert_eq!(Some(&owner.uid), object.metadata.uid.as_ref());
-        assert_eq!((owner.controller, owner.kind.as_str()), (Some(true), "ExternalSecret"));
+        assert_eq!(
+            (owner.controller, owner.kind.as_str()),
+            (Some(true), "ExternalSecret")
+        );
         assert!(bed.written("orphan").await?.metadata.owner_references.is_none());
         assert!(object.metadata.finalizers.is_none(), "no finalizers");
         bed.delete::<ExternalSecret>("owner").await?;
@@ -45,7 +56,8 @@ async fn an_owned_secret_goes_with_its_external_secret_and_others_stay() -> Resu
         bed.gone("owner").await?;
         bed.holds("orphan", &[("value", "first")]).await?;
         // Who is made again finds its own Secret.
-        bed.external_secret("orphan", targeted(json!({"creationPolicy": "Orphan"}))).await?;
+        bed.external_secret("orphan", targeted(json!({"creationPolicy": "Orphan"})))
+            .await?;
         bed.synced("orphan").await
     })
     .await
@@ -56,9 +68,15 @@ async fn an_owner_becomes_an_orphan_and_an_owner_again() -> Result<()> {
     bed("policy", async |bed| {
         bed.secret("app/db", "first")?;
         for (policy, count) in [("Owner", 1), ("Orphan", 0), ("Owner", 1)] {
-            bed.external_secret("db", targeted(json!({"creationPolicy": policy}))).await?;
+            bed.external_secret("db", targeted(json!({"creationPolicy": policy})))
+                .await?;
             wait::until(&format!("{count} owners"), SOON, async || {
-                let owners = bed.written("db").await?.metadata.owner_references.unwrap_or_default();
+                let owners = bed
+                    .written("db")
+                    .await?
+                    .metadata
+                    .owner_references
+                    .unwrap_or_default();
                 Ok((owners.len() == count).then_some(()))
             })
             .await?;
@@ -74,11 +92,16 @@ async fn an_owner_becomes_an_orphan_and_an_owner_again() -> Result<()> {
 async fn with_none_nothing_is_written() -> Result<()> {
     bed("none", async |bed| {
         bed.secret("app/db", "first")?;
-        bed.external_secret("db", targeted(json!({"creationPolicy": "None"}))).await?;
+        bed.external_secret("db", targeted(json!({"creationPolicy": "None"})))
+            .await?;
         bed.synced("db").await?;
         bed.rounds(3).await?;
         assert!(bed.find("db").await?.is_none());
-        bed.external_secret("absent", json!({"data": [entry("v", "app/absent")], "target": {"creationPolicy": "None"}})).await?;
+        bed.external_secret(
+            "absent",
+            json!({"data": [entry("v", "app/absent")], "target": {"creationPolicy": "None"}}),
+        )
+        .await?;
         bed.ready("absent", "SecretNotFound").await?;
         Ok(())
     })
@@ -139,7 +162,10 @@ async fn equal_data_elsewhere_give_other_tokens() -> Result<()> {
         bed.plain("two", "app/db").await?;
         let one = bed.holds("one", &[("value", "same")]).await?;
         let two = bed.holds("two", &[("value", "same")]).await?;
-        assert_ne!(annotation(&one, "keyturn.dev/content"), annotation(&two, "keyturn.dev/content"));
+        assert_ne!(
+            annotation(&one, "keyturn.dev/content"),
+            annotation(&two, "keyturn.dev/content")
+        );
         Ok(())
     })
     .await
@@ -160,17 +186,30 @@ async fn equal_data_written_anew_keep_the_time_of_change() -> Result<()> {
             Ok(noted.then_some(secret))
         })
         .await?;
-        for name in ["keyturn.dev/changed-at", "keyturn.dev/rollout", "keyturn.dev/content"] {
+        for name in [
+            "keyturn.dev/changed-at",
+            "keyturn.dev/rollout",
+            "keyturn.dev/content",
+        ] {
             assert_eq!(annotation(&after, name), annotation(&before, name), "{name}");
         }
         // Drift repair is no change either.
-        bed.patch::<Secret>("db", json!({"stringData": {"value": "by hand"}})).await?;
+        bed.patch::<Secret>("db", json!({"stringData": {"value": "by hand"}}))
+            .await?;
         let repaired = bed.holds("db", &[("value", "second")]).await?;
-        assert_eq!(annotation(&repaired, "keyturn.dev/changed-at"), annotation(&before, "keyturn.dev/changed-at"));
+        assert_eq!(
+            annotation(&repaired, "keyturn.dev/changed-at"),
+            annotation(&before, "keyturn.dev/changed-at")
+        );
         // Nor is a Secret made again.
-        bed.all::<Secret>().delete("db", &kube::api::DeleteParams::default()).await?;
+        bed.all::<Secret>()
+            .delete("db", &kube::api::DeleteParams::default())
+            .await?;
         let again = bed.holds("db", &[("value", "second")]).await?;
-        assert_eq!(annotation(&again, "keyturn.dev/rollout"), annotation(&before, "keyturn.dev/rollout"));
+        assert_eq!(
+            annotation(&again, "keyturn.dev/rollout"),
+            annotation(&before, "keyturn.dev/rollout")
+        );
         Ok(())
     })
     .await
@@ -180,10 +219,16 @@ async fn equal_data_written_anew_keep_the_time_of_change() -> Result<()> {
 async fn a_deleted_secret_is_made_again() -> Result<()> {
     bed("again", async |bed| {
         bed.secret("app/db", "first")?;
-        bed.external_secret("db", json!({"data": [entry("value", "app/db")], "refreshInterval": SELDOM})).await?;
+        bed.external_secret(
+            "db",
+            json!({"data": [entry("value", "app/db")], "refreshInterval": SELDOM}),
+        )
+        .await?;
         let first = bed.holds("db", &[("value", "first")]).await?;
         bed.synced("db").await?;
-        bed.all::<Secret>().delete("db", &kube::api::DeleteParams::default()).await?;
+        bed.all::<Secret>()
+            .delete("db", &kube::api::DeleteParams::default())
+            .await?;
         wait::until("the Secret to be made again", SOON, async || {
             let secret = bed.find("db").await?;
             Ok(secret.filter(|secret| secret.metadata.uid != first.metadata.uid))
@@ -260,17 +305,20 @@ async fn a_label_that_goes_from_the_external_secret_goes_from_the_secret() -> Re
 async fn a_renamed_target_is_written_first_and_the_former_one_goes() -> Result<()> {
     bed("rename", async |bed| {
         bed.secret("app/db", "first")?;
-        bed.external_secret("db", targeted(json!({"name": "one"}))).await?;
+        bed.external_secret("db", targeted(json!({"name": "one"})))
+            .await?;
         bed.holds("one", &[("value", "first")]).await?;
         bed.synced("db").await?;
-        bed.external_secret("db", targeted(json!({"name": "two"}))).await?;
+        bed.external_secret("db", targeted(json!({"name": "two"})))
+            .await?;
         bed.holds("two", &[("value", "first")]).await?;
         bed.gone("one").await?;
         bed.synced("db").await?;
         // A former target that somebody else has by now is left alone.
         let uid = bed.written("two").await?.metadata.uid;
         bed.delete_secret_and_make_foreign("two").await?;
-        bed.external_secret("db", targeted(json!({"name": "three"}))).await?;
+        bed.external_secret("db", targeted(json!({"name": "three"})))
+            .await?;
         bed.holds("three", &[("value", "first")]).await?;
         bed.synced("db").await?;
         bed.rounds(3).await?;
@@ -363,7 +411,8 @@ async fn a_secret_with_a_controller_is_never_adopted() -> Result<()> {
 async fn an_immutable_secret_is_made_and_never_changed() -> Result<()> {
     bed("immutable", async |bed| {
         let arn = bed.secret("app/db", "first")?;
-        bed.external_secret("db", targeted(json!({"immutable": true}))).await?;
+        bed.external_secret("db", targeted(json!({"immutable": true})))
+            .await?;
         let made = bed.holds("db", &[("value", "first")]).await?;
         assert_eq!(made.immutable, Some(true));
         bed.synced("db").await?;
@@ -372,7 +421,9 @@ async fn an_immutable_secret_is_made_and_never_changed() -> Result<()> {
         assert_actionable(&said.message, &["db"]);
         bed.holds("db", &[("value", "first")]).await?;
         // The way out that the message names.
-        bed.all::<Secret>().delete("db", &kube::api::DeleteParams::default()).await?;
+        bed.all::<Secret>()
+            .delete("db", &kube::api::DeleteParams::default())
+            .await?;
         bed.holds("db", &[("value", "second")]).await?;
         bed.synced("db").await
     })
@@ -383,13 +434,16 @@ async fn an_immutable_secret_is_made_and_never_changed() -> Result<()> {
 async fn a_refused_version_of_an_immutable_secret_is_not_read_again() -> Result<()> {
     bed("refused", async |bed| {
         let arn = bed.secret("app/db", "first")?;
-        bed.store(crate::harness::STORE, json!({"changeDetection": "Describe"})).await?;
-        bed.external_secret("db", targeted(json!({"immutable": true}))).await?;
+        bed.store(crate::harness::STORE, json!({"changeDetection": "Describe"}))
+            .await?;
+        bed.external_secret("db", targeted(json!({"immutable": true})))
+            .await?;
         bed.holds("db", &[("value", "first")]).await?;
         bed.aws.put_secret_value(&arn, "second")?;
         bed.ready("db", "TargetImmutable").await?;
         let mark = bed.aws.mark();
-        bed.called("three looks", mark, |calls| calls.count("DescribeSecret") >= 3).await?;
+        bed.called("three looks", mark, |calls| calls.count("DescribeSecret") >= 3)
+            .await?;
         assert_eq!(bed.values_since(mark), 0);
         Ok(())
     })
@@ -401,9 +455,17 @@ async fn keys_that_go_from_the_spec_go_from_the_secret() -> Result<()> {
     bed("keys", async |bed| {
         bed.secret("app/db", r#"{"a":"1","b":"2"}"#)?;
         let spec = |data: Value| json!({"data": data, "refreshInterval": SELDOM});
-        bed.external_secret("db", spec(json!([property("a", "app/db", "a"), property("b", "app/db", "b")]))).await?;
+        bed.external_secret(
+            "db",
+            spec(json!([
+                property("a", "app/db", "a"),
+                property("b", "app/db", "b")
+            ])),
+        )
+        .await?;
         bed.holds("db", &[("a", "1"), ("b", "2")]).await?;
-        bed.external_secret("db", spec(json!([property("b", "app/db", "b")]))).await?;
+        bed.external_secret("db", spec(json!([property("b", "app/db", "b")])))
+            .await?;
         bed.holds("db", &[("b", "2")]).await?;
         bed.synced("db").await
     })
@@ -414,14 +476,25 @@ async fn keys_that_go_from_the_spec_go_from_the_secret() -> Result<()> {
 async fn two_hands_on_one_secret_end_in_what_aws_says() -> Result<()> {
     bed("hands", async |bed| {
         let arn = bed.secret("app/db", "0")?;
-        bed.external_secret("db", json!({"data": [entry("value", "app/db")], "refreshInterval": OFTEN})).await?;
+        bed.external_secret(
+            "db",
+            json!({"data": [entry("value", "app/db")], "refreshInterval": OFTEN}),
+        )
+        .await?;
         bed.holds("db", &[("value", "0")]).await?;
         for n in 1..=20 {
             bed.aws.put_secret_value(&arn, n.to_string())?;
-            bed.patch::<Secret>("db", json!({"stringData": {"value": "by hand"}, "metadata": {"labels": {"n": n.to_string()}}})).await?;
+            bed.patch::<Secret>(
+                "db",
+                json!({"stringData": {"value": "by hand"}, "metadata": {"labels": {"n": n.to_string()}}}),
+            )
+            .await?;
         }
         bed.holds("db", &[("value", "20")]).await?;
-        assert_eq!(bed.written("db").await?.metadata.labels.unwrap_or_default()["n"], "20");
+        assert_eq!(
+            bed.written("db").await?.metadata.labels.unwrap_or_default()["n"],
+            "20"
+        );
         Ok(())
     })
     .await

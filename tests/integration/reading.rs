@@ -57,7 +57,12 @@ async fn a_secret_is_made_of_whole_values_properties_and_extracts() -> Result<()
 async fn binary_values_stay_as_they_are() -> Result<()> {
     bed("binary", async |bed| {
         let bytes = vec![0_u8, 159, 146, 150, 255, 10];
-        bed.aws.create_secret(&bed.account, "eu-central-1", "app/binary", SecretValue::Binary(bytes.clone()))?;
+        bed.aws.create_secret(
+            &bed.account,
+            "eu-central-1",
+            "app/binary",
+            SecretValue::Binary(bytes.clone()),
+        )?;
         bed.plain("db", "app/binary").await?;
         bed.synced("db").await?;
         let secret = bed.written("db").await?;
@@ -115,7 +120,11 @@ async fn a_rotation_arrives_when_it_is_finished_and_not_before() -> Result<()> {
         let arn = bed.secret("app/db", "first")?;
         bed.plain("db", "app/db").await?;
         bed.holds("db", &[("value", "first")]).await?;
-        bed.aws.enable_rotation(&arn, "arn:aws:lambda:eu-central-1:111122223333:function:rotate", 30)?;
+        bed.aws.enable_rotation(
+            &arn,
+            "arn:aws:lambda:eu-central-1:111122223333:function:rotate",
+            30,
+        )?;
         let rotation = bed.aws.begin_rotation(&arn)?;
         rotation.create_secret("second")?;
         rotation.set_secret()?;
@@ -138,7 +147,8 @@ async fn a_rotation_arrives_when_it_is_finished_and_not_before() -> Result<()> {
 async fn a_prefix_stands_before_every_key() -> Result<()> {
     bed("prefix", async |bed| {
         bed.secret("prod/app/db", "prod")?;
-        bed.store(STORE, json!({"prefix": "prod/", "allowedKeys": ["prod/app/*"]})).await?;
+        bed.store(STORE, json!({"prefix": "prod/", "allowedKeys": ["prod/app/*"]}))
+            .await?;
         bed.plain("db", "app/db").await?;
         bed.holds("db", &[("value", "prod")]).await?;
         Ok(())
@@ -180,13 +190,21 @@ async fn a_partial_arn_that_looks_whole_harms_nobody_else() -> Result<()> {
         }
         let uid = bed.written("name").await?.metadata.uid;
         bed.external_secret("partial", spec(partial)).await?;
-        bed.condition("partial", "Ready", &["SecretNotFound", "Deleted"]).await?;
+        bed.condition("partial", "Ready", &["SecretNotFound", "Deleted"])
+            .await?;
         bed.rounds(10).await?;
         for name in ["name", "arn"] {
             bed.synced(name).await?;
-            assert!(bed.events("ExternalSecret", name).await?.is_empty(), "{name} was harmed");
+            assert!(
+                bed.events("ExternalSecret", name).await?.is_empty(),
+                "{name} was harmed"
+            );
         }
-        assert_eq!(bed.written("name").await?.metadata.uid, uid, "deleted for another one's mistake");
+        assert_eq!(
+            bed.written("name").await?.metadata.uid,
+            uid,
+            "deleted for another one's mistake"
+        );
         bed.aws.put_secret_value(&arn, "second")?;
         for name in ["name", "arn"] {
             bed.holds(name, &[("value", "second")]).await?;
@@ -215,11 +233,19 @@ async fn however_many_objects_share_a_secret_it_is_read_once() -> Result<()> {
         let mark = bed.aws.mark();
         bed.store(STORE, json!({"changeDetection": "Describe"})).await?;
         all_hold(bed, OBJECTS, "first").await?;
-        assert_eq!(bed.values_since(mark), 1, "reads for {OBJECTS} objects on one secret");
+        assert_eq!(
+            bed.values_since(mark),
+            1,
+            "reads for {OBJECTS} objects on one secret"
+        );
         let mark = bed.aws.mark();
         bed.aws.put_secret_value(&arn, "second")?;
         all_hold(bed, OBJECTS, "second").await?;
-        assert_eq!(bed.values_since(mark), 1, "reads for a change that {OBJECTS} objects wait for");
+        assert_eq!(
+            bed.values_since(mark),
+            1,
+            "reads for a change that {OBJECTS} objects wait for"
+        );
         Ok(())
     })
     .await
@@ -228,7 +254,10 @@ async fn however_many_objects_share_a_secret_it_is_read_once() -> Result<()> {
 async fn all_hold(bed: &Bed, count: usize, value: &str) -> Result<()> {
     wait::until(&format!("{count} Secrets to hold {value}"), SOON, async || {
         let secrets = bed.all::<Secret>().list(&ListParams::default()).await?;
-        let right = secrets.iter().filter(|secret| data(secret).get("value").is_some_and(|is| is == value)).count();
+        let right = secrets
+            .iter()
+            .filter(|secret| data(secret).get("value").is_some_and(|is| is == value))
+            .count();
         anyhow::ensure!(right == count, "{right} of {count} do");
         Ok(Some(()))
     })
@@ -240,13 +269,18 @@ async fn what_is_read_is_one_version_also_while_it_moves() -> Result<()> {
     bed("whole", async |bed| {
         let value = |n: usize| format!(r#"{{"a":"{n}","b":"{n}"}}"#);
         let arn = bed.secret("app/db", &value(0))?;
-        let spec = json!({"data": [property("a", "app/db", "a")], "dataFrom": [{"extract": {"key": "app/db"}}]});
+        let spec =
+            json!({"data": [property("a", "app/db", "a")], "dataFrom": [{"extract": {"key": "app/db"}}]});
         bed.external_secret("db", spec).await?;
         bed.holds("db", &[("a", "0"), ("b", "0")]).await?;
         for n in 1..=30 {
             bed.aws.put_secret_value(&arn, value(n))?;
             let data = bed.data("db").await?;
-            assert_eq!(data.get("a"), data.get("b"), "half of one version, half of another");
+            assert_eq!(
+                data.get("a"),
+                data.get("b"),
+                "half of one version, half of another"
+            );
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         bed.holds("db", &[("a", "30"), ("b", "30")]).await?;

@@ -24,8 +24,14 @@ async fn a_new_refresh_annotation_reads_now() -> Result<()> {
         let arn = bed.secret("app/db", "first")?;
         for (name, spec) in [
             ("seldom", seldom("app/db")),
-            ("once", json!({"data": [entry("value", "app/db")], "refreshPolicy": "CreatedOnce"})),
-            ("onchange", json!({"data": [entry("value", "app/db")], "refreshPolicy": "OnChange"})),
+            (
+                "once",
+                json!({"data": [entry("value", "app/db")], "refreshPolicy": "CreatedOnce"}),
+            ),
+            (
+                "onchange",
+                json!({"data": [entry("value", "app/db")], "refreshPolicy": "OnChange"}),
+            ),
         ] {
             bed.external_secret(name, spec).await?;
             bed.holds(name, &[("value", "first")]).await?;
@@ -59,7 +65,11 @@ async fn on_demand_an_object_is_read_at_most_once_in_ten_seconds() -> Result<()>
         bed.holds("db", &[("value", "5")]).await?;
         let reads = bed.values_since(mark);
         let allowed = 1 + usize::try_from(begun.elapsed().as_secs() / 10)?;
-        assert!(reads <= allowed, "{reads} reads in {} s", begun.elapsed().as_secs());
+        assert!(
+            reads <= allowed,
+            "{reads} reads in {} s",
+            begun.elapsed().as_secs()
+        );
         Ok(())
     })
     .await
@@ -79,7 +89,8 @@ async fn suspends(name: &str, set: impl AsyncFn(&Bed, Option<&str>) -> Result<()
         assert!(said.message.contains(&until), "{}", said.message);
         let mark = bed.aws.mark();
         bed.aws.put_secret_value(&arn, "second")?;
-        bed.patch::<Secret>("db", json!({"stringData": {"value": "by hand"}})).await?;
+        bed.patch::<Secret>("db", json!({"stringData": {"value": "by hand"}}))
+            .await?;
         bed.refresh("db").await?;
         // Another object of another namespace is worked meanwhile: the operator is not asleep.
         let elsewhere = Bed::make(&crate::harness::common().await?.place, "elsewhere").await?;
@@ -92,7 +103,11 @@ async fn suspends(name: &str, set: impl AsyncFn(&Bed, Option<&str>) -> Result<()
                 other.rounds(3).await
             })
             .await?;
-        assert_eq!(bed.data("db").await?["value"], "by hand", "written while suspended");
+        assert_eq!(
+            bed.data("db").await?["value"],
+            "by hand",
+            "written while suspended"
+        );
         assert_eq!(bed.values_since(mark), 0, "read while suspended");
         let ready = bed.said("db", "Ready").await?.map(|condition| condition.reason);
         assert_eq!(ready.as_deref(), Some("Synced"));
@@ -106,13 +121,17 @@ async fn suspends(name: &str, set: impl AsyncFn(&Bed, Option<&str>) -> Result<()
 
 #[tokio::test]
 async fn an_external_secret_can_be_suspended() -> Result<()> {
-    suspends("suspended", async |bed, until| bed.annotate("db", SUSPEND, until).await).await
+    suspends("suspended", async |bed, until| {
+        bed.annotate("db", SUSPEND, until).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_store_can_be_suspended() -> Result<()> {
     suspends("suspended-store", async |bed, until| {
-        bed.patch::<keyturn::api::SecretStore>(STORE, json!({"metadata": {"annotations": {SUSPEND: until}}})).await
+        bed.patch::<keyturn::api::SecretStore>(STORE, json!({"metadata": {"annotations": {SUSPEND: until}}}))
+            .await
     })
     .await
 }
@@ -122,7 +141,9 @@ async fn a_namespace_can_be_suspended() -> Result<()> {
     suspends("suspended-namespace", async |bed, until| {
         let patch = Patch::Merge(json!({"metadata": {"annotations": {SUSPEND: until}}}));
         let namespaces = Api::<Namespace>::all(bed.client.clone());
-        namespaces.patch(&bed.namespace, &PatchParams::default(), &patch).await?;
+        namespaces
+            .patch(&bed.namespace, &PatchParams::default(), &patch)
+            .await?;
         Ok(())
     })
     .await
@@ -199,7 +220,11 @@ async fn on_change_reads_when_the_object_is_edited() -> Result<()> {
 async fn without_a_store_the_default_one_is_used() -> Result<()> {
     bed("default", async |bed| {
         bed.secret("app/db", "first")?;
-        bed.external_secret("db", json!({"data": [entry("value", "app/db")], "secretStoreRef": null})).await?;
+        bed.external_secret(
+            "db",
+            json!({"data": [entry("value", "app/db")], "secretStoreRef": null}),
+        )
+        .await?;
         let said = bed.ready("db", "StoreNotFound").await?;
         crate::harness::assert_actionable(&said.message, &[crate::operator::DEFAULT_STORE]);
         let jwt = json!({"serviceAccountRef": {"name": crate::harness::READER}});
@@ -210,7 +235,13 @@ async fn without_a_store_the_default_one_is_used() -> Result<()> {
         bed.apply(store).await?;
         bed.holds("db", &[("value", "first")]).await?;
         bed.synced("db").await?;
-        bed.cluster.kubectl(["delete", "clustersecretstore.keyturn.dev", crate::operator::DEFAULT_STORE]).await?;
+        bed.cluster
+            .kubectl([
+                "delete",
+                "clustersecretstore.keyturn.dev",
+                crate::operator::DEFAULT_STORE,
+            ])
+            .await?;
         Ok(())
     })
     .await

@@ -17,8 +17,15 @@ fn kstatus(object: &Value) -> &'static str {
     {
         return "InProgress";
     }
-    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let is = |type_: &str, status: &str| conditions.iter().any(|c| c["type"] == type_ && c["status"] == status);
+    let conditions = object["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let is = |type_: &str, status: &str| {
+        conditions
+            .iter()
+            .any(|c| c["type"] == type_ && c["status"] == status)
+    };
     if is("Reconciling", "True") {
         return "InProgress";
     }
@@ -36,7 +43,14 @@ async fn kubectl_waits(bed: &Bed, name: &str, timeout: &str) -> bool {
     let object = format!("externalsecret.keyturn.dev/{name}");
     let timeout = format!("--timeout={timeout}");
     bed.cluster
-        .kubectl(["wait", "-n", &bed.namespace, "--for=condition=Ready", object.as_str(), timeout.as_str()])
+        .kubectl([
+            "wait",
+            "-n",
+            &bed.namespace,
+            "--for=condition=Ready",
+            object.as_str(),
+            timeout.as_str(),
+        ])
         .await
         .is_ok()
 }
@@ -51,7 +65,10 @@ async fn kstatus_and_kubectl_wait_agree() -> Result<()> {
         bed.secret("app/db", "first")?;
         bed.plain("good", "app/db").await?;
         bed.plain("bad", "app/absent").await?;
-        ensure!(kubectl_waits(bed, "good", "60s").await, "kubectl wait does not end");
+        ensure!(
+            kubectl_waits(bed, "good", "60s").await,
+            "kubectl wait does not end"
+        );
         bed.ready("bad", "SecretNotFound").await?;
         ensure!(kstatus(&raw(bed, "good").await?) == "Current");
         ensure!(kstatus(&raw(bed, "bad").await?) == "InProgress");
@@ -62,9 +79,18 @@ async fn kstatus_and_kubectl_wait_agree() -> Result<()> {
         bed.synced("bad").await?;
         ensure!(kstatus(&raw(bed, "bad").await?) == "Current");
         // An outage, a suspension: neither turns.
-        bed.annotate("good", "keyturn.dev/suspend-sync-until", Some(&crate::harness::from_now(3600))).await?;
+        bed.annotate(
+            "good",
+            "keyturn.dev/suspend-sync-until",
+            Some(&crate::harness::from_now(3600)),
+        )
+        .await?;
         bed.condition("good", "Current", &["Suspended"]).await?;
-        ensure!(kstatus(&raw(bed, "good").await?) == "Current", "{}", raw(bed, "good").await?);
+        ensure!(
+            kstatus(&raw(bed, "good").await?) == "Current",
+            "{}",
+            raw(bed, "good").await?
+        );
         ensure!(kubectl_waits(bed, "good", "30s").await);
         Ok(())
     })
@@ -79,15 +105,26 @@ async fn an_edit_is_never_called_ready_by_the_status_of_before() -> Result<()> {
         bed.synced("db").await?;
         for round in 0..5 {
             let key = if round % 2 == 0 { "app/absent" } else { "app/db" };
-            bed.external_secret("db", json!({"data": [entry("value", key)]})).await?;
+            bed.external_secret("db", json!({"data": [entry("value", key)]}))
+                .await?;
             // At any moment: either not yet observed, or judged as it is now.
             loop {
                 let object = raw(bed, "db").await?;
-                let (generation, observed) = (&object["metadata"]["generation"], &object["status"]["observedGeneration"]);
-                let ready = object["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready");
+                let (generation, observed) = (
+                    &object["metadata"]["generation"],
+                    &object["status"]["observedGeneration"],
+                );
+                let ready = object["status"]["conditions"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .find(|c| c["type"] == "Ready");
                 let good = ready.is_some_and(|ready| ready["status"] == "True");
                 if generation == observed {
-                    ensure!(good == (key == "app/db"), "round {round}: Ready of another spec: {object}");
+                    ensure!(
+                        good == (key == "app/db"),
+                        "round {round}: Ready of another spec: {object}"
+                    );
                     break;
                 }
                 ensure!(kstatus(&object) == "InProgress");
@@ -103,7 +140,11 @@ async fn an_edit_is_never_called_ready_by_the_status_of_before() -> Result<()> {
 async fn a_new_object_is_not_current_before_it_was_looked_at() -> Result<()> {
     bed("new", async |bed| {
         // Nothing answers in time: the object is new for long.
-        bed.external_secret("db", json!({"data": [entry("value", "app/db")], "secretStoreRef": {"name": "absent"}})).await?;
+        bed.external_secret(
+            "db",
+            json!({"data": [entry("value", "app/db")], "secretStoreRef": {"name": "absent"}}),
+        )
+        .await?;
         let said = bed.ready("db", "StoreNotFound").await?;
         ensure!(said.status == "False" && kstatus(&raw(bed, "db").await?) == "InProgress");
         Ok(())
@@ -117,8 +158,13 @@ async fn kubectl_shows_what_matters() -> Result<()> {
         bed.secret("app/db", "first")?;
         bed.plain("db", "app/db").await?;
         bed.synced("db").await?;
-        let table = bed.cluster.kubectl(["get", "kes", "-n", &bed.namespace, "-o", "wide"]).await?;
-        for column in ["STORE", "READY", "REASON", "CHANGED", "AGE", "CURRENT", "SECRET", "VERSION", "MESSAGE"] {
+        let table = bed
+            .cluster
+            .kubectl(["get", "kes", "-n", &bed.namespace, "-o", "wide"])
+            .await?;
+        for column in [
+            "STORE", "READY", "REASON", "CHANGED", "AGE", "CURRENT", "SECRET", "VERSION", "MESSAGE",
+        ] {
             ensure!(table.contains(column), "{column} is not in {table}");
         }
         let row = table.lines().nth(1).unwrap_or_default();
@@ -127,9 +173,18 @@ async fn kubectl_shows_what_matters() -> Result<()> {
         }
         bed.store_ready(STORE, &["Valid"]).await?;
         let table = bed.cluster.kubectl(["get", "kss", "-n", &bed.namespace]).await?;
-        ensure!(table.contains("eu-central-1") && table.contains("Valid"), "{table}");
-        let all = bed.cluster.kubectl(["get", "keyturn", "-n", &bed.namespace, "-o", "name"]).await?;
-        ensure!(all.contains("externalsecret.keyturn.dev/db") && all.contains("secretstore.keyturn.dev/aws"), "{all}");
+        ensure!(
+            table.contains("eu-central-1") && table.contains("Valid"),
+            "{table}"
+        );
+        let all = bed
+            .cluster
+            .kubectl(["get", "keyturn", "-n", &bed.namespace, "-o", "name"])
+            .await?;
+        ensure!(
+            all.contains("externalsecret.keyturn.dev/db") && all.contains("secretstore.keyturn.dev/aws"),
+            "{all}"
+        );
         Ok(())
     })
     .await
@@ -145,20 +200,35 @@ async fn conditions_are_as_kubernetes_wants_them() -> Result<()> {
             let status = bed.get("db").await?.status.unwrap_or_default();
             let conditions = status.conditions.unwrap_or_default();
             for condition in &conditions {
-                ensure!(condition.observed_generation == status.observed_generation, "{condition:?}");
-                ensure!(!condition.message.is_empty() && !condition.reason.is_empty(), "{condition:?}");
+                ensure!(
+                    condition.observed_generation == status.observed_generation,
+                    "{condition:?}"
+                );
+                ensure!(
+                    !condition.message.is_empty() && !condition.reason.is_empty(),
+                    "{condition:?}"
+                );
             }
-            let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+            let ready = conditions
+                .into_iter()
+                .find(|condition| condition.type_ == "Ready");
             Ok(ready.map(|ready| ready.last_transition_time))
         };
         let first = times().await?;
         bed.aws.put_secret_value(&arn, "second")?;
         bed.holds("db", &[("value", "second")]).await?;
         bed.synced("db").await?;
-        ensure!(times().await? == first, "lastTransitionTime moves only with the status");
+        ensure!(
+            times().await? == first,
+            "lastTransitionTime moves only with the status"
+        );
         let manager = |object: &ExternalSecret| {
             let fields = object.metadata.managed_fields.clone().unwrap_or_default();
-            fields.into_iter().filter(|entry| entry.subresource.as_deref() == Some("status")).filter_map(|entry| entry.manager).collect::<Vec<_>>()
+            fields
+                .into_iter()
+                .filter(|entry| entry.subresource.as_deref() == Some("status"))
+                .filter_map(|entry| entry.manager)
+                .collect::<Vec<_>>()
         };
         let managers = manager(&bed.get("db").await?);
         ensure!(managers == ["keyturn-sync"], "{managers:?}");

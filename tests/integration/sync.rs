@@ -16,22 +16,46 @@ async fn an_external_secret_becomes_a_secret_and_follows_aws() -> Result<()> {
                 "data": [property("password", "prod/db", "password"), property("user", "prod/db", "user")]}),
         )
         .await?;
-        bed.holds("db-credentials", &[("password", "first"), ("user", "app")]).await?;
+        bed.holds("db-credentials", &[("password", "first"), ("user", "app")])
+            .await?;
         bed.synced("db").await?;
         bed.condition("db", "Current", &["Checked"]).await?;
-        ensure!(bed.events("ExternalSecret", "db").await?.is_empty(), "a plain first sync is no event");
+        ensure!(
+            bed.events("ExternalSecret", "db").await?.is_empty(),
+            "a plain first sync is no event"
+        );
         let status = bed.get("db").await?.status.unwrap_or_default();
         let source = status.sources.unwrap_or_default();
-        let [source] = source.as_slice() else { anyhow::bail!("{source:?}") };
-        ensure!(source.store == format!("SecretStore/{STORE}") && source.key == "prod/db" && source.stage == "AWSCURRENT");
-        ensure!(source.version_id == bed.aws.stages(&arn)?["AWSCURRENT"], "{source:?}");
+        let [source] = source.as_slice() else {
+            anyhow::bail!("{source:?}")
+        };
+        ensure!(
+            source.store == format!("SecretStore/{STORE}")
+                && source.key == "prod/db"
+                && source.stage == "AWSCURRENT"
+        );
+        ensure!(
+            source.version_id == bed.aws.stages(&arn)?["AWSCURRENT"],
+            "{source:?}"
+        );
         let target = status.target.unwrap_or_default();
-        ensure!(target.name == "db-credentials" && target.content.is_some() && target.changed_at.is_none(), "{target:?}");
+        ensure!(
+            target.name == "db-credentials" && target.content.is_some() && target.changed_at.is_none(),
+            "{target:?}"
+        );
 
-        bed.aws.put_secret_value(&arn, r#"{"user":"app","password":"second"}"#)?;
-        bed.holds("db-credentials", &[("password", "second"), ("user", "app")]).await?;
+        bed.aws
+            .put_secret_value(&arn, r#"{"user":"app","password":"second"}"#)?;
+        bed.holds("db-credentials", &[("password", "second"), ("user", "app")])
+            .await?;
         bed.event("db", "Updated").await?;
-        let target = bed.get("db").await?.status.unwrap_or_default().target.unwrap_or_default();
+        let target = bed
+            .get("db")
+            .await?
+            .status
+            .unwrap_or_default()
+            .target
+            .unwrap_or_default();
         ensure!(target.changed_at.is_some());
         Ok(())
     })
@@ -55,11 +79,21 @@ async fn a_first_sync_takes_three_requests() -> Result<()> {
             bed.synced(&format!("db-{n}")).await?;
         }
         bed.rounds(3).await?;
-        let made = requests::since(bed.cluster, mark)?.of(operator.user()).only(|request| {
-            request.namespace == bed.namespace && request.verb != "watch" && request.verb != "list"
-                && !request.resource.ends_with("/token") && !request.resource.starts_with("secretstores")
-        });
-        ensure!(made.0.len() <= 30, "{} requests for 10 objects: {:?}", made.0.len(), made.counts());
+        let made = requests::since(bed.cluster, mark)?
+            .of(operator.user())
+            .only(|request| {
+                request.namespace == bed.namespace
+                    && request.verb != "watch"
+                    && request.verb != "list"
+                    && !request.resource.ends_with("/token")
+                    && !request.resource.starts_with("secretstores")
+            });
+        ensure!(
+            made.0.len() <= 30,
+            "{} requests for 10 objects: {:?}",
+            made.0.len(),
+            made.counts()
+        );
         Ok(())
     })
     .await
@@ -94,7 +128,12 @@ async fn what_is_deleted_is_no_longer_asked_for() -> Result<()> {
         bed.rounds(3).await?;
         let mark = bed.aws.mark();
         bed.rounds(5).await?;
-        let asked = bed.calls_since(mark).0.into_iter().filter(|call| call.resource.as_deref() == Some(arn.as_str())).count();
+        let asked = bed
+            .calls_since(mark)
+            .0
+            .into_iter()
+            .filter(|call| call.resource.as_deref() == Some(arn.as_str()))
+            .count();
         ensure!(asked == 0, "asked {asked} times for a secret that nobody wants");
         Ok(())
     })
@@ -110,8 +149,18 @@ async fn an_external_secret_made_again_is_another_one() -> Result<()> {
             bed.holds("db", &[("value", "first")]).await?;
             bed.synced("db").await?;
             let object = bed.get("db").await?;
-            let owners = bed.written("db").await?.metadata.owner_references.unwrap_or_default();
-            ensure!(owners.iter().any(|owner| Some(&owner.uid) == object.metadata.uid.as_ref()), "round {round}: {owners:?}");
+            let owners = bed
+                .written("db")
+                .await?
+                .metadata
+                .owner_references
+                .unwrap_or_default();
+            ensure!(
+                owners
+                    .iter()
+                    .any(|owner| Some(&owner.uid) == object.metadata.uid.as_ref()),
+                "round {round}: {owners:?}"
+            );
             // Not waiting for the garbage collector: the next one may meet the former's Secret.
             bed.delete::<keyturn::api::ExternalSecret>("db").await?;
         }
@@ -129,7 +178,11 @@ async fn metrics_and_health_are_served() -> Result<()> {
         bed.synced("db").await?;
         let metrics = operator.metrics().await?;
         ensure!(!metrics.0.is_empty(), "no metrics");
-        ensure!(metrics.0.keys().any(|name| name.starts_with("keyturn_")), "none of ours: {:?}", metrics.0.keys());
+        ensure!(
+            metrics.0.keys().any(|name| name.starts_with("keyturn_")),
+            "none of ours: {:?}",
+            metrics.0.keys()
+        );
         Ok(())
     })
     .await
@@ -143,10 +196,18 @@ async fn the_audit_log_says_who_got_what() -> Result<()> {
         bed.plain("db", "app/db").await?;
         bed.synced("db").await?;
         bed.store("denied", json!({"allowedKeys": ["other/*"]})).await?;
-        bed.external_secret("denied", json!({"data": [entry("v", "app/db")], "secretStoreRef": {"name": "denied"}})).await?;
+        bed.external_secret(
+            "denied",
+            json!({"data": [entry("v", "app/db")], "secretStoreRef": {"name": "denied"}}),
+        )
+        .await?;
         bed.ready("denied", "KeyNotAllowed").await?;
         bed.aws.delete_secret(&arn)?;
-        bed.external_secret("db", json!({"data": [entry("value", "app/db")], "target": {"deletionPolicy": "Delete"}})).await?;
+        bed.external_secret(
+            "db",
+            json!({"data": [entry("value", "app/db")], "target": {"deletionPolicy": "Delete"}}),
+        )
+        .await?;
         bed.gone("db").await?;
         let object = format!("{}/db", bed.namespace);
         for (action, parts) in [
@@ -159,8 +220,11 @@ async fn the_audit_log_says_who_got_what() -> Result<()> {
             let log = operator.log()?;
             let is = format!("\"action\":\"{action}\"");
             let found = log.lines().any(|line| {
-                line.contains(&is) && line.contains(&bed.namespace) && parts.iter().all(|part| line.contains(part))
-                    && !line.contains("withheld") && !line.contains("missing")
+                line.contains(&is)
+                    && line.contains(&bed.namespace)
+                    && parts.iter().all(|part| line.contains(part))
+                    && !line.contains("withheld")
+                    && !line.contains("missing")
             });
             ensure!(found, "no line of the audit log says {action} with {parts:?}");
         }

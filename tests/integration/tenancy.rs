@@ -6,21 +6,25 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use testbed::aws::{Calls, documents};
 
-use crate::harness::{
-    Bed, READER, READS, REGION, STORE, assert_actionable, bed, common, entry, of_account,
-};
+use crate::harness::{Bed, READER, READS, REGION, STORE, assert_actionable, bed, common, entry, of_account};
 
 /// The names of the roles that read values of `arn`.
 fn roles_that_read(calls: &Calls, arn: &str) -> BTreeSet<String> {
     let roles = calls.0.iter().filter(|call| {
         call.operation == "GetSecretValue" && call.error.is_none() && call.resource.as_deref() == Some(arn)
     });
-    roles.filter_map(|call| call.role.as_deref().map(ToOwned::to_owned)).collect()
+    roles
+        .filter_map(|call| call.role.as_deref().map(ToOwned::to_owned))
+        .collect()
 }
 
 /// The names of the sessions of an account's calls.
 fn sessions(calls: &Calls) -> BTreeSet<String> {
-    calls.0.iter().filter_map(|call| call.session_name.as_deref().map(ToOwned::to_owned)).collect()
+    calls
+        .0
+        .iter()
+        .filter_map(|call| call.session_name.as_deref().map(ToOwned::to_owned))
+        .collect()
 }
 
 #[tokio::test]
@@ -32,17 +36,29 @@ async fn stores_of_one_name_in_two_namespaces_read_as_their_own() -> Result<()> 
                 bed.plain("db", "app/db").await?;
             }
             for bed in [one, two] {
-                bed.holds("db", &[("value", &format!("of {}", bed.account))]).await?;
+                bed.holds("db", &[("value", &format!("of {}", bed.account))])
+                    .await?;
                 let calls = bed.calls();
                 // Whoever asks this account is its own role, in a session that names store and namespace.
                 for call in &calls.0 {
-                    assert_eq!(call.role.as_deref(), Some(bed.role_arn(READER).as_str()), "{call:?}");
+                    assert_eq!(
+                        call.role.as_deref(),
+                        Some(bed.role_arn(READER).as_str()),
+                        "{call:?}"
+                    );
                 }
                 for session in sessions(&calls) {
-                    assert!(session.starts_with("keyturn-") && session.ends_with(STORE), "{session}");
+                    assert!(
+                        session.starts_with("keyturn-") && session.ends_with(STORE),
+                        "{session}"
+                    );
                     assert!(session.contains(&bed.namespace), "{session}");
                 }
-                let agents: BTreeSet<_> = calls.0.iter().map(|call| call.user_agent.contains("keyturn/")).collect();
+                let agents: BTreeSet<_> = calls
+                    .0
+                    .iter()
+                    .map(|call| call.user_agent.contains("keyturn/"))
+                    .collect();
                 assert_eq!(agents, BTreeSet::from([true]), "the user agent names us");
             }
             Ok(())
@@ -60,10 +76,15 @@ async fn a_secret_of_another_tenants_account_is_denied_as_oneself() -> Result<()
             victim.plain("db", "app/db").await?;
             victim.holds("db", &[("value", "private")]).await?;
             thief.plain("db", &arn).await?;
-            let said = thief.condition("db", "Ready", &["AccessDenied", "SecretNotFound"]).await?;
+            let said = thief
+                .condition("db", "Ready", &["AccessDenied", "SecretNotFound"])
+                .await?;
             assert_actionable(&said.message, &[&arn]);
             assert!(thief.find("db").await?.is_none());
-            assert_eq!(roles_that_read(&victim.calls(), &arn), BTreeSet::from([victim.role_arn(READER)]));
+            assert_eq!(
+                roles_that_read(&victim.calls(), &arn),
+                BTreeSet::from([victim.role_arn(READER)])
+            );
             Ok(())
         })
         .await
@@ -81,17 +102,29 @@ async fn a_store_made_again_forgets_its_former_identity() -> Result<()> {
         bed.holds("db", &[("value", "first")]).await?;
         bed.delete::<keyturn::api::SecretStore>(STORE).await?;
         bed.ready("db", "StoreNotFound").await?;
-        bed.store(STORE, json!({"auth": {"jwt": {"serviceAccountRef": {"name": "other"}}}})).await?;
+        bed.store(
+            STORE,
+            json!({"auth": {"jwt": {"serviceAccountRef": {"name": "other"}}}}),
+        )
+        .await?;
         bed.store_ready(STORE, &["Valid"]).await?;
         let mark = bed.aws.mark();
         bed.aws.put_secret_value(&arn, "second")?;
         bed.holds("db", &[("value", "second")]).await?;
-        assert_eq!(roles_that_read(&bed.calls_since(mark), &arn), BTreeSet::from([bed.role_arn("other")]));
+        assert_eq!(
+            roles_that_read(&bed.calls_since(mark), &arn),
+            BTreeSet::from([bed.role_arn("other")])
+        );
         // And one that may not read: the former identity is of no help.
         bed.role("nothing", &[])?;
-        bed.service_account("nothing", Some(&bed.role_arn("nothing"))).await?;
+        bed.service_account("nothing", Some(&bed.role_arn("nothing")))
+            .await?;
         bed.delete::<keyturn::api::SecretStore>(STORE).await?;
-        bed.store(STORE, json!({"auth": {"jwt": {"serviceAccountRef": {"name": "nothing"}}}})).await?;
+        bed.store(
+            STORE,
+            json!({"auth": {"jwt": {"serviceAccountRef": {"name": "nothing"}}}}),
+        )
+        .await?;
         bed.store_ready(STORE, &["Valid"]).await?;
         let mark = bed.aws.mark();
         bed.aws.put_secret_value(&arn, "third")?;
@@ -111,13 +144,17 @@ async fn an_edited_role_is_the_one_that_reads() -> Result<()> {
         let assume = documents::allow(&["sts:AssumeRole", "sts:TagSession"], &["*"]);
         bed.permit(&[&rights, &assume])?;
         for role in ["blue", "green"] {
-            let trust = documents::trust_principal(&bed.role_arn(READER), (role == "green").then_some("shibboleth"));
+            let trust =
+                documents::trust_principal(&bed.role_arn(READER), (role == "green").then_some("shibboleth"));
             bed.aws.create_role(&bed.role_arn(role), &trust, &[&rights])?;
         }
         bed.store(STORE, json!({"role": bed.role_arn("blue")})).await?;
         bed.plain("db", "app/db").await?;
         bed.holds("db", &[("value", "first")]).await?;
-        assert_eq!(roles_that_read(&bed.calls(), &arn), BTreeSet::from([bed.role_arn("blue")]));
+        assert_eq!(
+            roles_that_read(&bed.calls(), &arn),
+            BTreeSet::from([bed.role_arn("blue")])
+        );
         // Without its external id the other role cannot be had, and nobody else reads instead.
         bed.store(STORE, json!({"role": bed.role_arn("green")})).await?;
         let said = bed.store_ready(STORE, &["IdentityError"]).await?;
@@ -125,9 +162,16 @@ async fn an_edited_role_is_the_one_that_reads() -> Result<()> {
         bed.ready("db", "StoreNotReady").await?;
         let mark = bed.aws.mark();
         bed.aws.put_secret_value(&arn, "second")?;
-        bed.store(STORE, json!({"role": bed.role_arn("green"), "externalID": "shibboleth"})).await?;
+        bed.store(
+            STORE,
+            json!({"role": bed.role_arn("green"), "externalID": "shibboleth"}),
+        )
+        .await?;
         bed.holds("db", &[("value", "second")]).await?;
-        assert_eq!(roles_that_read(&bed.calls_since(mark), &arn), BTreeSet::from([bed.role_arn("green")]));
+        assert_eq!(
+            roles_that_read(&bed.calls_since(mark), &arn),
+            BTreeSet::from([bed.role_arn("green")])
+        );
         Ok(())
     })
     .await
@@ -175,9 +219,17 @@ async fn a_secret_store_may_not_use_the_operators_identity() -> Result<()> {
         bed.store("bare", json!({"auth": null})).await?;
         let said = bed.store_ready("bare", &["InvalidSpec"]).await?;
         assert_actionable(&said.message, &["auth"]);
-        bed.external_secret("db", json!({"data": [entry("v", "app/db")], "secretStoreRef": {"name": "bare"}})).await?;
+        bed.external_secret(
+            "db",
+            json!({"data": [entry("v", "app/db")], "secretStoreRef": {"name": "bare"}}),
+        )
+        .await?;
         bed.ready("db", "StoreNotReady").await?;
-        let bare = |call: &&testbed::aws::Call| call.session_name.as_deref().is_some_and(|name| name.contains("-bare"));
+        let bare = |call: &&testbed::aws::Call| {
+            call.session_name
+                .as_deref()
+                .is_some_and(|name| name.contains("-bare"))
+        };
         assert_eq!(bed.aws.calls_since(mark).0.iter().filter(bare).count(), 0);
         Ok(())
     })
@@ -188,19 +240,36 @@ async fn a_secret_store_may_not_use_the_operators_identity() -> Result<()> {
 async fn through_one_cluster_store_each_namespace_reads_as_itself() -> Result<()> {
     bed("each-a", async |one| {
         bed("each-b", async |two| {
-            let store = one.cluster_store(json!({"conditions": [{"namespaces": [one.namespace, two.namespace]}]})).await?;
+            let store = one
+                .cluster_store(json!({"conditions": [{"namespaces": [one.namespace, two.namespace]}]}))
+                .await?;
             let said = one.cluster_store_ready(&store, &["PerNamespace"]).await?;
             assert_eq!(said.status, "True");
             let reference = json!({"kind": "ClusterSecretStore", "name": store});
             for bed in [one, two] {
                 let arn = bed.secret("app/db", &format!("of {}", bed.account))?;
-                bed.external_secret("db", json!({"data": [entry("value", "app/db")], "secretStoreRef": reference})).await?;
-                bed.holds("db", &[("value", &format!("of {}", bed.account))]).await?;
-                assert_eq!(roles_that_read(&bed.calls(), &arn), BTreeSet::from([bed.role_arn(READER)]));
+                bed.external_secret(
+                    "db",
+                    json!({"data": [entry("value", "app/db")], "secretStoreRef": reference}),
+                )
+                .await?;
+                bed.holds("db", &[("value", &format!("of {}", bed.account))])
+                    .await?;
+                assert_eq!(
+                    roles_that_read(&bed.calls(), &arn),
+                    BTreeSet::from([bed.role_arn(READER)])
+                );
                 let named = sessions(&bed.calls());
-                assert!(named.iter().all(|name| name.contains(&bed.namespace) || name.len() == 64), "{named:?}");
+                assert!(
+                    named
+                        .iter()
+                        .all(|name| name.contains(&bed.namespace) || name.len() == 64),
+                    "{named:?}"
+                );
             }
-            one.cluster.kubectl(["delete", "clustersecretstore.keyturn.dev", &store]).await?;
+            one.cluster
+                .kubectl(["delete", "clustersecretstore.keyturn.dev", &store])
+                .await?;
             Ok(())
         })
         .await
@@ -225,13 +294,17 @@ async fn allowed_keys_keep_tenants_of_one_cluster_store_apart() -> Result<()> {
                 let key = format!("k8s/{}/db", bed.namespace);
                 one.secret(&key, &format!("of {}", bed.namespace))?;
                 bed.external_secret("own", spec(&key)).await?;
-                bed.holds("own", &[("value", &format!("of {}", bed.namespace))]).await?;
+                bed.holds("own", &[("value", &format!("of {}", bed.namespace))])
+                    .await?;
             }
-            one.external_secret("theirs", spec(&format!("k8s/{}/db", two.namespace))).await?;
+            one.external_secret("theirs", spec(&format!("k8s/{}/db", two.namespace)))
+                .await?;
             let said = one.ready("theirs", "KeyNotAllowed").await?;
             assert_actionable(&said.message, &[&two.namespace, &store]);
             assert!(one.find("theirs").await?.is_none());
-            one.cluster.kubectl(["delete", "clustersecretstore.keyturn.dev", &store]).await?;
+            one.cluster
+                .kubectl(["delete", "clustersecretstore.keyturn.dev", &store])
+                .await?;
             Ok(())
         })
         .await
@@ -287,10 +360,15 @@ fn key_secret(keys: &testbed::aws::Keys) -> Value {
 async fn a_region_is_a_store_of_its_own() -> Result<()> {
     bed("regions", async |bed| {
         bed.secret("app/db", "here")?;
-        bed.aws.create_secret(&bed.account, "us-east-1", "app/db", "there")?;
+        bed.aws
+            .create_secret(&bed.account, "us-east-1", "app/db", "there")?;
         bed.store("there", json!({"region": "us-east-1"})).await?;
         bed.plain("here", "app/db").await?;
-        bed.external_secret("there", json!({"data": [entry("value", "app/db")], "secretStoreRef": {"name": "there"}})).await?;
+        bed.external_secret(
+            "there",
+            json!({"data": [entry("value", "app/db")], "secretStoreRef": {"name": "there"}}),
+        )
+        .await?;
         bed.holds("here", &[("value", "here")]).await?;
         bed.holds("there", &[("value", "there")]).await?;
         assert!(bed.calls().0.iter().any(|call| call.region == REGION));
@@ -311,7 +389,12 @@ async fn one_session_serves_many_reads() -> Result<()> {
         }
         bed.rounds(5).await?;
         let calls = bed.calls();
-        assert_eq!(calls.count("AssumeRoleWithWebIdentity"), 1, "{:?}", calls.counts());
+        assert_eq!(
+            calls.count("AssumeRoleWithWebIdentity"),
+            1,
+            "{:?}",
+            calls.counts()
+        );
         Ok(())
     })
     .await

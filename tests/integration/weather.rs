@@ -26,8 +26,14 @@ async fn many(bed: &Bed, count: usize) -> Result<Vec<String>> {
 /// Waits until all Secrets of [`many`] hold this.
 async fn all_hold(bed: &Bed, count: usize, value: &str) -> Result<()> {
     wait::until(&format!("all Secrets to hold {value}"), SOON, async || {
-        let secrets = bed.all::<k8s_openapi::api::core::v1::Secret>().list(&kube::api::ListParams::default()).await?;
-        let right = secrets.iter().filter(|secret| data(secret).get("value").is_some_and(|is| is == value)).count();
+        let secrets = bed
+            .all::<k8s_openapi::api::core::v1::Secret>()
+            .list(&kube::api::ListParams::default())
+            .await?;
+        let right = secrets
+            .iter()
+            .filter(|secret| data(secret).get("value").is_some_and(|is| is == value))
+            .count();
         if right == count {
             return Ok(Some(()));
         }
@@ -60,12 +66,26 @@ async fn values_arrive_though_one_in_twenty_calls_is_throttled() -> Result<()> {
 
 #[tokio::test]
 async fn values_arrive_though_one_in_ten_batch_entries_fails() -> Result<()> {
-    arrives("partial", Fault::BatchErrors { code: "InternalServiceError".to_owned(), probability: 0.1 }).await
+    arrives(
+        "partial",
+        Fault::BatchErrors {
+            code: "InternalServiceError".to_owned(),
+            probability: 0.1,
+        },
+    )
+    .await
 }
 
 #[tokio::test]
 async fn values_arrive_from_a_slow_aws() -> Result<()> {
-    arrives("slow", Fault::Latency { from: Duration::from_millis(300), to: Duration::from_millis(1500) }).await
+    arrives(
+        "slow",
+        Fault::Latency {
+            from: Duration::from_millis(300),
+            to: Duration::from_millis(1500),
+        },
+    )
+    .await
 }
 
 #[tokio::test]
@@ -75,8 +95,14 @@ async fn one_secret_that_fails_does_not_delay_its_batch() -> Result<()> {
         all_hold(bed, 10, "first").await?;
         let denied: Vec<_> = arns.iter().skip(1).map(String::as_str).collect();
         bed.permit(&[
-            &documents::allow(&["secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret"], &denied),
-            &documents::allow(&["secretsmanager:BatchGetSecretValue", "secretsmanager:ListSecrets"], &["*"]),
+            &documents::allow(
+                &["secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret"],
+                &denied,
+            ),
+            &documents::allow(
+                &["secretsmanager:BatchGetSecretValue", "secretsmanager:ListSecrets"],
+                &["*"],
+            ),
         ])?;
         bed.ready("many-0", "AccessDenied").await?;
         for arn in &arns {
@@ -93,7 +119,11 @@ async fn one_secret_that_fails_does_not_delay_its_batch() -> Result<()> {
 async fn without_the_right_to_batch_values_are_read_one_by_one() -> Result<()> {
     bed("nobatch", async |bed| {
         bed.permit(&[&documents::allow(
-            &["secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret", "secretsmanager:ListSecrets"],
+            &[
+                "secretsmanager:GetSecretValue",
+                "secretsmanager:DescribeSecret",
+                "secretsmanager:ListSecrets",
+            ],
             &["*"],
         )])?;
         let arns = many(bed, 5).await?;
@@ -106,7 +136,10 @@ async fn without_the_right_to_batch_values_are_read_one_by_one() -> Result<()> {
             bed.synced(&format!("many-{n}")).await?;
         }
         let calls = bed.calls();
-        let refused = calls.requests().filter(|call| call.operation == "BatchGetSecretValue" && call.error.is_some()).count();
+        let refused = calls
+            .requests()
+            .filter(|call| call.operation == "BatchGetSecretValue" && call.error.is_some())
+            .count();
         assert!(refused <= 2, "{refused} batches although the first was denied");
         Ok(())
     })
@@ -117,7 +150,11 @@ async fn without_the_right_to_batch_values_are_read_one_by_one() -> Result<()> {
 async fn without_the_right_to_list_changes_are_found_otherwise() -> Result<()> {
     bed("nolist", async |bed| {
         bed.permit(&[&documents::allow(
-            &["secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret", "secretsmanager:BatchGetSecretValue"],
+            &[
+                "secretsmanager:GetSecretValue",
+                "secretsmanager:DescribeSecret",
+                "secretsmanager:BatchGetSecretValue",
+            ],
             &["*"],
         )])?;
         bed.store(STORE, json!({"changeDetection": "List"})).await?;
@@ -127,7 +164,10 @@ async fn without_the_right_to_list_changes_are_found_otherwise() -> Result<()> {
         bed.aws.put_secret_value(&arn, "second")?;
         bed.holds("db", &[("value", "second")]).await?;
         let calls = bed.calls();
-        let denied = calls.requests().filter(|call| call.operation == "ListSecrets" && call.error.is_some()).count();
+        let denied = calls
+            .requests()
+            .filter(|call| call.operation == "ListSecrets" && call.error.is_some())
+            .count();
         assert!(denied <= 2, "{denied} denied lists: the first one says it");
         bed.synced("db").await
     })
@@ -138,9 +178,13 @@ async fn without_the_right_to_list_changes_are_found_otherwise() -> Result<()> {
 async fn other_accounts_are_read_one_by_one_and_never_listed() -> Result<()> {
     bed("foreign-account", async |bed| {
         let theirs = format!("5{}", &bed.account[1..]);
-        let arn = bed.aws.create_secret(&theirs, "eu-central-1", "app/db", "first")?;
-        bed.aws.set_kms_key_id(&arn, "arn:aws:kms:eu-central-1:111122223333:key/1")?;
-        bed.aws.set_resource_policy(&arn, Some(&documents::share_with(&bed.role_arn("reader"))))?;
+        let arn = bed
+            .aws
+            .create_secret(&theirs, "eu-central-1", "app/db", "first")?;
+        bed.aws
+            .set_kms_key_id(&arn, "arn:aws:kms:eu-central-1:111122223333:key/1")?;
+        bed.aws
+            .set_resource_policy(&arn, Some(&documents::share_with(&bed.role_arn("reader"))))?;
         bed.plain("db", &arn).await?;
         bed.holds("db", &[("value", "first")]).await?;
         bed.aws.put_secret_value(&arn, "second")?;
@@ -160,9 +204,15 @@ async fn stale_replicas_never_roll_a_secret_back() -> Result<()> {
             bed.plain("db", "app/db").await?;
             bed.holds("db", &[("value", "first")]).await?;
             let old = bed.aws.mark();
-            bed.called("a look at the first version", old, |calls| calls.requests().count() >= 1).await?;
+            bed.called("a look at the first version", old, |calls| {
+                calls.requests().count() >= 1
+            })
+            .await?;
             // Replicas that are asked from now on know nothing of what follows, two times of three.
-            let behind = Fault::Stale { staleness: Staleness::Frozen, probability: 0.66 };
+            let behind = Fault::Stale {
+                staleness: Staleness::Frozen,
+                probability: 0.66,
+            };
             let stale = bed.aws.add_fault(bed.here(), behind);
             bed.aws.put_secret_value(&arn, "second")?;
             bed.holds("db", &[("value", "second")]).await?;
@@ -178,7 +228,11 @@ async fn stale_replicas_never_roll_a_secret_back() -> Result<()> {
             bed.aws.remove_fault(stale);
             bed.rounds(2).await?;
             seen.extend(bed.data("db").await?.into_values());
-            assert_eq!(seen, BTreeSet::from(["second".to_owned()]), "{detection}: rolled back");
+            assert_eq!(
+                seen,
+                BTreeSet::from(["second".to_owned()]),
+                "{detection}: rolled back"
+            );
             bed.synced("db").await
         })
         .await?;
@@ -190,7 +244,10 @@ async fn stale_replicas_never_roll_a_secret_back() -> Result<()> {
 async fn a_lagging_list_delays_and_never_deletes() -> Result<()> {
     bed("lag", async |bed| {
         bed.store(STORE, json!({"changeDetection": "List"})).await?;
-        let lag = bed.aws.add_fault(bed.here().operation("ListSecrets"), Fault::stale(Staleness::Frozen));
+        let lag = bed.aws.add_fault(
+            bed.here().operation("ListSecrets"),
+            Fault::stale(Staleness::Frozen),
+        );
         // The list never shows this secret: that it is not there is for Describe to say.
         bed.secret("app/db", "first")?;
         let spec = json!({"data": [entry("value", "app/db")], "target": {"deletionPolicy": "Delete"}});
@@ -198,8 +255,13 @@ async fn a_lagging_list_delays_and_never_deletes() -> Result<()> {
         bed.holds("db", &[("value", "first")]).await?;
         let uid = bed.written("db").await?.metadata.uid;
         let mark = bed.aws.mark();
-        bed.called("three lists", mark, |calls| calls.count("ListSecrets") >= 3).await?;
-        assert_eq!(bed.written("db").await?.metadata.uid, uid, "deleted for its absence from a list");
+        bed.called("three lists", mark, |calls| calls.count("ListSecrets") >= 3)
+            .await?;
+        assert_eq!(
+            bed.written("db").await?.metadata.uid,
+            uid,
+            "deleted for its absence from a list"
+        );
         bed.aws.remove_fault(lag);
         bed.synced("db").await
     })
@@ -225,7 +287,10 @@ async fn values_are_read_twenty_at_a_time() -> Result<()> {
         let calls = bed.calls_since(mark);
         assert_eq!(calls.values_read().len(), 60, "each value once");
         let (batches, gets) = (calls.count("BatchGetSecretValue"), calls.count("GetSecretValue"));
-        assert!(batches <= 6 && gets <= 1, "{batches} batches and {gets} single reads for 60 values");
+        assert!(
+            batches <= 6 && gets <= 1,
+            "{batches} batches and {gets} single reads for 60 values"
+        );
         assert!(bed.calls().errors().is_empty(), "{:?}", bed.calls().errors());
         Ok(())
     })
@@ -238,8 +303,14 @@ async fn rights_that_are_enough_are_enough() -> Result<()> {
         let arn = bed.secret("app/db", "first")?;
         bed.secret("app/secret", "none of its business")?;
         bed.permit(&[
-            &documents::allow(&["secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret"], &[&arn]),
-            &documents::allow(&["secretsmanager:BatchGetSecretValue", "secretsmanager:ListSecrets"], &["*"]),
+            &documents::allow(
+                &["secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret"],
+                &[&arn],
+            ),
+            &documents::allow(
+                &["secretsmanager:BatchGetSecretValue", "secretsmanager:ListSecrets"],
+                &["*"],
+            ),
         ])?;
         bed.plain("db", "app/db").await?;
         bed.holds("db", &[("value", "first")]).await?;
