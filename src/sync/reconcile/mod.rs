@@ -397,6 +397,7 @@ impl Context {
             CreationPolicy::Owner | CreationPolicy::Orphan => {
                 ours && secret.as_ref().is_some_and(|secret| {
                     secret.content_intact
+                        && secret.owner.as_deref() == Some(&*object.name)
                         && (entry.creation == CreationPolicy::Owner)
                             == (secret.controller_uid.as_deref() == Some(&*entry.uid))
                 })
