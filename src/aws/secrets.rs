@@ -1,7 +1,7 @@
 //! The calls to Secrets Manager, each within its source's slots and its account's budget.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -380,9 +380,11 @@ impl Aws {
     }
 }
 
-/// Records that a value was read, and for whom.
+/// Records that a value was read, and for whom: each once, though it may wait with several entries.
 pub(super) fn audit(key: &str, value: &RemoteValue, subscribers: &[ObjectKey]) {
-    let mut lines = subscribers.chunks(AUDITED);
+    let each: BTreeSet<&ObjectKey> = subscribers.iter().collect();
+    let each: Vec<&ObjectKey> = each.into_iter().collect();
+    let mut lines = each.chunks(AUDITED);
     let mut next = Some(lines.next().unwrap_or_default());
     while let Some(line) = next {
         let line: Vec<_> = line.iter().map(ToString::to_string).collect();

@@ -26,8 +26,8 @@ pub enum Class {
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
-/// Alarms that do not count any more and are kept all the same, beside as many as count.
-const STALE_ALARMS: usize = 1024;
+/// Alarms that no longer count and may be kept, besides as many as do count.
+const SPENT: usize = 64;
 
 /// Objects that wait, in the order in which they are worked.
 #[derive(Debug)]
@@ -104,10 +104,10 @@ impl Queue {
         self.alarms_made += 1;
         self.alarms.insert(object.clone(), (at, self.alarms_made));
         self.later.push(Reverse((at, object, self.alarms_made)));
-        // What no longer counts would stay until its time, a day for an object that somebody suspends again and again.
-        if self.later.len() > 2 * self.alarms.len() + STALE_ALARMS {
-            let alarms = &self.alarms;
-            self.later.retain(|Reverse((_, object, made))| {
+        // What was asked again meanwhile would stay until its time, which may be a day away.
+        if self.later.len() > 2 * self.alarms.len() + SPENT {
+            let Self { later, alarms, .. } = self;
+            later.retain(|Reverse((_, object, made))| {
                 alarms.get(object).is_some_and(|(_, counts)| counts == made)
             });
         }
@@ -167,7 +167,7 @@ impl Queue {
         self.failures.remove(object);
     }
 
-    /// When [`Queue::pop`] may have more than now: the next alarm.
+    /// When [`Queue::pop`] may have more than now: the next alarm. Later than the last `pop`, which rings what is due.
     pub fn next_alarm(&mut self) -> Option<Now> {
         while let Some(Reverse((at, object, made))) = self.later.peek() {
             if self.alarms.get(object).is_some_and(|(_, counts)| counts == made) {
@@ -338,16 +338,28 @@ mod tests {
     }
 
     #[test]
-    fn alarms_that_do_not_count_any_more_do_not_pile_up() {
+    fn an_alarm_that_is_due_is_rung_though_every_place_is_taken() {
+        let mut queue = Queue::new(1, 1);
+        queue.push(key("n", "a"), Class::Urgent);
+        assert!(queue.pop(Now::ZERO).is_some());
+        queue.push_at(key("n", "b"), Duration::from_secs(5));
+        assert_eq!(queue.pop(Duration::from_secs(5)), None);
+        assert_eq!(queue.next_alarm(), None);
+        assert_eq!(queue.waiting(), (0, 1));
+    }
+
+    #[test]
+    fn alarms_set_over_and_over_take_no_more_memory() {
         let mut queue = Queue::new(8, 1);
-        for _ in 0..10_000 {
-            queue.push(key("n", "a"), Class::Urgent);
+        for i in 0..10_000 {
+            queue.push_at(key("n", "a"), Duration::from_secs(86_400 + i));
+            queue.push(key("n", "a"), Class::Periodic);
             let (object, _) = queue.pop(Now::ZERO).unwrap();
             queue.done(&object);
-            queue.push_at(object, Duration::from_hours(24));
         }
-        assert!(queue.later.len() <= STALE_ALARMS + 2, "{}", queue.later.len());
-        assert_eq!(queue.next_alarm(), Some(Duration::from_hours(24)));
+        queue.push_at(key("n", "a"), Duration::from_secs(7));
+        assert!(queue.later.len() <= 2 * SPENT, "{}", queue.later.len());
+        assert_eq!(queue.next_alarm(), Some(Duration::from_secs(7)));
     }
 
     #[test]

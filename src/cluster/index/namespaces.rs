@@ -16,6 +16,8 @@ pub struct NamespaceEntry {
     pub labels: BTreeMap<String, String>,
     /// Its annotations of `keyturn.dev/`, without that prefix: suspensions and defaults.
     pub annotations: BTreeMap<String, String>,
+    /// Whether it is being deleted with all that is in it.
+    pub ending: bool,
 }
 
 /// Namespaces, all of them.
@@ -29,6 +31,7 @@ impl Project for Namespaces {
     const CLUSTER_WIDE: bool = true;
 
     fn project(&self, _key: &ObjectKey, object: Namespace) -> NamespaceEntry {
+        let ending = object.metadata.deletion_timestamp.is_some();
         let annotations = object.metadata.annotations.unwrap_or_default();
         let ours = |(name, value): (String, String)| {
             name.strip_prefix("keyturn.dev/")
@@ -38,6 +41,7 @@ impl Project for Namespaces {
             uid: object.metadata.uid.unwrap_or_default().into(),
             labels: object.metadata.labels.unwrap_or_default(),
             annotations: annotations.into_iter().filter_map(ours).collect(),
+            ending,
         }
     }
 
