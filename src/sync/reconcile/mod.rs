@@ -11,6 +11,7 @@ mod write;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
 use tokio::sync::Semaphore;
 
 pub use self::memory::Memories;
@@ -19,11 +20,10 @@ use crate::{
     api::{
         CreationPolicy, ObjectKey, Reason, Selector, SourceId, StoreKind, TokenKey, VersionId,
         allowed::{AllowedKeys, Home},
-        names::annotation,
         token,
     },
     aws::{self, Aws, Reader},
-    cluster::{Events, Index, Indexed, NamespaceEntry, SecretEntry, ServerTime, Writer},
+    cluster::{Events, Index, Indexed, NamespaceEntry, Observed, SecretEntry, ServerTime, Writer},
     sync::{
         driver::Tracking,
         entry::{Entry, Refresh, Suspension},
@@ -47,6 +47,13 @@ const RECHECK_PERMANENT: Duration = Duration::from_mins(5);
 const SUSPEND_SHORT: &str = "suspend-sync-until";
 /// An object is read on demand at most this often.
 const ON_DEMAND: Duration = Duration::from_secs(10);
+
+/// How often it is asked again for a version that is doubted, should its end wake nobody.
+const RECHECK_HELD: Duration = Duration::from_mins(1);
+/// How long the garbage collector has for the Secret of an earlier object of the same name.
+const LEFTOVER: Duration = Duration::from_secs(30);
+/// How often it is looked after.
+const RECHECK_LEFTOVER: Duration = Duration::from_secs(5);
 
 /// What every pass shares.
 pub struct Context {
@@ -172,7 +179,7 @@ impl Context {
             Ok(resolved) => resolved,
             Err(Stop::Waiting) => return Ended::Well,
             Err(Stop::Refused(refusal)) => {
-                self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+                self.unsubscribe(object);
                 let wait = Self::recheck(&entry);
                 return sooner(self.refuse(object, &entry, None, refusal).await, wait);
             }
@@ -213,13 +220,7 @@ impl Context {
         for (suspension, place) in places {
             match suspension {
                 Suspension::Unreadable => {
-                    return Err(Refusal::new(
-                        Reason::InvalidSpec,
-                        format!(
-                            "annotation {} on {place} is not a time: write one such as 2026-11-01T08:00:00Z",
-                            annotation::SUSPEND_SYNC_UNTIL
-                        ),
-                    ));
+                    return Err(Refusal::unreadable_suspension(&place));
                 }
                 Suspension::Until(until)
                     if until > now && latest.as_ref().is_none_or(|(latest, _)| until > *latest) =>
@@ -233,7 +234,9 @@ impl Context {
     }
 
     async fn suspend(&self, object: &ObjectKey, entry: &Entry, until: Timestamp, by: &str) -> Ended {
-        self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+        self.unsubscribe(object);
+        // Nothing is promised meanwhile.
+        self.remember(object, |memory| memory.wanted_since = None);
         let message = format!("suspended until {} by the annotation on {by}", seconds(until));
         let draft = Draft {
             generation: entry.said.generation(),
@@ -273,6 +276,10 @@ impl Context {
         }
         let store = self.stores.meant(entry.store.as_ref())?;
         let namespace = self.namespaces.get(&ObjectKey::new("", object.namespace.clone()));
+        // A Namespace is made before what is in it, but comes by another watch, which then wakes its objects.
+        if namespace.is_none() && !self.namespaces.is_empty() {
+            return Err(Stop::Waiting);
+        }
         let labels = namespace.as_ref().and_then(Indexed::entry);
         let mut usable = match self.stores.usable(&store, &object.namespace, labels) {
             Ok(usable) => usable,
@@ -403,16 +410,25 @@ impl Context {
                 .is_none_or(|recorded| recorded.former.is_none())
         {
             let draft = self.draft_synced(object, entry, resolved, &needs, secret.as_ref());
-            return self.say(object, entry, draft, None, Ended::Well).await;
+            let ended = self.unseen(object, &target).map_or(Ended::Well, Ended::Again);
+            return self.say(object, entry, draft, None, ended).await;
+        }
+        if let Some(ended) = self.stands(object, entry, &target, secret.as_ref()).await {
+            return self.say_current(object, entry, ended).await;
         }
         if let Some(secret) = &secret
             && secret.immutable
             && intact
-            && memory.refused.as_deref() == Some(&*self.known_versions(&needs))
+            && memory
+                .refused
+                .is_some_and(|refused| refused == (entry.revision, self.known_versions(&needs)))
         {
-            return Ended::Well;
+            let ended = self.unseen(object, &target).map_or(Ended::Well, Ended::Again);
+            return self.say_current(object, entry, ended).await;
         }
 
+        // An edit asks for what AWS says now, and nothing would correct an answer from a moment before it.
+        let edited = entry.refresh == Refresh::OnChange && secret.is_some() && !same_inputs;
         let answers = match self
             .read(
                 object,
@@ -420,14 +436,23 @@ impl Context {
                 resolved,
                 &needs,
                 class,
-                asked_now,
+                asked_now || edited,
                 once && same_inputs,
             )
             .await
         {
             Ok(answers) => answers,
-            Err(Stop::Waiting) => return Ended::Well,
-            Err(Stop::Refused(refusal)) => return self.refuse(object, entry, None, refusal).await,
+            Err(Stop::Waiting) => return Ended::Again(RECHECK_HELD),
+            Err(Stop::Refused(refusal)) => {
+                // The tracker asks again for what AWS refuses; what was refused of an answer it knows nothing of.
+                let ours = refusal.reason == Reason::KeyNotAllowed;
+                let ended = self.refuse(object, entry, None, refusal).await;
+                return if ours {
+                    sooner(ended, Self::recheck(entry))
+                } else {
+                    ended
+                };
+            }
             Err(Stop::Transient(refusal)) => return self.defer(object, entry, refusal).await,
         };
         if asked_now {
@@ -447,6 +472,45 @@ impl Context {
             secret.is_some(),
         )
         .await
+    }
+
+    /// Whether a Secret that is not ours still stands in the way as it did, so that no value need be read to say so.
+    async fn stands(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        target: &ObjectKey,
+        secret: Option<&SecretEntry>,
+    ) -> Option<Ended> {
+        let now = self.clock.now();
+        let leftover = secret.is_some_and(|secret| {
+            secret.owner.as_deref() == Some(&*object.name)
+                && secret
+                    .controller_uid
+                    .as_deref()
+                    .is_some_and(|controller| *controller != *entry.uid)
+        });
+        let mut since = None;
+        self.remember(object, |memory| {
+            memory.leftover = leftover.then(|| memory.leftover.unwrap_or(now));
+            since = memory.leftover;
+        });
+        // An object deleted and made again: its former Secret goes by itself, which wakes it.
+        if since.is_some_and(|since| now < since + LEFTOVER) {
+            return Some(Ended::Again(RECHECK_LEFTOVER));
+        }
+        let (revision, observed) = self.recall(object).conflict?;
+        if revision != entry.revision {
+            return None;
+        }
+        match self.writer.cluster().find::<Secret>(target).await {
+            Ok(Some(mut live)) => {
+                let same = Observed::of(&live).is_some_and(|live| live == observed);
+                write::wipe(&mut live);
+                same.then_some(Ended::Again(write::RECHECK_CONFLICT))
+            }
+            Ok(None) | Err(_) => None,
+        }
     }
 
     /// What the data are made from besides values. A refresh annotation is part of it, so that none is lost.

@@ -137,7 +137,9 @@ impl Context {
             Ok(value) => Ok(Answer::Value(value)),
             Err(error) => {
                 let refusal = Refusal::new(error.reason(), error.to_string());
-                Err(if error.class().is_transient() {
+                // A version that stands may be unknown to a replica of AWS for a while.
+                let lags = matches!(error.class(), aws::Class::NotFound | aws::Class::StageNotFound);
+                Err(if error.class().is_transient() || lags {
                     Stop::Transient(refusal)
                 } else {
                     refusal.into()
@@ -204,7 +206,7 @@ fn gone(need: &Wanted, deleted: bool) -> Refusal {
         Refusal::new(
             Reason::MarkedForDeletion,
             format!(
-                "secret {key} is marked for deletion in AWS; the Secret is kept. Restore it with \
+                "secret {key} is marked for deletion in AWS (InvalidRequestException); the Secret is kept. Restore it with \
                  `aws secretsmanager restore-secret`, or remove the entry, or set target.deletionPolicy"
             ),
         )

@@ -11,7 +11,7 @@ use crate::{
     sync::{
         entry::{Entry, Refresh},
         events,
-        plan::{Written, seconds},
+        plan::Written,
         resolve::Refusal,
         status::{self, Draft, SourceDraft, TargetDraft, Verdict},
         stores::Stores,
@@ -65,7 +65,7 @@ impl Context {
                 let written = Written {
                     content: secret.content.to_string(),
                     rollout: secret.rollout.as_deref().unwrap_or_default().to_owned(),
-                    changed_at: secret.changed_at.map(seconds),
+                    changed_at: secret.changed_at,
                 };
                 let name = entry.target(object).to_owned();
                 (
@@ -117,15 +117,7 @@ impl Context {
                     self.cause(object, entry)
                 ),
             ),
-            Some(_) if entry.raised => Verdict::holds(
-                Reason::Checked,
-                format!(
-                    "AWS was asked within {} s: spec.refreshInterval is shorter than the operator's minimum and was raised \
-                     to it",
-                    self.min_interval.as_secs()
-                ),
-            ),
-            Some(_) => Verdict::holds(Reason::Checked, "AWS was asked within the refresh interval"),
+            Some(_) => Verdict::holds(Reason::Checked, checked_message(entry)),
         }
     }
 
@@ -175,6 +167,19 @@ impl Context {
             ..Draft::default()
         };
         self.say(object, entry, draft, live, Ended::Well).await
+    }
+
+    /// All stays as it was said, but the time goes on.
+    pub(super) async fn say_current(&self, object: &ObjectKey, entry: &Entry, ended: Ended) -> Ended {
+        if entry.said.is_silent() {
+            return ended;
+        }
+        let draft = Draft {
+            generation: entry.said.generation(),
+            current: Some(self.current(object, entry)),
+            ..Draft::default()
+        };
+        self.say(object, entry, draft, None, ended).await
     }
 
     /// Something failed that passes by itself: said only while there is no Secret yet.
@@ -240,7 +245,7 @@ impl Context {
 
     /// An object that this version cannot read: it is told so, where it can be told at all.
     pub(super) async fn say_malformed(&self, object: &ObjectKey, malformed: &Malformed) -> Ended {
-        self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+        self.unsubscribe(object);
         tracing::warn!(%object, expected = malformed.expected, "an ExternalSecret cannot be read; it is left alone");
         let message = format!(
             "this version of the operator cannot read the object: {}. Apply one that its CRD allows; the Secret stays as it is",
@@ -365,6 +370,15 @@ impl Context {
         let regarding = events::reference("ExternalSecret", object, &entry.uid);
         self.events
             .emit(regarding, type_, reason.as_str(), "Sync", &ready.message);
+    }
+}
+
+fn checked_message(entry: &Entry) -> String {
+    match entry.refresh {
+        Refresh::Every(minimum) if entry.raised => format!(
+            "AWS was asked within {minimum:?}, the operator's minimum: spec.refreshInterval is shorter"
+        ),
+        _ => "AWS was asked within the refresh interval".to_owned(),
     }
 }
 

@@ -21,7 +21,6 @@ use crate::{
         entry::{Entry, carried},
         events,
         plan::{self, Data, Plan, Why, Written},
-        queue::Class,
         resolve::Refusal,
         status::{TargetDraft, Verdict},
     },
@@ -29,13 +28,15 @@ use crate::{
 };
 
 /// How often what stands in the way of a write is looked at again.
-const RECHECK_CONFLICT: Duration = Duration::from_mins(1);
+pub(super) const RECHECK_CONFLICT: Duration = Duration::from_mins(1);
+/// How long the index has to show an edit that a live read has shown, which then wakes the object.
+const BEHIND: Duration = Duration::from_secs(1);
 /// How often a plan is made anew because the Secret changed meanwhile, before others get their turn.
 const PLANS: usize = 3;
 
 /// Why a Secret was not written.
 enum NotWritten {
-    Refused(plan::Refusal),
+    Refused(plan::Refusal, Option<Observed>),
     /// It changes faster than plans can be made.
     Contended,
     Kubernetes(cluster::Error),
@@ -65,12 +66,14 @@ impl Context {
         };
         let same = Entry::of(object, &live, self.min_interval);
         if same.uid != entry.uid || same.revision != entry.revision {
-            self.work.push(object.clone(), Class::Urgent);
-            return Ended::Well;
+            return Ended::Again(BEHIND);
         }
         let versions = match versions_json(needs, answers) {
             Ok(versions) => versions,
-            Err(refusal) => return self.refuse(object, &same, Some(&live), refusal).await,
+            Err(refusal) => {
+                let ended = self.refuse(object, &same, Some(&live), refusal).await;
+                return sooner(ended, Self::recheck(entry));
+            }
         };
 
         let every_gone = answers.iter().all(|answer| matches!(answer, Answer::Gone { .. }));
@@ -85,7 +88,8 @@ impl Context {
             Ok(built) => built,
             Err(error) => {
                 let refusal = Refusal::new(error.reason(), error.to_string());
-                return self.refuse(object, &same, Some(&live), refusal).await;
+                let ended = self.refuse(object, &same, Some(&live), refusal).await;
+                return sooner(ended, Self::recheck(entry));
             }
         };
         if built.dropped_empty_keys > 0 {
@@ -151,6 +155,7 @@ impl Context {
             recorded: recorded.map(|target| plan::Recorded {
                 name: &target.name,
                 rollout: target.rollout.as_deref(),
+                changed_at: target.changed_at.as_ref().map(|at| at.0),
             }),
             creation: entry.creation,
             adopt_existing: live.spec.adopt_existing(),
@@ -168,11 +173,8 @@ impl Context {
         }
         let written = match applied {
             Ok(written) => written,
-            Err(NotWritten::Refused(refusal)) => {
+            Err(NotWritten::Refused(refusal, observed)) => {
                 let immutable = matches!(refusal, plan::Refusal::Immutable { .. });
-                if immutable {
-                    self.remember(object, |memory| memory.refused = Some(versions.clone()));
-                }
                 let reason = if immutable {
                     Reason::TargetImmutable
                 } else {
@@ -180,8 +182,18 @@ impl Context {
                 };
                 let refusal = Refusal::new(reason, refusal.to_string());
                 let ended = self.refuse(object, &same, Some(&live), refusal).await;
+                // Only what was said need not be said again.
+                if !matches!(ended, Ended::Failed) {
+                    self.remember(object, |memory| {
+                        if immutable {
+                            memory.refused = Some((entry.revision, versions.clone()));
+                        } else {
+                            memory.conflict = observed.map(|observed| (entry.revision, observed));
+                        }
+                    });
+                }
                 return if immutable {
-                    Ended::Well
+                    ended
                 } else {
                     sooner(ended, RECHECK_CONFLICT)
                 };
@@ -191,7 +203,10 @@ impl Context {
                 return self.kubernetes_failed(object, &same, Some(&live), &error).await;
             }
         };
-        self.remember(object, |memory| memory.refused = None);
+        self.remember(object, |memory| {
+            memory.refused = None;
+            memory.conflict = None;
+        });
         if let Some(former) = recorded.filter(|recorded| *recorded.name != *target.name)
             && let Err(error) = self.remove_former(object, entry, &former.name).await
         {
@@ -234,7 +249,7 @@ impl Context {
             }
             let (sent, why, written) = match plan {
                 Plan::Nothing(written) => return Ok(written),
-                Plan::Refuse(refusal) => return Err(NotWritten::Refused(refusal)),
+                Plan::Refuse(refusal) => return Err(NotWritten::Refused(refusal, observed)),
                 Plan::Create(mut secret, written) => {
                     let sent = self.writer.create_secret(&secret).await;
                     wipe(&mut secret);
@@ -307,7 +322,7 @@ impl Context {
                 inputs: Some(wanted.inputs.into()),
                 versions: Some(wanted.versions.into()),
                 rollout: Some(written.rollout.as_str().into()),
-                changed_at: written.changed_at.as_deref().and_then(|at| at.parse().ok()),
+                changed_at: written.changed_at,
                 immutable: wanted.immutable,
                 type_: None,
             };
@@ -461,7 +476,7 @@ fn versions_json(needs: &[Wanted], answers: &[Answer]) -> Result<String, Refusal
 }
 
 /// Overwrites the values of a Secret that is not needed any more.
-fn wipe(secret: &mut Secret) {
+pub(super) fn wipe(secret: &mut Secret) {
     for ByteString(bytes) in secret.data.iter_mut().flat_map(BTreeMap::values_mut) {
         bytes.zeroize();
     }

@@ -1,5 +1,8 @@
 //! What the status of an ExternalSecret says: drafted from what happened, written only where it differs. Pure.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::hash_map::DefaultHasher,
     hash::{Hash, Hasher},
@@ -10,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::{
     api::{ConditionType, ExternalSecretStatus, Reason, SourceStatus, TargetStatus},
-    sync::plan::Written,
+    sync::plan::{Written, seconds},
 };
 
 /// One condition as it should be.
@@ -119,7 +122,7 @@ impl Digest {
                     &*target.name,
                     target.content.as_deref(),
                     target.rollout.as_deref(),
-                    target.changed_at.as_ref().map(time_text),
+                    target.changed_at.as_ref().map(|at| seconds(at.0)),
                 ))
             }),
         }
@@ -171,7 +174,7 @@ impl Digest {
                     &*target.name,
                     Some(content.as_str()),
                     Some(rollout.as_str()),
-                    changed_at.clone(),
+                    changed_at.map(seconds),
                 )) != self.target
             })
     }
@@ -220,7 +223,7 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
             name: name.clone(),
             content: Some(content.clone()),
             rollout: Some(rollout.clone()),
-            changed_at: changed_at.as_ref().and_then(|at| at.parse().ok()).map(Time),
+            changed_at: changed_at.map(Time),
         }),
         None => before.target.clone(),
     };
@@ -242,7 +245,8 @@ pub fn condition(status: &ExternalSecretStatus, type_: ConditionType) -> Option<
         .find(|condition| condition.type_ == type_.as_str())
 }
 
-fn compose_condition(
+/// A condition as `verdict` has it; since when is kept while its status stays.
+pub(super) fn compose_condition(
     now: Timestamp,
     generation: i64,
     type_: ConditionType,
@@ -296,10 +300,6 @@ fn digest_of_verdict(verdict: &Verdict) -> u64 {
         verdict.reason.as_str(),
         &*verdict.message,
     ))
-}
-
-fn time_text(time: &Time) -> String {
-    time.0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn hash_all<T: Hash>(all: impl Iterator<Item = T>) -> u64 {

@@ -3,6 +3,9 @@
 //! There may be 100,000 of them, so the spec stays with the API server until it is rendered: what is kept says which
 //! remote secrets are needed, how fresh, and by which digest a change of the rest is noticed.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
@@ -29,7 +32,7 @@ pub struct Entry {
     pub revision: u64,
     /// How often it is refreshed.
     pub refresh: Refresh,
-    /// Whether a shorter interval was asked for than the operator's minimum.
+    /// The spec asks for a shorter interval than the operator's minimum, which applies.
     pub raised: bool,
     /// The store; `None` is the operator's default store.
     pub store: Option<StoreRef>,
@@ -157,7 +160,7 @@ impl Entry {
                 .map(String::as_str)
         };
         let asked = annotation(annotation::REFRESH).map_or(0, |value| digest64(&[value.as_bytes()]));
-        let suspended = Suspension::parse(annotation(annotation::SUSPEND_SYNC_UNTIL));
+        let suspend = annotation(annotation::SUSPEND_SYNC_UNTIL);
         let made_from = made_from(object);
         let generation = metadata.generation.unwrap_or_default();
         let ready = status
@@ -178,9 +181,8 @@ impl Entry {
                 &generation.to_be_bytes(),
                 &made_from,
                 &asked.to_be_bytes(),
-                annotation(annotation::SUSPEND_SYNC_UNTIL)
-                    .unwrap_or_default()
-                    .as_bytes(),
+                &[u8::from(suspend.is_some())],
+                suspend.unwrap_or_default().as_bytes(),
             ]),
             refresh: match (spec.policy(), interval) {
                 (RefreshPolicy::OnChange, _) => Refresh::OnChange,
@@ -210,7 +212,7 @@ impl Entry {
             deletion: spec.deletion_policy(),
             made_from,
             asked,
-            suspended,
+            suspended: Suspension::parse(suspend),
             invalid: spec.validate().err().map(|invalid| invalid.to_string().into()),
             said: Digest::of(status.as_ref()),
             ready,

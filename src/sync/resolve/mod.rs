@@ -1,10 +1,13 @@
 //! From what an ExternalSecret names to what is asked of AWS: its store, the store's identity for its namespace, and
 //! every key, checked. Pure; all of it is decided before any call to AWS.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use crate::{
-    api::{Reason, SecretKeyRef, StoreKind, StoreSpec},
+    api::{Reason, SecretKeyRef, StoreKind, StoreSpec, names::annotation},
     aws::{Base, Identity, KeyRef, Role, Service, Source, session_name},
     sync::entry::{Need, StoreRef},
 };
@@ -26,6 +29,15 @@ impl Refusal {
             reason,
             message: message.into(),
         }
+    }
+
+    /// The suspend annotation on `place` is no time.
+    pub(super) fn unreadable_suspension(place: &str) -> Self {
+        let name = annotation::SUSPEND_SYNC_UNTIL;
+        Self::new(
+            Reason::InvalidSpec,
+            format!("annotation {name} on {place} is not a time: write one such as 2026-11-01T08:00:00Z"),
+        )
     }
 }
 
@@ -146,7 +158,7 @@ impl Asked<'_> {
 
     /// The namespace that a reference means. Whoever can make a SecretStore must not borrow from elsewhere.
     fn home(&self, named: Option<&str>, asker: &str, field: &str) -> Result<Arc<str>, Refusal> {
-        match (self.namespace, named) {
+        match (self.namespace, named.filter(|named| !named.is_empty())) {
             (None, named) => Ok(named.unwrap_or(asker).into()),
             (Some(own), None) => Ok(own.into()),
             (Some(own), Some(named)) if named == own => Ok(own.into()),

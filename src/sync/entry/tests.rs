@@ -1,0 +1,253 @@
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const MINIMUM: Duration = Duration::from_secs(30);
+
+fn spec() -> Value {
+    json!({
+        "secretStoreRef": {"name": "aws"},
+        "refreshInterval": "1h",
+        "data": [{"secretKey": "password", "remoteRef": {"key": "prod/db", "property": "password"}}],
+    })
+}
+
+/// An ExternalSecret with `change` merged into it, member by member.
+fn object(change: &Value) -> ExternalSecret {
+    let mut object = json!({
+        "apiVersion": "keyturn.dev/v1",
+        "kind": "ExternalSecret",
+        "metadata": {
+            "name": "db",
+            "namespace": "shop",
+            "uid": "u1",
+            "generation": 1,
+            "labels": {"team": "a"},
+            "annotations": {"note": "n", "keyturn.dev/refresh": "1"},
+        },
+        "spec": spec(),
+    });
+    put(&mut object, change);
+    serde_json::from_value(object).unwrap()
+}
+
+fn put(target: &mut Value, change: &Value) {
+    match (target, change) {
+        (Value::Object(target), Value::Object(change)) => {
+            for (name, change) in change {
+                put(target.entry(name.clone()).or_insert(Value::Null), change);
+            }
+        }
+        (target, change) => *target = change.clone(),
+    }
+}
+
+fn entry(change: &Value) -> Entry {
+    Entry::of(&ObjectKey::new("shop", "db"), &object(change), MINIMUM)
+}
+
+fn annotated(name: &str, value: &str) -> Value {
+    json!({"metadata": {"annotations": {name: value}}})
+}
+
+#[test]
+fn what_a_pass_looks_at_makes_another_revision() {
+    let suspend = "keyturn.dev/suspend-sync-until";
+    let changes = [
+        json!({}),
+        json!({"metadata": {"generation": 2}}),
+        json!({"metadata": {"labels": {"team": "b"}}}),
+        json!({"metadata": {"labels": {"more": "b"}}}),
+        annotated("note", "other"),
+        annotated("keyturn.dev/refresh", "2"),
+        annotated("keyturn.dev/refresh", ""),
+        annotated(suspend, "2026-11-01T08:00:00Z"),
+        annotated(suspend, "2026-11-01T09:00:00Z"),
+        annotated(suspend, ""),
+    ];
+    let revisions: BTreeSet<u64> = changes.iter().map(|change| entry(change).revision).collect();
+    assert_eq!(revisions.len(), changes.len());
+}
+
+#[test]
+fn what_no_pass_looks_at_makes_none() {
+    let status = json!({"status": {
+        "observedGeneration": 1,
+        "target": {"name": "db", "rollout": "r"},
+        "conditions": [{
+            "type": "Ready", "status": "True", "reason": "Synced", "message": "",
+            "lastTransitionTime": "2026-11-01T08:00:00Z",
+        }],
+    }});
+    let before = entry(&json!({}));
+    for change in [
+        status,
+        json!({"metadata": {"resourceVersion": "9", "labels": {"app.kubernetes.io/managed-by": "Helm"}}}),
+        annotated("kubectl.kubernetes.io/last-applied-configuration", "{}"),
+        annotated("argocd.argoproj.io/tracking-id", "x"),
+        annotated("keyturn.dev/approve", "x"),
+    ] {
+        let after = entry(&change);
+        assert_eq!(after.revision, before.revision, "{change}");
+        assert_eq!(after.made_from, before.made_from, "{change}");
+    }
+}
+
+#[test]
+fn the_data_are_made_from_everything_but_how_often() {
+    let before = entry(&json!({})).made_from;
+    for change in [
+        json!({"spec": {"refreshInterval": "2h"}}),
+        json!({"spec": {"refreshInterval": null}}),
+        json!({"spec": {"refreshPolicy": "OnChange"}}),
+        json!({"metadata": {"generation": 9, "uid": "u2"}}),
+        annotated("keyturn.dev/refresh", "2"),
+    ] {
+        assert_eq!(entry(&change).made_from, before, "{change}");
+    }
+    let remote = |remote: Value| json!({"spec": {"data": [{"secretKey": "password", "remoteRef": remote}]}});
+    let changes = [
+        json!({}),
+        remote(json!({"key": "prod/other", "property": "password"})),
+        remote(json!({"key": "prod/db", "property": "user"})),
+        remote(json!({"key": "prod/db", "property": "password", "version": "AWSPREVIOUS"})),
+        json!({"spec": {"dataFrom": [{"extract": {"key": "prod/db"}}]}}),
+        json!({"spec": {"secretStoreRef": {"name": "other"}}}),
+        json!({"spec": {"secretStoreRef": {"kind": "ClusterSecretStore"}}}),
+        json!({"spec": {"target": {"name": "other"}}}),
+        json!({"spec": {"target": {"creationPolicy": "Orphan"}}}),
+        json!({"spec": {"target": {"deletionPolicy": "Merge"}}}),
+        json!({"metadata": {"labels": {"team": "b"}}}),
+        // The same pair, once as a label and once as an annotation.
+        json!({"metadata": {"labels": {"x": "y"}}}),
+        annotated("x", "y"),
+    ];
+    let digests: BTreeSet<_> = changes.iter().map(|change| entry(change).made_from).collect();
+    assert_eq!(digests.len(), changes.len());
+}
+
+#[test]
+fn how_often_follows_policy_and_interval() {
+    let every = |secs| Refresh::Every(Duration::from_secs(secs));
+    for (policy, interval, refresh, raised) in [
+        (None, None, every(3600), false),
+        (None, Some("10m"), every(600), false),
+        (None, Some("30s"), every(30), false),
+        (None, Some("1s"), every(30), true),
+        (None, Some("0"), Refresh::Once, false),
+        (Some("Periodic"), Some("0s"), Refresh::Once, false),
+        (Some("OnChange"), Some("1h"), Refresh::OnChange, false),
+        (Some("OnChange"), Some("0"), Refresh::OnChange, false),
+        (Some("CreatedOnce"), Some("1h"), Refresh::Once, false),
+        // It is said to be wrong, and nothing is read by it.
+        (None, Some("soon"), Refresh::Once, false),
+    ] {
+        let entry = entry(&json!({"spec": {"refreshPolicy": policy, "refreshInterval": interval}}));
+        assert_eq!(entry.refresh, refresh, "{policy:?} {interval:?}");
+        assert_eq!(entry.raised, raised, "{policy:?} {interval:?}");
+        assert_eq!(entry.invalid.is_some(), interval == Some("soon"), "{interval:?}");
+    }
+}
+
+#[test]
+fn a_suspension_is_a_time_or_said_to_be_none() {
+    let until = |text: &str| Suspension::Until(text.parse().unwrap());
+    for (annotation, suspension) in [
+        (None, Suspension::None),
+        (Some("2026-11-01T08:00:00Z"), until("2026-11-01T08:00:00Z")),
+        (Some("2026-11-01T08:00:00+01:00"), until("2026-11-01T07:00:00Z")),
+        (Some(""), Suspension::Unreadable),
+        (Some("tomorrow"), Suspension::Unreadable),
+        (Some("2026-11-01"), Suspension::Unreadable),
+        (Some("2026-11-01T08:00:00"), Suspension::Unreadable),
+        (Some("true"), Suspension::Unreadable),
+    ] {
+        assert_eq!(Suspension::parse(annotation), suspension, "{annotation:?}");
+    }
+}
+
+#[test]
+fn the_target_is_the_objects_own_name_unless_named() {
+    let key = ObjectKey::new("shop", "db");
+    for (target, kept, name) in [
+        (json!({}), None, "db"),
+        (json!({"spec": {"target": {"name": "db"}}}), None, "db"),
+        (
+            json!({"spec": {"target": {"name": "other"}}}),
+            Some("other"),
+            "other",
+        ),
+    ] {
+        let entry = entry(&target);
+        assert_eq!(entry.target.as_deref(), kept);
+        assert_eq!(entry.target(&key), name);
+    }
+}
+
+#[test]
+fn a_recorded_target_of_another_name_is_a_former_one() {
+    let recorded =
+        |name: &str| entry(&json!({"status": {"target": {"name": name, "rollout": "r"}}})).recorded;
+    let rollout = Some("r".into());
+    assert_eq!(entry(&json!({})).recorded, None);
+    assert_eq!(
+        recorded("db"),
+        Some(RecordedTarget {
+            former: None,
+            rollout: rollout.clone()
+        })
+    );
+    assert_eq!(
+        recorded("old"),
+        Some(RecordedTarget {
+            former: Some("old".into()),
+            rollout
+        })
+    );
+}
+
+#[test]
+fn needs_come_in_the_order_of_the_entries() {
+    let entry = entry(&json!({"spec": {
+        "data": [
+            {"secretKey": "a", "remoteRef": {"key": "one", "version": "AWSPREVIOUS"}},
+            {"secretKey": "b", "remoteRef": {"key": "two", "version": "uuid/v7"}},
+        ],
+        "dataFrom": [{"extract": {"key": "three"}}],
+    }}));
+    let needs: Vec<_> = entry
+        .needs
+        .iter()
+        .map(|need| format!("{} {}", need.key, need.selector))
+        .collect();
+    assert_eq!(needs, ["three AWSCURRENT", "one AWSPREVIOUS", "two uuid/v7"]);
+    assert_eq!(entry.store.unwrap().kind, StoreKind::SecretStore);
+}
+
+#[test]
+fn what_the_status_says_of_ready_and_stale_is_kept() {
+    let condition = |type_: &str, status: &str, reason: &str| {
+        json!({
+            "type": type_, "status": status, "reason": reason, "message": "",
+            "lastTransitionTime": "2026-11-01T08:00:00Z",
+        })
+    };
+    for (conditions, ready, stale) in [
+        (json!([]), None, false),
+        (json!([condition("Ready", "True", "Synced")]), Some(true), false),
+        (
+            json!([
+                condition("Ready", "False", "AccessDenied"),
+                condition("Current", "False", "Stale")
+            ]),
+            Some(false),
+            true,
+        ),
+        (json!([condition("Current", "False", "Suspended")]), None, false),
+    ] {
+        let entry = entry(&json!({"status": {"conditions": conditions}}));
+        assert_eq!((entry.ready, entry.stale), (ready, stale), "{conditions}");
+    }
+}

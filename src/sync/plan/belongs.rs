@@ -1,0 +1,90 @@
+//! Whose a live Secret is, and whether it may be taken over.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
+
+use super::{Recorded, Wanted};
+use crate::api::{
+    ObjectKey,
+    names::{self, annotation},
+};
+
+/// Whether a live Secret is the target of this ExternalSecret, so that it may delete it.
+pub fn is_ours(object: &ObjectKey, uid: &str, target: &str, live: &Secret) -> bool {
+    matches!(belongs(object, uid, target, None, live), Belongs::Ours)
+}
+
+/// Whose a live Secret is.
+pub(super) enum Belongs {
+    /// This ExternalSecret's.
+    Ours,
+    /// Somebody else's, in words.
+    Elsewhere(String),
+}
+
+pub(super) fn belongs(
+    object: &ObjectKey,
+    uid: &str,
+    target: &str,
+    recorded: Option<Recorded<'_>>,
+    live: &Secret,
+) -> Belongs {
+    let controller = controller(live);
+    if let Some(controller) = controller {
+        if controller.uid == uid {
+            return Belongs::Ours;
+        }
+        // Of this name, but made by an earlier object of it: the garbage collector takes it, then it is made anew.
+        return Belongs::Elsewhere(format!("{} {}", controller.kind, controller.name));
+    }
+    let known = |name: &str| name == target || recorded.is_some_and(|recorded| recorded.name == name);
+    match annotation_of(live, annotation::OWNER) {
+        Some(owner) if **owner == *object.name && live.metadata.name.as_deref().is_some_and(known) => {
+            Belongs::Ours
+        }
+        Some(owner) => Belongs::Elsewhere(format!("ExternalSecret {owner}")),
+        None => Belongs::Elsewhere("nobody that Keyturn knows".to_owned()),
+    }
+}
+
+/// Whether both sides agreed to a take-over; `Err` names what is never taken over.
+pub(super) fn adoptable(wanted: &Wanted<'_>, live: &Secret) -> Result<bool, &'static str> {
+    let agreed = wanted.adopt_existing
+        && annotation_of(live, annotation::ADOPT).is_some_and(|name| **name == *wanted.object.name);
+    if !agreed {
+        return Ok(false);
+    }
+    let has = |prefix: &str| {
+        let starts = |names: &Option<BTreeMap<String, String>>| {
+            names.iter().flatten().any(|(name, _)| name.starts_with(prefix))
+        };
+        starts(&live.metadata.annotations) || starts(&live.metadata.labels)
+    };
+    let type_ = live.type_.as_deref().unwrap_or(names::OPAQUE);
+    if names::PRIVILEGED_SECRET_TYPES.contains(&type_) {
+        Err("of a type that Kubernetes or Helm keeps for itself")
+    } else if has("cert-manager.io/") || has("controller.cert-manager.io/") {
+        Err("cert-manager's")
+    } else if controller(live).is_some() {
+        Err("controlled by another object")
+    } else {
+        Ok(true)
+    }
+}
+
+/// The controller of a Secret.
+pub fn controller(live: &Secret) -> Option<&OwnerReference> {
+    live.metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))
+}
+
+pub(super) fn annotation_of<'a>(live: &'a Secret, name: &str) -> Option<&'a String> {
+    live.metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(name))
+}

@@ -1,0 +1,312 @@
+//! What is done to the target Secret: a function of what is wanted and what is there. Pure.
+//!
+//! Every plan against an existing Secret is made from a live read and carries its uid and resourceVersion, so that the
+//! API server refuses it when the Secret changed meanwhile.
+
+mod belongs;
+mod metadata;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use serde_json::{Map, Value, json};
+
+pub use self::belongs::{controller, is_ours};
+use self::{
+    belongs::{Belongs, adoptable, annotation_of, belongs},
+    metadata::{annotations, labels, metadata_changes, owner},
+};
+use crate::api::{
+    CreationPolicy, ObjectKey,
+    names::{self, annotation},
+    token::TokenKey,
+};
+
+/// The data of a Secret as wanted.
+pub type Data = BTreeMap<String, ByteString>;
+
+/// The target Secret as the ExternalSecret wants it.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// The ExternalSecret.
+    pub object: &'a ObjectKey,
+    /// Its uid.
+    pub uid: &'a str,
+    /// The Secret's name.
+    pub target: &'a str,
+    /// What the status says was written last.
+    pub recorded: Option<Recorded<'a>>,
+    /// Whether the Secret is to be garbage-collected with the ExternalSecret.
+    pub creation: CreationPolicy,
+    /// Whether a foreign Secret that agrees may be taken over.
+    pub adopt_existing: bool,
+    /// Whether the Secret's data may never change.
+    pub immutable: bool,
+    /// The labels to carry over.
+    pub labels: &'a BTreeMap<String, String>,
+    /// The annotations to carry over.
+    pub annotations: &'a BTreeMap<String, String>,
+    /// The whole data.
+    pub data: &'a Data,
+    /// Token of what the data were made from besides values.
+    pub inputs: &'a str,
+    /// The versions the data were made from, as JSON.
+    pub versions: &'a str,
+    /// Token of the user name in the values, if they have one.
+    pub user: Option<&'a str>,
+}
+
+/// What the status of the ExternalSecret remembers of the target.
+#[derive(Clone, Copy, Debug)]
+pub struct Recorded<'a> {
+    /// The Secret's name then.
+    pub name: &'a str,
+    /// Its rollout token then.
+    pub rollout: Option<&'a str>,
+    /// Since when.
+    pub changed_at: Option<Timestamp>,
+}
+
+/// What to do.
+#[derive(Debug, PartialEq)]
+pub enum Plan {
+    /// The Secret is as wanted.
+    Nothing(Written),
+    /// POST this Secret.
+    Create(Box<Secret>, Written),
+    /// PATCH (JSON merge) the Secret with this body.
+    Patch {
+        /// The body, for the Secret in the state that it was made for.
+        body: Value,
+        /// Why, for events and the audit log.
+        why: Why,
+        /// What the Secret says afterwards.
+        written: Written,
+    },
+    /// Leave the Secret alone and say why.
+    Refuse(Refusal),
+}
+
+/// What a written Secret says of itself; goes into the status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// `keyturn.dev/content`.
+    pub content: String,
+    /// `keyturn.dev/rollout`.
+    pub rollout: String,
+    /// `keyturn.dev/changed-at`.
+    pub changed_at: Option<Timestamp>,
+}
+
+/// What a patch is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// AWS or the spec changed, and with it the data.
+    Updated,
+    /// Somebody changed the Secret by hand.
+    DriftRepaired,
+    /// A foreign Secret was taken over, as both sides asked.
+    Adopted,
+    /// The data stay; labels, annotations or the owner change.
+    Annotated,
+}
+
+/// Why a Secret is left alone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The Secret belongs to somebody else.
+    #[error(
+        "Secret {secret} exists and belongs to {owner}, so it was not touched; choose another target.name, {way_out}"
+    )]
+    Foreign {
+        /// The Secret.
+        secret: ObjectKey,
+        /// Who has it.
+        owner: String,
+        /// What else would help.
+        way_out: &'static str,
+    },
+    /// The Secret is of a kind that is never taken over.
+    #[error("Secret {secret} is {what} and is never adopted; choose another target.name")]
+    NotAdoptable {
+        /// The Secret.
+        secret: ObjectKey,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The Secret may not change.
+    #[error(
+        "Secret {secret} is immutable and holds other data than AWS now gives; it was left as it is. Delete the Secret \
+         to have it made again with the new data"
+    )]
+    Immutable {
+        /// The Secret.
+        secret: ObjectKey,
+    },
+}
+
+/// The plan for the target of `wanted`, given the live Secret and the API server's time.
+pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&Secret>) -> Plan {
+    let Some(live) = live else {
+        return create(key, now, wanted);
+    };
+    let secret = ObjectKey::new(wanted.object.namespace.clone(), wanted.target);
+    let adopting = match belongs(wanted.object, wanted.uid, wanted.target, wanted.recorded, live) {
+        Belongs::Ours => false,
+        Belongs::Elsewhere(owner) => match adoptable(wanted, live) {
+            Ok(true) => true,
+            Ok(false) => {
+                let way_out = if wanted.adopt_existing {
+                    "or annotate the Secret with keyturn.dev/adopt: <name of this ExternalSecret>"
+                } else {
+                    "or set target.adoptExisting: true and annotate the Secret with keyturn.dev/adopt: <name of this ExternalSecret>"
+                };
+                return Plan::Refuse(Refusal::Foreign {
+                    secret,
+                    owner,
+                    way_out,
+                });
+            }
+            Err(what) => return Plan::Refuse(Refusal::NotAdoptable { secret, what }),
+        },
+    };
+
+    let type_ = live.type_.as_deref().unwrap_or(names::OPAQUE);
+    let nothing = Data::new();
+    let live_data = live.data.as_ref().unwrap_or(&nothing);
+    let same_data = live_data == wanted.data;
+    if !same_data && live.immutable == Some(true) {
+        return Plan::Refuse(Refusal::Immutable { secret });
+    }
+
+    let rollout = key.rollout(&secret, wanted.data).to_string();
+    let written = Written {
+        content: key.content(&secret, type_, wanted.data).to_string(),
+        changed_at: {
+            let same = key.rollout(&secret, live_data).as_str() == rollout;
+            changed_at(now, wanted, live, &rollout, same, adopting)
+        },
+        rollout,
+    };
+
+    let mut body = Map::new();
+    let metadata = metadata_changes(wanted, live, &written);
+    if !same_data {
+        let mut changes = Map::new();
+        for gone in live_data.keys().filter(|name| !wanted.data.contains_key(*name)) {
+            changes.insert(gone.clone(), Value::Null);
+        }
+        for (name, value) in wanted.data {
+            if live_data.get(name) != Some(value) {
+                changes.insert(name.clone(), json!(value));
+            }
+        }
+        body.insert("data".to_owned(), Value::Object(changes));
+    }
+    if wanted.immutable && live.immutable != Some(true) {
+        body.insert("immutable".to_owned(), Value::Bool(true));
+    }
+    if body.is_empty() && metadata.is_empty() {
+        return Plan::Nothing(written);
+    }
+    if !metadata.is_empty() {
+        body.insert("metadata".to_owned(), Value::Object(metadata));
+    }
+
+    let why = if adopting {
+        Why::Adopted
+    } else if same_data {
+        Why::Annotated
+    } else if annotation_of(live, annotation::CONTENT) == Some(&written.content) {
+        Why::DriftRepaired
+    } else {
+        Why::Updated
+    };
+    Plan::Patch {
+        body: Value::Object(body),
+        why,
+        written,
+    }
+}
+
+fn create(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>) -> Plan {
+    let secret = ObjectKey::new(wanted.object.namespace.clone(), wanted.target);
+    let rollout = key.rollout(&secret, wanted.data).to_string();
+    let written = Written {
+        content: key.content(&secret, names::OPAQUE, wanted.data).to_string(),
+        // A Secret made again is no change for those that hold what it held before.
+        changed_at: match recorded_rollout(wanted) {
+            Some((before, at)) if before == rollout => at,
+            Some(_) => Some(whole(now)),
+            None => None,
+        },
+        rollout,
+    };
+
+    let mut new = Secret {
+        type_: Some(names::OPAQUE.to_owned()),
+        data: Some(wanted.data.clone()),
+        immutable: wanted.immutable.then_some(true),
+        ..Secret::default()
+    };
+    new.metadata.name = Some(wanted.target.to_owned());
+    new.metadata.namespace = Some(wanted.object.namespace.to_string());
+    new.metadata.labels = Some(labels(wanted));
+    new.metadata.annotations = Some(
+        annotations(wanted, &written)
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect(),
+    );
+    new.metadata.owner_references = owner(wanted).map(|owner| vec![owner]);
+    Plan::Create(Box::new(new), written)
+}
+
+/// When those that use the Secret last had reason to be restarted: now, if this write changes what they should hold.
+/// `same`: the data that count for it are there already.
+fn changed_at(
+    now: Timestamp,
+    wanted: &Wanted<'_>,
+    live: &Secret,
+    rollout: &str,
+    same: bool,
+    adopting: bool,
+) -> Option<Timestamp> {
+    let said: Option<Timestamp> = annotation_of(live, annotation::CHANGED_AT).and_then(|at| at.parse().ok());
+    if adopting {
+        // What was said of another's content, or of ours before it was another's, is no measure for those that use it.
+        return if same { said } else { Some(now) }.map(whole);
+    }
+    let recorded = recorded_rollout(wanted);
+    let before = annotation_of(live, annotation::ROLLOUT)
+        .map(String::as_str)
+        .or(recorded.map(|(rollout, _)| rollout));
+    if !same && before != Some(rollout) {
+        return Some(whole(now));
+    }
+    // Drift, a new key of the tokens, or nothing at all. What was taken off by hand is remembered by the status.
+    said.or_else(|| recorded.filter(|(before, _)| *before == rollout)?.1)
+        .map(whole)
+}
+
+/// The rollout token that the status records of this very target, and since when.
+fn recorded_rollout<'a>(wanted: &Wanted<'a>) -> Option<(&'a str, Option<Timestamp>)> {
+    let recorded = wanted
+        .recorded
+        .filter(|recorded| recorded.name == wanted.target)?;
+    Some((recorded.rollout?, recorded.changed_at))
+}
+
+/// Without fractions of a second, which annotations do not hold.
+fn whole(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// RFC 3339 to the second, as the API server writes times.
+pub fn seconds(now: Timestamp) -> String {
+    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

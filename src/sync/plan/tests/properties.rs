@@ -1,0 +1,145 @@
+//! What holds for every wish and every live Secret.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn values() -> impl Strategy<Value = Data> {
+    let value = prop::collection::vec(any::<u8>(), 0..3).prop_map(ByteString);
+    prop::collection::btree_map("[a-d]", value, 0..4)
+}
+
+fn names_of_users() -> impl Strategy<Value = BTreeMap<String, String>> {
+    prop::collection::btree_map("[a-c]", "[xy]", 0..3)
+}
+
+prop_compose! {
+    fn wishes()(
+        other_key in prop::bool::weighted(0.1),
+        recorded in prop::option::of((
+            "(db|former)",
+            prop::option::of("[01]"),
+            prop::option::of((0_i64..5).prop_map(|at| Timestamp::from_second(at).unwrap())),
+        )),
+        orphan in any::<bool>(),
+        adopt_existing in any::<bool>(),
+        immutable in prop::bool::weighted(0.1),
+        labels in names_of_users(),
+        annotations in names_of_users(),
+        data in values(),
+        (inputs, versions, user) in ("[ij]", "[vw]", prop::option::of("[uv]")),
+    ) -> Wish {
+        Wish {
+            key: [u8::from(other_key); 32],
+            recorded,
+            creation: if orphan { CreationPolicy::Orphan } else { CreationPolicy::Owner },
+            adopt_existing,
+            immutable,
+            labels,
+            annotations,
+            data,
+            inputs,
+            versions,
+            user,
+        }
+    }
+}
+
+prop_compose! {
+    /// Secrets of all kinds: ours as an earlier wish left them, edited by hand, and foreign ones.
+    fn secrets()(
+        before in wishes(),
+        drift in prop::option::of(values()),
+        labels in names_of_users(),
+        annotations in prop::collection::btree_map(
+            "(a|b|keyturn\\.dev/(owner|content|rollout|changed-at|adopt))",
+            "(db|x|2026-11-01T08:00:00Z)",
+            0..3,
+        ),
+        immutable in prop::bool::weighted(0.1),
+        owners in prop::option::weighted(0.3, prop::sample::select(vec!["", "another-uid"])),
+        foreign_one in prop::bool::weighted(0.3),
+    ) -> Secret {
+        let mut secret = if foreign_one { foreign(&[("a", "1")]) } else { before.made() };
+        secret.data = drift.or(secret.data);
+        secret.metadata.labels.get_or_insert_default().extend(labels);
+        secret.metadata.annotations.get_or_insert_default().extend(annotations);
+        secret.immutable = immutable.then_some(true).or(secret.immutable);
+        if let Some(uid) = owners {
+            secret.metadata.owner_references = (!uid.is_empty()).then(|| vec![OwnerReference {
+                kind: "ExternalSecret".into(),
+                name: "db".into(),
+                uid: uid.into(),
+                controller: Some(true),
+                ..OwnerReference::default()
+            }]);
+        }
+        secret
+    }
+}
+
+proptest! {
+    #[test]
+    fn carrying_out_a_plan_leaves_nothing_to_plan(wish in wishes(), live in prop::option::of(secrets())) {
+        let plan = wish.plan(live.as_ref());
+        prop_assume!(!matches!(plan, Plan::Refuse(_)));
+        let after = apply(live.as_ref(), &plan);
+        prop_assert_eq!(after.data.clone().unwrap_or_default(), wish.data.clone());
+        prop_assert_eq!(wish.plan(Some(&after)), Plan::Nothing(written(&plan).clone()));
+        // Nor after the status has it, whenever that is looked at.
+        let later = wish.clone().after(written(&plan));
+        prop_assert_eq!(
+            later.plan_at("2027-01-01T00:00:00Z", Some(&after)),
+            Plan::Nothing(written(&plan).clone())
+        );
+    }
+
+    #[test]
+    fn what_is_not_ours_is_written_only_if_both_sides_agree(wish in wishes(), live in secrets()) {
+        let ours = is_ours(&ObjectKey::new("shop", "db"), UID, "db", &live);
+        let agreed = wish.adopt_existing && annotation_in(&live, annotation::ADOPT) == Some("db");
+        let plan = wish.plan(Some(&live));
+        let untouched = matches!(plan, Plan::Refuse(Refusal::Foreign { .. } | Refusal::NotAdoptable { .. }));
+        prop_assert_eq!(untouched, !(ours || (agreed && controller(&live).is_none())));
+    }
+
+    #[test]
+    fn nothing_is_planned_that_changes_nothing(wish in wishes(), live in secrets()) {
+        let plan = wish.plan(Some(&live));
+        if let Plan::Patch { body, .. } = &plan {
+            let mut object = serde_json::to_value(&live).unwrap();
+            merge(&mut object, body);
+            prop_assert_ne!(serde_json::from_value::<Secret>(object).unwrap(), live);
+        }
+    }
+
+    #[test]
+    fn an_immutable_secret_never_gets_other_data(wish in wishes(), live in secrets()) {
+        let plan = wish.plan(Some(&live));
+        if live.immutable == Some(true) && !matches!(plan, Plan::Refuse(_)) {
+            prop_assert_eq!(apply(Some(&live), &plan).data, live.data);
+        }
+    }
+
+    #[test]
+    fn what_users_wrote_on_the_secret_stays(wish in wishes(), live in secrets()) {
+        let plan = wish.plan(Some(&live));
+        prop_assume!(!matches!(plan, Plan::Refuse(_)));
+        let ours = metadata::fields_of_ours(&live);
+        let after = apply(Some(&live), &plan);
+        for (name, value) in live.metadata.labels.iter().flatten() {
+            if !ours.labels.contains(name) && !wish.labels.contains_key(name) && name != names::MANAGED_LABEL {
+                prop_assert_eq!(after.metadata.labels.as_ref().unwrap().get(name), Some(value));
+            }
+        }
+    }
+
+    #[test]
+    fn equal_data_are_never_a_new_change(wish in wishes(), mut live in secrets()) {
+        live.data = Some(wish.data.clone());
+        let plan = wish.plan(Some(&live));
+        if !matches!(plan, Plan::Refuse(_)) {
+            prop_assert_ne!(written(&plan).changed_at, Some(time(NOW)));
+        }
+    }
+}

@@ -1,0 +1,245 @@
+use jiff::ToSpan as _;
+use proptest::prelude::*;
+
+use super::*;
+
+const THEN: &str = "2026-11-01T08:00:00Z";
+const NOW: &str = "2026-11-02T09:30:00Z";
+
+fn time(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn source(key: &str, version: &str) -> SourceDraft {
+    SourceDraft {
+        store: "SecretStore/aws".into(),
+        key: key.into(),
+        stage: "AWSCURRENT".into(),
+        version: version.into(),
+    }
+}
+
+fn target(rollout: &str, changed_at: Option<&str>) -> TargetDraft {
+    TargetDraft {
+        name: "db".into(),
+        written: Written {
+            content: "content".into(),
+            rollout: rollout.into(),
+            changed_at: changed_at.map(time),
+        },
+    }
+}
+
+fn draft() -> Draft {
+    Draft {
+        generation: 3,
+        ready: Some(Verdict::holds(Reason::Synced, "all is well")),
+        current: Some(Verdict::holds(Reason::Checked, "asked")),
+        sources: Some(vec![source("prod/db", "v1")]),
+        target: Some(target("rollout", None)),
+    }
+}
+
+fn ready(status: &ExternalSecretStatus) -> &Condition {
+    condition(status, ConditionType::Ready).unwrap()
+}
+
+#[test]
+fn nothing_was_said_before_the_first_status() {
+    assert!(Digest::of(None).is_silent());
+    let status = compose(time(NOW), &draft(), None);
+    assert!(!Digest::of(Some(&status)).is_silent());
+    assert_eq!(Digest::of(Some(&status)).generation(), 3);
+    assert_eq!(status.observed_generation, Some(3));
+}
+
+#[test]
+fn whatever_reads_otherwise_differs() {
+    let said = Digest::of(Some(&compose(time(THEN), &draft(), None)));
+    assert!(!said.differs(&draft()));
+    let changes: [(&str, fn(&mut Draft)); 10] = [
+        ("generation", |draft| draft.generation = 4),
+        ("ready holds", |draft| {
+            draft.ready = Some(Verdict::fails(Reason::Synced, "all is well"));
+        }),
+        ("ready reason", |draft| {
+            draft.ready = Some(Verdict::holds(Reason::Retained, "all is well"));
+        }),
+        ("ready message", |draft| {
+            draft.ready = Some(Verdict::holds(Reason::Synced, "all is quite well"));
+        }),
+        ("current", |draft| {
+            draft.current = Some(Verdict::fails(Reason::Stale, "asked"));
+        }),
+        ("a version", |draft| {
+            draft.sources = Some(vec![source("prod/db", "v2")])
+        }),
+        ("no sources", |draft| draft.sources = Some(Vec::new())),
+        ("one more source", |draft| {
+            draft.sources = Some(vec![source("prod/db", "v1"), source("prod/x", "v1")]);
+        }),
+        ("rollout", |draft| draft.target = Some(target("other", None))),
+        ("changed-at", |draft| {
+            draft.target = Some(target("rollout", Some(NOW)))
+        }),
+    ];
+    for (case, change) in changes {
+        let mut other = draft();
+        change(&mut other);
+        assert!(said.differs(&other), "{case}");
+    }
+}
+
+#[test]
+fn a_condition_turns_only_with_its_status() {
+    let before = compose(time(THEN), &draft(), None);
+    for (verdict, since) in [
+        (Verdict::holds(Reason::Synced, "all is well"), THEN),
+        (Verdict::holds(Reason::Retained, "other words"), THEN),
+        (Verdict::fails(Reason::AccessDenied, "denied"), NOW),
+    ] {
+        let next = Draft {
+            generation: 4,
+            ready: Some(verdict.clone()),
+            ..draft()
+        };
+        let status = compose(time(NOW), &next, Some(&before));
+        let ready = ready(&status);
+        assert_eq!(ready.last_transition_time.0, time(since), "{verdict:?}");
+        assert_eq!(ready.reason, verdict.reason.as_str());
+        assert_eq!(ready.message, verdict.message);
+        assert_eq!(ready.observed_generation, Some(4));
+    }
+}
+
+#[test]
+fn what_a_draft_leaves_out_stays() {
+    let before = compose(time(THEN), &draft(), None);
+    let stale = Draft {
+        generation: 4,
+        current: Some(Verdict::fails(Reason::Stale, "no answer")),
+        ..Draft::default()
+    };
+    assert!(Digest::of(Some(&before)).differs(&stale));
+    let status = compose(time(NOW), &stale, Some(&before));
+    assert_eq!(ready(&status), ready(&before));
+    assert_eq!(status.sources, before.sources);
+    assert_eq!(status.target, before.target);
+    assert!(!Digest::of(Some(&status)).differs(&stale));
+}
+
+#[test]
+fn the_parts_of_other_managers_are_not_claimed() {
+    let before = ExternalSecretStatus {
+        rotation: Some(crate::api::RotationStatus::default()),
+        conditions: Some(vec![Condition {
+            type_: "RestartsComplete".into(),
+            status: "True".into(),
+            reason: "Complete".into(),
+            message: String::new(),
+            observed_generation: None,
+            last_transition_time: Time(time(THEN)),
+        }]),
+        ..ExternalSecretStatus::default()
+    };
+    let status = compose(time(NOW), &draft(), Some(&before));
+    assert_eq!(status.rotation, None);
+    assert_eq!(condition(&status, ConditionType::RestartsComplete), None);
+}
+
+#[test]
+fn a_source_keeps_the_time_of_its_version() {
+    let before = compose(
+        time(THEN),
+        &Draft {
+            sources: Some(vec![source("a", "v1"), source("b", "v1")]),
+            ..draft()
+        },
+        None,
+    );
+    let next = Draft {
+        // Moved in the list, moved on to another version, new.
+        sources: Some(vec![source("b", "v2"), source("a", "v1"), source("c", "v1")]),
+        ..draft()
+    };
+    let status = compose(time(NOW), &next, Some(&before));
+    let times: Vec<_> = status
+        .sources
+        .iter()
+        .flatten()
+        .map(|source| (&*source.key, source.changed_at.as_ref().unwrap().0))
+        .collect();
+    assert_eq!(times, [("b", time(NOW)), ("a", time(THEN)), ("c", time(NOW))]);
+}
+
+#[test]
+fn at_most_64_sources_are_listed() {
+    let sources = (0..100).map(|i| source(&i.to_string(), "v1")).collect();
+    let many = Draft {
+        sources: Some(sources),
+        ..draft()
+    };
+    let status = compose(time(NOW), &many, None);
+    assert_eq!(status.sources.as_ref().unwrap().len(), 64);
+    assert!(!Digest::of(Some(&status)).differs(&many));
+}
+
+fn verdicts() -> impl Strategy<Value = Verdict> {
+    (any::<bool>(), prop::sample::select(Reason::ALL), "[ab]{0,2}").prop_map(|(holds, reason, message)| {
+        Verdict {
+            holds,
+            reason,
+            message,
+        }
+    })
+}
+
+prop_compose! {
+    fn drafts()(
+        generation in 0_i64..4,
+        ready in prop::option::of(verdicts()),
+        current in prop::option::of(verdicts()),
+        sources in prop::option::of(prop::collection::vec(
+            ("[ab]", "[vw]").prop_map(|(key, version)| source(&key, &version)),
+            0..70,
+        )),
+        target in prop::option::of((
+            "[db]",
+            "[01]?",
+            "[01]?",
+            prop::option::of((0_i64..9).prop_map(|at| Timestamp::from_second(at).unwrap())),
+        )),
+    ) -> Draft {
+        Draft {
+            generation,
+            ready,
+            current,
+            sources,
+            target: target.map(|(name, content, rollout, changed_at)| TargetDraft {
+                name,
+                written: Written { content, rollout, changed_at },
+            }),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_was_written_is_not_written_again(before in prop::option::of(drafts()), draft in drafts()) {
+        let before = before.map(|draft| compose(time(THEN), &draft, None));
+        let status = compose(time(NOW), &draft, before.as_ref());
+        // As the API server gives it back.
+        let read: ExternalSecretStatus = serde_json::from_str(&serde_json::to_string(&status).unwrap()).unwrap();
+        prop_assert!(!Digest::of(Some(&read)).differs(&draft));
+        let later = time(NOW).checked_add(1.hour()).unwrap();
+        prop_assert_eq!(compose(later, &draft, Some(&read)), read);
+    }
+
+    #[test]
+    fn what_does_not_differ_reads_the_same(one in drafts(), other in drafts()) {
+        let said = compose(time(THEN), &one, None);
+        if !Digest::of(Some(&said)).differs(&other) {
+            prop_assert_eq!(compose(time(NOW), &other, Some(&said)), said);
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! The stores: proves each one's identity, says so in its status, and wakes those who wait for it.
+
+mod entry;
+mod judge;
+mod say;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+pub use self::entry::{ClusterSecretStores, SecretStores, StoreEntry};
+use self::judge::policy;
+use crate::{
+    api::{ObjectKey, Reason, SourceId, StoreKind, StoreSpec},
+    aws::{Aws, Source},
+    cluster::{Events, Index, Indexed, NamespaceEntry, ServerTime, Writer},
+    sync::{
+        admit::Admission,
+        driver::Tracking,
+        entry::{StoreRef, Suspension},
+        resolve::{Refusal, Rules},
+        work::Work,
+    },
+    track::SourcePolicy,
+};
+
+/// What is known of a store's identity.
+#[derive(Clone, Debug)]
+struct Standing {
+    /// The store that this is of.
+    uid: Arc<str>,
+    generation: i64,
+    admission: Arc<Admission>,
+    /// What it is good for.
+    good: Good,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Good {
+    /// Its identity was proved, or cannot be before a namespace asks.
+    Proved { account: Option<Arc<str>> },
+    /// It could not be proved for a reason that passes: nobody is kept from trying.
+    Unproved,
+    /// A person must mend it.
+    Bad(Refusal),
+}
+
+/// A store that can be read through, for one namespace.
+#[derive(Clone, Debug)]
+pub struct Usable {
+    /// Where to read.
+    pub id: SourceId,
+    /// The same, in full.
+    pub source: Source,
+    /// The account, once known.
+    pub account: Option<Arc<str>>,
+    /// The store's uid.
+    pub uid: Arc<str>,
+    /// The store's spec.
+    pub spec: Arc<StoreSpec>,
+}
+
+/// All stores and what is known of them.
+pub struct Stores {
+    /// SecretStores.
+    pub namespaced: Arc<Index<StoreEntry>>,
+    /// ClusterSecretStores; their keys have no namespace.
+    pub cluster: Arc<Index<StoreEntry>>,
+    /// What decides over identities.
+    pub rules: Rules,
+    /// The ClusterSecretStore of those that name none.
+    pub default_store: Option<Arc<str>>,
+    /// The queue of stores to prove.
+    pub work: Work,
+    aws: Arc<Aws>,
+    tracking: Arc<Tracking>,
+    writer: Writer,
+    events: Events,
+    time: ServerTime,
+    known: Mutex<Known>,
+}
+
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stores")
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Known {
+    standings: HashMap<ObjectKey, Standing>,
+    /// Stores that were suspended when they were last looked at.
+    suspended: HashSet<ObjectKey>,
+    /// Sources in use, the store that each is of, and what the tracker was told of it.
+    sources: HashMap<SourceId, (ObjectKey, SourcePolicy)>,
+    /// Accounts of identities that depend on the namespace.
+    accounts: HashMap<SourceId, Arc<str>>,
+}
+
+/// Why a store cannot be used.
+#[derive(Clone, Debug)]
+pub enum Unusable {
+    /// It has not been looked at yet: its first look wakes those who wait.
+    NotYet,
+    /// The condition to show.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Unusable {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// What a [`Stores`] is made of.
+pub struct Parts {
+    /// SecretStores.
+    pub namespaced: Arc<Index<StoreEntry>>,
+    /// ClusterSecretStores.
+    pub cluster: Arc<Index<StoreEntry>>,
+    /// What decides over identities.
+    pub rules: Rules,
+    /// The ClusterSecretStore of those that name none.
+    pub default_store: Option<Arc<str>>,
+    /// AWS.
+    pub aws: Arc<Aws>,
+    /// The tracker.
+    pub tracking: Arc<Tracking>,
+    /// Kubernetes.
+    pub writer: Writer,
+    /// Events.
+    pub events: Events,
+    /// The API server's clock.
+    pub time: ServerTime,
+    /// The queue of stores to prove.
+    pub work: Work,
+}
+
+/// A store that a person must mend is tried again after this, though nothing of it changed: the mend may be in AWS.
+const RECHECK: Duration = Duration::from_mins(5);
+
+impl Stores {
+    /// Stores, none of them looked at yet.
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            namespaced,
+            cluster,
+            rules,
+            default_store,
+            aws,
+            tracking,
+            writer,
+            events,
+            time,
+            work,
+        } = parts;
+        Self {
+            namespaced,
+            cluster,
+            rules,
+            default_store,
+            work,
+            aws,
+            tracking,
+            writer,
+            events,
+            time,
+            known: Mutex::default(),
+        }
+    }
+
+    /// The key of a store as its index has it: without namespace for a ClusterSecretStore.
+    pub fn key(store: &StoreRef, namespace: &str) -> ObjectKey {
+        match store.kind {
+            StoreKind::SecretStore => ObjectKey::new(namespace, store.name.clone()),
+            StoreKind::ClusterSecretStore => ObjectKey::new("", store.name.clone()),
+        }
+    }
+
+    /// The store that an ExternalSecret means.
+    pub fn meant(&self, named: Option<&StoreRef>) -> Result<StoreRef, Refusal> {
+        if let Some(named) = named {
+            return Ok(named.clone());
+        }
+        let Some(name) = &self.default_store else {
+            return Err(Refusal::new(
+                Reason::InvalidSpec,
+                "spec.secretStoreRef is missing and the operator has no default store: name a store",
+            ));
+        };
+        Ok(StoreRef {
+            kind: StoreKind::ClusterSecretStore,
+            name: name.clone(),
+        })
+    }
+
+    /// A store as the index has it.
+    pub fn entry(&self, key: &ObjectKey) -> Option<Indexed<StoreEntry>> {
+        if key.namespace.is_empty() {
+            self.cluster.get(key)
+        } else {
+            self.namespaced.get(key)
+        }
+    }
+
+    /// What `namespace` may read through `store`.
+    pub fn usable(
+        &self,
+        store: &StoreRef,
+        namespace: &str,
+        labels: Option<&NamespaceEntry>,
+    ) -> Result<Usable, Unusable> {
+        let key = Self::key(store, namespace);
+        let label = format!("{} {}", store.kind, store.name);
+        let entry = match self.entry(&key) {
+            Some(Indexed::Entry(entry)) => entry,
+            Some(Indexed::Malformed(_)) => {
+                return Err(Refusal::new(
+                    Reason::StoreNotReady,
+                    format!("{label} cannot be read by this version of the operator: apply a store that its CRD allows"),
+                )
+                .into());
+            }
+            None => {
+                return Err(Refusal::new(
+                    Reason::StoreNotFound,
+                    format!("{label} does not exist: create it, or mend spec.secretStoreRef"),
+                )
+                .into());
+            }
+        };
+        let Some(standing) = self.standing(&key, &entry) else {
+            return Err(Unusable::NotYet);
+        };
+        let nothing = std::collections::BTreeMap::new();
+        let labels = labels.map_or(&nothing, |namespace| &namespace.labels);
+        if store.kind == StoreKind::ClusterSecretStore && !standing.admission.admits(namespace, labels) {
+            return Err(Refusal::new(
+                Reason::NamespaceNotAllowed,
+                format!(
+                    "{label} does not admit namespace {namespace}: use another store, or ask the store's administrator \
+                     to admit the namespace in spec.conditions"
+                ),
+            )
+            .into());
+        }
+        let mut account = match standing.good {
+            Good::Proved { account } => account,
+            Good::Unproved => None,
+            Good::Bad(refusal) => {
+                return Err(
+                    Refusal::new(Reason::StoreNotReady, format!("{label} is not ready: {refusal}")).into(),
+                );
+            }
+        };
+        let source = entry.asked(store, &key).source(&self.rules, namespace)?;
+        let id = self.aws.intern(source.clone());
+        if account.is_none() {
+            account = self.lock().accounts.get(&id).cloned();
+        }
+        self.announce(&key, id, policy(&entry.spec, account.clone(), &source.region));
+        Ok(Usable {
+            id,
+            source,
+            account,
+            uid: entry.uid.clone(),
+            spec: entry.spec.clone(),
+        })
+    }
+
+    /// Proves an identity that depends on the namespace, once; its account is known afterwards.
+    pub async fn prove(&self, usable: &mut Usable) -> Result<(), crate::aws::Error> {
+        if usable.account.is_some() {
+            return Ok(());
+        }
+        let proven = self.aws.prove(usable.id).await?;
+        self.lock().accounts.insert(usable.id, proven.account.clone());
+        usable.account = Some(proven.account);
+        Ok(())
+    }
+
+    /// Proves stores as they come, until it is dropped. `wake` is told of each store that changed its standing.
+    pub async fn run(self: Arc<Self>, wake: impl Fn(&ObjectKey) + Clone + Send + Sync + 'static) {
+        let mut tasks = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                (key, _) = self.work.next() => {
+                    let (stores, wake) = (self.clone(), wake.clone());
+                    tasks.spawn(async move {
+                        let again = stores.reconcile(&key, &wake).await;
+                        let well = matches!(again, After::Change);
+                        stores.work.done(&key, well);
+                        match again {
+                            After::Change => {}
+                            After::Wait(wait) => stores.work.push_after(key, wait),
+                            After::BackOff => drop(stores.work.push_failed(&key)),
+                        }
+                    });
+                }
+                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "proving a store ended abnormally");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The sources in use of a store, the same one first each time.
+    pub fn sources_of(&self, store: &ObjectKey) -> Vec<SourceId> {
+        let mut sources: Vec<_> = {
+            let known = self.lock();
+            let of = known.sources.iter().filter(|(_, (of, _))| of == store);
+            of.map(|(id, _)| *id).collect()
+        };
+        sources.sort_unstable();
+        sources
+    }
+
+    /// The store of a source, for whom its check mode has changed.
+    pub fn store_of(&self, source: SourceId) -> Option<ObjectKey> {
+        self.lock().sources.get(&source).map(|(store, _)| store.clone())
+    }
+
+    async fn reconcile(&self, key: &ObjectKey, wake: &(impl Fn(&ObjectKey) + Sync)) -> After {
+        let Some(indexed) = self.entry(key) else {
+            {
+                let mut known = self.lock();
+                known.standings.remove(key);
+                known.suspended.remove(key);
+            }
+            self.forget_sources(key, None);
+            wake(key);
+            return After::Change;
+        };
+        let Indexed::Entry(entry) = indexed else {
+            wake(key);
+            return After::Change;
+        };
+        let now = self.time.now();
+        if let Suspension::Until(until) = entry.suspended
+            && until > now
+        {
+            self.lock().suspended.insert(key.clone());
+            wake(key);
+            let left = Duration::try_from(until.duration_since(now)).unwrap_or(RECHECK);
+            return After::Wait(left.min(Duration::from_hours(24)));
+        }
+        let store = StoreRef {
+            kind: kind_of(key),
+            name: key.name.clone(),
+        };
+        let (admission, good, ready) = self.judge(&store, key, &entry).await;
+        let after = match &good {
+            Good::Proved { .. } => After::Change,
+            Good::Unproved => After::BackOff,
+            Good::Bad(_) => After::Wait(RECHECK),
+        };
+        let standing = Standing {
+            uid: entry.uid.clone(),
+            generation: entry.generation,
+            admission,
+            good: good.clone(),
+        };
+        let changed = {
+            let mut known = self.lock();
+            // Those who waited for the end of a suspension learn of it, early or not.
+            let resumed = known.suspended.remove(key);
+            let before = known.standings.insert(key.clone(), standing);
+            let same = before.is_some_and(|before| {
+                before.uid == entry.uid && before.generation == entry.generation && before.good == good
+            });
+            resumed || !same
+        };
+        if changed {
+            wake(key);
+        }
+        match self.say(key, &entry, ready).await {
+            Ok(()) => after,
+            Err(error) => {
+                tracing::warn!(%error, store = %key, "the status of a store was not written");
+                After::BackOff
+            }
+        }
+    }
+
+    /// Tells the tracker of a source, once and when it changes.
+    fn announce(&self, key: &ObjectKey, id: SourceId, policy: SourcePolicy) {
+        {
+            let mut known = self.lock();
+            let told = known.sources.get(&id).is_some_and(|(_, told)| *told == policy);
+            if told {
+                return;
+            }
+            known.sources.insert(id, (key.clone(), policy.clone()));
+        }
+        self.tracking
+            .tell(|tracker, now| tracker.set_source(now, id, policy));
+    }
+
+    /// Drops the sources of a store but `but`: their credentials, their checks.
+    fn forget_sources(&self, key: &ObjectKey, but: Option<SourceId>) {
+        let gone: Vec<_> = {
+            let mut known = self.lock();
+            let gone: Vec<_> = known
+                .sources
+                .iter()
+                .filter(|(id, (store, _))| store == key && Some(**id) != but)
+                .map(|(id, _)| *id)
+                .collect();
+            for id in &gone {
+                known.sources.remove(id);
+                known.accounts.remove(id);
+            }
+            gone
+        };
+        for id in gone {
+            self.tracking.tell(|tracker, _| tracker.remove_source(id));
+            self.aws.forget(id);
+        }
+    }
+
+    /// When the store's suspension ends, if it is suspended.
+    pub fn suspended(&self, store: &StoreRef, namespace: &str) -> Suspension {
+        match self.entry(&Self::key(store, namespace)) {
+            Some(Indexed::Entry(entry)) => entry.suspended,
+            _ => Suspension::None,
+        }
+    }
+
+    /// What is known of a store in its present state.
+    fn standing(&self, key: &ObjectKey, entry: &StoreEntry) -> Option<Standing> {
+        let standing = self.lock().standings.get(key).cloned()?;
+        (standing.uid == entry.uid && standing.generation == entry.generation).then_some(standing)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When a store is looked at again.
+enum After {
+    Change,
+    Wait(Duration),
+    BackOff,
+}
+
+/// Which kind of store the key of an index means.
+fn kind_of(key: &ObjectKey) -> StoreKind {
+    if key.namespace.is_empty() {
+        StoreKind::ClusterSecretStore
+    } else {
+        StoreKind::SecretStore
+    }
+}

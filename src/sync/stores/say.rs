@@ -1,0 +1,219 @@
+//! What a store's status says, and the events where it turned.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::events::EventType;
+
+use crate::{
+    api::{
+        Capabilities, ClusterSecretStore, ConditionType, EventReason, ObjectKey, SecretStore, SourceId,
+        StoreStatus, names,
+    },
+    cluster::{self, Indexed},
+    sync::{
+        driver::OutageKind,
+        events,
+        status::{Verdict, compose_condition},
+    },
+};
+
+use super::{StoreEntry, Stores, kind_of};
+
+impl Stores {
+    /// Writes the status of a store where it differs.
+    pub(super) async fn say(
+        &self,
+        key: &ObjectKey,
+        entry: &StoreEntry,
+        ready: Option<Verdict>,
+    ) -> Result<(), cluster::Error> {
+        let (status, condition) = compose(self.time.now(), entry, ready, self.mode(key));
+        if Some(&status) == entry.status.as_ref() {
+            return Ok(());
+        }
+        if key.namespace.is_empty() {
+            self.writer
+                .apply_status::<ClusterSecretStore>(key, &entry.uid, names::SYNC_MANAGER, &status)
+                .await?;
+        } else {
+            self.writer
+                .apply_status::<SecretStore>(key, &entry.uid, names::SYNC_MANAGER, &status)
+                .await?;
+        }
+        if let Some(now) = condition {
+            self.tell(key, entry, &now);
+        }
+        Ok(())
+    }
+
+    /// An event where `Ready` turned; none for a store that was good from the start.
+    fn tell(&self, key: &ObjectKey, entry: &StoreEntry, now: &Condition) {
+        let was = entry.ready();
+        let (type_, reason) = match (was.map(|was| was.status.as_str()), now.status.as_str()) {
+            (Some("False"), "True") => (EventType::Normal, EventReason::Recovered),
+            (_, "False") if was.is_none_or(|was| was.reason != now.reason) => {
+                (EventType::Warning, EventReason::SyncFailed)
+            }
+            _ => return,
+        };
+        let regarding = events::reference(kind_of(key).as_str(), key, &entry.uid);
+        self.events
+            .emit(regarding, type_, reason.as_str(), "Prove", &now.message);
+    }
+
+    /// An outage is one event on the store, and its end another: not one on each object that waits.
+    pub fn tell_outage(&self, source: SourceId, outage: Option<OutageKind>) {
+        let Some(key) = self.store_of(source) else { return };
+        let Some(Indexed::Entry(entry)) = self.entry(&key) else {
+            return;
+        };
+        let (type_, reason, note) = match outage {
+            Some(kind) => (
+                EventType::Warning,
+                EventReason::SyncFailed,
+                format!(
+                    "{kind}, for more than a minute; Secrets stay as they are, and reading goes on by itself"
+                ),
+            ),
+            None => (
+                EventType::Normal,
+                EventReason::Recovered,
+                "AWS answers again".to_owned(),
+            ),
+        };
+        let regarding = events::reference(kind_of(&key).as_str(), &key, &entry.uid);
+        self.events.emit(regarding, type_, reason.as_str(), "Read", &note);
+    }
+
+    /// How the store is checked, in words, and what it may call.
+    fn mode(&self, key: &ObjectKey) -> Option<(String, Capabilities)> {
+        // Always of the same one, where the identity depends on the namespace.
+        let source = self.sources_of(key).into_iter().next()?;
+        let mode = self.tracking.ask(|tracker| tracker.mode(source))?;
+        let raised = if mode.raised {
+            "; intervals under 10m are raised to it"
+        } else {
+            ""
+        };
+        let capabilities = Capabilities {
+            batch: Some(mode.batch),
+            list: Some(mode.list),
+        };
+        Some((
+            format!("{:?}: {}{raised}", mode.detection, mode.why),
+            capabilities,
+        ))
+    }
+}
+
+/// The status of a store, and its `Ready` if that is said anew.
+fn compose(
+    now: Timestamp,
+    entry: &StoreEntry,
+    ready: Option<Verdict>,
+    mode: Option<(String, Capabilities)>,
+) -> (StoreStatus, Option<Condition>) {
+    let was = entry.ready();
+    let condition =
+        ready.map(|verdict| compose_condition(now, entry.generation, ConditionType::Ready, &verdict, was));
+    let (mode, capabilities) = match mode {
+        Some((mode, capabilities)) => (Some(mode), Some(capabilities)),
+        None => entry
+            .status
+            .as_ref()
+            .map(|before| (before.mode.clone(), before.capabilities))
+            .unwrap_or_default(),
+    };
+    let status = StoreStatus {
+        observed_generation: Some(entry.generation),
+        conditions: condition
+            .as_ref()
+            .or(was)
+            .map(|condition| vec![condition.clone()]),
+        capabilities,
+        mode,
+    };
+    (status, condition)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{api::Reason, sync::entry::Suspension};
+
+    const THEN: &str = "2026-11-01T08:00:00Z";
+    const NOW: &str = "2026-11-02T09:30:00Z";
+
+    fn entry(generation: i64, status: Option<StoreStatus>) -> StoreEntry {
+        StoreEntry {
+            uid: "uid".into(),
+            generation,
+            spec: Arc::new(serde_json::from_value(json!({"provider": {"aws": {}}})).unwrap()),
+            suspended: Suspension::None,
+            status,
+        }
+    }
+
+    fn composed(
+        at: &str,
+        entry: &StoreEntry,
+        ready: Option<Verdict>,
+        mode: Option<&str>,
+    ) -> (StoreStatus, Option<Condition>) {
+        let capabilities = Capabilities {
+            batch: Some(true),
+            list: None,
+        };
+        let mode = mode.map(|mode| (mode.to_owned(), capabilities));
+        compose(at.parse().unwrap(), entry, ready, mode)
+    }
+
+    #[test]
+    fn what_was_said_is_not_said_again() {
+        let valid = || Some(Verdict::holds(Reason::Valid, "known"));
+        let (status, condition) = composed(THEN, &entry(1, None), valid(), Some("List: cheap"));
+        assert!(condition.is_some());
+        for (ready, mode) in [
+            (valid(), Some("List: cheap")),
+            (valid(), None),
+            (None, Some("List: cheap")),
+            (None, None),
+        ] {
+            let again = composed(NOW, &entry(1, Some(status.clone())), ready, mode).0;
+            assert_eq!(again, status);
+        }
+    }
+
+    #[test]
+    fn a_store_of_which_nothing_is_known_says_no_condition() {
+        let (status, condition) = composed(NOW, &entry(1, None), None, None);
+        assert_eq!((status.conditions, condition), (None, None));
+    }
+
+    #[test]
+    fn ready_turns_only_with_its_status() {
+        let (status, _) = composed(
+            THEN,
+            &entry(1, None),
+            Some(Verdict::holds(Reason::Valid, "known")),
+            None,
+        );
+        let before = entry(2, Some(status));
+        for (verdict, since) in [
+            (Verdict::holds(Reason::Unrestricted, "open"), THEN),
+            (Verdict::fails(Reason::IdentityError, "denied"), NOW),
+        ] {
+            let (status, condition) = composed(NOW, &before, Some(verdict.clone()), None);
+            let condition = condition.unwrap();
+            assert_eq!(condition.last_transition_time.0, since.parse().unwrap());
+            assert_eq!(condition.reason, verdict.reason.as_str());
+            assert_eq!(condition.observed_generation, Some(2));
+            assert_eq!(status.conditions, Some(vec![condition]));
+            assert_eq!(status.observed_generation, Some(2));
+        }
+    }
+}
