@@ -18,18 +18,16 @@ pub enum Error {
         fault: Fault,
     },
     /// All values together are too large.
-    #[error("the Secret would hold {size} bytes, more than the {max} that Kubernetes takes: split it over several ExternalSecrets", max = super::MAX_SIZE)]
-    TooLarge {
-        /// The sum of the values' sizes, as far as it was taken.
-        size: usize,
-    },
+    /// How large is not said: with values of known length beside it, it would tell the length of an unknown one.
+    #[error("the Secret would hold more than the {max} bytes that Kubernetes takes: split it over several ExternalSecrets", max = super::MAX_SIZE)]
+    TooLarge,
 }
 
 impl Error {
     /// The reason of the condition.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::TooLarge { .. } => Reason::TooLarge,
+            Self::TooLarge => Reason::TooLarge,
             Self::Entry { fault, .. } => match fault {
                 Fault::NotJson
                 | Fault::NotObject

@@ -226,7 +226,7 @@ async fn a_role_that_is_gone_keeps_the_last_good_secret() -> Result<()> {
         good(bed, password()).await?;
         bed.annotate_service_account(READER, Some(&bed.role_arn("nobody")))
             .await?;
-        bed.aws.expire_credentials(&bed.role_arn(READER));
+        bed.end_session().await?;
         broken(
             bed,
             &["IdentityError", "StoreNotReady"],
@@ -247,7 +247,7 @@ async fn a_trust_policy_that_refuses_keeps_the_last_good_secret() -> Result<()> 
         good(bed, password()).await?;
         let rights = documents::allow(&READS, &["*"]);
         bed.role_for(READER, "system:serviceaccount:elsewhere:reader", &[&rights])?;
-        bed.aws.expire_credentials(&bed.role_arn(READER));
+        bed.end_session().await?;
         broken(
             bed,
             &["IdentityError", "StoreNotReady"],
@@ -266,7 +266,7 @@ async fn a_service_account_without_a_role_keeps_the_last_good_secret() -> Result
         let arn = bed.secret(KEY, GOOD)?;
         good(bed, password()).await?;
         bed.annotate_service_account(READER, None).await?;
-        bed.aws.expire_credentials(&bed.role_arn(READER));
+        bed.end_session().await?;
         broken(
             bed,
             &["IdentityError", "StoreNotReady"],

@@ -280,6 +280,31 @@ impl Bed {
         Ok(self.aws.create_secret(&self.account, REGION, name, value)?)
     }
 
+    /// Ends the sessions of [`READER`] before their time, as revoking them in IAM does.
+    pub(crate) async fn end_session(&self) -> Result<()> {
+        self.aged().await?;
+        self.aws.expire_credentials(&self.role_arn(READER));
+        Ok(())
+    }
+
+    /// Waits until the credentials in use are not quite new: a set that is refused in its first 5 s is kept for so long,
+    /// since another one would hardly do better.
+    pub(crate) async fn aged(&self) -> Result<()> {
+        let age = jiff::SignedDuration::from_secs(7);
+        wait::until("credentials of some age", SOON, async || {
+            let calls = self.calls();
+            let got = calls
+                .0
+                .iter()
+                .rev()
+                .find(|call| call.operation.starts_with("Assume") && call.error.is_none());
+            Ok(got
+                .is_some_and(|got| Timestamp::now().duration_since(got.time) > age)
+                .then_some(()))
+        })
+        .await
+    }
+
     /// The rule for this account's calls.
     pub(crate) fn here(&self) -> Match {
         Match::all().account(&self.account)

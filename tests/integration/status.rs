@@ -86,7 +86,12 @@ async fn kstatus_and_kubectl_wait_agree() -> Result<()> {
         )
         .await?;
         bed.condition("good", "Current", &["Suspended"]).await?;
-        ensure!(kstatus(&raw(bed, "good").await?) == "Current" && kubectl_waits(bed, "good", "1s").await);
+        ensure!(
+            kstatus(&raw(bed, "good").await?) == "Current",
+            "{}",
+            raw(bed, "good").await?
+        );
+        ensure!(kubectl_waits(bed, "good", "30s").await);
         Ok(())
     })
     .await

@@ -328,6 +328,7 @@ async fn static_keys_read_as_their_user_and_a_new_key_is_taken_up() -> Result<()
         let readers: Vec<_> = bed.calls().readers_of(&arn).into_iter().collect();
         assert_eq!(readers.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), [user.as_str()]);
         // The key is rotated: the old one is refused from now on.
+        bed.aged().await?;
         bed.aws.expire_credentials(&user);
         bed.apply(key_secret(&bed.aws.create_user(&user, &[&rights])?)).await?;
         bed.aws.put_secret_value(&arn, "second")?;

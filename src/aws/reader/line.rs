@@ -49,14 +49,22 @@ pub(super) struct Line {
     /// What waits, and who for it. An item without an entry here was taken by another way.
     waiting: HashMap<Item, Waiting>,
     /// Those that a batch can read; fresh and periodic ones.
-    together: [VecDeque<Item>; 2],
+    together: [Turns; 2],
     /// Those that none can.
-    alone: [VecDeque<Item>; 2],
+    alone: [Turns; 2],
     was_alone: bool,
     workers: usize,
     /// Workers about to take something.
     gathering: usize,
     worth_taking: Arc<Notify>,
+}
+
+/// Items in rows, the namespaces of those who ask in turn: whoever wants much delays nobody who wants little.
+#[derive(Default)]
+struct Turns {
+    namespaces: VecDeque<Arc<str>>,
+    /// None is empty.
+    rows: HashMap<Arc<str>, VecDeque<Item>>,
 }
 
 /// What a worker finds in the line.
@@ -69,6 +77,41 @@ pub(super) enum Next<T> {
     End,
 }
 
+impl Waiting {
+    /// Whether somebody of this namespace waits for it.
+    fn is_of(&self, namespace: &str) -> bool {
+        self.waiters
+            .iter()
+            .any(|waiter| &*waiter.asker.namespace == namespace)
+    }
+}
+
+impl Turns {
+    fn push_back(&mut self, namespace: &Arc<str>, item: Item) {
+        let row = self.rows.entry(namespace.clone()).or_default();
+        if row.is_empty() {
+            self.namespaces.push_back(namespace.clone());
+        }
+        row.push_back(item);
+    }
+
+    fn pop_front(&mut self) -> Option<Item> {
+        let namespace = self.namespaces.pop_front()?;
+        let row = self.rows.get_mut(&namespace)?;
+        let item = row.pop_front();
+        if row.is_empty() {
+            self.rows.remove(&namespace);
+        } else {
+            self.namespaces.push_back(namespace);
+        }
+        item
+    }
+
+    fn is_empty(&self) -> bool {
+        self.namespaces.is_empty()
+    }
+}
+
 impl Line {
     /// Puts a read into the line. The answer is whether a further worker is to be set to work.
     pub(super) fn push(&mut self, item: Item, waiter: Waiter, urgency: Urgency) -> bool {
@@ -78,11 +121,16 @@ impl Line {
         } else {
             &mut self.together
         };
-        let known = self.waiting.get(&item).map(|waiting| waiting.urgency);
-        // What waits among the periodic ones and is wanted fresh stands in both queues; the first to come counts.
+        let known = self.waiting.get(&item);
+        let namespace = &waiter.asker.namespace;
+        let stands = known.is_some_and(|known| known.is_of(namespace));
+        // What waits among the periodic ones and is wanted fresh stands in both queues, and what several namespaces want
+        // in the rows of all; the first to come counts.
         match urgency {
-            Urgency::Fresh if known != Some(Urgency::Fresh) => fresh.push_back(item.clone()),
-            Urgency::Periodic if known.is_none() => periodic.push_back(item.clone()),
+            Urgency::Fresh if !stands || known.is_some_and(|known| known.urgency != Urgency::Fresh) => {
+                fresh.push_back(namespace, item.clone());
+            }
+            Urgency::Periodic if !stands => periodic.push_back(namespace, item.clone()),
             Urgency::Fresh | Urgency::Periodic => {}
         }
         let waiting = self.waiting.entry(item).or_insert_with(|| Waiting {
@@ -122,7 +170,7 @@ impl Line {
     /// What a worker is to read next, at most so much of what can be read together; `now` if it is not to wait for more.
     /// With [`Next::End`] the worker has ended.
     pub(super) fn next(&mut self, most: usize, now: bool) -> Next<Vec<Waiter>> {
-        let may_fill = (1..BATCH).contains(&self.waiting.len()) && self.alone.iter().all(VecDeque::is_empty);
+        let may_fill = (1..BATCH).contains(&self.waiting.len()) && self.alone.iter().all(Turns::is_empty);
         if may_fill && !now {
             return Next::Wait;
         }

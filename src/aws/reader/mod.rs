@@ -36,6 +36,8 @@ const GATHER: Duration = Duration::from_millis(15);
 const BURST: Duration = Duration::from_millis(100);
 /// Size of all values in memory, from which on no further batch is taken; one under way may go over it.
 const MEMORY: usize = 8 << 20;
+/// From which on nothing is read at all: so many are in use that to wait for each other would fill the machine.
+const FULL: usize = 64 << 20;
 /// Who holds many values may be waiting for the one that does not fit: after this one is read all the same.
 const STUCK: Duration = Duration::from_secs(1);
 
@@ -161,7 +163,9 @@ async fn answered(answer: oneshot::Receiver<Reading>, key: &Arc<str>, selector: 
 async fn work(inner: Arc<Inner>, source: SourceId, bell: Arc<Notify>, gather: Duration) {
     let mut deadline = Instant::now() + gather;
     loop {
-        let most = if inner.has_room().await { BATCH } else { 1 };
+        let room = inner.has_room().await;
+        let full = !room && inner.aws.scales.bytes() >= FULL;
+        let most = if room || full { BATCH } else { 1 };
         let batch = !inner.aws.is_batch_denied(source);
         let now = !batch || Instant::now() >= deadline;
         match inner.next(source, most, now) {
@@ -169,7 +173,15 @@ async fn work(inner: Arc<Inner>, source: SourceId, bell: Arc<Notify>, gather: Du
                 let _rung = timeout_at(deadline, bell.notified()).await;
             }
             Next::Read(urgency, flights) => {
-                inner.read(source, urgency, flights, batch).await;
+                if full {
+                    let cause = Cause::new(
+                        Class::Throttled,
+                        "more values are in use at once than Keyturn keeps in memory",
+                    );
+                    inner.fail(source, flights, &cause);
+                } else {
+                    inner.read(source, urgency, flights, batch).await;
+                }
                 if !inner.goes_on(source) {
                     return;
                 }
@@ -268,18 +280,7 @@ impl Inner {
                 }
                 // Each may still be allowed alone.
                 Err(error) if error.class() == Class::AccessDenied => {}
-                Err(error) => {
-                    for ((key, selector), number) in alone {
-                        let cause = error.cause().clone();
-                        let error = Error::Read {
-                            key: key.clone(),
-                            selector: selector.clone(),
-                            cause,
-                        };
-                        self.settle(source, ((key, selector), number), &Err(Arc::new(error)));
-                    }
-                    return;
-                }
+                Err(error) => return self.fail(source, alone, error.cause()),
             }
         }
         let mut reads: FuturesUnordered<_> = alone
@@ -291,6 +292,18 @@ impl Inner {
             .collect();
         while let Some((item, number, answer)) = reads.next().await {
             self.settle(source, (item, number), &answer.map_err(Arc::new));
+        }
+    }
+
+    /// Tells all who wait for these that they cannot be read.
+    fn fail(self: &Arc<Self>, source: SourceId, flights: Vec<(Item, u64)>, cause: &Cause) {
+        for ((key, selector), number) in flights {
+            let error = Error::Read {
+                key: key.clone(),
+                selector: selector.clone(),
+                cause: cause.clone(),
+            };
+            self.settle(source, ((key, selector), number), &Err(Arc::new(error)));
         }
     }
 

@@ -33,6 +33,8 @@ pub(super) struct Memory {
     pub(super) leftover: Option<Duration>,
     /// The Secret as our last write left it, and when, until the watch shows it or a later one.
     pub(super) written: Option<(Duration, ObjectKey, SecretEntry)>,
+    /// Writes for no new version since then: what others changed or deleted.
+    pub(super) mends: Option<(Duration, u32)>,
     /// The uid and revision that the last pass saw.
     pub(super) seen: Option<(Box<str>, u64)>,
     /// When the first pass wanted something of AWS.

@@ -162,6 +162,15 @@ impl Context {
                 self.memory.lock().remove(object);
                 return Ended::Well;
             }
+            // What is deleted with it must not come back meanwhile.
+            Some(Indexed::Entry(entry)) if entry.ending => {
+                self.remember(object, |memory| {
+                    memory.seen = Some((entry.uid.clone(), entry.revision));
+                    memory.wanted_since = None;
+                });
+                self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+                return Ended::Well;
+            }
             Some(Indexed::Entry(entry)) => entry,
             Some(Indexed::Malformed(malformed)) => return self.say_malformed(object, &malformed).await,
         };
@@ -281,6 +290,10 @@ impl Context {
             return Err(Stop::Waiting);
         }
         let labels = namespace.as_ref().and_then(Indexed::entry);
+        // Nothing can be made in it any more, and all of it goes.
+        if labels.is_some_and(|namespace| namespace.ending) {
+            return Err(Stop::Waiting);
+        }
         let mut usable = match self.stores.usable(&store, &object.namespace, labels) {
             Ok(usable) => usable,
             Err(Unusable::NotYet) => return Err(Stop::Waiting),
@@ -384,6 +397,7 @@ impl Context {
             CreationPolicy::Owner | CreationPolicy::Orphan => {
                 ours && secret.as_ref().is_some_and(|secret| {
                     secret.content_intact
+                        && secret.owner.as_deref() == Some(&*object.name)
                         && (entry.creation == CreationPolicy::Owner)
                             == (secret.controller_uid.as_deref() == Some(&*entry.uid))
                 })
@@ -474,7 +488,7 @@ impl Context {
         .await
     }
 
-    /// Whether a Secret that is not ours still stands in the way as it did, so that no value need be read to say so.
+    /// Whether a Secret stands in the way as it did, or is fought over, so that no value need be read now.
     async fn stands(
         &self,
         object: &ObjectKey,
@@ -499,7 +513,15 @@ impl Context {
         if since.is_some_and(|since| now < since + LEFTOVER) {
             return Some(Ended::Again(RECHECK_LEFTOVER));
         }
-        let (revision, observed) = self.recall(object).conflict?;
+        let memory = self.recall(object);
+        if let Some((since, count)) = memory.mends
+            && count >= write::MENDS
+            && let Some(left) = (since + write::FIGHT).checked_sub(now)
+        {
+            tracing::warn!(%object, secret = %target, "somebody changes the Secret as fast as it is mended; pausing");
+            return Some(Ended::Again(left));
+        }
+        let (revision, observed) = memory.conflict?;
         if revision != entry.revision {
             return None;
         }

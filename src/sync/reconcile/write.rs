@@ -31,6 +31,10 @@ use crate::{
 pub(super) const RECHECK_CONFLICT: Duration = Duration::from_mins(1);
 /// How long the index has to show an edit that a live read has shown, which then wakes the object.
 const BEHIND: Duration = Duration::from_secs(1);
+/// Within this time a Secret is mended at most so often: whoever changes it as fast as that is another controller, and
+/// neither the API server nor AWS is to bear the fight.
+pub(super) const FIGHT: Duration = Duration::from_mins(1);
+pub(super) const MENDS: u32 = 20;
 /// How often a plan is made anew because the Secret changed meanwhile, before others get their turn.
 const PLANS: usize = 3;
 
@@ -327,6 +331,12 @@ impl Context {
                 type_: None,
             };
             memory.written = Some((now, target.clone(), written));
+            if !matches!(why, Some(Why::Updated | Why::Adopted)) {
+                memory.mends = match memory.mends {
+                    Some((since, count)) if now < since + FIGHT => Some((since, count + 1)),
+                    _ => Some((now, 1)),
+                };
+            }
         });
         let (reason, note) = match why {
             Some(Why::Updated) => (

@@ -237,9 +237,13 @@ impl Stores {
         let Some(standing) = self.standing(&key, &entry) else {
             return Err(Unusable::NotYet);
         };
-        let nothing = std::collections::BTreeMap::new();
-        let labels = labels.map_or(&nothing, |namespace| &namespace.labels);
-        if store.kind == StoreKind::ClusterSecretStore && !standing.admission.admits(namespace, labels) {
+        // Without labels a selector such as "without label x" would admit whoever is seen before his namespace is; its
+        // arrival wakes those who wait.
+        let tenant = match store.kind {
+            StoreKind::ClusterSecretStore => Some(labels.ok_or(Unusable::NotYet)?),
+            StoreKind::SecretStore => None,
+        };
+        if tenant.is_some_and(|tenant| !standing.admission.admits(namespace, &tenant.labels)) {
             return Err(Refusal::new(
                 Reason::NamespaceNotAllowed,
                 format!(
@@ -258,7 +262,12 @@ impl Stores {
                 );
             }
         };
-        let source = entry.asked(store, &key).source(&self.rules, namespace)?;
+        let asked = entry.asked(store, &key);
+        let source = asked.source(&self.rules, namespace)?;
+        let source = match tenant {
+            Some(tenant) if asked.is_per_namespace() => source.of_tenant(&tenant.uid),
+            _ => source,
+        };
         let id = self.aws.intern(source.clone());
         if account.is_none() {
             account = self.lock().accounts.get(&id).cloned();
