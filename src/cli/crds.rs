@@ -1,0 +1,56 @@
+//! `keyturn crds`: the definitions of our kinds.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+use clap::Args;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+
+/// The arguments of `keyturn crds`.
+#[derive(Debug, Args)]
+pub(super) struct Crds {}
+
+impl Crds {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let Self {} = self;
+        print(&crate::api::crds(), &mut io::stdout().lock())
+    }
+}
+
+/// One YAML document per definition, each behind `---`.
+fn print(crds: &[CustomResourceDefinition], out: &mut impl Write) -> anyhow::Result<()> {
+    for crd in crds {
+        let name = crd.metadata.name.as_deref().unwrap_or_default();
+        let text = serde_saphyr::to_string(crd).with_context(|| format!("failed to print the CRD {name}"))?;
+        writeln!(out, "---\n{}", text.trim_end()).context("failed to write to stdout")?;
+    }
+    out.flush().context("failed to write to stdout")
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::{CustomResource, CustomResourceExt, KubeSchema};
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Clone, Debug, CustomResource, Deserialize, KubeSchema, Serialize)]
+    #[kube(group = "example.com", version = "v1", kind = "Lamp")]
+    struct LampSpec {
+        watts: u32,
+    }
+
+    #[test]
+    fn each_definition_is_a_document_that_reads_back() {
+        let crds = [Lamp::crd(), Lamp::crd()];
+        let mut text = Vec::new();
+        print(&crds, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let documents: Vec<&str> = text.split("---\n").skip(1).collect();
+        assert_eq!(documents.len(), 2);
+        for document in documents {
+            let read: CustomResourceDefinition = serde_saphyr::from_str(document).unwrap();
+            assert_eq!(read, crds[0]);
+        }
+    }
+}
