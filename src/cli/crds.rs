@@ -21,7 +21,7 @@ impl Crds {
 fn print(crds: &[CustomResourceDefinition], out: &mut impl Write) -> anyhow::Result<()> {
     for crd in crds {
         let name = crd.metadata.name.as_deref().unwrap_or_default();
-        let text = serde_saphyr::to_string(crd).with_context(|| format!("failed to print the CRD {name}"))?;
+        let text = crate::api::to_yaml(crd).with_context(|| format!("failed to print the CRD {name}"))?;
         writeln!(out, "---\n{}", text.trim_end()).context("failed to write to stdout")?;
     }
     out.flush().context("failed to write to stdout")
@@ -29,28 +29,20 @@ fn print(crds: &[CustomResourceDefinition], out: &mut impl Write) -> anyhow::Res
 
 #[cfg(test)]
 mod tests {
-    use kube::{CustomResource, CustomResourceExt, KubeSchema};
-    use serde::{Deserialize, Serialize};
-
     use super::*;
-
-    #[derive(Clone, Debug, CustomResource, Deserialize, KubeSchema, Serialize)]
-    #[kube(group = "example.com", version = "v1", kind = "Lamp")]
-    struct LampSpec {
-        watts: u32,
-    }
+    use crate::api::crds;
 
     #[test]
     fn each_definition_is_a_document_that_reads_back() {
-        let crds = [Lamp::crd(), Lamp::crd()];
+        let crds = crds();
         let mut text = Vec::new();
         print(&crds, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         let documents: Vec<&str> = text.split("---\n").skip(1).collect();
-        assert_eq!(documents.len(), 2);
-        for document in documents {
+        assert_eq!(documents.len(), crds.len());
+        for (document, crd) in documents.into_iter().zip(crds) {
             let read: CustomResourceDefinition = serde_saphyr::from_str(document).unwrap();
-            assert_eq!(read, crds[0]);
+            assert_eq!(read, crd);
         }
     }
 }
