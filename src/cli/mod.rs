@@ -2,6 +2,7 @@
 //!
 //! Promises: exit code 0 for success, 1 for a failure, which one sentence on stderr tells, 2 for a wrong command line.
 
+mod crds;
 mod operate;
 mod run;
 
@@ -24,6 +25,8 @@ struct Keyturn {
 enum Command {
     /// Run the operator
     Run(Box<run::Run>),
+    /// Print the CRDs as YAML
+    Crds(crds::Crds),
 }
 
 /// Parses the command line, does what it says, and tells how that went.
@@ -31,6 +34,7 @@ pub fn main() -> ExitCode {
     let Keyturn { command } = Keyturn::parse();
     let done = match command {
         Command::Run(run) => run.run(),
+        Command::Crds(crds) => crds.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -120,8 +120,8 @@ fn a_missing_property_names_itself_and_the_secret() {
         }
         let error = property(value, path).unwrap_err();
         assert_eq!(error.reason(), Reason::PropertyNotFound);
-        let sentence = format!("data[0]: the value of \"prod/db\" has no property {path:?}");
-        assert_eq!(error.to_string(), sentence);
+        let sentence = format!("data[0]: the value of \"prod/db\" has no property {path:?}: ");
+        assert!(error.to_string().starts_with(&sentence), "{error}");
     }
 }
 

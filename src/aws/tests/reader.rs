@@ -44,7 +44,7 @@ impl Asking {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_sync_of_2000_makes_100_calls_over_few_connections() {
+async fn a_first_sync_of_2000_makes_about_100_calls_over_few_connections() {
     let running = start().await;
     running
         .fake
@@ -54,7 +54,9 @@ async fn a_first_sync_of_2000_makes_100_calls_over_few_connections() {
     let asking = Asking::new(&running);
     let keys = running.secrets(2000);
     asking.all(&keys).await;
-    assert_eq!(running.fake.count("BatchGetSecretValue"), 100);
+    // 100 where the machine keeps up; a batch that waited too long for company on a busy one goes with less.
+    let calls = running.fake.count("BatchGetSecretValue");
+    assert!((100..=110).contains(&calls), "{calls} calls");
     assert_eq!(running.fake.count("GetSecretValue"), 0);
     let connections = running.fake.script().connections.len();
     assert!(connections <= 8, "{connections}");

@@ -7,12 +7,15 @@ mod say;
 use std::{
     collections::{HashMap, HashSet},
     fmt,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 pub use self::entry::{ClusterSecretStores, SecretStores, StoreEntry};
 use self::judge::policy;
+use futures::FutureExt as _;
+
 use crate::{
     api::{ObjectKey, Reason, SourceId, StoreKind, StoreSpec},
     aws::{Aws, Source},
@@ -301,7 +304,9 @@ impl Stores {
                 (key, _) = self.work.next() => {
                     let (stores, wake) = (self.clone(), wake.clone());
                     tasks.spawn(async move {
-                        let again = stores.reconcile(&key, &wake).await;
+                        // A panic is an error of this store.
+                        let looked = AssertUnwindSafe(stores.reconcile(&key, &wake)).catch_unwind().await;
+                        let again = looked.unwrap_or(After::BackOff);
                         let well = matches!(again, After::Change);
                         stores.work.done(&key, well);
                         match again {
