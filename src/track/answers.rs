@@ -233,7 +233,11 @@ impl Source {
         let now = context.now;
         match failure {
             Failure::Transient { .. } => self.backoff.fail(now, context.dice),
-            Failure::Identity => self.backoff.give_up(now, context.dice),
+            Failure::Identity => {
+                let soonest = self.remotes.values().map(Remote::recheck).min();
+                self.backoff
+                    .give_up(now, soonest.unwrap_or(Duration::MAX), context.dice);
+            }
             _ => self.backoff.succeed(now),
         }
         let list_denied =

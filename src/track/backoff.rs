@@ -50,11 +50,12 @@ impl Backoff {
         self.wait(now, dice);
     }
 
-    /// A failure that only a person mends: the longest pause at once.
-    pub(super) fn give_up(&mut self, now: Now, dice: &mut Dice) {
+    /// A failure that only a person mends: at once a pause of as long as such failures may go unchecked.
+    pub(super) fn give_up(&mut self, now: Now, unchecked: Duration, dice: &mut Dice) {
         if !matches!(self.gate(now), Gate::Until(_)) {
             self.attempt = 9;
-            self.until = Some(now + dice.between(LONGEST / 2, LONGEST));
+            let longest = unchecked.clamp(SHORTEST, LONGEST);
+            self.until = Some(now + dice.between(longest / 2, longest));
             self.probing = false;
         }
     }

@@ -208,10 +208,10 @@ async fn stale_replicas_never_roll_a_secret_back() -> Result<()> {
                 calls.requests().count() >= 1
             })
             .await?;
-            // Replicas that are asked from now on know nothing of what follows, two times of three.
+            // Replicas that are asked from now on know nothing of what follows, two times of five.
             let behind = Fault::Stale {
                 staleness: Staleness::Frozen,
-                probability: 0.66,
+                probability: 0.4,
             };
             let stale = bed.aws.add_fault(bed.here(), behind);
             bed.aws.put_secret_value(&arn, "second")?;
