@@ -129,21 +129,11 @@ impl Context {
         urgency: Urgency,
     ) -> Result<Answer, Stop> {
         let selector = Selector::Version(version.clone());
-        match self
+        let read = self
             .reader
             .read(need.source, &need.key, &selector, object, urgency)
-            .await
-        {
-            Ok(value) => Ok(Answer::Value(value)),
-            Err(error) => {
-                let refusal = Refusal::new(error.reason(), error.to_string());
-                Err(if error.class().is_transient() {
-                    Stop::Transient(refusal)
-                } else {
-                    refusal.into()
-                })
-            }
-        }
+            .await;
+        read.map(Answer::Value).map_err(|error| Stop::of(&error))
     }
 
     /// What a failed read means. "Not found" is believed only once `DescribeSecret` says so too.

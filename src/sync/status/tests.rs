@@ -57,7 +57,8 @@ fn nothing_was_said_before_the_first_status() {
 fn whatever_reads_otherwise_differs() {
     let said = Digest::of(Some(&compose(time(THEN), &draft(), None)));
     assert!(!said.differs(&draft()));
-    let changes: [(&str, fn(&mut Draft)); 10] = [
+    type Change = (&'static str, fn(&mut Draft));
+    let changes: [Change; 10] = [
         ("generation", |draft| draft.generation = 4),
         ("ready holds", |draft| {
             draft.ready = Some(Verdict::fails(Reason::Synced, "all is well"));

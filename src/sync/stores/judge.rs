@@ -38,7 +38,7 @@ pub(super) fn inspect(
 ) -> Result<Sound, Refusal> {
     let asked = entry.asked(store, key);
     if entry.suspended == Suspension::Unreadable {
-        return Err(Refusal::unreadable_suspension(&asked.label()));
+        return Err(Refusal::unreadable_suspension(&store.to_string()));
     }
     let invalid = |message: String| Refusal::new(Reason::InvalidSpec, message);
     let spec = &entry.spec;
