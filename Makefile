@@ -55,4 +55,5 @@ stacks: # Without cargo-deny, at least the bans that matter most: see deny.toml.
 tools:
 	@missing=(); \
 	for tool in cargo go cc make git; do command -v "$$tool" > /dev/null || missing+=("$$tool"); done; \
-	if (( $${#missing[@]} )); then echo "Please install what is missing: $${missing[*]}." >&2; exit 1; fi
+	if (( $${#missing[@]} )); then echo "Please install what is missing: $${missing[*]}. Rust: https://rustup.rs; Go 1.26 or newer: https://go.dev/dl;" \
+		"the rest on Debian: apt install build-essential git." >&2; exit 1; fi

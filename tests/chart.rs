@@ -101,6 +101,8 @@ fn a_region_and_a_role_are_enough() {
     let container = &get("Deployment", "keyturn")["spec"]["template"]["spec"]["containers"][0];
     let environment = container["env"].as_array().unwrap();
     assert!(environment.contains(&json!({"name": "AWS_REGION", "value": "eu-central-1"})));
+    // The name that the operator itself takes in session names when it is given none.
+    assert!(environment.contains(&json!({"name": "AWS_ROLE_SESSION_NAME", "value": "keyturn-kubernetes"})));
     for crd in ["externalsecrets", "secretstores", "clustersecretstores"] {
         let crd = get("CustomResourceDefinition", &format!("{crd}.keyturn.dev"));
         assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
@@ -143,6 +145,8 @@ fn values_reach_the_operators_arguments() {
             "--audit=false",
         ])
     );
+    let environment = container["env"].as_array().unwrap();
+    assert!(environment.contains(&json!({"name": "AWS_ROLE_SESSION_NAME", "value": "keyturn-prod"})));
 }
 
 #[test]
@@ -188,6 +192,15 @@ fn values_that_mean_nothing_are_refused() {
         ("log.format=xml", "format"),
         ("scope.namespaces={Shop}", "namespaces"),
         ("minRefreshInterval=soon", "minRefreshInterval"),
+        // What the operator itself would refuse.
+        ("minRefreshInterval=500ms", "minRefreshInterval"),
+        ("minRefreshInterval=0s", "minRefreshInterval"),
+        ("clusterName=a b", "clusterName"),
+        ("clusterName=a+b", "clusterName"),
+        (
+            "clusterName=a-name-of-more-than-thirty-two-letters",
+            "clusterName",
+        ),
         ("tokenAudiences={a'b}", "tokenAudiences"),
     ] {
         let error = template(&[value]).unwrap_err().to_string();

@@ -3,12 +3,15 @@
 //! Checked twice: on the key before AWS is asked, and on the name in AWS's answer before a value reaches anyone, since a
 //! partial ARN may mean another secret than it seems to.
 
-use regex::Regex;
+use regex::bytes::{Regex, RegexBuilder};
 
 use super::arn::{self, SecretArn};
 
 /// What stands for the ExternalSecret's namespace in a pattern.
 const NAMESPACE: &str = "{namespace}";
+/// Stars that a pattern may have. Patterns are made anew in each pass, and whoever may make a store writes them: a
+/// hundred patterns of a thousand stars would take the process seconds of time and gigabytes of memory.
+const MOST_STARS: usize = 16;
 
 /// Where a store reads: what keys without region and account refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +36,7 @@ struct Pattern {
 /// A pattern that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "spec.allowedKeys[{0}] has braces around something else than `namespace`, or is too long: correct it"
+    "spec.allowedKeys[{0}] has braces around something else than `namespace`, more than 16 stars, or is too long: correct it"
 )]
 pub struct BadPattern(pub usize);
 
@@ -54,7 +57,7 @@ impl AllowedKeys {
         if !arn::is_arn(key) {
             return patterns
                 .iter()
-                .any(|pattern| !pattern.of_arns && pattern.regex.is_match(key));
+                .any(|pattern| !pattern.of_arns && pattern.regex.is_match(key.as_bytes()));
         }
         let Some(parsed) = SecretArn::parse(key) else {
             return false;
@@ -64,7 +67,7 @@ impl AllowedKeys {
             if pattern.of_arns {
                 pattern.matches_arn(key)
             } else {
-                at_home && parsed.names().any(|name| pattern.regex.is_match(name))
+                at_home && parsed.names().any(|name| pattern.regex.is_match(name.as_bytes()))
             }
         })
     }
@@ -82,7 +85,7 @@ impl AllowedKeys {
             if pattern.of_arns {
                 pattern.matches_arn(arn)
             } else {
-                at_home && pattern.regex.is_match(name)
+                at_home && pattern.regex.is_match(name.as_bytes())
             }
         })
     }
@@ -91,6 +94,7 @@ impl AllowedKeys {
 impl Pattern {
     fn new(pattern: &str, namespace: &str) -> Option<Self> {
         let mut regex = String::from(r"(?s)\A");
+        let mut stars = 0;
         let mut rest = pattern;
         while let Some(first) = rest.chars().next() {
             let (part, length) = if rest.starts_with("**") {
@@ -104,18 +108,24 @@ impl Pattern {
             } else {
                 (regex::escape(first.encode_utf8(&mut [0; 4])), first.len_utf8())
             };
+            stars += usize::from(first == '*');
+            if stars > MOST_STARS {
+                return None;
+            }
             regex.push_str(&part);
             rest = rest.get(length..)?;
         }
         regex.push_str(r"\z");
         Some(Self {
             of_arns: arn::is_arn(pattern),
-            regex: Regex::new(&regex).ok()?,
+            // Stars stop at bytes as well as at letters, and bytes take a fraction of the memory.
+            regex: RegexBuilder::new(&regex).unicode(false).build().ok()?,
         })
     }
 
     fn matches_arn(&self, arn: &str) -> bool {
-        self.regex.is_match(arn) || arn::without_suffix(arn).is_some_and(|arn| self.regex.is_match(arn))
+        let matches = |arn: &str| self.regex.is_match(arn.as_bytes());
+        matches(arn) || arn::without_suffix(arn).is_some_and(matches)
     }
 }
 
@@ -250,6 +260,23 @@ mod tests {
         assert!(keys.allows("db", home));
         assert!(keys.allows_answer("db", &arn("db-AbC123"), home));
         assert!(!keys.allows(&arn("db"), home));
+    }
+
+    #[test]
+    fn letters_beyond_ascii_are_letters() {
+        assert!(allows("pr\u{f6}d/*", "pr\u{f6}d/d\u{e4}"));
+        assert!(!allows("pr\u{f6}d/*", "pr\u{e4}d/db"));
+        assert!(!allows("*", "\u{f6}/b"));
+    }
+
+    #[test]
+    fn a_pattern_has_few_stars() {
+        let most = "*a".repeat(MOST_STARS);
+        assert!(allows(&most, &"xa".repeat(MOST_STARS)));
+        for pattern in ["*a".repeat(MOST_STARS + 1), "**".repeat(MOST_STARS + 1)] {
+            let refused = AllowedKeys::new(Some(&[pattern]), "shop");
+            assert_eq!(refused.unwrap_err(), BadPattern(0));
+        }
     }
 
     #[test]

@@ -120,6 +120,15 @@ fn validate_remote(path: &str, remote: &RemoteRef) -> Result<(), Invalid> {
     if remote.key.trim().is_empty() {
         return Err(invalid(format!("{path}.key"), "is empty: name a secret"));
     }
+    // They would spoil the batches of others, and messages and logs quote them.
+    for (field, text) in [("key", Some(&remote.key)), ("version", remote.version.as_ref())] {
+        if text.is_some_and(|text| text.contains(char::is_control)) {
+            return Err(invalid(
+                format!("{path}.{field}"),
+                "holds a control character, such as a line end: remove it",
+            ));
+        }
+    }
     if remote.version.as_deref() == Some("uuid/") {
         return Err(invalid(
             format!("{path}.version"),
@@ -150,7 +159,7 @@ impl StoreSpec {
         AllowedKeys::new(self.allowed_keys.as_deref(), "any").map_err(|bad| {
             invalid(
                 format!("spec.allowedKeys[{}]", bad.0),
-                "has braces around something else than namespace, or is too long: correct it",
+                "has braces around something else than namespace, more than 16 stars, or is too long: correct it",
             )
         })?;
         for (index, condition) in self.conditions().iter().enumerate() {
@@ -295,6 +304,11 @@ mod tests {
                 "spec.data[0].secretKey",
             ),
             (reference(json!({"key": " "})), "spec.data[0].remoteRef.key"),
+            (reference(json!({"key": "db\n"})), "spec.data[0].remoteRef.key"),
+            (
+                reference(json!({"key": "db", "version": "\u{1b}[2J"})),
+                "spec.data[0].remoteRef.version",
+            ),
             (
                 reference(json!({"key": "db", "version": "uuid/"})),
                 "spec.data[0].remoteRef.version",

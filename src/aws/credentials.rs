@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use aws_credential_types::{
@@ -12,12 +12,7 @@ use aws_credential_types::{
     provider::{self, ProvideCredentials, error::CredentialsError, future},
 };
 use aws_sdk_secretsmanager::{config::http::HttpResponse, error::SdkError};
-use aws_sdk_sts::{
-    operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError,
-    types::{AssumedRoleUser, Credentials as Session},
-};
 use futures::future::BoxFuture;
-use secrecy::{ExposeSecret, SecretString};
 use tokio::{
     sync,
     time::{Instant, timeout},
@@ -25,9 +20,9 @@ use tokio::{
 
 use super::{
     client::Ground,
-    error::{Cause, Class, account_of},
-    identity::{Base, Identity, KeyRef, Role},
-    kube_tokens::{KubeTokenError, KubeTokens},
+    error::{Cause, Class},
+    identity::{Base, Identity, Role},
+    kube_tokens::KubeTokens,
     limit::{Bucket, Urgency},
     metrics::Metrics,
     remote::Proven,
@@ -35,13 +30,6 @@ use super::{
 
 /// How long before their end credentials are refreshed, unless a third of their life is less.
 const EARLY: Duration = Duration::from_mins(5);
-/// Keys in Secrets are read again after this, and no longer used after twice this.
-const STATIC: Duration = Duration::from_mins(5);
-/// Own credentials that name no end are asked for again after this, as AWS's SDKs do.
-const ENDLESS: Duration = Duration::from_mins(15);
-/// A session of a role assumed by another role ends after an hour at the latest.
-/// <https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles.html#iam-term-role-chaining>
-const SESSION: i32 = 3600;
 /// Reading the ServiceAccount, its token, then STS: each has a time-out of its own, this is for all.
 const FETCH: Duration = Duration::from_secs(25);
 /// A failure is the answer for all who ask within this; so is a set that AWS refuses as soon as it was got.
@@ -59,7 +47,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    fn new(credentials: Credentials, refresh: Duration, ends: Option<Duration>) -> Self {
+    /// A set to be asked for again after `refresh`.
+    pub(super) fn new(credentials: Credentials, refresh: Duration, ends: Option<Duration>) -> Self {
         let got = Instant::now();
         Self {
             credentials,
@@ -71,8 +60,16 @@ impl Held {
     }
 
     /// A set that ends after `life`.
-    fn session(credentials: Credentials, life: Duration) -> Self {
+    pub(super) fn session(credentials: Credentials, life: Duration) -> Self {
         Self::new(credentials, life.saturating_sub(EARLY.min(life / 3)), Some(life))
+    }
+
+    /// The same set, known to be whose it is.
+    pub(super) fn proved(self, proven: Proven) -> Self {
+        Self {
+            proven: sync::OnceCell::new_with(Some(proven)),
+            ..self
+        }
     }
 
     /// Whether the other holds the same keys, so that what is proven of one is proven of both.
@@ -112,8 +109,8 @@ impl fmt::Debug for Held {
 
 /// What all wallets share.
 pub(super) struct Bank {
-    ground: Arc<Ground>,
-    tokens: Arc<dyn KubeTokens>,
+    pub(super) ground: Arc<Ground>,
+    pub(super) tokens: Arc<dyn KubeTokens>,
     sts: Bucket,
     metrics: Metrics,
     wallets: Mutex<HashMap<Identity, Weak<Wallet>>>,
@@ -139,8 +136,8 @@ impl Bank {
     /// The wallet of this identity, in whatever region it was asked for first: a session is good in all.
     pub(super) fn wallet(self: &Arc<Self>, identity: &Identity, region: &Arc<str>) -> Arc<Wallet> {
         let from = match identity.parent() {
-            Some((parent, role)) => From::Role(self.wallet(&parent, region), role),
-            None => From::Base(identity.base.clone()),
+            Some((parent, role)) => Origin::Role(self.wallet(&parent, region), role),
+            None => Origin::Base(identity.base.clone()),
         };
         let mut wallets = self.wallets.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(wallet) = wallets.get(identity).and_then(Weak::upgrade) {
@@ -160,7 +157,8 @@ impl Bank {
         wallet
     }
 
-    async fn sts<T, E>(
+    /// A call to STS, within the budget that all of them share.
+    pub(super) async fn sts<T, E>(
         &self,
         operation: &'static str,
         home: &[&str],
@@ -179,7 +177,7 @@ impl Bank {
 
 /// How credentials come about.
 #[derive(Debug)]
-enum From {
+pub(super) enum Origin {
     Base(Base),
     Role(Arc<Wallet>, Role),
 }
@@ -187,11 +185,11 @@ enum From {
 /// One identity's credentials.
 #[derive(Debug)]
 pub(super) struct Wallet {
-    name: Arc<str>,
-    session_name: Arc<str>,
-    from: From,
-    region: Arc<str>,
-    bank: Arc<Bank>,
+    pub(super) name: Arc<str>,
+    pub(super) session_name: Arc<str>,
+    pub(super) from: Origin,
+    pub(super) region: Arc<str>,
+    pub(super) bank: Arc<Bank>,
     state: Mutex<State>,
     /// Held by the one who fetches; whoever is cancelled meanwhile leaves it to the next.
     fetching: sync::Mutex<()>,
@@ -246,21 +244,23 @@ impl Wallet {
 
     /// Takes note that AWS has refused these credentials: they are not used again. A set refused as soon as it was got
     /// stays for a moment, since another one will hardly do better.
-    pub(super) fn refused(&self, refused: &Arc<Held>) {
+    /// The answer is whether the next call has others.
+    pub(super) fn refused(&self, refused: &Arc<Held>) -> bool {
         let mut state = self.state();
         let is_present = state.held.as_ref().is_some_and(|held| Arc::ptr_eq(held, refused));
         if is_present && refused.got.elapsed() > FAILED {
             state.held = None;
-            if let From::Role(parent, _) = &self.from {
+            if let Origin::Role(parent, _) = &self.from {
                 parent.forget();
             }
         }
+        state.held.as_ref().is_none_or(|held| !Arc::ptr_eq(held, refused))
     }
 
     /// Drops what is held, so that the next who asks gets it anew.
     pub(super) fn forget(&self) {
         *self.state() = State::default();
-        if let From::Role(parent, _) = &self.from {
+        if let Origin::Role(parent, _) = &self.from {
             parent.forget();
         }
     }
@@ -317,12 +317,12 @@ impl Wallet {
     fn keep(&self, fetched: Result<Held, Cause>) -> Result<Arc<Held>, Cause> {
         let mut state = self.state();
         match fetched {
-            Ok(mut held) => {
-                if let Some(before) = state.held.as_ref().filter(|before| before.is_same_set(&held))
-                    && let Some(proven) = before.proven.get()
-                {
-                    held.proven = sync::OnceCell::new_with(Some(proven.clone()));
-                }
+            Ok(held) => {
+                let before = state.held.as_ref().filter(|before| before.is_same_set(&held));
+                let held = match before.and_then(|before| before.proven.get()) {
+                    Some(proven) => held.proved(proven.clone()),
+                    None => held,
+                };
                 let held = Arc::new(held);
                 *state = State {
                     held: Some(held.clone()),
@@ -346,195 +346,6 @@ impl Wallet {
                 Err(cause)
             }
         }
-    }
-
-    async fn fetch(&self) -> Result<Held, Cause> {
-        match &self.from {
-            From::Base(Base::Own) => self.own().await,
-            From::Base(Base::ServiceAccount {
-                namespace,
-                name,
-                uid,
-                audiences,
-            }) => {
-                self.service_account(namespace, name, uid.as_ref(), audiences)
-                    .await
-            }
-            From::Base(Base::StaticKeys {
-                access_key_id,
-                secret_access_key,
-                session_token,
-                secrets: _,
-            }) => {
-                self.static_keys(access_key_id, secret_access_key, session_token.as_ref())
-                    .await
-            }
-            From::Role(parent, role) => self.assume(parent, role).await,
-        }
-    }
-
-    async fn own(&self) -> Result<Held, Cause> {
-        let credentials = self
-            .bank
-            .ground
-            .own
-            .provide_credentials()
-            .await
-            .map_err(|error| of_chain(&error))?;
-        Ok(match credentials.expiry().map(|end| self.until(end)) {
-            Some(life) => Held::session(credentials, life),
-            None => Held::new(credentials, ENDLESS, None),
-        })
-    }
-
-    async fn service_account(
-        &self,
-        namespace: &str,
-        name: &str,
-        uid: Option<&Arc<str>>,
-        audiences: &[Arc<str>],
-    ) -> Result<Held, Cause> {
-        let facts = self
-            .bank
-            .tokens
-            .service_account(namespace, name)
-            .await
-            .map_err(|error| of_kubernetes(&error))?;
-        if uid.is_some_and(|uid| *uid != facts.uid) {
-            let detail = format!("ServiceAccount {namespace}/{name} was deleted and made again");
-            return Err(Cause::new(Class::Identity, detail));
-        }
-        let Some(role) = facts.role_arn else {
-            let detail =
-                format!("ServiceAccount {namespace}/{name} has no annotation eks.amazonaws.com/role-arn");
-            return Err(Cause::new(Class::Identity, detail));
-        };
-        let own_audience = facts
-            .audience
-            .as_deref()
-            .unwrap_or("sts.amazonaws.com")
-            .to_owned();
-        let mut wanted = vec![own_audience];
-        for audience in audiences {
-            if !wanted.iter().any(|known| **known == **audience) {
-                wanted.push(audience.to_string());
-            }
-        }
-        let token = self
-            .bank
-            .tokens
-            .token(namespace, name, &wanted)
-            .await
-            .map_err(|error| of_kubernetes(&error))?;
-        let call = self
-            .bank
-            .ground
-            .sts(&self.region, None)
-            .assume_role_with_web_identity()
-            .role_arn(&*role)
-            .role_session_name(&*self.session_name)
-            .web_identity_token(token.token.expose_secret())
-            .duration_seconds(SESSION)
-            .send();
-        let home: Vec<_> = account_of(&role).into_iter().collect();
-        let answer = self
-            .bank
-            .sts("AssumeRoleWithWebIdentity", &home, Box::pin(call))
-            .await
-            .map_err(|cause| {
-                let detail = format!(
-                    "ServiceAccount {namespace}/{name} may not assume {role}: {}",
-                    cause.detail
-                );
-                refine(cause, detail)
-            })?;
-        self.session(answer.credentials, answer.assumed_role_user)
-    }
-
-    async fn assume(&self, parent: &Self, role: &Role) -> Result<Held, Cause> {
-        let with = parent.held().await?;
-        let call = self
-            .bank
-            .ground
-            .sts(&self.region, Some(with.credentials.clone()))
-            .assume_role()
-            .role_arn(&*role.arn)
-            .role_session_name(&*self.session_name)
-            .set_external_id(role.external_id.as_deref().map(Into::into))
-            .duration_seconds(SESSION)
-            .send();
-        let account = with.account();
-        let home: Vec<_> = account_of(&role.arn)
-            .into_iter()
-            .chain(account.as_deref())
-            .collect();
-        let answer = self.bank.sts("AssumeRole", &home, Box::pin(call)).await;
-        let answer = answer.map_err(|cause| {
-            if matches!(cause.code.as_deref(), Some(code) if code != "AccessDenied")
-                && cause.class == Class::Identity
-            {
-                parent.refused(&with);
-            }
-            let detail = format!("{} may not assume {}: {}", parent.name, role.arn, cause.detail);
-            refine(cause, detail)
-        })?;
-        self.session(answer.credentials, answer.assumed_role_user)
-    }
-
-    async fn static_keys(&self, id: &KeyRef, secret: &KeyRef, token: Option<&KeyRef>) -> Result<Held, Cause> {
-        let (id, secret) = (self.key(id).await?, self.key(secret).await?);
-        let token = match token {
-            Some(token) => Some(self.key(token).await?),
-            None => None,
-        };
-        // A value pasted with a line end is an invalid header, and would be quoted in an error.
-        let mut credentials = Credentials::builder()
-            .access_key_id(id.expose_secret().trim())
-            .secret_access_key(secret.expose_secret().trim())
-            .provider_name("secretRef");
-        credentials.set_session_token(token.map(|token| token.expose_secret().trim().to_owned()));
-        Ok(Held::new(credentials.build(), STATIC, Some(2 * STATIC)))
-    }
-
-    async fn key(&self, of: &KeyRef) -> Result<SecretString, Cause> {
-        let KeyRef { namespace, name, key } = of;
-        let read = self
-            .bank
-            .tokens
-            .secret_key(namespace, name, key)
-            .await
-            .map_err(|error| of_kubernetes(&error))?;
-        Ok(read.value)
-    }
-
-    fn session(&self, session: Option<Session>, user: Option<AssumedRoleUser>) -> Result<Held, Cause> {
-        let Some((session, user)) = session.zip(user) else {
-            return Err(Cause::new(Class::Unavailable, "STS gave no session"));
-        };
-        let ends = SystemTime::try_from(*session.expiration())
-            .map_err(|_| Cause::new(Class::Unavailable, "STS gave a session whose end is no time"))?;
-        let account = account_of(user.arn()).unwrap_or_default();
-        let credentials = Credentials::builder()
-            .access_key_id(session.access_key_id())
-            .secret_access_key(session.secret_access_key())
-            .session_token(session.session_token())
-            .expiry(ends)
-            .account_id(account)
-            .provider_name("sts")
-            .build();
-        let proven = Proven {
-            account: account.into(),
-            arn: user.arn().into(),
-        };
-        let held = Held::session(credentials, self.until(ends));
-        Ok(Held {
-            proven: sync::OnceCell::new_with(Some(proven)),
-            ..held
-        })
-    }
-
-    fn until(&self, end: SystemTime) -> Duration {
-        end.duration_since(self.bank.ground.now()).unwrap_or_default()
     }
 }
 
@@ -561,59 +372,4 @@ impl ProvideCredentials for Pass {
             provider::Result::Ok(held.credentials.clone())
         })
     }
-}
-
-/// Says in a refusal who wanted what.
-fn refine(cause: Cause, detail: String) -> Cause {
-    if cause.class == Class::Identity {
-        Cause {
-            detail: detail.into(),
-            ..cause
-        }
-    } else {
-        cause
-    }
-}
-
-fn of_kubernetes(error: &KubeTokenError) -> Cause {
-    let class = match error {
-        KubeTokenError::Unavailable(_) => Class::Unavailable,
-        KubeTokenError::NotFound(_) | KubeTokenError::Forbidden(_) | KubeTokenError::Invalid(_) => {
-            Class::Identity
-        }
-    };
-    Cause::new(class, error.to_string())
-}
-
-/// The default chain's error. It may quote files, so only its kind is told, and what STS says.
-fn of_chain(error: &CredentialsError) -> Cause {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(inner) = next {
-        if let Some(sts) = inner.downcast_ref::<SdkError<AssumeRoleWithWebIdentityError, HttpResponse>>() {
-            return Cause::of_sts(sts, &[]);
-        }
-        if let Some(file) = inner.downcast_ref::<std::io::Error>()
-            && file.kind() == std::io::ErrorKind::NotFound
-        {
-            let detail = "a file that the operator's environment names for its credentials does not exist";
-            return Cause::new(Class::Identity, detail);
-        }
-        next = inner.source();
-    }
-    let (class, detail) = match error {
-        CredentialsError::CredentialsNotLoaded(_) => (
-            Class::Identity,
-            "the operator has no credentials of its own: neither its environment, nor IRSA, nor Pod Identity gives any",
-        ),
-        CredentialsError::InvalidConfiguration(_) => (
-            Class::Identity,
-            "the operator's environment describes its credentials in a way that cannot be used",
-        ),
-        CredentialsError::ProviderTimedOut(_) => (
-            Class::Unavailable,
-            "the operator's own credentials did not come in time",
-        ),
-        _ => (Class::Unavailable, "the operator's own credentials cannot be got"),
-    };
-    Cause::new(class, detail)
 }

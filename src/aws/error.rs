@@ -173,7 +173,7 @@ impl Cause {
             Class::StageNotFound => "no version with a value carries this stage or id".into(),
             Class::MarkedForDeletion => "the secret is marked for deletion".into(),
             Class::AccessDenied | Class::KeyAccessDenied | Class::Identity | Class::Invalid => {
-                presentable(text, home).into()
+                shown(code, text, home)
             }
         };
         Self {
@@ -247,7 +247,7 @@ impl Cause {
         };
         Self {
             class: Class::Identity,
-            detail: presentable(text, home).into(),
+            detail: shown(cause.code.as_deref().unwrap_or_default(), text, home),
             ..cause
         }
     }
@@ -344,6 +344,22 @@ fn is_about_a_key(text: &str) -> bool {
     text.contains(" KMS ") || text.contains(" kms:")
 }
 
+/// What may be shown of a refusal. Where AWS cannot make sense of a signature it quotes the header or the whole request,
+/// and with it what a store's author has named as an access key or session token: any value of the namespace.
+fn shown(code: &str, text: &str, home: &[&str]) -> Arc<str> {
+    match code {
+        "InvalidSignatureException"
+        | "SignatureDoesNotMatch"
+        | "IncompleteSignature"
+        | "IncompleteSignatureException"
+        | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException" => {
+            "AWS cannot verify the signature that these credentials make".into()
+        }
+        _ => presentable(text, home).into(),
+    }
+}
+
 /// Longest text of AWS that is shown.
 const TEXT: usize = 400;
 
@@ -355,6 +371,12 @@ fn presentable(text: &str, home: &[&str]) -> String {
         "RequestID:",
         "request id:",
         "Encoded authorization failure message:",
+        // Of a signature, whatever the code.
+        "AWS4-HMAC-SHA256",
+        "Credential=",
+        "Canonical String",
+        "String-to-Sign",
+        "x-amz-security-token",
     ];
     let end = ends
         .iter()
@@ -411,6 +433,38 @@ mod tests {
     const DENIED: &str = "User: arn:aws:sts::111122223333:assumed-role/shop/keyturn-kms is not authorized to perform: \
                           secretsmanager:GetSecretValue on resource: prod/kms because no identity-based policy allows \
                           the secretsmanager:GetSecretValue action";
+
+    #[test]
+    fn no_text_about_a_signature_quotes_what_was_taken_for_a_key() {
+        for (code, text) in [
+            (
+                "IncompleteSignature",
+                "Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term, got \
+                 'can/ary-7781/20261123/eu-central-1/sts/aws4_request'",
+            ),
+            (
+                "IncompleteSignatureException",
+                "'canary-7781/20261123/eu-central-1' not a valid key=value pair (missing equal-sign) in Authorization \
+                 header: 'AWS4-HMAC-SHA256 Credential=x canary-7781/20261123'.",
+            ),
+            (
+                "SignatureDoesNotMatch",
+                "The request signature we calculated does not match the signature you provided. The Canonical String for \
+                 this request should have been 'POST / host:sts x-amz-security-token:canary-7781'",
+            ),
+            (
+                "SomethingNew",
+                "Authorization=AWS4-HMAC-SHA256 Credential=canary-7781/20261123",
+            ),
+        ] {
+            let cause = Cause::answered(code, text, &[]);
+            let shown = shown(code, text, &[]);
+            assert!(
+                !format!("{cause} {cause:?} {shown}").contains("ary-7781"),
+                "{cause} {shown}"
+            );
+        }
+    }
 
     #[test]
     fn codes_and_texts_make_classes() {

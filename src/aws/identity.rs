@@ -85,6 +85,21 @@ pub struct Source {
     pub service: Service,
 }
 
+impl Source {
+    /// The same for one tenant only, known by the uid of his namespace: a namespace made again inherits no credentials.
+    #[must_use]
+    pub fn of_tenant(self, namespace_uid: &str) -> Self {
+        let identity = Identity {
+            store: format!("{}/{namespace_uid}", self.identity.store).into(),
+            ..(*self.identity).clone()
+        };
+        Self {
+            identity: Arc::new(identity),
+            ..self
+        }
+    }
+}
+
 impl Identity {
     /// The operator's own identity, as it is before any role is assumed.
     pub(super) fn own() -> Self {
@@ -252,6 +267,24 @@ mod tests {
             change(&mut other);
             assert_ne!(other, shop());
         }
+    }
+
+    #[test]
+    fn a_namespace_made_again_has_another_identity() {
+        let source = Source {
+            identity: Arc::new(shop()),
+            region: "eu-central-1".into(),
+            service: Service::SecretsManager,
+        };
+        let of = |uid: &str| source.clone().of_tenant(uid);
+        assert_ne!(of("before"), of("after"));
+        assert_eq!(of("before"), of("before"));
+        let (hub, _) = of("before").identity.parent().unwrap();
+        assert_ne!(
+            Some(hub),
+            of("after").identity.parent().map(|(hub, _)| hub),
+            "what the chain begins with is not shared either"
+        );
     }
 
     #[test]

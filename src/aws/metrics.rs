@@ -119,9 +119,9 @@ impl Metrics {
         }
     }
 
-    /// Bytes of values in memory.
-    pub(super) fn values(&self, bytes: usize) {
-        self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    /// Bytes of values in memory, kept by those who weigh them.
+    pub(super) fn values(&self) -> Gauge {
+        self.bytes.clone()
     }
 }
 

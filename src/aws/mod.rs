@@ -12,9 +12,11 @@ mod identity;
 mod kube_tokens;
 mod limit;
 mod metrics;
+mod pages;
 mod reader;
 mod remote;
 mod secrets;
+mod sessions;
 
 pub use client::{AwsConfig, Subscribers};
 pub use error::{Cause, Class, Error};
@@ -24,9 +26,10 @@ pub use kube_tokens::{
 };
 pub use limit::Urgency;
 pub use metrics::Metrics;
+pub use pages::Pages;
 pub use reader::{Reader, Reading};
 pub use remote::{Description, Proven, RemoteValue};
-pub use secrets::{Aws, Capabilities, Pages};
+pub use secrets::{Aws, Capabilities};
 
 #[cfg(test)]
 mod tests;

@@ -1,15 +1,8 @@
 //! What AWS answers.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::BTreeMap, fmt, pin::pin, sync::Arc};
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
@@ -95,13 +88,22 @@ pub(super) struct Scales(Arc<Balance>);
 
 #[derive(Debug, Default)]
 struct Balance {
-    bytes: AtomicUsize,
+    bytes: Gauge,
     freed: Notify,
 }
 
 impl Scales {
+    /// Scales that show the weight here.
+    pub(super) fn new(bytes: Gauge) -> Self {
+        Self(Arc::new(Balance {
+            bytes,
+            freed: Notify::new(),
+        }))
+    }
+
     fn weigh(&self, bytes: usize) -> Weight {
-        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.0.bytes.inc_by(bytes);
         Weight {
             bytes,
             balance: self.0.clone(),
@@ -110,7 +112,7 @@ impl Scales {
 
     /// Bytes of all values in memory.
     pub(super) fn bytes(&self) -> usize {
-        self.0.bytes.load(Ordering::Relaxed)
+        usize::try_from(self.0.bytes.get()).unwrap_or_default()
     }
 
     /// Waits until the values in memory weigh less than `bytes`.
@@ -129,13 +131,13 @@ impl Scales {
 
 /// What one value weighs, until it is dropped.
 struct Weight {
-    bytes: usize,
+    bytes: i64,
     balance: Arc<Balance>,
 }
 
 impl Drop for Weight {
     fn drop(&mut self) {
-        self.balance.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.balance.bytes.dec_by(self.bytes);
         self.balance.freed.notify_waiters();
     }
 }

@@ -1,7 +1,7 @@
 //! The calls to Secrets Manager, each within its source's slots and its account's budget.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -10,7 +10,7 @@ use aws_sdk_secretsmanager::{
     error::{ProvideErrorMetadata, SdkError},
     operation::{RequestId, get_secret_value::GetSecretValueOutput},
     primitives::{Blob, DateTime},
-    types::{SecretListEntry, SecretValueEntry},
+    types::SecretValueEntry,
 };
 use futures::future::join_all;
 
@@ -21,16 +21,13 @@ use super::{
     identity::Source,
     limit::{Budgets, Operation, Urgency},
     metrics::Metrics,
+    pages::Pages,
     remote::{Description, Proven, RemoteValue, Scales},
 };
 use crate::api::{ObjectKey, Selector, SourceId, VersionId, remote::AWSCURRENT};
 
 /// Most ids of a `BatchGetSecretValue`.
 pub(super) const BATCH: usize = 20;
-/// Most secrets of a page of `ListSecrets`.
-const PAGE: i32 = 100;
-/// A sweep is begun again at most so often, when AWS forgets where it was.
-const RESTARTS: u32 = 3;
 /// Subscribers on one line of the audit log.
 const AUDITED: usize = 100;
 
@@ -81,8 +78,8 @@ impl Aws {
             ground,
             subscribers,
             budgets: Budgets::default(),
+            scales: Scales::new(metrics.values()),
             metrics,
-            scales: Scales::default(),
             sources: Mutex::default(),
         }
     }
@@ -171,12 +168,7 @@ impl Aws {
 
     /// Lists all secrets that the source's account has in its region, those marked for deletion too.
     pub fn list(&self, id: SourceId) -> Pages<'_> {
-        Pages {
-            aws: self,
-            id,
-            state: Next::First,
-            restarts: 0,
-        }
+        Pages::new(self, id)
     }
 
     /// One secret's versions, without a value. A secret marked for deletion is described too.
@@ -257,7 +249,8 @@ impl Aws {
                 Selector::Version(version) => (None, Some(version.to_string())),
             };
             let call = client.sdk.get_secret_value().secret_id(&**key);
-            let call = || call.set_version_stage(stage).set_version_id(version).send();
+            let call = call.set_version_stage(stage).set_version_id(version);
+            let call = || call.clone().send();
             let (held, answer) = self.call(&client, Operation::Get, urgency, call).await?;
             let request_id = answer.request_id().unwrap_or_default().into();
             self.value(&client, &held, request_id, answer.into())
@@ -284,13 +277,8 @@ impl Aws {
         if ids.len() < 2 {
             return Ok(keys.iter().map(|_| None).collect());
         }
-        let call = || {
-            client
-                .sdk
-                .batch_get_secret_value()
-                .set_secret_id_list(Some(ids))
-                .send()
-        };
+        let call = client.sdk.batch_get_secret_value().set_secret_id_list(Some(ids));
+        let call = || call.clone().send();
         let answer = self.call(&client, Operation::Batch, urgency, call).await;
         client.note(|denied| denied.batch = denied.batch.after(&answer));
         let (held, answer) = match answer {
@@ -316,33 +304,37 @@ impl Aws {
         Ok(keys.iter().map(answer).collect())
     }
 
-    async fn call<T, E, F>(
+    /// Makes a call; once more with new credentials if AWS no longer takes those that were held.
+    pub(super) async fn call<T, E, F>(
         &self,
         client: &Client,
         operation: Operation,
         urgency: Urgency,
-        send: impl FnOnce() -> F,
+        send: impl Fn() -> F,
     ) -> Result<(Arc<Held>, T), Cause>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     {
-        let held = client.wallet.held().await?;
-        let waited = client
-            .budget(&self.budgets, &held)
-            .turn(operation, urgency)
-            .await?;
-        let _slot = client.slot(urgency).await?;
-        let running = self.metrics.start(operation.name(), waited);
-        let account = held.account();
-        let home: Vec<_> = account.as_deref().into_iter().collect();
-        // A call of the SDK is tens of KB: it is made only when it is its turn.
-        let answer = Box::pin(send()).await.map_err(|error| Cause::of(&error, &home));
-        running.end(answer.as_ref().err());
-        if answer.as_ref().is_err_and(|cause| cause.class == Class::Identity) {
-            client.wallet.refused(&held);
+        let mut may_repeat = true;
+        loop {
+            let held = client.wallet.held().await?;
+            let budget = client.budget(&self.budgets, &held);
+            let waited = budget.turn(operation, urgency).await?;
+            let _slot = client.slot(urgency).await?;
+            let running = self.metrics.start(operation.name(), waited);
+            let account = held.account();
+            let home: Vec<_> = account.as_deref().into_iter().collect();
+            // A call of the SDK is tens of KB: it is made only when it is its turn.
+            let answer = Box::pin(send()).await.map_err(|error| Cause::of(&error, &home));
+            running.end(answer.as_ref().err());
+            let refused = answer.as_ref().is_err_and(|cause| cause.class == Class::Identity);
+            if refused && client.wallet.refused(&held) && may_repeat {
+                may_repeat = false;
+                continue;
+            }
+            return answer.map(|answer| (held, answer));
         }
-        answer.map(|answer| (held, answer))
     }
 
     fn value(
@@ -375,11 +367,10 @@ impl Aws {
         value.request_id = request_id;
         value.identity = held.arn().unwrap_or_else(|| client.wallet.name().clone());
         let value = Arc::new(value.weighed(&self.scales));
-        self.metrics.values(self.scales.bytes());
         Ok(value)
     }
 
-    fn client(&self, id: SourceId) -> Result<Arc<Client>, Cause> {
+    pub(super) fn client(&self, id: SourceId) -> Result<Arc<Client>, Cause> {
         let client = self.sources().clients.get(&id).cloned();
         client.ok_or_else(|| Cause::new(Class::Unavailable, "its store was changed meanwhile"))
     }
@@ -389,9 +380,11 @@ impl Aws {
     }
 }
 
-/// Records that a value was read, and for whom.
+/// Records that a value was read, and for whom: each once, though it may wait with several entries.
 pub(super) fn audit(key: &str, value: &RemoteValue, subscribers: &[ObjectKey]) {
-    let mut lines = subscribers.chunks(AUDITED);
+    let each: BTreeSet<&ObjectKey> = subscribers.iter().collect();
+    let each: Vec<&ObjectKey> = each.into_iter().collect();
+    let mut lines = each.chunks(AUDITED);
     let mut next = Some(lines.next().unwrap_or_default());
     while let Some(line) = next {
         let line: Vec<_> = line.iter().map(ToString::to_string).collect();
@@ -413,76 +406,6 @@ impl std::fmt::Debug for Aws {
         f.debug_struct("Aws")
             .field("region", &self.region())
             .finish_non_exhaustive()
-    }
-}
-
-/// A listing, page by page.
-pub struct Pages<'a> {
-    aws: &'a Aws,
-    id: SourceId,
-    state: Next,
-    restarts: u32,
-}
-
-enum Next {
-    First,
-    Token(String),
-    End,
-}
-
-impl Pages<'_> {
-    /// The next page, which may be empty; `None` after the last. When AWS has forgotten where the listing was it begins
-    /// again, and secrets come twice.
-    pub async fn next(&mut self) -> Result<Option<Vec<Description>>, Error> {
-        loop {
-            let token = match &self.state {
-                Next::First => None,
-                Next::Token(token) => Some(token.clone()),
-                Next::End => return Ok(None),
-            };
-            match self.page(token.as_ref()).await {
-                Ok((secrets, next)) => {
-                    self.state = match next {
-                        // A token that leads to itself would never end.
-                        Some(next) if token.as_ref() != Some(&next) => Next::Token(next),
-                        _ => Next::End,
-                    };
-                    return Ok(Some(secrets));
-                }
-                Err(cause) => {
-                    let is_lost = cause.code.as_deref() == Some("InvalidNextTokenException");
-                    if !is_lost || self.restarts == RESTARTS {
-                        self.state = Next::End;
-                        return Err(Error::List { cause });
-                    }
-                    self.restarts += 1;
-                    self.state = Next::First;
-                }
-            }
-        }
-    }
-
-    async fn page(&self, token: Option<&String>) -> Result<(Vec<Description>, Option<String>), Cause> {
-        let client = self.aws.client(self.id)?;
-        let call = client
-            .sdk
-            .list_secrets()
-            .include_planned_deletion(true)
-            .max_results(PAGE);
-        let call = || call.set_next_token(token.cloned()).send();
-        let answer = self
-            .aws
-            .call(&client, Operation::List, Urgency::Periodic, call)
-            .await;
-        client.note(|denied| denied.list = denied.list.after(&answer));
-        let (_, answer) = answer?;
-        let secrets = answer
-            .secret_list
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(listed)
-            .collect();
-        Ok((secrets, answer.next_token.filter(|token| !token.is_empty())))
     }
 }
 
@@ -536,20 +459,8 @@ fn read_error(key: &Arc<str>, selector: &Selector, cause: Cause) -> Error {
     }
 }
 
-fn listed(entry: SecretListEntry) -> Option<Description> {
-    Some(Description {
-        arn: entry.arn?.into(),
-        name: entry.name?.into(),
-        stages: stages(entry.secret_versions_to_stages),
-        deleted: entry.deleted_date.is_some(),
-        rotation_enabled: entry.rotation_enabled.unwrap_or_default(),
-        last_rotated: entry.last_rotated_date.map(|date| date.secs()),
-        next_rotation: entry.next_rotation_date.map(|date| date.secs()),
-    })
-}
-
 /// Versions without a label are left out: they are deprecated, and no answer of AWS should hold them.
-fn stages(versions: Option<HashMap<String, Vec<String>>>) -> BTreeMap<VersionId, Vec<Arc<str>>> {
+pub(super) fn stages(versions: Option<HashMap<String, Vec<String>>>) -> BTreeMap<VersionId, Vec<Arc<str>>> {
     let versions = versions
         .unwrap_or_default()
         .into_iter()

@@ -189,8 +189,11 @@ pub(super) async fn operate(
             .context("the watches ended before their first lists")?;
         readiness.send_replace(Readiness::Ready);
         tokio::select! {
-            () = leadership.acquired() => {}
+            biased;
             () = ended(&mut wanted_end) => return Ok(()),
+            () = leadership.acquired() => {}
+            // The leader begins with all that the indexes hold: what changed before would only pile up.
+            () = async { loop { changes.next().await; } } => {}
         }
         tracing::info!("leading");
         sync::run::run(context, changes, ended(&mut wanted_end)).await;
@@ -201,7 +204,7 @@ pub(super) async fn operate(
     // The Lease outlives the work, so that the next leader begins when our last write has ended.
     let leading = lease.run(async move { ended(&mut stop_lease).await });
     let mut leading = std::pin::pin!(leading);
-    let mut event_worker = std::pin::pin!(event_worker.run());
+    let mut event_worker = Box::pin(event_worker.run());
     let mut watching = std::pin::pin!(watching);
     let mut work = std::pin::pin!(work);
     let mut events_end = false;
@@ -217,6 +220,8 @@ pub(super) async fn operate(
             () = &mut event_worker, if !events_end => events_end = true,
         }
     };
+    // An event under way would hold up the end of the Lease, which waits for all that writes.
+    drop(event_worker);
     released.send_replace(true);
     leading.await?;
     worked

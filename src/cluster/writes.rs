@@ -18,7 +18,7 @@ use super::{
     error::{Class, Error},
     lease::Leadership,
 };
-use crate::api::ObjectKey;
+use crate::api::{ObjectKey, names::SYNC_MANAGER};
 
 /// The state of an object that a write rests on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +113,11 @@ impl Cluster {
             .ok()
             .and_then(|body| {
                 let path = request::Request::new(path_of::<K>(&key.namespace));
-                path.create(&PostParams::default(), body).ok()
+                let params = PostParams {
+                    field_manager: Some(SYNC_MANAGER.to_owned()),
+                    ..PostParams::default()
+                };
+                path.create(&params, body).ok()
             })
             .ok_or_else(|| call.failed(UNBUILDABLE))?;
         self.written(call, request).await
@@ -138,8 +142,12 @@ impl Cluster {
         let request = guarded(patch, observed)
             .and_then(|patch| {
                 let kind = request::Request::new(path_of::<K>(&key.namespace));
-                kind.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch))
-                    .ok()
+                // By this name the fields that we wrote are told from those of others.
+                let params = PatchParams {
+                    field_manager: Some(SYNC_MANAGER.to_owned()),
+                    ..PatchParams::default()
+                };
+                kind.patch(&key.name, &params, &Patch::Merge(&patch)).ok()
             })
             .ok_or_else(|| call.failed(UNBUILDABLE))?;
         self.written(call, request).await

@@ -3,7 +3,12 @@
 //! The tracker decides and this does: one task turns effects into calls, each call ends in observations, observations
 //! into wakes of the objects concerned.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -22,8 +27,49 @@ use crate::{
 pub struct Tracking {
     clock: Clock,
     tracker: Mutex<Tracker>,
+    outages: Mutex<HashMap<SourceId, Outage>>,
     bell: Notify,
 }
+
+/// A source that has failed for reasons that pass, since its last good answer.
+#[derive(Clone, Copy, Debug)]
+struct Outage {
+    since: Duration,
+    kind: OutageKind,
+    told: bool,
+}
+
+/// Why a source gives no answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutageKind {
+    /// Too many requests.
+    Throttled,
+    /// No answer, or AWS is not well.
+    Unavailable,
+}
+
+impl fmt::Display for OutageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Throttled => "AWS throttles the calls",
+            Self::Unavailable => "AWS does not answer, or answers that it is not well",
+        })
+    }
+}
+
+/// What a store's people should see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The way in which a source is checked has changed.
+    Mode(SourceId),
+    /// A source has not answered for [`OUTAGE`].
+    Down(SourceId, OutageKind),
+    /// A source that was said to be down has answered.
+    Up(SourceId),
+}
+
+/// Shorter failures are nobody's concern.
+const OUTAGE: Duration = Duration::from_mins(1);
 
 impl Tracking {
     /// Shares `tracker`.
@@ -31,15 +77,48 @@ impl Tracking {
         Self {
             clock,
             tracker: Mutex::new(tracker),
+            outages: Mutex::default(),
             bell: Notify::new(),
         }
     }
 
     /// Tells the tracker something; `tell` must be quick.
-    pub fn tell<T>(&self, tell: impl FnOnce(&mut Tracker, std::time::Duration) -> T) -> T {
+    pub fn tell<T>(&self, tell: impl FnOnce(&mut Tracker, Duration) -> T) -> T {
         let told = tell(&mut self.lock(), self.clock.now());
         self.bell.notify_one();
         told
+    }
+
+    /// Why a source gives no answers at present, if it gives none.
+    pub fn outage(&self, source: SourceId) -> Option<OutageKind> {
+        self.outages().get(&source).map(|outage| outage.kind)
+    }
+
+    /// A source has answered, or has failed for a reason that passes; what to tell of it.
+    fn weather(&self, source: SourceId, failed: Option<OutageKind>) -> Option<Notice> {
+        let mut outages = self.outages();
+        let Some(kind) = failed else {
+            return outages
+                .remove(&source)
+                .filter(|outage| outage.told)
+                .map(|_| Notice::Up(source));
+        };
+        let now = self.clock.now();
+        let outage = outages.entry(source).or_insert(Outage {
+            since: now,
+            kind,
+            told: false,
+        });
+        outage.kind = kind;
+        if outage.told || now.saturating_sub(outage.since) < OUTAGE {
+            return None;
+        }
+        outage.told = true;
+        Some(Notice::Down(source, kind))
+    }
+
+    fn outages(&self) -> MutexGuard<'_, HashMap<SourceId, Outage>> {
+        self.outages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the tracker something.
@@ -94,7 +173,7 @@ pub async fn drive(
     aws: Arc<Aws>,
     reader: Arc<Reader>,
     work: Arc<Work>,
-    stores: impl Fn(SourceId),
+    tell: impl Fn(Notice),
 ) {
     let mut calls = JoinSet::new();
     loop {
@@ -106,26 +185,34 @@ pub async fn drive(
         for effect in effects {
             match effect {
                 Effect::Wake { object, cause } => work.push(object, class(cause)),
-                Effect::Mode { source } => stores(source),
+                Effect::Mode { source } => tell(Notice::Mode(source)),
                 Effect::List { source } => {
-                    calls.spawn(list(tracking.clone(), aws.clone(), source));
+                    let checked = list(tracking.clone(), aws.clone(), source);
+                    calls.spawn(async move { (source, checked.await) });
                 }
                 Effect::Describe { source, key } => {
-                    calls.spawn(describe(tracking.clone(), aws.clone(), source, key));
+                    let checked = describe(tracking.clone(), aws.clone(), source, key);
+                    calls.spawn(async move { (source, checked.await) });
                 }
                 Effect::Read { source, keys } => {
-                    calls.spawn(read(tracking.clone(), aws.clone(), reader.clone(), source, keys));
+                    let checked = read(tracking.clone(), aws.clone(), reader.clone(), source, keys);
+                    calls.spawn(async move { (source, checked.await) });
                 }
             }
         }
         // What is due already was handed out above; a due time in the past would spin.
-        let due = due.map(|due| due.max(tracking.clock.now() + std::time::Duration::from_millis(1)));
+        let due = due.map(|due| due.max(tracking.clock.now() + Duration::from_millis(1)));
         tokio::select! {
             () = tracking.bell.notified() => {}
             () = tracking.clock.reach(due) => {}
             Some(ended) = calls.join_next(), if !calls.is_empty() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "a check of AWS ended abnormally; its secrets are checked again in 5 minutes");
+                match ended {
+                    Ok((source, outage)) => {
+                        if let Some(notice) = tracking.weather(source, outage) {
+                            tell(notice);
+                        }
+                    }
+                    Err(error) => tracing::error!(%error, "a check of AWS ended abnormally; its secrets are checked again in 5 minutes"),
                 }
             }
         }
@@ -140,7 +227,8 @@ fn class(cause: Cause) -> Class {
     }
 }
 
-async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) {
+/// The checks say why the source gave no answer, if it gave none.
+async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Option<OutageKind> {
     let mut pages = aws.list(source);
     loop {
         match pages.next().await {
@@ -168,7 +256,7 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) {
                         },
                     );
                 });
-                return;
+                return None;
             }
             Err(error) => {
                 let failure = match failure(&error, &Selector::parse(None)) {
@@ -186,15 +274,32 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) {
                         },
                     );
                 });
-                return;
+                return outage(&error);
             }
         }
     }
 }
 
-async fn describe(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId, key: Arc<str>) {
+async fn describe(
+    tracking: Arc<Tracking>,
+    aws: Arc<Aws>,
+    source: SourceId,
+    key: Arc<str>,
+) -> Option<OutageKind> {
     let observation = look(&aws, source, &key).await;
+    let outage = match &observation {
+        Observation::Failed {
+            failure: Failure::Transient { throttled: true },
+            ..
+        } => Some(OutageKind::Throttled),
+        Observation::Failed {
+            failure: Failure::Transient { throttled: false },
+            ..
+        } => Some(OutageKind::Unavailable),
+        _ => None,
+    };
     tracking.tell(|tracker, now| tracker.observe(now, observation));
+    outage
 }
 
 /// Describes one secret; the observation says what came of it.
@@ -220,10 +325,14 @@ async fn read(
     reader: Arc<Reader>,
     source: SourceId,
     keys: Vec<Arc<str>>,
-) {
+) -> Option<OutageKind> {
     let current = Selector::parse(None);
     let answers = if let [key] = keys.as_slice() {
-        Ok(vec![aws.get(source, key, &current).await])
+        // Of one secret alone, a failure that passes is the whole call's.
+        match aws.get(source, key, &current).await {
+            Err(error) if error.class().is_transient() => Err(error),
+            answer => Ok(vec![answer]),
+        }
     } else {
         aws.batch(source, &keys).await
     };
@@ -256,6 +365,7 @@ async fn read(
                     }
                 }
             }
+            None
         }
         Err(error) => {
             let failure = match failure(&error, &current) {
@@ -273,7 +383,16 @@ async fn read(
                     },
                 );
             });
+            outage(&error)
         }
+    }
+}
+
+fn outage(error: &aws::Error) -> Option<OutageKind> {
+    match error.class() {
+        aws::Class::Throttled => Some(OutageKind::Throttled),
+        aws::Class::Unavailable => Some(OutageKind::Unavailable),
+        _ => None,
     }
 }
 

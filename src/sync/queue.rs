@@ -26,6 +26,8 @@ pub enum Class {
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
+/// Alarms that no longer count and may be kept, besides as many as do count.
+const SPENT: usize = 64;
 
 /// Objects that wait, in the order in which they are worked.
 #[derive(Debug)]
@@ -102,6 +104,13 @@ impl Queue {
         self.alarms_made += 1;
         self.alarms.insert(object.clone(), (at, self.alarms_made));
         self.later.push(Reverse((at, object, self.alarms_made)));
+        // What was asked again meanwhile would stay until its time, which may be a day away.
+        if self.later.len() > 2 * self.alarms.len() + SPENT {
+            let Self { later, alarms, .. } = self;
+            later.retain(|Reverse((_, object, made))| {
+                alarms.get(object).is_some_and(|(_, counts)| counts == made)
+            });
+        }
     }
 
     /// The next object to work, if a place is free. It stays reserved until [`Queue::done`].
@@ -158,7 +167,7 @@ impl Queue {
         self.failures.remove(object);
     }
 
-    /// When [`Queue::pop`] may have more than now: the next alarm.
+    /// When [`Queue::pop`] may have more than now: the next alarm. Later than the last `pop`, which rings what is due.
     pub fn next_alarm(&mut self) -> Option<Now> {
         while let Some(Reverse((at, object, made))) = self.later.peek() {
             if self.alarms.get(object).is_some_and(|(_, counts)| counts == made) {
@@ -326,6 +335,31 @@ mod tests {
         queue.done(&object);
         assert_eq!(queue.pop(Duration::from_secs(20)), None);
         assert_eq!(queue.next_alarm(), None);
+    }
+
+    #[test]
+    fn an_alarm_that_is_due_is_rung_though_every_place_is_taken() {
+        let mut queue = Queue::new(1, 1);
+        queue.push(key("n", "a"), Class::Urgent);
+        assert!(queue.pop(Now::ZERO).is_some());
+        queue.push_at(key("n", "b"), Duration::from_secs(5));
+        assert_eq!(queue.pop(Duration::from_secs(5)), None);
+        assert_eq!(queue.next_alarm(), None);
+        assert_eq!(queue.waiting(), (0, 1));
+    }
+
+    #[test]
+    fn alarms_set_over_and_over_take_no_more_memory() {
+        let mut queue = Queue::new(8, 1);
+        for i in 0..10_000 {
+            queue.push_at(key("n", "a"), Duration::from_secs(86_400 + i));
+            queue.push(key("n", "a"), Class::Periodic);
+            let (object, _) = queue.pop(Now::ZERO).unwrap();
+            queue.done(&object);
+        }
+        queue.push_at(key("n", "a"), Duration::from_secs(7));
+        assert!(queue.later.len() <= 2 * SPENT, "{}", queue.later.len());
+        assert_eq!(queue.next_alarm(), Some(Duration::from_secs(7)));
     }
 
     #[test]

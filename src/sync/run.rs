@@ -17,7 +17,7 @@ use crate::{
     api::{ObjectKey, StoreKind},
     cluster::{Change, Changes},
     sync::{
-        driver,
+        driver::{self, Notice},
         entry::Entry,
         metrics::{Outcome, PassLabels, QueueLabels},
         queue::Class,
@@ -51,10 +51,14 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
     }
     {
         let stores = context.stores.clone();
-        let due = move |source| {
-            if let Some(store) = stores.store_of(source) {
-                stores.work.push(store, Class::Periodic);
+        let tell = move |notice| match notice {
+            Notice::Mode(source) => {
+                if let Some(store) = stores.store_of(source) {
+                    stores.work.push(store, Class::Periodic);
+                }
             }
+            Notice::Down(source, kind) => stores.tell_outage(source, Some(kind)),
+            Notice::Up(source) => stores.tell_outage(source, None),
         };
         let Context {
             tracking,
@@ -68,7 +72,7 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
             aws.clone(),
             reader.clone(),
             work.clone(),
-            due,
+            tell,
         ));
     }
     tasks.spawn(sweep(context.clone()));

@@ -84,8 +84,7 @@ impl Work {
                 }
                 queue.next_alarm()
             };
-            // An alarm that is due while every place is taken must not spin: the bell rings when one becomes free.
-            let alarm = alarm.filter(|at| *at > self.clock.now());
+            // `pop` rang what was due, also while every place is taken: one that is due by now rings in the next round.
             tokio::select! {
                 () = self.bell.notified() => {}
                 () = self.clock.reach(alarm) => {}

@@ -29,7 +29,8 @@ use tracing_subscriber::{Layer, fmt::MakeWriter, layer::Context};
 /// The target of audit events.
 pub const TARGET: &str = "audit";
 
-/// The fields of each action. All are needed; one whose name is plural is a list, written with spaces between.
+/// The fields of each action. All are needed. `subscribers` and `audiences` are lists, written with spaces
+/// between; `versions` is a JSON object.
 pub const FIELDS: &[(&str, &[&str])] = &[
     // A value left AWS.
     (
@@ -106,7 +107,7 @@ impl Seen {
         let mut missing = Vec::new();
         for field in agreed {
             if let Some(value) = self.0.remove(*field) {
-                line.insert((*field).into(), list(field, value));
+                line.insert((*field).into(), shaped(field, value));
             } else {
                 missing.push(*field);
             }
@@ -124,11 +125,15 @@ impl Seen {
     }
 }
 
-fn list(field: &str, value: Value) -> Value {
+fn shaped(field: &str, value: Value) -> Value {
     match value {
-        Value::String(text) if matches!(field, "subscribers" | "audiences" | "versions") => {
+        Value::String(text) if matches!(field, "subscribers" | "audiences") => {
             text.split_whitespace().collect::<Vec<_>>().into()
         }
+        Value::String(text) if field == "versions" => match serde_json::from_str(&text) {
+            Ok(versions @ Value::Object(_)) => versions,
+            _ => text.into(),
+        },
         other => other,
     }
 }
@@ -169,6 +174,13 @@ mod tests {
             json!({"time": "2026-01-01T00:00:00.000Z", "action": "read", "request_id": "r", "identity": "i",
                 "key": "k", "version": "v", "subscribers": ["shop/db", "shop/cart"]})
         );
+    }
+
+    #[test]
+    fn a_write_shows_versions_as_the_secret_has_them() {
+        let write = json!({"action": "write", "external_secret": "a/b", "secret": "a/c", "verb": "patch",
+            "versions": "{\"0d20fc02c3718c8e\":\"v1\"}"});
+        assert_eq!(line(write)["versions"], json!({"0d20fc02c3718c8e": "v1"}));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is logged, where and how.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     panic,
 };
 
@@ -86,10 +86,45 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    let layer = tracing_subscriber::fmt::layer();
     match format {
-        Format::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
-        Format::Text => layer.with_ansi(color).boxed(),
+        Format::Json => layer
+            .with_writer(writer)
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .boxed(),
+        Format::Text => layer.with_writer(OneLine(writer)).with_ansi(color).boxed(),
+    }
+}
+
+/// Keeps an event on its line: what others write into names and annotations may hold line ends, and would forge lines.
+struct OneLine<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for OneLine<W> {
+    type Writer = OneLine<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        OneLine(self.0.make_writer())
+    }
+}
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = event.strip_suffix(b"\n").unwrap_or(event);
+        let mut parts = line.split(|byte| matches!(byte, b'\n' | b'\r'));
+        let mut joined = parts.next().unwrap_or_default().to_vec();
+        for part in parts {
+            joined.extend_from_slice(b"\\n");
+            joined.extend_from_slice(part);
+        }
+        joined.push(b'\n');
+        self.0.write_all(&joined)?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -224,6 +259,18 @@ mod tests {
             (line["key"].as_str(), line["message"].as_str()),
             (Some("a\nb"), Some("said"))
         );
+    }
+
+    #[test]
+    fn a_line_of_text_is_one_event() {
+        let forged = "shop/db\n2026-01-01T00:00:00Z  INFO keyturn: all is well\r";
+        let events = || {
+            tracing::warn!(target: "keyturn", name = %forged, "{forged}");
+            tracing::warn!(target: "keyturn", "second");
+        };
+        let (log, _) = written("", Format::Text, true, events);
+        assert_eq!(log.lines().count(), 2, "{log}");
+        assert!(log.ends_with("second\n") && !log.contains('\r'), "{log}");
     }
 
     #[test]

@@ -22,7 +22,8 @@ impl Source {
         name: &Arc<str>,
         context: &mut Context<'_>,
     ) -> RemoteId {
-        let partial = without_suffix(arn);
+        // Of a name that ends in a hyphen and six characters the partial ARN is a whole one to AWS, of another secret.
+        let partial = without_suffix(arn).filter(|partial| without_suffix(partial).is_none());
         let means = |key: &str| !is_arn(key) || key == &**arn || Some(key) == partial;
         let Some(remote) = self.remotes.get(&id) else {
             return id;

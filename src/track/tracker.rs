@@ -87,13 +87,18 @@ impl Tracker {
             awaited: 0,
         };
         let (id, before) = self.objects.put(new);
+        // Who asks again was woken already and has looked: one whose write is refused would be woken for ever.
+        let again = before
+            .as_ref()
+            .zip(self.objects.get(id))
+            .is_some_and(|(before, now)| before.wants == now.wants);
         let mut touched = BTreeSet::new();
         for want in wants {
             touched.insert(want.source);
             let recorded = self
                 .source(want.source)
                 .want(now, id, want, refresh == Refresh::Once);
-            if recorded == Recorded::Behind && refresh != Refresh::Once {
+            if recorded == Recorded::Behind && refresh != Refresh::Once && !again {
                 self.wakes.add(object, Cause::Changed);
             }
         }

@@ -33,6 +33,8 @@ pub struct Built {
     pub dropped_empty_keys: usize,
     /// The entries that are gone, by their place in `spec.entries()`.
     pub gone: Vec<usize>,
+    /// Bytes of all values.
+    size: usize,
 }
 
 /// Says how much there is, never what.
@@ -42,6 +44,7 @@ impl fmt::Debug for Built {
             data,
             dropped_empty_keys,
             gone,
+            size: _,
         } = self;
         f.debug_struct("Built")
             .field("keys", &data.len())
@@ -52,7 +55,8 @@ impl fmt::Debug for Built {
 }
 
 /// Makes the data that the spec describes. `fetched` gives what AWS said for an entry, by its place in
-/// `spec.entries()`. Later entries win. All or nothing: the first entry that fails is the error.
+/// `spec.entries()`. Later entries win. All or nothing: the first entry that fails is the error, as is the one with which
+/// the values grow larger than a Secret may be.
 pub fn build<'a>(spec: &ExternalSecretSpec, fetched: impl Fn(usize) -> Fetched<'a>) -> Result<Built, Error> {
     let mut built = Built::default();
     for (index, entry) in spec.entries().enumerate() {
@@ -65,13 +69,11 @@ pub fn build<'a>(spec: &ExternalSecretSpec, fetched: impl Fn(usize) -> Fetched<'
             key: entry.remote.key.clone(),
             fault,
         })?;
+        if built.size > MAX_SIZE {
+            return Err(Error::TooLarge);
+        }
     }
-    let size = built.data.values().map(|value| value.len()).sum();
-    if size > MAX_SIZE {
-        Err(Error::TooLarge { size })
-    } else {
-        Ok(built)
-    }
+    Ok(built)
 }
 
 impl Built {
@@ -88,8 +90,15 @@ impl Built {
             return Err(Fault::BadSecretKey);
         }
         let value = part.unwrap_or_else(|| Zeroizing::new(value.to_vec()));
-        self.data.insert(secret_key.to_owned(), value);
+        self.put(secret_key.to_owned(), value);
         Ok(())
+    }
+
+    fn put(&mut self, key: String, value: Zeroizing<Vec<u8>>) {
+        self.size += value.len();
+        if let Some(before) = self.data.insert(key, value) {
+            self.size -= before.len();
+        }
     }
 
     fn extract(&mut self, value: &[u8]) -> Result<(), Fault> {
@@ -117,7 +126,7 @@ impl Built {
             return Err(Fault::CollidingKeys { count: colliding });
         }
         for (key, value) in converted {
-            self.data.insert(key, json::render_raw(value)?);
+            self.put(key, json::render_raw(value)?);
         }
         Ok(())
     }

@@ -18,18 +18,16 @@ pub enum Error {
         fault: Fault,
     },
     /// All values together are too large.
-    #[error("the Secret would hold {size} bytes, more than the {max} that Kubernetes takes", max = super::MAX_SIZE)]
-    TooLarge {
-        /// The sum of the values' sizes, as far as it was taken.
-        size: usize,
-    },
+    /// How large is not said: with values of known length beside it, it would tell the length of an unknown one.
+    #[error("the Secret would hold more than the {max} bytes that Kubernetes takes: split it over several ExternalSecrets", max = super::MAX_SIZE)]
+    TooLarge,
 }
 
 impl Error {
     /// The reason of the condition.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::TooLarge { .. } => Reason::TooLarge,
+            Self::TooLarge => Reason::TooLarge,
             Self::Entry { fault, .. } => match fault {
                 Fault::NotJson
                 | Fault::NotObject
@@ -82,24 +80,24 @@ impl Fault {
         fmt::from_fn(move |f| {
             match self {
             Self::NotJson => {
-                write!(f, "the value of {key:?} is not JSON, so no property can be taken from it")
+                write!(f, "the value of {key:?} is not JSON, so no property can be taken from it: store a JSON object, or remove the property")
             }
             Self::NotObject => {
-                write!(f, "the value of {key:?} is no JSON object, so no keys can be extracted from it")
+                write!(f, "the value of {key:?} is no JSON object, so no keys can be extracted from it: store one, or name the keys in data")
             }
             Self::BadNumber => write!(f, "a number in the value of {key:?} is too large; make it a string"),
-            Self::BadText => write!(f, "a string in the value of {key:?} is not Unicode text"),
-            Self::NoProperty { property } => write!(f, "the value of {key:?} has no property {property:?}"),
-            Self::NoMembers => write!(f, "the value of {key:?} is an empty JSON object; the last data are kept"),
+            Self::BadText => write!(f, "a string in the value of {key:?} is not Unicode text: correct it"),
+            Self::NoProperty { property } => write!(f, "the value of {key:?} has no property {property:?}: mend the name, or put it into the value"),
+            Self::NoMembers => write!(f, "the value of {key:?} is an empty JSON object; the last data are kept: put members into it"),
             Self::BadKeys { count } => write!(
                 f,
                 "the value of {key:?} has {count} member(s) whose names cannot be keys of a Secret: at most 253 of \
-                 a-z A-Z 0-9 - . _, not \".\", not starting with \"..\""
+                 a-z A-Z 0-9 - . _, not \".\", not starting with \"..\"; rename them, or name the keys in data"
             ),
             Self::CollidingKeys { count } => write!(
                 f,
                 "the value of {key:?} has {count} member(s) whose names become the key of another member, since \
-                 characters that a key cannot hold become \"_\""
+                 characters that a key cannot hold become \"_\": rename them, or name the keys in data"
             ),
             Self::BadSecretKey => f.write_str(
                 "secretKey cannot be a key of a Secret: 1 to 253 of a-z A-Z 0-9 - . _, not \".\", not starting with \

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
@@ -21,9 +21,6 @@ pub(super) fn parse(value: &[u8]) -> Option<&RawValue> {
 
 /// An object's members in their order, doubles included.
 pub(super) struct Members<'a>(pub(super) Vec<(Cow<'a, str>, &'a RawValue)>);
-
-/// An array's elements.
-struct Elements<'a>(Vec<&'a RawValue>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -46,30 +43,6 @@ impl<'de> Deserialize<'de> for Members<'de> {
         }
 
         deserializer.deserialize_map(Collect)
-    }
-}
-
-impl<'de> Deserialize<'de> for Elements<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Elements<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut elements = Vec::new();
-                while let Some(element) = seq.next_element()? {
-                    elements.push(element);
-                }
-                Ok(Elements(elements))
-            }
-        }
-
-        deserializer.deserialize_seq(Collect)
     }
 }
 
@@ -96,28 +69,82 @@ impl<'a> Members<'a> {
 }
 
 /// The part that the dotted path names. A member whose name is the whole path wins; `\` takes the next character as
-/// it is; a number picks an element of an array.
+/// it is; a number picks an element of an array. Deeper than serde_json nests (128) nothing is found.
 pub(super) fn select<'a>(value: &'a RawValue, path: &str) -> Option<&'a RawValue> {
     if let Some(member) = Members::of(value).and_then(|members| members.first(path)) {
         return Some(member);
     }
-    segments(path)
-        .iter()
-        .try_fold(value, |value, segment| step(value, segment))
+    // One walk over the text, however long the path is: a hostile one costs no more than an honest one.
+    Walk(&segments(path))
+        .deserialize(&mut serde_json::Deserializer::from_str(value.get()))
+        .ok()
+        .flatten()
 }
 
-fn step<'a>(value: &'a RawValue, segment: &str) -> Option<&'a RawValue> {
-    if let Some(members) = Members::of(value) {
-        return members.first(segment);
+/// Finds the part that the rest of a path names.
+struct Walk<'p>(&'p [String]);
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        match self.0.split_first() {
+            None => <&RawValue>::deserialize(deserializer).map(Some),
+            Some((segment, rest)) => deserializer.deserialize_any(Step { segment, rest }),
+        }
     }
-    // "+1" is a number to Rust, and no index.
-    let index: usize = segment
-        .bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| segment.parse().ok())
-        .flatten()?;
-    let Elements(elements) = serde_json::from_str(value.get()).ok()?;
-    elements.get(index).copied()
+}
+
+/// Takes one step of a path: into the first member of the name, or into the element of the number.
+struct Step<'p> {
+    segment: &'p str,
+    rest: &'p [String],
+}
+
+impl Step<'_> {
+    /// The segment as a place in an array. "+1" is a number to Rust, and no index.
+    fn index(&self) -> Option<usize> {
+        let is_index = self.segment.bytes().all(|byte| byte.is_ascii_digit());
+        is_index.then(|| self.segment.parse().ok()).flatten()
+    }
+}
+
+impl<'de> Visitor<'de> for Step<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or an array")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(Name(name)) = map.next_key()? {
+            if found.is_none() && name == self.segment {
+                found = Some(map.next_value_seed(Walk(self.rest))?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found.flatten())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut before = self.index();
+        let mut found = None;
+        loop {
+            if before == Some(0) {
+                before = None;
+                match seq.next_element_seed(Walk(self.rest))? {
+                    Some(element) => found = element,
+                    None => return Ok(None),
+                }
+            } else if seq.next_element::<IgnoredAny>()?.is_none() {
+                return Ok(found);
+            } else {
+                before = before.map(|before| before - 1);
+            }
+        }
+    }
 }
 
 fn segments(path: &str) -> Vec<String> {

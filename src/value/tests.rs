@@ -279,6 +279,26 @@ fn a_secret_over_a_mebibyte_is_too_large() {
 }
 
 #[test]
+fn no_size_shows_in_an_error() {
+    let spec = spec(&[], &[("a", None), ("b", None)]);
+    let said = [0, 1].map(|more| {
+        let value = vec![b'x'; MAX_SIZE + more];
+        of(&spec, &[&value, b"y"]).unwrap_err().to_string()
+    });
+    assert_eq!(said[0], said[1], "padding would tell how long a value is");
+}
+
+#[test]
+fn a_path_is_followed_to_a_bounded_depth() {
+    // As large as AWS keeps it and as deep as that gets: each step costs what is left of the value.
+    let depth = 10_000;
+    let value = format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
+    assert!(property(&value, &["a"; 100].join(".")).unwrap().ends_with('}'));
+    let error = property(&value, &["a"; 1024].join(".")).unwrap_err();
+    assert_eq!(error.reason(), Reason::PropertyNotFound);
+}
+
+#[test]
 fn a_secret_key_that_kubernetes_refuses_is_a_fault_of_the_spec() {
     let error = of(&spec(&[], &[("..a", None)]), &[b"canary"]).unwrap_err();
     assert_eq!(error.reason(), Reason::InvalidSpec);

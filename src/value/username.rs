@@ -10,8 +10,11 @@ pub fn username(payload: &[u8]) -> Option<Zeroizing<String>> {
     struct Credential {
         username: String,
     }
-    serde_json::from_slice::<Credential>(payload)
-        .ok()
+    // serde takes an array for a struct too: its first element would be the name.
+    let is_object = payload.trim_ascii_start().starts_with(b"{");
+    is_object
+        .then(|| serde_json::from_slice::<Credential>(payload).ok())
+        .flatten()
         .map(|credential| Zeroizing::new(credential.username))
 }
 

@@ -256,6 +256,27 @@ async fn refused_credentials_are_got_anew_but_not_in_a_storm() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn credentials_that_expire_early_are_noticed_by_nobody() {
+    let running = start().await;
+    running.secrets(1);
+    let source = running.role();
+    read(&running, source).await.unwrap();
+    tokio::time::advance(std::time::Duration::from_mins(10)).await;
+    running.fake.script().next.insert(
+        "GetSecretValue",
+        vec![Turn::Fail(400, "ExpiredTokenException", "expired")],
+    );
+    read(&running, source).await.unwrap();
+    let by: Vec<_> = running
+        .fake
+        .asked("GetSecretValue")
+        .into_iter()
+        .map(|asked| asked.by)
+        .collect();
+    assert_eq!(by, ["SESSION1", "SESSION1", "SESSION2"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_is_refreshed_before_it_ends_and_a_failed_refresh_harms_nobody() {
     let running = start().await;
     running.secrets(1);

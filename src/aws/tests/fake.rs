@@ -82,6 +82,7 @@ pub(super) struct Fake(Arc<Mutex<Script>>);
 pub(super) struct Running {
     pub(super) fake: Fake,
     pub(super) aws: Arc<Aws>,
+    pub(super) endpoint: String,
     server: AbortHandle,
 }
 
@@ -105,7 +106,12 @@ pub(super) async fn start_with(timeouts: TimeoutConfig) -> Running {
     let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() }).abort_handle();
     let own = Credentials::new("OWN", CANARY, None, None, "test");
     let aws = aws_at(&endpoint, timeouts, own, fake.clone());
-    Running { fake, aws, server }
+    Running {
+        fake,
+        aws,
+        endpoint,
+        server,
+    }
 }
 
 /// The room, for what listens there.

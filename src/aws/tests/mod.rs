@@ -2,6 +2,7 @@
 
 mod credentials;
 mod emulator;
+mod environment;
 mod fake;
 mod reader;
 mod secrets;

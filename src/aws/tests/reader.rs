@@ -5,8 +5,8 @@ use tokio::time::timeout;
 
 use super::fake::{Asked, Running, Turn, identity, start};
 use crate::{
-    api::{ObjectKey, Selector, SourceId},
-    aws::{Base, Class, Reader, Reading, Urgency},
+    api::{ObjectKey, Selector, SourceId, VersionId},
+    aws::{Base, Class, Reader, Reading, RemoteValue, Urgency},
 };
 
 struct Asking {
@@ -58,6 +58,25 @@ async fn a_first_sync_of_2000_makes_100_calls_over_few_connections() {
     assert_eq!(running.fake.count("GetSecretValue"), 0);
     let connections = running.fake.script().connections.len();
     assert!(connections <= 8, "{connections}");
+}
+
+#[tokio::test]
+async fn a_burst_that_trickles_in_fills_its_batches() {
+    let running = start().await;
+    running
+        .fake
+        .script()
+        .always
+        .insert("BatchGetSecretValue", Turn::Late(Duration::from_millis(10)));
+    let asking = Asking::new(&running);
+    let keys = running.secrets(400);
+    let trickle = keys.iter().enumerate().map(async |(n, key)| {
+        tokio::time::sleep(Duration::from_millis(2 * n as u64)).await;
+        asking.read(key).await
+    });
+    assert!(join_all(trickle).await.iter().all(Result::is_ok));
+    let calls = running.fake.count("BatchGetSecretValue") + running.fake.count("GetSecretValue");
+    assert!((20..=24).contains(&calls), "{calls}");
 }
 
 #[tokio::test]
@@ -300,6 +319,55 @@ async fn what_is_new_goes_before_what_is_periodic() {
         place <= before + 3,
         "of 51 batches it came in the {place}th, {before} had begun when it was asked for"
     );
+}
+
+#[tokio::test]
+async fn a_namespace_that_wants_much_delays_no_other() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let keys = running.secrets(1001);
+    running
+        .fake
+        .script()
+        .always
+        .insert("BatchGetSecretValue", Turn::Late(Duration::from_millis(100)));
+    let (one, many) = keys.split_last().unwrap();
+    let current = Selector::parse(None);
+    let (busy, quiet) = (ObjectKey::new("busy", "all"), ObjectKey::new("quiet", "db"));
+    let read = |key, asker| {
+        asking
+            .reader
+            .read(asking.source, key, &current, asker, Urgency::Fresh)
+    };
+    let crowd = join_all(many.iter().map(|key| read(key, &busy)));
+    let quiet = async {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let before = running.fake.count("BatchGetSecretValue");
+        // The last that the busy one waits for, and one that is the quiet one's alone.
+        for reading in join_all([many.last().unwrap(), one].map(|key| read(key, &quiet))).await {
+            reading.unwrap();
+        }
+        running.fake.count("BatchGetSecretValue") - before
+    };
+    let batches = tokio::select! {
+        _ = crowd => panic!("the quiet one came last"),
+        batches = quiet => batches,
+    };
+    assert!(batches <= 8, "{batches} batches of 51 began before it was served");
+}
+
+#[tokio::test]
+async fn with_too_many_values_in_use_reads_fail_instead_of_filling_the_memory() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let keys = running.secrets(1);
+    let hoard = RemoteValue::new("", "", VersionId("v".into()), vec![0; 64 << 20]);
+    let hoard = hoard.weighed(&running.aws.scales);
+    let refused = asking.read(&keys[0]).await.unwrap_err();
+    assert_eq!(refused.class(), Class::Throttled);
+    assert_eq!(running.fake.count("GetSecretValue"), 0);
+    drop(hoard);
+    assert!(asking.read(&keys[0]).await.is_ok());
 }
 
 #[tokio::test]

@@ -28,6 +28,8 @@ pub struct Entry {
     pub uid: Box<str>,
     /// Its generation.
     pub generation: i64,
+    /// Whether it is being deleted: it may be kept until its Secret is gone (foreground deletion), or by a finalizer.
+    pub ending: bool,
     /// What would make it act again, in one number: a change of anything else needs no work.
     pub revision: u64,
     /// How often it is refreshed.
@@ -183,11 +185,15 @@ impl Entry {
         Self {
             uid: metadata.uid.as_deref().unwrap_or_default().into(),
             generation,
+            ending: metadata.deletion_timestamp.is_some(),
             revision: digest64(&[
                 &generation.to_be_bytes(),
                 &made_from,
                 &asked.to_be_bytes(),
-                &[u8::from(suspend.is_some())],
+                &[
+                    u8::from(metadata.deletion_timestamp.is_some()),
+                    u8::from(suspend.is_some()),
+                ],
                 suspend.unwrap_or_default().as_bytes(),
             ]),
             refresh: match (spec.policy(), interval) {

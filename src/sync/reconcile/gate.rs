@@ -58,8 +58,8 @@ impl Context {
         until: Timestamp,
         by: &str,
     ) -> Ended {
-        self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
-        // What is asked of AWS again afterwards is not late by the time in between.
+        self.unsubscribe(object);
+        // Nothing is promised meanwhile.
         self.remember(object, |memory| memory.wanted_since = None);
         let message = format!("suspended until {} by the annotation on {by}", seconds(until));
         let draft = Draft {
@@ -100,7 +100,15 @@ impl Context {
         }
         let store = self.stores.meant(entry.store.as_ref())?;
         let namespace = self.namespaces.get(&ObjectKey::new("", object.namespace.clone()));
+        // A Namespace is made before what is in it, but comes by another watch, which then wakes its objects.
+        if namespace.is_none() && !self.namespaces.is_empty() {
+            return Err(Stop::Waiting);
+        }
         let labels = namespace.as_ref().and_then(Indexed::entry);
+        // Nothing can be made in it any more, and all of it goes.
+        if labels.is_some_and(|namespace| namespace.ending) {
+            return Err(Stop::Waiting);
+        }
         let mut usable = match self.stores.usable(&store, &object.namespace, labels) {
             Ok(usable) => usable,
             Err(Unusable::NotYet) => return Err(Stop::Waiting),

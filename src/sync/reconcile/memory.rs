@@ -7,7 +7,11 @@ use std::{
 };
 
 use super::Context;
-use crate::{api::ObjectKey, cluster::SecretEntry, sync::entry::Entry};
+use crate::{
+    api::ObjectKey,
+    cluster::{Observed, SecretEntry},
+    sync::entry::Entry,
+};
 
 /// How long a Secret that we wrote may be missing in the index before it counts as deleted.
 const SEEN_WITHIN: Duration = Duration::from_secs(10);
@@ -21,10 +25,16 @@ pub struct Memories(Mutex<HashMap<ObjectKey, Memory>>);
 pub(super) struct Memory {
     /// The refresh annotation that was last answered, and when.
     pub(super) asked: Option<(u64, Duration)>,
-    /// The versions that an immutable target refused.
-    pub(super) refused: Option<String>,
+    /// The revision and the versions that an immutable target refused.
+    pub(super) refused: Option<(u64, String)>,
+    /// The revision that a foreign target refused, and the target's state then.
+    pub(super) conflict: Option<(u64, Observed)>,
+    /// Since when the target is one that an earlier object of this name left to the garbage collector.
+    pub(super) leftover: Option<Duration>,
     /// The Secret as our last write left it, and when, until the watch shows it or a later one.
     pub(super) written: Option<(Duration, ObjectKey, SecretEntry)>,
+    /// Writes for no new version since then: what others changed or deleted.
+    pub(super) mends: Option<(Duration, u32)>,
     /// The uid and revision that the last pass saw.
     pub(super) seen: Option<(Box<str>, u64)>,
     /// When the first pass wanted something of AWS.
@@ -52,13 +62,43 @@ impl Context {
         let behind = match &indexed {
             Some(indexed) => older(&indexed.resource_version, &written.resource_version),
             // Not there yet, or deleted since: after a while the index is believed.
-            None => self.clock.now() < *at + SEEN_WITHIN,
+            None => match (*at + SEEN_WITHIN).checked_sub(self.clock.now()) {
+                Some(left) if !left.is_zero() => {
+                    // If it was deleted, no further change will tell.
+                    self.work.push_after(object.clone(), left);
+                    true
+                }
+                _ => false,
+            },
         };
         if behind && key == target {
             return Some(written.clone());
         }
         memory.written = None;
         indexed
+    }
+
+    /// How long it takes until the index is believed that it shows no Secret where we wrote one. If somebody deleted it
+    /// since, that change may have been told already.
+    pub(super) fn unseen(&self, object: &ObjectKey, target: &ObjectKey) -> Option<Duration> {
+        if self.secrets.with(target, |_| ()).is_some() {
+            return None;
+        }
+        let memories = self.memory.lock();
+        let (at, key, _) = memories.get(object)?.written.as_ref()?;
+        (key == target).then(|| (*at + SEEN_WITHIN).saturating_sub(self.clock.now()))
+    }
+
+    /// Ends what the tracker checks for an object, but not the knowledge of when it was checked last.
+    pub(super) fn unsubscribe(&self, object: &ObjectKey) {
+        let checked = self.tracking.tell(|tracker, _| {
+            let checked = tracker.checked(object);
+            tracker.unsubscribe(object);
+            checked
+        });
+        if checked.is_some() {
+            self.remember(object, |memory| memory.wanted_since = checked);
+        }
     }
 
     /// Whether an object differs from what its last pass saw, in what passes look at.

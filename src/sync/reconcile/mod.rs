@@ -13,17 +13,18 @@ mod write;
 
 use std::{sync::Arc, time::Duration};
 
+use k8s_openapi::api::core::v1::Secret;
 use tokio::sync::Semaphore;
 
 pub use self::memory::Memories;
 use self::memory::is_ours;
 use crate::{
     api::{
-        CreationPolicy, ObjectKey, Selector, SourceId, TokenKey, VersionId,
+        CreationPolicy, ObjectKey, Reason, Selector, SourceId, TokenKey, VersionId,
         allowed::{AllowedKeys, Home},
     },
     aws::{self, Aws, Reader},
-    cluster::{Events, Index, Indexed, NamespaceEntry, SecretEntry, ServerTime, Writer},
+    cluster::{Events, Index, Indexed, NamespaceEntry, Observed, SecretEntry, ServerTime, Writer},
     sync::{
         driver::Tracking,
         entry::{Entry, Refresh},
@@ -31,7 +32,6 @@ use crate::{
         pace::Pace,
         queue::Class,
         resolve::{Refusal, fingerprint},
-        status::Draft,
         stores::{Stores, Usable},
         work::{Clock, Work},
     },
@@ -44,6 +44,13 @@ pub const WRITE_SLOTS: usize = 32;
 const RECHECK_PERMANENT: Duration = Duration::from_mins(5);
 /// An object is read on demand at most this often.
 const ON_DEMAND: Duration = Duration::from_secs(10);
+
+/// How often it is asked again for a version that is doubted, should its end wake nobody.
+const RECHECK_HELD: Duration = Duration::from_mins(1);
+/// How long the garbage collector has for the Secret of an earlier object of the same name.
+const LEFTOVER: Duration = Duration::from_secs(30);
+/// How often it is looked after.
+const RECHECK_LEFTOVER: Duration = Duration::from_secs(5);
 
 /// What every pass shares.
 pub struct Context {
@@ -164,6 +171,15 @@ impl Context {
                 self.memory.lock().remove(object);
                 return Ended::Well;
             }
+            // What is deleted with it must not come back meanwhile.
+            Some(Indexed::Entry(entry)) if entry.ending => {
+                self.remember(object, |memory| {
+                    memory.seen = Some((entry.uid.clone(), entry.revision));
+                    memory.wanted_since = None;
+                });
+                self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+                return Ended::Well;
+            }
             Some(Indexed::Entry(entry)) => entry,
             Some(Indexed::Malformed(malformed)) => return self.say_malformed(object, &malformed).await,
         };
@@ -181,7 +197,7 @@ impl Context {
             Ok(resolved) => resolved,
             Err(Stop::Waiting) => return Ended::Well,
             Err(Stop::Refused(refusal)) => {
-                self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+                self.unsubscribe(object);
                 let wait = Self::recheck(&entry);
                 return sooner(self.refuse(object, &entry, None, refusal).await, wait);
             }
@@ -245,6 +261,7 @@ impl Context {
             CreationPolicy::Owner | CreationPolicy::Orphan => {
                 ours && secret.as_ref().is_some_and(|secret| {
                     secret.content_intact
+                        && secret.owner.as_deref() == Some(&*object.name)
                         && (entry.creation == CreationPolicy::Owner)
                             == (secret.controller_uid.as_deref() == Some(&*entry.uid))
                 })
@@ -270,22 +287,25 @@ impl Context {
                 .is_some_and(|recorded| recorded.former.is_some());
         if intact && same_inputs && settled && !renamed {
             let draft = self.draft_synced(object, entry, resolved, &needs, secret.as_ref());
-            return self.say(object, entry, draft, None, Ended::Well).await;
+            let ended = self.unseen(object, &target).map_or(Ended::Well, Ended::Again);
+            return self.say(object, entry, draft, None, ended).await;
+        }
+        if let Some(ended) = self.stands(object, entry, &target, secret.as_ref()).await {
+            return self.say_current(object, entry, ended).await;
         }
         if let Some(secret) = &secret
             && secret.immutable
             && intact
-            && memory.refused.as_deref() == Some(&*self.known_versions(&needs))
+            && memory
+                .refused
+                .is_some_and(|refused| refused == (entry.revision, self.known_versions(&needs)))
         {
-            // `Ready` was said when the version was refused.
-            let draft = Draft {
-                generation: entry.said.generation(),
-                current: Some(self.current(object, entry)),
-                ..Draft::default()
-            };
-            return self.say(object, entry, draft, None, Ended::Well).await;
+            let ended = self.unseen(object, &target).map_or(Ended::Well, Ended::Again);
+            return self.say_current(object, entry, ended).await;
         }
 
+        // An edit asks for what AWS says now, and nothing would correct an answer from a moment before it.
+        let edited = entry.refresh == Refresh::OnChange && secret.is_some() && !same_inputs;
         let answers = match self
             .read(
                 object,
@@ -293,14 +313,23 @@ impl Context {
                 resolved,
                 &needs,
                 class,
-                asked_now,
+                asked_now || edited,
                 once && same_inputs,
             )
             .await
         {
             Ok(answers) => answers,
-            Err(Stop::Waiting) => return Ended::Well,
-            Err(Stop::Refused(refusal)) => return self.refuse(object, entry, None, refusal).await,
+            Err(Stop::Waiting) => return Ended::Again(RECHECK_HELD),
+            Err(Stop::Refused(refusal)) => {
+                // The tracker asks again for what AWS refuses; what was refused of an answer it knows nothing of.
+                let ours = refusal.reason == Reason::KeyNotAllowed;
+                let ended = self.refuse(object, entry, None, refusal).await;
+                return if ours {
+                    sooner(ended, Self::recheck(entry))
+                } else {
+                    ended
+                };
+            }
             Err(Stop::Transient(refusal)) => return self.defer(object, entry, refusal).await,
         };
         if asked_now {
@@ -320,6 +349,53 @@ impl Context {
             secret.is_some(),
         )
         .await
+    }
+
+    /// Whether a Secret stands in the way as it did, or is fought over, so that no value need be read now.
+    async fn stands(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        target: &ObjectKey,
+        secret: Option<&SecretEntry>,
+    ) -> Option<Ended> {
+        let now = self.clock.now();
+        let leftover = secret.is_some_and(|secret| {
+            secret.owner.as_deref() == Some(&*object.name)
+                && secret
+                    .controller_uid
+                    .as_deref()
+                    .is_some_and(|controller| *controller != *entry.uid)
+        });
+        let mut since = None;
+        self.remember(object, |memory| {
+            memory.leftover = leftover.then(|| memory.leftover.unwrap_or(now));
+            since = memory.leftover;
+        });
+        // An object deleted and made again: its former Secret goes by itself, which wakes it.
+        if since.is_some_and(|since| now < since + LEFTOVER) {
+            return Some(Ended::Again(RECHECK_LEFTOVER));
+        }
+        let memory = self.recall(object);
+        if let Some((since, count)) = memory.mends
+            && count >= write::MENDS
+            && let Some(left) = (since + write::FIGHT).checked_sub(now)
+        {
+            tracing::warn!(%object, secret = %target, "somebody changes the Secret as fast as it is mended; pausing");
+            return Some(Ended::Again(left));
+        }
+        let (revision, observed) = memory.conflict?;
+        if revision != entry.revision {
+            return None;
+        }
+        match self.writer.cluster().find::<Secret>(target).await {
+            Ok(Some(mut live)) => {
+                let same = Observed::of(&live).is_some_and(|live| live == observed);
+                write::wipe(&mut live);
+                same.then_some(Ended::Again(write::RECHECK_CONFLICT))
+            }
+            Ok(None) | Err(_) => None,
+        }
     }
 
     /// What the data are made from besides values. A refresh annotation is part of it, so that none is lost.

@@ -1,8 +1,8 @@
 //! Reading what an ExternalSecret needs: the right version of each secret, or why it cannot be had.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-use futures::future;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 
 use super::{Context, Resolved, Stop, Wanted};
 use crate::{
@@ -11,6 +11,9 @@ use crate::{
     sync::{driver, entry::Entry, queue::Class, resolve::Refusal},
     track::Known,
 };
+
+/// Bytes of all values that one object may have in memory: what it writes may be an eighth of it.
+const MOST: usize = 8 << 20;
 
 /// One entry's answer from AWS.
 pub(super) enum Answer {
@@ -41,11 +44,37 @@ impl Context {
             Class::Urgent => Urgency::Fresh,
             Class::Periodic => Urgency::Periodic,
         };
-        let reads = needs
+        let mut reads: FuturesUnordered<_> = needs
             .iter()
-            .map(|need| self.read_one(object, need, urgency, fresh, pinned));
+            .enumerate()
+            .map(async |(place, need)| (place, self.read_one(object, need, urgency, fresh, pinned).await))
+            .collect();
+        let mut all: Vec<_> = needs.iter().map(|_| None).collect();
+        let (mut seen, mut bytes) = (HashSet::new(), 0);
+        while let Some((place, answer)) = reads.next().await {
+            // Entries that read one secret share its value.
+            if let Ok(Answer::Value(value)) = &answer
+                && seen.insert(Arc::as_ptr(value).addr())
+            {
+                bytes += value.payload().len();
+            }
+            if bytes > MOST {
+                return Err(Refusal::new(
+                    Reason::TooLarge,
+                    format!(
+                        "the values of the {} entries are larger than the {MOST} bytes that one ExternalSecret may read: \
+                         split it",
+                        needs.len()
+                    ),
+                )
+                .into());
+            }
+            if let Some(all) = all.get_mut(place) {
+                *all = Some(answer);
+            }
+        }
         let mut answers = Vec::with_capacity(needs.len());
-        for (answer, need) in future::join_all(reads).await.into_iter().zip(needs) {
+        for (answer, need) in all.into_iter().flatten().zip(needs) {
             match answer? {
                 Answer::Gone { deleted } if entry.deletion == DeletionPolicy::Retain => {
                     return Err(gone(need, deleted).into());
@@ -133,7 +162,13 @@ impl Context {
             .reader
             .read(need.source, &need.key, &selector, object, urgency)
             .await;
-        read.map(Answer::Value).map_err(|error| Stop::of(&error))
+        read.map(Answer::Value).map_err(|error| match error.class() {
+            // A version that stands may be unknown to a replica of AWS for a while.
+            aws::Class::NotFound | aws::Class::StageNotFound => {
+                Stop::Transient(Refusal::new(error.reason(), error.to_string()))
+            }
+            _ => Stop::of(&error),
+        })
     }
 
     /// What a failed read means. "Not found" is believed only once `DescribeSecret` says so too.
@@ -194,7 +229,7 @@ fn gone(need: &Wanted, deleted: bool) -> Refusal {
         Refusal::new(
             Reason::MarkedForDeletion,
             format!(
-                "secret {key} is marked for deletion in AWS; the Secret is kept. Restore it with \
+                "secret {key} is marked for deletion in AWS (InvalidRequestException); the Secret is kept. Restore it with \
                  `aws secretsmanager restore-secret`, or remove the entry, or set target.deletionPolicy"
             ),
         )

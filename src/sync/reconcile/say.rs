@@ -14,6 +14,7 @@ use crate::{
         plan::Written,
         resolve::Refusal,
         status::{self, Draft, SourceDraft, TargetDraft, Verdict},
+        stores::Stores,
     },
 };
 
@@ -110,12 +111,28 @@ impl Context {
             Some(limit) if self.is_stale(object, entry) => Verdict::fails(
                 Reason::Stale,
                 format!(
-                    "AWS has not answered for more than {} minutes, so a change there may not have been seen; the Secret is \
-                     kept. The condition of the store and the operator's log say why",
-                    limit.as_secs() / 60
+                    "the last good answer of AWS is more than {} minutes old, so a change there may not have been seen; the \
+                     Secret is kept. {}",
+                    limit.as_secs() / 60,
+                    self.cause(object, entry)
                 ),
             ),
             Some(_) => Verdict::holds(Reason::Checked, checked_message(entry)),
+        }
+    }
+
+    /// Why AWS gives no good answers, as far as is known.
+    fn cause(&self, object: &ObjectKey, entry: &Entry) -> String {
+        let outage = self.stores.meant(entry.store.as_ref()).ok().and_then(|store| {
+            let key = Stores::key(&store, &object.namespace);
+            self.stores
+                .sources_of(&key)
+                .into_iter()
+                .find_map(|source| self.tracking.outage(source))
+        });
+        match outage {
+            Some(kind) => format!("{kind}; it is asked again by itself"),
+            None => "The condition Ready and the operator's log say why".to_owned(),
         }
     }
 
@@ -150,6 +167,19 @@ impl Context {
             ..Draft::default()
         };
         self.say(object, entry, draft, live, Ended::Well).await
+    }
+
+    /// All stays as it was said, but the time goes on.
+    pub(super) async fn say_current(&self, object: &ObjectKey, entry: &Entry, ended: Ended) -> Ended {
+        if entry.said.is_silent() {
+            return ended;
+        }
+        let draft = Draft {
+            generation: entry.said.generation(),
+            current: Some(self.current(object, entry)),
+            ..Draft::default()
+        };
+        self.say(object, entry, draft, None, ended).await
     }
 
     /// Something failed that passes by itself: said only while there is no Secret yet.
@@ -215,7 +245,7 @@ impl Context {
 
     /// An object that this version cannot read: it is told so, where it can be told at all.
     pub(super) async fn say_malformed(&self, object: &ObjectKey, malformed: &Malformed) -> Ended {
-        self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+        self.unsubscribe(object);
         tracing::warn!(%object, expected = malformed.expected, "an ExternalSecret cannot be read; it is left alone");
         let message = format!(
             "this version of the operator cannot read the object: {}. Apply one that its CRD allows; the Secret stays as it is",
@@ -328,6 +358,10 @@ impl Context {
             }
             _ => return,
         };
+        // An outage is told once, on the store.
+        if matches!(ready.reason, Reason::Throttled | Reason::ProviderUnavailable) {
+            return;
+        }
         let type_ = if reason.is_warning() {
             EventType::Warning
         } else {

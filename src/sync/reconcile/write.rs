@@ -19,7 +19,6 @@ use crate::{
         entry::{Entry, carried},
         events,
         plan::{self, Data, Plan, Why, Written},
-        queue::Class,
         resolve::Refusal,
         status::{TargetDraft, Verdict},
     },
@@ -28,12 +27,18 @@ use crate::{
 
 /// How often what stands in the way of a write is looked at again.
 pub(super) const RECHECK_CONFLICT: Duration = Duration::from_mins(1);
+/// How long the index has to show an edit that a live read has shown, which then wakes the object.
+const BEHIND: Duration = Duration::from_secs(1);
+/// Within this time a Secret is mended at most so often: whoever changes it as fast as that is another controller, and
+/// neither the API server nor AWS is to bear the fight.
+pub(super) const FIGHT: Duration = Duration::from_mins(1);
+pub(super) const MENDS: u32 = 20;
 /// How often a plan is made anew because the Secret changed meanwhile, before others get their turn.
 const PLANS: usize = 3;
 
 /// Why a Secret was not written.
 enum NotWritten {
-    Refused(plan::Refusal),
+    Refused(plan::Refusal, Option<Observed>),
     /// It changes faster than plans can be made.
     Contended,
     Kubernetes(cluster::Error),
@@ -63,12 +68,14 @@ impl Context {
         };
         let same = Entry::of(object, &live, self.min_interval);
         if same.uid != entry.uid || same.revision != entry.revision {
-            self.work.push(object.clone(), Class::Urgent);
-            return Ended::Well;
+            return Ended::Again(BEHIND);
         }
         let versions = match versions::of(needs, answers) {
             Ok(versions) => versions,
-            Err(refusal) => return self.refuse(object, &same, Some(&live), refusal).await,
+            Err(refusal) => {
+                let ended = self.refuse(object, &same, Some(&live), refusal).await;
+                return sooner(ended, Self::recheck(entry));
+            }
         };
 
         let every_gone = answers.iter().all(|answer| matches!(answer, Answer::Gone { .. }));
@@ -83,9 +90,24 @@ impl Context {
             Ok(built) => built,
             Err(error) => {
                 let refusal = Refusal::new(error.reason(), error.to_string());
-                return self.refuse(object, &same, Some(&live), refusal).await;
+                let ended = self.refuse(object, &same, Some(&live), refusal).await;
+                return sooner(ended, Self::recheck(entry));
             }
         };
+        if built.dropped_empty_keys > 0 {
+            let regarding = events::reference("ExternalSecret", object, &entry.uid);
+            let note = format!(
+                "{} members without a name were left out: keys of a Secret need one",
+                built.dropped_empty_keys
+            );
+            self.events.emit(
+                regarding,
+                EventType::Warning,
+                EventReason::Updated.as_str(),
+                "Sync",
+                &note,
+            );
+        }
         let sources = answers
             .iter()
             .enumerate()
@@ -153,7 +175,7 @@ impl Context {
         }
         let written = match applied {
             Ok(written) => written,
-            Err(NotWritten::Refused(refusal)) => {
+            Err(NotWritten::Refused(refusal, observed)) => {
                 let immutable = matches!(refusal, plan::Refusal::Immutable { .. });
                 let reason = if immutable {
                     Reason::TargetImmutable
@@ -162,21 +184,31 @@ impl Context {
                 };
                 let refusal = Refusal::new(reason, refusal.to_string());
                 let ended = self.refuse(object, &same, Some(&live), refusal).await;
-                if !immutable {
-                    return sooner(ended, RECHECK_CONFLICT);
+                // Only what was said need not be said again.
+                if !matches!(ended, Ended::Failed) {
+                    self.remember(object, |memory| {
+                        if immutable {
+                            memory.refused = Some((entry.revision, versions.clone()));
+                        } else {
+                            memory.conflict = observed.map(|observed| (entry.revision, observed));
+                        }
+                    });
                 }
-                // Not read again, but only once it was said.
-                if matches!(ended, Ended::Well) {
-                    self.remember(object, |memory| memory.refused = Some(versions.clone()));
-                }
-                return ended;
+                return if immutable {
+                    ended
+                } else {
+                    sooner(ended, RECHECK_CONFLICT)
+                };
             }
             Err(NotWritten::Contended) => return Ended::Failed,
             Err(NotWritten::Kubernetes(error)) => {
                 return self.kubernetes_failed(object, &same, Some(&live), &error).await;
             }
         };
-        self.remember(object, |memory| memory.refused = None);
+        self.remember(object, |memory| {
+            memory.refused = None;
+            memory.conflict = None;
+        });
         if let Some(former) = recorded.filter(|recorded| *recorded.name != *target.name)
             && let Err(error) = self.remove_former(object, entry, &former.name).await
         {
@@ -219,7 +251,7 @@ impl Context {
             }
             let (sent, why, written) = match plan {
                 Plan::Nothing(written) => return Ok(written),
-                Plan::Refuse(refusal) => return Err(NotWritten::Refused(refusal)),
+                Plan::Refuse(refusal) => return Err(NotWritten::Refused(refusal, observed)),
                 Plan::Create(mut secret, written) => {
                     let sent = self.writer.create_secret(&secret).await;
                     wipe(&mut secret);
@@ -297,6 +329,12 @@ impl Context {
                 type_: None,
             };
             memory.written = Some((now, target.clone(), written));
+            if !matches!(why, Some(Why::Updated | Why::Adopted)) {
+                memory.mends = match memory.mends {
+                    Some((since, count)) if now < since + FIGHT => Some((since, count + 1)),
+                    _ => Some((now, 1)),
+                };
+            }
         });
         let (reason, note) = match why {
             Some(Why::Updated) => (

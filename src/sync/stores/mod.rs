@@ -191,6 +191,17 @@ impl Stores {
         }
     }
 
+    /// The sources in use of a store, the same one first each time.
+    pub fn sources_of(&self, store: &ObjectKey) -> Vec<SourceId> {
+        let mut sources: Vec<_> = {
+            let known = self.lock();
+            let of = known.sources.iter().filter(|(_, (of, _))| of == store);
+            of.map(|(id, _)| *id).collect()
+        };
+        sources.sort_unstable();
+        sources
+    }
+
     /// The store of a source, for whom its check mode has changed.
     pub fn store_of(&self, source: SourceId) -> Option<ObjectKey> {
         self.lock().sources.get(&source).map(|(store, _)| store.clone())

@@ -6,11 +6,12 @@ use kube::runtime::events::EventType;
 
 use crate::{
     api::{
-        Capabilities, ClusterSecretStore, ConditionType, EventReason, ObjectKey, SecretStore, StoreStatus,
-        names,
+        Capabilities, ClusterSecretStore, ConditionType, EventReason, ObjectKey, SecretStore, SourceId,
+        StoreStatus, names,
     },
-    cluster,
+    cluster::{self, Indexed},
     sync::{
+        driver::OutageKind,
         events,
         status::{Verdict, compose_condition},
     },
@@ -60,16 +61,34 @@ impl Stores {
             .emit(regarding, type_, reason.as_str(), "Prove", &now.message);
     }
 
+    /// An outage is one event on the store, and its end another: not one on each object that waits.
+    pub fn tell_outage(&self, source: SourceId, outage: Option<OutageKind>) {
+        let Some(key) = self.store_of(source) else { return };
+        let Some(Indexed::Entry(entry)) = self.entry(&key) else {
+            return;
+        };
+        let (type_, reason, note) = match outage {
+            Some(kind) => (
+                EventType::Warning,
+                EventReason::SyncFailed,
+                format!(
+                    "{kind}, for more than a minute; Secrets stay as they are, and reading goes on by itself"
+                ),
+            ),
+            None => (
+                EventType::Normal,
+                EventReason::Recovered,
+                "AWS answers again".to_owned(),
+            ),
+        };
+        let regarding = events::reference(kind_of(&key).as_str(), &key, &entry.uid);
+        self.events.emit(regarding, type_, reason.as_str(), "Read", &note);
+    }
+
     /// How the store is checked, in words, and what it may call.
     fn mode(&self, key: &ObjectKey) -> Option<(String, Capabilities)> {
-        let source = self
-            .lock()
-            .sources
-            .iter()
-            .filter(|(_, (store, _))| store == key)
-            // Always of the same one, where the identity depends on the namespace.
-            .map(|(id, _)| *id)
-            .min()?;
+        // Always of the same one, where the identity depends on the namespace.
+        let source = self.sources_of(key).into_iter().next()?;
         let mode = self.tracking.ask(|tracker| tracker.mode(source))?;
         let raised = if mode.raised {
             "; intervals under 10m are raised to it"

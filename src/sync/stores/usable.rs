@@ -1,6 +1,6 @@
 //! What an ExternalSecret may read through the store that it means.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     api::{Reason, SourceId, StoreKind, StoreSpec},
@@ -90,9 +90,13 @@ impl Stores {
         let Some(standing) = self.standing(&key, &entry) else {
             return Err(Unusable::NotYet);
         };
-        let nothing = BTreeMap::new();
-        let labels = labels.map_or(&nothing, |namespace| &namespace.labels);
-        if store.kind == StoreKind::ClusterSecretStore && !standing.admission.admits(namespace, labels) {
+        // Without labels a selector such as "without label x" would admit whoever is seen before his namespace is; its
+        // arrival wakes those who wait.
+        let tenant = match store.kind {
+            StoreKind::ClusterSecretStore => Some(labels.ok_or(Unusable::NotYet)?),
+            StoreKind::SecretStore => None,
+        };
+        if tenant.is_some_and(|tenant| !standing.admission.admits(namespace, &tenant.labels)) {
             return Err(Refusal::new(
                 Reason::NamespaceNotAllowed,
                 format!(
@@ -111,7 +115,12 @@ impl Stores {
                 );
             }
         };
-        let source = entry.asked(store, &key).source(&self.rules, namespace)?;
+        let asked = entry.asked(store, &key);
+        let source = asked.source(&self.rules, namespace)?;
+        let source = match tenant {
+            Some(tenant) if asked.is_per_namespace() => source.of_tenant(&tenant.uid),
+            _ => source,
+        };
         let id = self.aws.intern(source.clone());
         if account.is_none() {
             account = self.lock().accounts.get(&id).cloned();

@@ -398,6 +398,21 @@ fn an_object_that_lags_behind_the_tracker_is_woken() {
 }
 
 #[test]
+fn an_object_whose_write_is_refused_is_not_woken_by_asking_again() {
+    let mut world = World::with(policy());
+    fleet(&mut world, 1, MINUTE, false);
+    world.run(mins(2));
+    world.rotate("prod/db-0", "v2");
+    world.run(mins(2));
+    // Each pass subscribes anew, with the version that its Secret still holds.
+    for _ in 0..5 {
+        world.subscribe(5, MINUTE, &[("prod/db-0", current(), Some("v1"))]);
+        world.run(secs(1));
+    }
+    assert_eq!(world.woken(5, Cause::Changed), 1);
+}
+
+#[test]
 fn a_hint_is_followed_until_its_version_shows_at_most_six_times() {
     let mut world = World::with(SourcePolicy {
         events: true,

@@ -1,6 +1,9 @@
 //! `testbed demo`: the main job, step by step, on a real control plane and the AWS emulator. Every sentence that says
 //! something happened comes after a check that it did.
 
+mod account;
+mod made_up;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -8,14 +11,15 @@ use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use serde_json::json;
-use testbed::aws::{AwsEmulator, Calls, Options as AwsOptions, documents};
+use testbed::aws::{AwsEmulator, Options as AwsOptions, documents};
 use testbed::conditions::is_ready;
 use testbed::controlplane::{Binaries, ControlPlane, Options};
 use testbed::operator::{Install, Installed, Operator, StartOptions};
 use testbed::{manifest, requests, wait};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::terminal::{self, Terminal, seconds, table};
+use self::made_up::{fingerprint, login, login_password, reader};
+use crate::terminal::{self, Terminal, seconds};
 
 const ACCOUNT: &str = "111122223333";
 const REGION: &str = "eu-central-1";
@@ -149,12 +153,12 @@ impl Stage {
             set: vec!["minRefreshInterval=10s".into(), "clusterName=demo".into()],
             ..Install::new("keyturn", "keyturn")
         };
-        let role = install.role.clone();
+        let (role, set) = (install.role.clone(), install.set.join(" --set "));
         let installed = Installed::install(&cluster, &aws, install).await?;
         terminal.command(
             &format!(
                 "helm install keyturn charts/keyturn --namespace keyturn --create-namespace --set \
-                 aws.region={REGION} --set aws.roleArn={role}"
+                 aws.region={REGION} --set aws.roleArn={role} --set {set}"
             ),
             "",
         );
@@ -162,7 +166,7 @@ impl Stage {
         let started = Instant::now();
         operator.wait_ready().await?;
         terminal.say(&format!(
-            "The operator is ready {} after its start. It is the process {}, with the chart's arguments and as",
+            "The operator is ready {} after its start. It is process {}, with the chart's arguments and as",
             seconds(started.elapsed()),
             operator.id()
         ));
@@ -190,8 +194,8 @@ impl Stage {
         self.rotation(terminal).await?;
         self.on_demand(terminal).await?;
         self.drift(terminal).await?;
-        self.who_read_what(terminal, &self.aws.calls_since(before))?;
-        self.bill(terminal, &self.aws.calls_since(before), applied.elapsed())?;
+        account::who_read_what(terminal, &self.arns, &self.aws.calls_since(before))?;
+        account::bill(terminal, &self.aws.calls_since(before), applied.elapsed())?;
         if let Some(status) = self.operator.ended()? {
             bail!("the operator ended with {status}");
         }
@@ -385,71 +389,6 @@ impl Stage {
         Ok(())
     }
 
-    fn who_read_what(&self, terminal: &mut Terminal, calls: &Calls) -> Result<()> {
-        terminal.step("Who read what, as AWS recorded it");
-        let mut rows = vec![vec!["SECRET".to_owned(), "READ BY".to_owned()]];
-        for (secret, arn) in &self.arns {
-            let readers = calls.readers_of(arn);
-            let tenant = if secret.contains("shop") { "shop" } else { "bank" };
-            let own = if secret.starts_with("k8s/") {
-                "keyturn-keyturn"
-            } else {
-                tenant
-            };
-            for reader in &readers {
-                ensure!(
-                    reader.contains(&format!("assumed-role/{own}/")),
-                    "{reader} read {secret}"
-                );
-            }
-            let readers: Vec<&str> = readers
-                .iter()
-                .map(|reader| reader.rsplit(':').next().unwrap_or(reader))
-                .collect();
-            rows.push(vec![(*secret).to_owned(), readers.join(", ")]);
-        }
-        terminal.show(&table(&rows));
-        Ok(())
-    }
-
-    fn bill(&self, terminal: &mut Terminal, calls: &Calls, time: Duration) -> Result<()> {
-        terminal.step("What it cost");
-        let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
-        for call in calls.requests() {
-            let who = call.role.as_deref().unwrap_or(&call.principal);
-            let who = who.rsplit('/').next().unwrap_or_default().to_owned();
-            *counts.entry((call.operation.clone(), who)).or_default() += 1;
-        }
-        let mut rows = vec![["OPERATION", "ROLE", "CALLS"].map(ToOwned::to_owned).to_vec()];
-        for ((operation, role), count) in &counts {
-            rows.push(vec![operation.clone(), role.clone(), count.to_string()]);
-        }
-        terminal.show(&table(&rows));
-        let secrets_manager: u64 = counts
-            .iter()
-            .filter(|((operation, _), _)| {
-                !operation.starts_with("Assume") && operation != "GetCallerIdentity"
-            })
-            .map(|(_, count)| count)
-            .sum();
-        let entries: u64 = SYNCED.iter().map(|(_, _, entries)| entries).sum();
-        let rounds = 1 + time.as_secs() / INTERVAL.as_secs();
-        let plain = entries * rounds;
-        terminal.say(&format!(
-            "{secrets_manager} calls to Secrets Manager in {}, all that is above included. One GetSecretValue for each of the",
-            seconds(time)
-        ));
-        terminal.show(&format!(
-            "{entries} entries and {} s would have been {plain}. With 20 secrets and more to an identity it is 20 times less: make bench.",
-            INTERVAL.as_secs()
-        ));
-        ensure!(
-            secrets_manager < plain,
-            "{secrets_manager} calls are not fewer than the {plain} of reading every entry at every interval"
-        );
-        Ok(())
-    }
-
     async fn stay(&self, terminal: &mut Terminal) -> Result<()> {
         terminal.step("Yours to explore, until Ctrl-C");
         let keys = self.aws.create_user(
@@ -521,40 +460,4 @@ impl Stage {
         let arn = self.arns.get(name);
         Ok(arn.with_context(|| format!("there is no secret {name}"))?)
     }
-}
-
-/// What a reader of secrets needs: batches and lists cannot be limited to names.
-fn reader(names: &str) -> Vec<String> {
-    vec![
-        documents::allow(
-            &["secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret"],
-            &[&format!(
-                "arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:{names}"
-            )],
-        ),
-        documents::allow(
-            &["secretsmanager:BatchGetSecretValue", "secretsmanager:ListSecrets"],
-            &["*"],
-        ),
-    ]
-}
-
-fn login(password: &str) -> String {
-    json!({"username": "shop", "password": password}).to_string()
-}
-
-fn login_password(password: &str) -> String {
-    fingerprint(password.as_bytes())
-}
-
-/// The start of the SHA-256 and the length: enough to see a change.
-fn fingerprint(value: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, value);
-    let start: String = digest
-        .as_ref()
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("{start} ({} bytes)", value.len())
 }

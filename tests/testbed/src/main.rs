@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod commands;
 mod demo;
 mod terminal;
@@ -21,6 +22,8 @@ enum Command {
     /// The Kubernetes control plane of the tests.
     #[command(subcommand)]
     Controlplane(commands::Controlplane),
+    /// The measurements, as a table and as JSON.
+    Bench(bench::Bench),
     /// The main job, step by step.
     Demo(demo::Demo),
 }
@@ -28,6 +31,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Controlplane(command) => command.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Demo(demo) => demo.run(),
     };
     commands::exit_code(outcome)

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::controlplane::ControlPlane;
@@ -30,6 +31,8 @@ pub struct Request {
     pub name: String,
     /// The HTTP status of the answer.
     pub code: u16,
+    /// When it was answered.
+    pub answered: Timestamp,
 }
 
 impl Request {
@@ -88,23 +91,32 @@ pub fn mark(cluster: &ControlPlane) -> Result<Mark> {
 }
 
 /// The requests that were written to the audit log since `mark`.
-pub fn since(cluster: &ControlPlane, mark: Mark) -> Result<Requests> {
+pub fn since(cluster: &ControlPlane, mut mark: Mark) -> Result<Requests> {
+    advance(cluster, &mut mark)
+}
+
+/// The requests that were written to the audit log since `mark`, which moves behind them.
+pub fn advance(cluster: &ControlPlane, mark: &mut Mark) -> Result<Requests> {
     let log = cluster
         .audit_log()
         .context("this control plane has no audit log")?;
-    let mut file = File::open(log).with_context(|| format!("open {}", log.display()))?;
-    file.seek(SeekFrom::Start(mark.0))
-        .with_context(|| format!("read {}", log.display()))?;
+    let read = || format!("read {}", log.display());
+    let mut file = File::open(log).with_context(read)?;
+    file.seek(SeekFrom::Start(mark.0)).with_context(read)?;
+    let mut reader = BufReader::new(file);
     let mut requests = Vec::new();
-    for line in BufReader::new(file).lines() {
-        let line = line.with_context(|| format!("read {}", log.display()))?;
-        // The last line may be half written.
-        let Ok(event) = serde_json::from_str::<Event>(&line) else {
-            continue;
-        };
+    let mut line = String::new();
+    loop {
+        line.clear();
+        let length = reader.read_line(&mut line).with_context(read)?;
+        // The last line may be half written; it is for the next time.
+        if !line.ends_with('\n') {
+            return Ok(Requests(requests));
+        }
+        mark.0 += u64::try_from(length)?;
+        let event: Event = serde_json::from_str(&line).with_context(read)?;
         requests.extend(event.request());
     }
-    Ok(Requests(requests))
 }
 
 /// What is wanted of an `audit.k8s.io/v1` Event.
@@ -118,6 +130,7 @@ struct Event {
     user: User,
     #[serde(default)]
     user_agent: String,
+    stage_timestamp: String,
     object_ref: Option<ObjectRef>,
     response_status: Option<ResponseStatus>,
 }
@@ -171,6 +184,7 @@ impl Event {
             namespace: object.namespace,
             name: object.name,
             code: self.response_status.map_or(0, |status| status.code),
+            answered: self.stage_timestamp.parse().ok()?,
         })
     }
 }
@@ -185,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_write_is_told_by_its_resource_and_subresource() {
-        let line = r#"{"kind":"Event","stage":"ResponseComplete","requestURI":"/x","verb":"patch",
+        let line = r#"{"kind":"Event","stageTimestamp":"2026-01-01T00:00:00.000000Z","stage":"ResponseComplete","requestURI":"/x","verb":"patch",
             "user":{"username":"u"},"userAgent":"keyturn/0.1.0","objectRef":{"resource":"externalsecrets",
             "subresource":"status","namespace":"shop","name":"db"},"responseStatus":{"code":200}}"#;
         let request = request(line).unwrap();
@@ -197,7 +211,7 @@ mod tests {
     fn a_watch_counts_once_when_it_starts() {
         let line = |stage: &str| {
             format!(
-                r#"{{"stage":"{stage}","requestURI":"/x","verb":"watch","user":{{"username":"u"}},
+                r#"{{"stageTimestamp":"2026-01-01T00:00:00.000000Z","stage":"{stage}","requestURI":"/x","verb":"watch","user":{{"username":"u"}},
                 "objectRef":{{"resource":"secrets"}},"responseStatus":{{"code":200}}}}"#
             )
         };
@@ -207,7 +221,7 @@ mod tests {
 
     #[test]
     fn reviews_and_token_requests_write_nothing() {
-        let line = r#"{"stage":"ResponseComplete","requestURI":"/x","verb":"create","user":{"username":"u"},
+        let line = r#"{"stageTimestamp":"2026-01-01T00:00:00.000000Z","stage":"ResponseComplete","requestURI":"/x","verb":"create","user":{"username":"u"},
             "objectRef":{"resource":"serviceaccounts","subresource":"token"},"responseStatus":{"code":201}}"#;
         assert!(!request(line).unwrap().writes());
     }

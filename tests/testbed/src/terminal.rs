@@ -4,6 +4,7 @@
     clippy::print_stderr,
     reason = "a command talks on the terminal"
 )]
+#![expect(clippy::unused_self, reason = "whatever is told is told by the one terminal")]
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -218,6 +219,7 @@ impl Installed {
         let log = logs.join(format!("{name}.log"));
         let audit = logs.join(format!("{name}.audit.log"));
         let variables: Vec<(String, String)> = variables.into_iter().collect();
+        let started = Timestamp::now();
         let component = cluster.launch(&Launch {
             name: &name,
             program: &binary,
@@ -236,6 +238,7 @@ impl Installed {
             pod_name,
             log,
             audit,
+            started,
         })
     }
 
@@ -270,7 +273,7 @@ impl Installed {
 }
 
 /// The operator's binary of the same build: beside this program, or above it for a test in `deps/`.
-fn built() -> Result<PathBuf> {
+pub fn built() -> Result<PathBuf> {
     if let Some(binary) = env::var_os(BINARY_VARIABLE).filter(|value| !value.is_empty()) {
         return Ok(PathBuf::from(binary));
     }

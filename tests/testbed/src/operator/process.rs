@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
 use tokio::process::Command;
 
 use super::http;
@@ -28,6 +29,7 @@ pub struct Operator {
     pub(super) pod_name: String,
     pub(super) log: PathBuf,
     pub(super) audit: PathBuf,
+    pub(super) started: Timestamp,
 }
 
 /// What the kernel says of the process.
@@ -50,6 +52,11 @@ impl Operator {
     /// The user that the API server sees: `system:serviceaccount:NAMESPACE:NAME`.
     pub fn user(&self) -> &str {
         &self.user
+    }
+
+    /// When the process was started.
+    pub fn started(&self) -> Timestamp {
+        self.started
     }
 
     /// The name by which it holds the Lease.
@@ -75,6 +82,11 @@ impl Operator {
     /// `Some` when it ended by itself.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.component.ended()
+    }
+
+    /// Whether `/readyz` says so now.
+    pub async fn is_ready(&self) -> bool {
+        matches!(http::get(self.port, "/readyz").await, Ok((200, _)))
     }
 
     /// Waits until `/readyz` says so; a process that ends is an error with the end of its log.

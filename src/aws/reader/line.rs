@@ -1,0 +1,245 @@
+//! The reads that wait in one source, and in which order they are taken.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::{Item, Reading};
+use crate::{
+    api::ObjectKey,
+    aws::{limit::Urgency, secrets::BATCH},
+};
+
+/// Reads of one source at a time. A call more than these may be in flight for the checks.
+const WORKERS: usize = 4;
+/// Of which this many also while nothing fresh waits: one is kept from being held up by what is periodic.
+const PERIODIC_WORKERS: usize = 3;
+/// Someone who waits; gone when the other end is dropped.
+pub(super) struct Waiter {
+    pub(super) asker: ObjectKey,
+    pub(super) answer: oneshot::Sender<Reading>,
+}
+
+impl Waiter {
+    pub(super) fn new(asker: &ObjectKey) -> (Self, oneshot::Receiver<Reading>) {
+        let (answer, receiver) = oneshot::channel();
+        (
+            Self {
+                asker: asker.clone(),
+                answer,
+            },
+            receiver,
+        )
+    }
+}
+
+/// Those who wait for a read that has not begun.
+struct Waiting {
+    /// Of the most urgent of them.
+    urgency: Urgency,
+    waiters: Vec<Waiter>,
+}
+
+/// The reads that wait in one source, and how many workers see to them.
+#[derive(Default)]
+pub(super) struct Line {
+    /// What waits, and who for it. An item without an entry here was taken by another way.
+    waiting: HashMap<Item, Waiting>,
+    /// Those that a batch can read; fresh and periodic ones.
+    together: [Turns; 2],
+    /// Those that none can.
+    alone: [Turns; 2],
+    was_alone: bool,
+    workers: usize,
+    /// Workers about to take something.
+    gathering: usize,
+    worth_taking: Arc<Notify>,
+}
+
+/// Items in rows, the namespaces of those who ask in turn: whoever wants much delays nobody who wants little.
+#[derive(Default)]
+struct Turns {
+    namespaces: VecDeque<Arc<str>>,
+    /// None is empty.
+    rows: HashMap<Arc<str>, VecDeque<Item>>,
+}
+
+/// What a worker finds in the line.
+pub(super) enum Next<T> {
+    /// To be read by one call, or each alone.
+    Read(Urgency, Vec<(Item, T)>),
+    /// A batch that may still fill.
+    Wait,
+    /// Nothing.
+    End,
+}
+
+impl Waiting {
+    /// Whether somebody of this namespace waits for it.
+    fn is_of(&self, namespace: &str) -> bool {
+        self.waiters
+            .iter()
+            .any(|waiter| &*waiter.asker.namespace == namespace)
+    }
+}
+
+impl Turns {
+    fn push_back(&mut self, namespace: &Arc<str>, item: Item) {
+        let row = self.rows.entry(namespace.clone()).or_default();
+        if row.is_empty() {
+            self.namespaces.push_back(namespace.clone());
+        }
+        row.push_back(item);
+    }
+
+    fn pop_front(&mut self) -> Option<Item> {
+        let namespace = self.namespaces.pop_front()?;
+        let row = self.rows.get_mut(&namespace)?;
+        let item = row.pop_front();
+        if row.is_empty() {
+            self.rows.remove(&namespace);
+        } else {
+            self.namespaces.push_back(namespace);
+        }
+        item
+    }
+
+    fn is_empty(&self) -> bool {
+        self.namespaces.is_empty()
+    }
+}
+
+impl Line {
+    /// Puts a read into the line. The answer is whether a further worker is to be set to work.
+    pub(super) fn push(&mut self, item: Item, waiter: Waiter, urgency: Urgency) -> bool {
+        let is_alone = !item.1.is_current();
+        let [fresh, periodic] = if is_alone {
+            &mut self.alone
+        } else {
+            &mut self.together
+        };
+        let known = self.waiting.get(&item);
+        let namespace = &waiter.asker.namespace;
+        let stands = known.is_some_and(|known| known.is_of(namespace));
+        // What waits among the periodic ones and is wanted fresh stands in both queues, and what several namespaces want
+        // in the rows of all; the first to come counts.
+        match urgency {
+            Urgency::Fresh if !stands || known.is_some_and(|known| known.urgency != Urgency::Fresh) => {
+                fresh.push_back(namespace, item.clone());
+            }
+            Urgency::Periodic if !stands => periodic.push_back(namespace, item.clone()),
+            Urgency::Fresh | Urgency::Periodic => {}
+        }
+        let waiting = self.waiting.entry(item).or_insert_with(|| Waiting {
+            urgency,
+            waiters: Vec::new(),
+        });
+        waiting.urgency = waiting.urgency.min(urgency);
+        waiting.waiters.push(waiter);
+        if is_alone || self.waiting.len() >= BATCH {
+            self.worth_taking.notify_one();
+        }
+        let more = self.workers < self.most_workers() && self.gathering < self.waiting.len().div_ceil(BATCH);
+        if more {
+            self.workers += 1;
+            self.gathering += 1;
+        }
+        more
+    }
+
+    /// Rings when it is worth taking something before the time is up.
+    pub(super) fn bell(&self) -> Arc<Notify> {
+        self.worth_taking.clone()
+    }
+
+    /// Whether other workers are busy: then more is to come, and a fuller batch is worth waiting for.
+    pub(super) fn is_busy(&self) -> bool {
+        self.workers > 1
+    }
+
+    fn most_workers(&self) -> usize {
+        let nothing_fresh = [&self.together, &self.alone]
+            .iter()
+            .all(|[fresh, _]| fresh.is_empty());
+        if nothing_fresh { PERIODIC_WORKERS } else { WORKERS }
+    }
+
+    /// What a worker is to read next, at most so much of what can be read together; `now` if it is not to wait for more.
+    /// With [`Next::End`] the worker has ended.
+    pub(super) fn next(&mut self, most: usize, now: bool) -> Next<Vec<Waiter>> {
+        let may_fill = (1..BATCH).contains(&self.waiting.len()) && self.alone.iter().all(Turns::is_empty);
+        if may_fill && !now {
+            return Next::Wait;
+        }
+        self.gathering = self.gathering.saturating_sub(1);
+        let (urgency, taken) = self.take(most);
+        if taken.is_empty() {
+            self.workers = self.workers.saturating_sub(1);
+            return Next::End;
+        }
+        Next::Read(urgency, taken)
+    }
+
+    /// Whether a worker that has read something goes on; if not it has ended.
+    pub(super) fn goes_on(&mut self) -> bool {
+        let goes_on = !self.waiting.is_empty() && self.workers <= self.most_workers();
+        if goes_on {
+            self.gathering += 1;
+        } else {
+            self.workers = self.workers.saturating_sub(1);
+        }
+        goes_on
+    }
+
+    /// Whether nobody works on it, nor has reason to.
+    pub(super) fn is_idle(&self) -> bool {
+        self.workers == 0 && self.waiting.is_empty()
+    }
+
+    /// One alone, or several together: the two kinds in turn, fresh ones first.
+    fn take(&mut self, most: usize) -> (Urgency, Vec<(Item, Vec<Waiter>)>) {
+        for urgency in [Urgency::Fresh, Urgency::Periodic] {
+            for alone in [!self.was_alone, self.was_alone] {
+                let taken = self.take_of(alone, urgency, most);
+                if !taken.is_empty() {
+                    self.was_alone = alone;
+                    return (urgency, taken);
+                }
+            }
+        }
+        (Urgency::Periodic, Vec::new())
+    }
+
+    fn take_of(&mut self, alone: bool, urgency: Urgency, most: usize) -> Vec<(Item, Vec<Waiter>)> {
+        let (queues, most) = if alone {
+            (&mut self.alone, 1)
+        } else {
+            (&mut self.together, most)
+        };
+        let [fresh, periodic] = queues;
+        // What is fresh takes periodic ones along: the batch costs the same.
+        let queues = match urgency {
+            Urgency::Fresh if fresh.is_empty() => [None, None],
+            Urgency::Fresh => [Some(fresh), Some(periodic)],
+            Urgency::Periodic => [None, Some(periodic)],
+        };
+        let mut taken = Vec::new();
+        for queue in queues.into_iter().flatten() {
+            while taken.len() < most
+                && let Some(item) = queue.pop_front()
+            {
+                let Some(Waiting { mut waiters, .. }) = self.waiting.remove(&item) else {
+                    continue;
+                };
+                waiters.retain(|waiter| !waiter.answer.is_closed());
+                if !waiters.is_empty() {
+                    taken.push((item, waiters));
+                }
+            }
+        }
+        taken
+    }
+}

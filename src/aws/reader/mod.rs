@@ -1,0 +1,358 @@
+//! Reads values for those who render them: one read per secret however many wait, in batches where AWS takes them.
+
+mod line;
+mod lingering;
+
+use std::{
+    collections::HashMap,
+    slice,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+
+use line::{Line, Next, Waiter};
+use lingering::Lingering;
+
+use super::{
+    error::{Cause, Class, Error},
+    limit::Urgency,
+    remote::RemoteValue,
+    secrets::{Aws, BATCH, audit},
+};
+use crate::api::{ObjectKey, Selector, SourceId, remote::AWSCURRENT};
+
+/// What came of a read, shared by all who waited for it.
+pub type Reading = Result<Arc<RemoteValue>, Arc<Error>>;
+
+/// How long what comes alone waits for company.
+const GATHER: Duration = Duration::from_millis(15);
+/// And how long while others come: a first sync fills its batches.
+const BURST: Duration = Duration::from_millis(100);
+/// Size of all values in memory, from which on no further batch is taken; one under way may go over it.
+const MEMORY: usize = 8 << 20;
+/// From which on nothing is read at all: so many are in use that to wait for each other would fill the machine.
+const FULL: usize = 64 << 20;
+/// Who holds many values may be waiting for the one that does not fit: after this one is read all the same.
+const STUCK: Duration = Duration::from_secs(1);
+
+/// Reads values. Clones are the same reader; its work goes on in tasks of the runtime that `read` is called in.
+#[derive(Clone)]
+pub struct Reader(Arc<Inner>);
+
+struct Inner {
+    aws: Arc<Aws>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    lines: HashMap<SourceId, Line>,
+    flying: HashMap<Wanted, Flight>,
+    flights: u64,
+    lingering: Lingering,
+}
+
+/// What is wanted of one source.
+type Item = (Arc<str>, Selector);
+type Wanted = (SourceId, Arc<str>, Selector);
+
+/// A read under way.
+struct Flight {
+    number: u64,
+    waiters: Vec<Waiter>,
+}
+
+impl Reader {
+    /// A reader of `aws`.
+    pub fn new(aws: Arc<Aws>) -> Self {
+        Self(Arc::new(Inner {
+            aws,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// Reads one version of a secret for `asker`. The answer may be up to 10 s old, or one that another waits for
+    /// already.
+    pub async fn read(
+        &self,
+        source: SourceId,
+        key: &Arc<str>,
+        selector: &Selector,
+        asker: &ObjectKey,
+        urgency: Urgency,
+    ) -> Reading {
+        let wanted = (source, key.clone(), selector.clone());
+        let (waiter, answer) = Waiter::new(asker);
+        let known = {
+            let mut state = self.0.state();
+            let known = state.lingering.get(&wanted);
+            match state.flying.get_mut(&wanted) {
+                _ if known.is_some() => {}
+                Some(flight) => flight.waiters.push(waiter),
+                None => self.queue(&mut state, wanted, waiter, urgency),
+            }
+            known
+        };
+        if let Some(value) = known {
+            audit(key, &value, slice::from_ref(asker));
+            return Ok(value);
+        }
+        answered(answer, key, selector).await
+    }
+
+    /// As [`read`](Self::read), by a call that begins after this one has.
+    pub async fn read_fresh(
+        &self,
+        source: SourceId,
+        key: &Arc<str>,
+        selector: &Selector,
+        asker: &ObjectKey,
+        urgency: Urgency,
+    ) -> Reading {
+        let (waiter, answer) = Waiter::new(asker);
+        self.queue(
+            &mut self.0.state(),
+            (source, key.clone(), selector.clone()),
+            waiter,
+            urgency,
+        );
+        answered(answer, key, selector).await
+    }
+
+    /// Shares an AWSCURRENT value that was read elsewhere with those who ask within 10 s.
+    pub fn offer(&self, source: SourceId, key: &Arc<str>, value: Arc<RemoteValue>) {
+        let current = Selector::Stage(AWSCURRENT.into());
+        self.0
+            .keep(&mut self.0.state(), (source, key.clone(), current), value);
+    }
+
+    fn queue(&self, state: &mut State, wanted: Wanted, waiter: Waiter, urgency: Urgency) {
+        let (source, key, selector) = wanted;
+        let line = state.lines.entry(source).or_default();
+        if line.push((key, selector), waiter, urgency) {
+            let gather = if line.is_busy() { BURST } else { GATHER };
+            tokio::spawn(work(self.0.clone(), source, line.bell(), gather));
+        }
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+async fn answered(answer: oneshot::Receiver<Reading>, key: &Arc<str>, selector: &Selector) -> Reading {
+    answer.await.unwrap_or_else(|_| {
+        let cause = Cause::new(Class::Unavailable, "Keyturn is shutting down");
+        Err(Arc::new(Error::Read {
+            key: key.clone(),
+            selector: selector.clone(),
+            cause,
+        }))
+    })
+}
+
+/// Reads what waits in one source until nothing does.
+async fn work(inner: Arc<Inner>, source: SourceId, bell: Arc<Notify>, gather: Duration) {
+    let mut deadline = Instant::now() + gather;
+    loop {
+        let room = inner.has_room().await;
+        let full = !room && inner.aws.scales.bytes() >= FULL;
+        let most = if room || full { BATCH } else { 1 };
+        let batch = !inner.aws.is_batch_denied(source);
+        let now = !batch || Instant::now() >= deadline;
+        match inner.next(source, most, now) {
+            Next::Wait => {
+                let _rung = timeout_at(deadline, bell.notified()).await;
+            }
+            Next::Read(urgency, flights) => {
+                if full {
+                    let cause = Cause::new(
+                        Class::Throttled,
+                        "more values are in use at once than Keyturn keeps in memory",
+                    );
+                    inner.fail(source, flights, &cause);
+                } else {
+                    inner.read(source, urgency, flights, batch).await;
+                }
+                if !inner.goes_on(source) {
+                    return;
+                }
+                deadline = Instant::now() + BURST;
+            }
+            Next::End => return,
+        }
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the values in memory leave room, or for long enough.
+    async fn has_room(&self) -> bool {
+        if self.aws.scales.bytes() < MEMORY {
+            return true;
+        }
+        self.state().lingering.clear();
+        timeout(STUCK, self.aws.scales.below(MEMORY)).await.is_ok()
+    }
+
+    /// Takes the next reads out of the line and numbers them. Who waits for a read that began earlier is content with
+    /// the one that begins now.
+    fn next(&self, source: SourceId, most: usize, now: bool) -> Next<u64> {
+        let mut state = self.state();
+        let State {
+            lines,
+            flying,
+            flights,
+            ..
+        } = &mut *state;
+        let Some(line) = lines.get_mut(&source) else {
+            return Next::End;
+        };
+        let next = line.next(most, now);
+        if line.is_idle() {
+            lines.remove(&source);
+        }
+        let start = |(item, mut waiters): (Item, Vec<Waiter>)| {
+            *flights += 1;
+            let wanted = (source, item.0.clone(), item.1.clone());
+            if let Some(earlier) = flying.remove(&wanted) {
+                waiters.extend(earlier.waiters);
+            }
+            flying.insert(
+                wanted,
+                Flight {
+                    number: *flights,
+                    waiters,
+                },
+            );
+            (item, *flights)
+        };
+        match next {
+            Next::Read(urgency, taken) => Next::Read(urgency, taken.into_iter().map(start).collect()),
+            Next::Wait => Next::Wait,
+            Next::End => Next::End,
+        }
+    }
+
+    fn goes_on(&self, source: SourceId) -> bool {
+        let mut state = self.state();
+        let Some(line) = state.lines.get_mut(&source) else {
+            return false;
+        };
+        let goes_on = line.goes_on();
+        if line.is_idle() {
+            state.lines.remove(&source);
+        }
+        goes_on
+    }
+
+    async fn read(
+        self: &Arc<Self>,
+        source: SourceId,
+        urgency: Urgency,
+        flights: Vec<(Item, u64)>,
+        batch: bool,
+    ) {
+        let mut alone = flights;
+        if batch && alone.len() > 1 {
+            let keys: Vec<_> = alone.iter().map(|((key, _), _)| key.clone()).collect();
+            match self.aws.batch_once(source, &keys, urgency).await {
+                Ok(answers) => {
+                    let mut unanswered = Vec::new();
+                    for (flight, answer) in alone.into_iter().zip(answers) {
+                        match answer {
+                            Some(answer) => self.settle(source, flight, &answer.map_err(Arc::new)),
+                            None => unanswered.push(flight),
+                        }
+                    }
+                    alone = unanswered;
+                }
+                // Each may still be allowed alone.
+                Err(error) if error.class() == Class::AccessDenied => {}
+                Err(error) => return self.fail(source, alone, error.cause()),
+            }
+        }
+        let mut reads: FuturesUnordered<_> = alone
+            .into_iter()
+            .map(|(item, number)| async move {
+                let answer = self.aws.get_as(source, &item.0, &item.1, urgency).await;
+                (item, number, answer)
+            })
+            .collect();
+        while let Some((item, number, answer)) = reads.next().await {
+            self.settle(source, (item, number), &answer.map_err(Arc::new));
+        }
+    }
+
+    /// Tells all who wait for these that they cannot be read.
+    fn fail(self: &Arc<Self>, source: SourceId, flights: Vec<(Item, u64)>, cause: &Cause) {
+        for ((key, selector), number) in flights {
+            let error = Error::Read {
+                key: key.clone(),
+                selector: selector.clone(),
+                cause: cause.clone(),
+            };
+            self.settle(source, ((key, selector), number), &Err(Arc::new(error)));
+        }
+    }
+
+    /// Tells those who wait.
+    fn settle(self: &Arc<Self>, source: SourceId, flight: (Item, u64), reading: &Reading) {
+        let ((key, selector), number) = flight;
+        let wanted = (source, key, selector);
+        let mut state = self.state();
+        // A flight that a later one has overtaken has nobody waiting, and is older than what will linger.
+        if state
+            .flying
+            .get(&wanted)
+            .is_none_or(|flight| flight.number != number)
+        {
+            return;
+        }
+        let waiters = state
+            .flying
+            .remove(&wanted)
+            .map(|flight| flight.waiters)
+            .unwrap_or_default();
+        if let Ok(value) = reading {
+            self.keep(&mut state, wanted.clone(), value.clone());
+        }
+        drop(state);
+        let served: Vec<_> = waiters
+            .into_iter()
+            .filter_map(|Waiter { asker, answer }| answer.send(reading.clone()).is_ok().then_some(asker))
+            .collect();
+        if let Ok(value) = reading {
+            audit(&wanted.1, value, &served);
+        }
+    }
+
+    /// Keeps a value for those who ask later; the first to linger is watched over until none does.
+    fn keep(self: &Arc<Self>, state: &mut State, wanted: Wanted, value: Arc<RemoteValue>) {
+        state.lingering.put(wanted, value);
+        if std::mem::replace(&mut state.lingering.is_watched, true) {
+            return;
+        }
+        let inner = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let next = inner.state().lingering.expire();
+                match next {
+                    Some(next) => sleep_until(next).await,
+                    None => return,
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,193 @@
+//! What the pages tell users to type and expect: manifests that the API server takes, values that the chart knows,
+//! reasons that there are, links that lead somewhere.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may fail wherever it stands, in its helpers too"
+)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+use keyturn::api::{ConditionType, Reason};
+use regex::Regex;
+use testbed::controlplane::{Binaries, ControlPlane};
+
+/// Reasons of fields that come later.
+const LATER: [Reason; 4] = [
+    Reason::Retained,
+    Reason::TargetMissing,
+    Reason::TooManyMatches,
+    Reason::TemplateError,
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The pages, by their path from the root.
+fn pages() -> BTreeMap<PathBuf, String> {
+    let root = root();
+    let mut pages = BTreeMap::new();
+    for folder in ["", "docs", "deploy/iam"] {
+        for entry in fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let text = fs::read_to_string(&path).unwrap();
+                pages.insert(path.strip_prefix(&root).unwrap().to_owned(), text);
+            }
+        }
+    }
+    assert!(pages.contains_key(Path::new("README.md")));
+    pages
+}
+
+/// The fenced blocks of a language.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("\n```{language}\n");
+    text.split(&*fence)
+        .skip(1)
+        .map(|rest| rest.split("\n```").next().unwrap_or_default())
+        .collect()
+}
+
+#[tokio::test]
+async fn the_api_server_takes_every_manifest() -> Result<()> {
+    let plane = ControlPlane::shared().await?;
+    let crds = root().join("deploy/crds").display().to_string();
+    plane
+        .kubectl([
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--kustomize",
+            &crds,
+        ])
+        .await?;
+    let established = [
+        "wait",
+        "--for=condition=Established",
+        "--timeout=30s",
+        "--all",
+        "crd",
+    ];
+    plane.kubectl(established).await?;
+    let namespace = plane.namespace("docs").await?;
+    let file = plane.folder().join("docs.yaml");
+    let mut seen = 0;
+    for (page, text) in pages() {
+        for manifest in blocks(&text, "yaml") {
+            fs::write(
+                &file,
+                manifest.replace("namespace: shop", &format!("namespace: {namespace}")),
+            )?;
+            plane
+                .kubectl([
+                    "create",
+                    "--dry-run=server",
+                    "--validate=strict",
+                    "--filename",
+                    &file.display().to_string(),
+                ])
+                .await
+                .with_context(|| format!("{}:\n{manifest}", page.display()))?;
+            seen += 1;
+        }
+    }
+    assert!(seen >= 2, "{seen} manifests");
+    Ok(())
+}
+
+#[test]
+fn the_chart_knows_every_value_that_is_set() {
+    let flag = Regex::new(r"--set ([^ \\\n]+)").unwrap();
+    let helm = Binaries::ensure(&|_| {}).unwrap().helm;
+    let mut seen = 0;
+    let mut values: Vec<(PathBuf, String)> = pages().into_iter().collect();
+    let commented = fs::read_to_string(root().join("charts/keyturn/values.yaml")).unwrap();
+    values.push(("values.yaml".into(), commented));
+    for (page, text) in values {
+        for set in flag.captures_iter(&text) {
+            let rendered = Command::new(&helm)
+                .args(["template", "keyturn", "charts/keyturn", "--set", &set[1]])
+                .current_dir(root())
+                .output()
+                .unwrap();
+            let complaint = String::from_utf8_lossy(&rendered.stderr);
+            assert!(
+                rendered.status.success(),
+                "{}: {}: {complaint}",
+                page.display(),
+                &set[1]
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen >= 4, "{seen} values");
+}
+
+#[test]
+fn every_reason_that_can_be_seen_is_explained() {
+    let page = fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap();
+    let row = Regex::new(r"(?m)^\| (`[^|]+`) \|").unwrap();
+    let word = Regex::new("`([A-Za-z]+)`").unwrap();
+    let explained: BTreeSet<String> = row
+        .captures_iter(&page)
+        .flat_map(|row| {
+            word.captures_iter(row.get(1).unwrap().as_str())
+                .map(|word| word[1].to_owned())
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let seen = |reason: &&Reason| {
+        !LATER.contains(reason)
+            && [ConditionType::Ready, ConditionType::Current]
+                .into_iter()
+                .any(|condition| reason.status(condition).is_some())
+    };
+    let given: BTreeSet<String> = Reason::ALL
+        .iter()
+        .filter(seen)
+        .map(|reason| reason.as_str().to_owned())
+        .collect();
+    assert_eq!(explained, given);
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let link = Regex::new(r"\]\(([^)]+)\)").unwrap();
+    let title = Regex::new(r"(?m)^#+ (.+)$").unwrap();
+    let anchors = |text: &str| -> BTreeSet<String> {
+        title
+            .captures_iter(text)
+            .map(|title| {
+                let kept = title[1].to_lowercase();
+                kept.chars()
+                    .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+                    .map(|c| if c == ' ' { '-' } else { c })
+                    .collect()
+            })
+            .collect()
+    };
+    for (page, text) in pages() {
+        for link in link.captures_iter(&text) {
+            let target = &link[1];
+            if target.starts_with("https://") {
+                continue;
+            }
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let path = root().join(page.parent().unwrap()).join(file);
+            let path = if file.is_empty() { root().join(&page) } else { path };
+            assert!(path.exists(), "{}: {target}", page.display());
+            if !anchor.is_empty() {
+                let anchors = anchors(&fs::read_to_string(&path).unwrap());
+                assert!(anchors.contains(anchor), "{}: {target}", page.display());
+            }
+        }
+    }
+}
