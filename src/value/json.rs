@@ -69,7 +69,7 @@ impl<'a> Members<'a> {
 }
 
 /// The part that the dotted path names. A member whose name is the whole path wins; `\` takes the next character as
-/// it is; a number picks an element of an array. Deeper than serde_json nests (128) nothing is found.
+/// it is; a number picks an element of an array. Deeper than `serde_json` nests (128) nothing is found.
 pub(super) fn select<'a>(value: &'a RawValue, path: &str) -> Option<&'a RawValue> {
     if let Some(member) = Members::of(value).and_then(|members| members.first(path)) {
         return Some(member);

@@ -21,4 +21,5 @@ mod steady_state;
 mod stores;
 mod sync;
 mod tenancy;
+mod wakes;
 mod weather;

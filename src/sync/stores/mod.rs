@@ -8,9 +8,12 @@ mod usable;
 use std::{
     collections::{HashMap, HashSet},
     fmt,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+use futures::FutureExt as _;
 
 pub use self::{
     entry::{ClusterSecretStores, SecretStores, StoreEntry},
@@ -172,7 +175,9 @@ impl Stores {
                 (key, _) = self.work.next() => {
                     let (stores, wake) = (self.clone(), wake.clone());
                     tasks.spawn(async move {
-                        let again = stores.reconcile(&key, &wake).await;
+                        // A panic is an error of this store.
+                        let looked = AssertUnwindSafe(stores.reconcile(&key, &wake)).catch_unwind().await;
+                        let again = looked.unwrap_or(After::BackOff);
                         let well = matches!(again, After::Change);
                         stores.work.done(&key, well);
                         match again {

@@ -15,6 +15,7 @@ use crate::{
         events,
         status::{Verdict, compose_condition},
     },
+    track::Why,
 };
 
 use super::{StoreEntry, Stores, kind_of};
@@ -90,6 +91,10 @@ impl Stores {
         // Always of the same one, where the identity depends on the namespace.
         let source = self.sources_of(key).into_iter().next()?;
         let mode = self.tracking.ask(|tracker| tracker.mode(source))?;
+        // Nothing to check yet, as after every start, is no news.
+        if mode.why == Why::Idle {
+            return None;
+        }
         let raised = if mode.raised {
             "; intervals under 10m are raised to it"
         } else {

@@ -1,3 +1,5 @@
+//! The plan, by the facts that it promises: what is written, whose a Secret is, when its content changed.
+
 mod changed_at;
 mod ownership;
 mod properties;

@@ -1,0 +1,158 @@
+//! What must be looked at again is, and what cannot be mended by looking is not looked at over and over.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use keyturn::api::{ExternalSecret, SecretStore};
+use serde_json::json;
+use testbed::requests;
+
+use crate::harness::{Bed, OFTEN, SELDOM, STORE, bed, common, entry, from_now, property};
+
+/// Watched for as long.
+const SPAN: Duration = Duration::from_secs(10);
+
+/// The operator's requests in the bed's namespace within [`SPAN`].
+async fn requests_of(bed: &Bed) -> Result<usize> {
+    let operator = &common().await?.operator;
+    let mark = requests::mark(bed.cluster)?;
+    tokio::time::sleep(SPAN).await;
+    let namespace = bed.namespace.as_str();
+    let made = requests::since(bed.cluster, mark)?
+        .of(operator.user())
+        .only(|request| request.namespace == namespace);
+    Ok(made.counts().values().sum())
+}
+
+#[tokio::test]
+async fn a_new_version_that_cannot_be_used_is_no_hot_loop() -> Result<()> {
+    bed("loop", async |bed| {
+        let arn = bed.secret("app/db", r#"{"password": "first"}"#)?;
+        let spec = json!({"data": [property("value", "app/db", "password")], "refreshInterval": OFTEN});
+        bed.external_secret("db", spec).await?;
+        bed.holds("db", &[("value", "first")]).await?;
+        bed.synced("db").await?;
+        bed.aws.put_secret_value(&arn, r#"{"user": "other"}"#)?;
+        bed.ready("db", "PropertyNotFound").await?;
+        bed.rounds(2).await?;
+        let made = requests_of(bed).await?;
+        ensure!(made < 30, "{made} requests in 10 s");
+        bed.aws.put_secret_value(&arn, r#"{"password": "second"}"#)?;
+        bed.holds("db", &[("value", "second")]).await?;
+        bed.synced("db").await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_suspension_of_the_store_that_is_taken_back_wakes_its_objects() -> Result<()> {
+    bed("resumed", async |bed| {
+        let arn = bed.secret("app/db", "first")?;
+        bed.external_secret("db", json!({"data": [entry("value", "app/db")], "refreshInterval": OFTEN})).await?;
+        bed.holds("db", &[("value", "first")]).await?;
+        bed.synced("db").await?;
+        let suspended = |until: Option<String>| json!({"metadata": {"annotations": {"keyturn.dev/suspend-sync-until": until}}});
+        bed.patch::<SecretStore>(STORE, suspended(Some(from_now(3600)))).await?;
+        bed.condition("db", "Current", &["Suspended"]).await?;
+        bed.aws.put_secret_value(&arn, "second")?;
+        bed.patch::<SecretStore>(STORE, suspended(None)).await?;
+        bed.condition("db", "Current", &["Checked"]).await?;
+        bed.holds("db", &[("value", "second")]).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_secret_deleted_right_after_it_was_made_is_made_again() -> Result<()> {
+    bed("snatched", async |bed| {
+        bed.secret("app/db", "first")?;
+        for n in 0..10 {
+            let name = format!("db-{n}");
+            bed.external_secret(
+                &name,
+                json!({"data": [entry("value", "app/db")], "refreshInterval": SELDOM}),
+            )
+            .await?;
+            while bed.find(&name).await?.is_none() {}
+            bed.delete::<Secret>(&name).await?;
+        }
+        for n in 0..10 {
+            bed.holds(&format!("db-{n}"), &[("value", "first")]).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_object_made_again_waits_for_the_end_of_its_former_secret() -> Result<()> {
+    bed("again", async |bed| {
+        bed.secret("app/db", "first")?;
+        let spec = json!({"data": [entry("value", "app/db")], "refreshInterval": SELDOM});
+        bed.external_secret("db", spec.clone()).await?;
+        bed.holds("db", &[("value", "first")]).await?;
+        bed.synced("db").await?;
+        for _ in 0..5 {
+            bed.delete::<ExternalSecret>("db").await?;
+            bed.external_secret("db", spec.clone()).await?;
+            bed.synced("db").await?;
+            bed.holds("db", &[("value", "first")]).await?;
+        }
+        let events = bed.events("ExternalSecret", "db").await?;
+        ensure!(
+            events.iter().all(|(reason, _)| reason != "TargetConflict"),
+            "{events:?}"
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_foreign_secret_is_looked_at_again_without_reading_aws() -> Result<()> {
+    bed("foreign", async |bed| {
+        bed.secret("app/db", "first")?;
+        let foreign = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"}, "stringData": {"mine": "kept"}});
+        bed.create(foreign).await?;
+        bed.external_secret("db", json!({"data": [entry("value", "app/db")], "refreshInterval": SELDOM})).await?;
+        bed.ready("db", "TargetConflict").await?;
+        let mark = bed.aws.mark();
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        ensure!(bed.values_since(mark) == 0, "AWS was read to see a Secret");
+        bed.delete::<Secret>("db").await?;
+        bed.holds("db", &[("value", "first")]).await?;
+        bed.synced("db").await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_deleted_with_its_object_does_not_come_back() -> Result<()> {
+    bed("ending", async |bed| {
+        bed.secret("app/db", "first")?;
+        bed.external_secret(
+            "db",
+            json!({"data": [entry("value", "app/db")], "refreshInterval": SELDOM}),
+        )
+        .await?;
+        bed.holds("db", &[("value", "first")]).await?;
+        bed.patch::<ExternalSecret>("db", json!({"metadata": {"finalizers": ["test.example/hold"]}}))
+            .await?;
+        let api = bed.all::<ExternalSecret>();
+        api.delete("db", &kube::api::DeleteParams::foreground()).await?;
+        bed.gone("db").await?;
+        let mark = requests::mark(bed.cluster)?;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        ensure!(bed.find("db").await?.is_none(), "the Secret came back");
+        let operator = &common().await?.operator;
+        let made = requests::since(bed.cluster, mark)?
+            .of(operator.user())
+            .only(|request| request.writes() && request.namespace == bed.namespace);
+        ensure!(made.counts().is_empty(), "{:?}", made.counts());
+        bed.patch::<ExternalSecret>("db", json!({"metadata": {"finalizers": null}}))
+            .await
+    })
+    .await
+}
