@@ -238,13 +238,15 @@ async fn however_many_objects_share_a_secret_it_is_read_once() -> Result<()> {
             1,
             "reads for {OBJECTS} objects on one secret"
         );
-        let mark = bed.aws.mark();
+        let (mark, begun) = (bed.aws.mark(), std::time::Instant::now());
         bed.aws.put_secret_value(&arn, "second")?;
         all_hold(bed, OBJECTS, "second").await?;
-        assert_eq!(
-            bed.values_since(mark),
-            1,
-            "reads for a change that {OBJECTS} objects wait for"
+        // A value answers for 10 s; a busy machine may need longer for all the writes.
+        let allowed = 1 + usize::try_from(begun.elapsed().as_secs() / 10)?;
+        let reads = bed.values_since(mark);
+        assert!(
+            reads <= allowed,
+            "{reads} reads for a change that {OBJECTS} objects wait for"
         );
         Ok(())
     })

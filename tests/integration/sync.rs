@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use testbed::requests;
 
-use crate::harness::{STORE, bed, common, entry, property};
+use crate::harness::{Bed, SELDOM, STORE, bed, common, entry, property};
 
 #[tokio::test]
 async fn an_external_secret_becomes_a_secret_and_follows_aws() -> Result<()> {
@@ -72,13 +72,26 @@ async fn a_first_sync_takes_three_requests() -> Result<()> {
         }
         let mark = requests::mark(bed.cluster)?;
         for n in 0..10 {
-            bed.plain(&format!("db-{n}"), &format!("app/{n}")).await?;
+            bed.external_secret(
+                &format!("db-{n}"),
+                json!({"data": [entry("value", &format!("app/{n}"))], "refreshInterval": SELDOM}),
+            )
+            .await?;
         }
         for n in 0..10 {
             bed.holds(&format!("db-{n}"), &[("value", "first")]).await?;
             bed.synced(&format!("db-{n}")).await?;
         }
-        bed.rounds(3).await?;
+        // What would come after has come when a later one is done.
+        let later = Bed::make(&common().await?.place, "later").await?;
+        later.store(STORE, json!({})).await?;
+        later
+            .run(None, async |later| {
+                later.secret("app/db", "later")?;
+                later.plain("db", "app/db").await?;
+                later.synced("db").await
+            })
+            .await?;
         let made = requests::since(bed.cluster, mark)?
             .of(operator.user())
             .only(|request| {
