@@ -91,17 +91,18 @@ mod tests {
 
     use super::*;
 
-    fn admission(conditions: Value) -> Result<Admission, BadCondition> {
-        let conditions: Vec<StoreCondition> = serde_json::from_value(conditions).unwrap();
-        Admission::new(&conditions)
+    fn conditions(conditions: Value) -> Vec<StoreCondition> {
+        serde_json::from_value(conditions).unwrap()
     }
 
-    fn admits(conditions: Value, namespace: &str, labels: &[(&str, &str)]) -> bool {
+    fn admits(said: Value, namespace: &str, labels: &[(&str, &str)]) -> bool {
         let labels = labels
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        admission(conditions).unwrap().admits(namespace, &labels)
+        Admission::new(&conditions(said))
+            .unwrap()
+            .admits(namespace, &labels)
     }
 
     #[test]
@@ -212,7 +213,7 @@ mod tests {
                 "spec.conditions[1].namespaceSelector",
             ),
         ] {
-            let error = admission(json!([{"namespaces": ["x"]}, condition])).unwrap_err();
+            let error = Admission::new(&conditions(json!([{"namespaces": ["x"]}, condition]))).unwrap_err();
             assert!(error.to_string().starts_with(place), "{error}");
         }
     }

@@ -284,7 +284,7 @@ fn changed_at(
     let recorded = recorded_rollout(wanted);
     let before = annotation_of(live, annotation::ROLLOUT)
         .map(String::as_str)
-        .or(recorded.map(|(rollout, _)| rollout));
+        .or_else(|| recorded.map(|(rollout, _)| rollout));
     if !same && before != Some(rollout) {
         return Some(whole(now));
     }

@@ -169,3 +169,59 @@ fn older(one: &str, other: &str) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn resource_versions_compare_as_numbers() {
+        for (one, other, is_older) in [
+            ("9", "10", true),
+            ("10", "9", false),
+            ("10", "10", false),
+            ("18446744073709551615", "18446744073709551616", true),
+            ("", "1", false),
+            ("a", "b", false),
+        ] {
+            assert_eq!(older(one, other), is_older, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_its_controllers_else_its_names() {
+        let key = ObjectKey::new("shop", "db");
+        let object = json!({
+            "apiVersion": "keyturn.dev/v1", "kind": "ExternalSecret",
+            "metadata": {"name": "db", "namespace": "shop", "uid": "u1"}, "spec": {},
+        });
+        let entry = Entry::of(&key, &serde_json::from_value(object).unwrap(), Duration::ZERO);
+        for (controller, owner, ours) in [
+            (Some("u1"), Some("db"), true),
+            (Some("u1"), None, true),
+            // Of an earlier object of this name, or of somebody else.
+            (Some("u2"), Some("db"), false),
+            (None, Some("db"), true),
+            (None, Some("other"), false),
+            (None, None, false),
+        ] {
+            let secret = SecretEntry {
+                uid: "s".into(),
+                resource_version: "1".into(),
+                owner: owner.map(Into::into),
+                controller_uid: controller.map(Into::into),
+                content: "c".into(),
+                content_intact: true,
+                inputs: None,
+                versions: None,
+                rollout: None,
+                changed_at: None,
+                immutable: false,
+                type_: None,
+            };
+            assert_eq!(is_ours(&key, &entry, &secret), ours, "{controller:?} {owner:?}");
+        }
+    }
+}

@@ -3,14 +3,16 @@
 //! A pass starts from what the indexes and the tracker know and ends at once where nothing is to be done. Values are
 //! read before a write slot is taken; what is written starts from live objects.
 
+mod gate;
 mod memory;
 mod read;
+mod remove;
 mod say;
+mod versions;
 mod write;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use tokio::sync::Semaphore;
 
@@ -18,22 +20,19 @@ pub use self::memory::Memories;
 use self::memory::is_ours;
 use crate::{
     api::{
-        CreationPolicy, ObjectKey, Reason, Selector, SourceId, StoreKind, TokenKey, VersionId,
+        CreationPolicy, ObjectKey, Reason, Selector, SourceId, TokenKey, VersionId,
         allowed::{AllowedKeys, Home},
-        token,
     },
     aws::{self, Aws, Reader},
     cluster::{Events, Index, Indexed, NamespaceEntry, Observed, SecretEntry, ServerTime, Writer},
     sync::{
         driver::Tracking,
-        entry::{Entry, Refresh, Suspension},
+        entry::{Entry, Refresh},
         metrics::Metrics,
         pace::Pace,
-        plan::seconds,
         queue::Class,
-        resolve::{Asked, Refusal, fingerprint},
-        status::{Draft, Verdict},
-        stores::{Stores, Unusable, Usable},
+        resolve::{Refusal, fingerprint},
+        stores::{Stores, Usable},
         work::{Clock, Work},
     },
     track::{self, Known, Subscription, Want},
@@ -43,8 +42,6 @@ use crate::{
 pub const WRITE_SLOTS: usize = 32;
 /// How often what a person must mend is looked at again, at least.
 const RECHECK_PERMANENT: Duration = Duration::from_mins(5);
-/// The suspend annotation as the index of Namespaces has it.
-const SUSPEND_SHORT: &str = "suspend-sync-until";
 /// An object is read on demand at most this often.
 const ON_DEMAND: Duration = Duration::from_secs(10);
 
@@ -147,6 +144,18 @@ enum Stop {
     Waiting,
 }
 
+impl Stop {
+    /// What an error of AWS means for the pass.
+    fn of(error: &aws::Error) -> Self {
+        let refusal = Refusal::new(error.reason(), error.to_string());
+        if error.class().is_transient() {
+            Self::Transient(refusal)
+        } else {
+            Self::Refused(refusal)
+        }
+    }
+}
+
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
@@ -202,151 +211,6 @@ impl Context {
         self.sync(object, &entry, &resolved, class).await
     }
 
-    /// The latest suspension in force and what it is written on.
-    fn suspension(&self, object: &ObjectKey, entry: &Entry) -> Result<Option<(Timestamp, String)>, Refusal> {
-        let now = self.time.now();
-        let namespace = self
-            .namespaces
-            .with(&ObjectKey::new("", object.namespace.clone()), |namespace| {
-                let annotation = namespace.entry()?.annotations.get(SUSPEND_SHORT)?;
-                Some(Suspension::parse(Some(annotation)))
-            })
-            .flatten()
-            .unwrap_or_default();
-        let store = self.stores.meant(entry.store.as_ref()).ok();
-        let of_store = store.as_ref().map_or(Suspension::None, |store| {
-            self.stores.suspended(store, &object.namespace)
-        });
-        let places = [
-            (entry.suspended, format!("ExternalSecret {}", object.name)),
-            (namespace, format!("Namespace {}", object.namespace)),
-            (
-                of_store,
-                store.map_or_else(String::new, |store| format!("{} {}", store.kind, store.name)),
-            ),
-        ];
-        let mut latest: Option<(Timestamp, String)> = None;
-        for (suspension, place) in places {
-            match suspension {
-                Suspension::Unreadable => {
-                    return Err(Refusal::unreadable_suspension(&place));
-                }
-                Suspension::Until(until)
-                    if until > now && latest.as_ref().is_none_or(|(latest, _)| until > *latest) =>
-                {
-                    latest = Some((until, place));
-                }
-                Suspension::Until(_) | Suspension::None => {}
-            }
-        }
-        Ok(latest)
-    }
-
-    async fn suspend(&self, object: &ObjectKey, entry: &Entry, until: Timestamp, by: &str) -> Ended {
-        self.unsubscribe(object);
-        // Nothing is promised meanwhile.
-        self.remember(object, |memory| memory.wanted_since = None);
-        let message = format!("suspended until {} by the annotation on {by}", seconds(until));
-        let draft = Draft {
-            generation: entry.said.generation(),
-            current: Some(Verdict::fails(Reason::Suspended, message)),
-            ..Draft::default()
-        };
-        let left = Duration::try_from(until.duration_since(self.time.now())).unwrap_or(Duration::ZERO);
-        // Clocks and annotations change: a far end is looked at again before it.
-        self.say(
-            object,
-            entry,
-            draft,
-            None,
-            Ended::Again(left.clamp(Duration::from_secs(1), Duration::from_hours(24))),
-        )
-        .await
-    }
-
-    /// The store, its identity, and every key: all checked before AWS is asked for any of them.
-    async fn resolve(&self, object: &ObjectKey, entry: &Entry) -> Result<Resolved, Stop> {
-        if let Some(invalid) = &entry.invalid {
-            return Err(Refusal::new(Reason::InvalidSpec, &**invalid).into());
-        }
-        if self
-            .protected
-            .iter()
-            .any(|namespace| **namespace == *object.namespace)
-        {
-            return Err(Refusal::new(
-                Reason::NamespaceNotAllowed,
-                format!(
-                    "namespace {} is protected: the operator writes no Secrets there",
-                    object.namespace
-                ),
-            )
-            .into());
-        }
-        let store = self.stores.meant(entry.store.as_ref())?;
-        let namespace = self.namespaces.get(&ObjectKey::new("", object.namespace.clone()));
-        // A Namespace is made before what is in it, but comes by another watch, which then wakes its objects.
-        if namespace.is_none() && !self.namespaces.is_empty() {
-            return Err(Stop::Waiting);
-        }
-        let labels = namespace.as_ref().and_then(Indexed::entry);
-        // Nothing can be made in it any more, and all of it goes.
-        if labels.is_some_and(|namespace| namespace.ending) {
-            return Err(Stop::Waiting);
-        }
-        let mut usable = match self.stores.usable(&store, &object.namespace, labels) {
-            Ok(usable) => usable,
-            Err(Unusable::NotYet) => return Err(Stop::Waiting),
-            Err(Unusable::Refused(refusal)) => return Err(refusal.into()),
-        };
-        let refused = |error: aws::Error| {
-            let refusal = Refusal::new(error.reason(), error.to_string());
-            if error.class().is_transient() {
-                Stop::Transient(refusal)
-            } else {
-                Stop::Refused(refusal)
-            }
-        };
-        // An ARN means the store's account or another one, which only AWS can tell.
-        if usable.account.is_none() && entry.needs.iter().any(|need| need.key.starts_with("arn:")) {
-            self.stores.prove(&mut usable).await.map_err(refused)?;
-        }
-        let store_key = Stores::key(&store, &object.namespace);
-        let scope = (store.kind == StoreKind::SecretStore).then_some(&*store_key.namespace);
-        let asked = Asked {
-            store: &store,
-            uid: &usable.uid,
-            namespace: scope,
-            spec: &usable.spec,
-        };
-        let allowed = AllowedKeys::new(usable.spec.allowed_keys.as_deref(), &object.namespace)
-            .map_err(|bad| Refusal::new(Reason::StoreNotReady, format!("{}: {bad}", asked.label())))?;
-        let label = format!("{}/{}", store.kind, store.name);
-        let mut resolved = Resolved {
-            label,
-            usable: usable.clone(),
-            allowed,
-            needs: Vec::with_capacity(entry.needs.len()),
-        };
-        for need in &entry.needs {
-            let key = asked.key(need);
-            if !resolved.allowed.allows(&key, resolved.home()) {
-                tracing::info!(target: "audit", action = "refusal", external_secret = %object, reason = "KeyNotAllowed", subject = %key);
-                return Err(asked.denied(&object.namespace, &key).into());
-            }
-            let hash = token::remote_hash(store.kind, &store.name, &key, &need.selector);
-            let selector = need.selector.clone();
-            resolved.needs.push(Wanted {
-                source: usable.id,
-                key,
-                selector,
-                hash,
-                recorded: None,
-            });
-        }
-        Ok(resolved)
-    }
-
     /// From resolved needs to a written Secret.
     async fn sync(&self, object: &ObjectKey, entry: &Entry, resolved: &Resolved, class: Class) -> Ended {
         let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
@@ -363,7 +227,7 @@ impl Context {
             (None, _) => (None, None),
         };
         let same_inputs = recorded_inputs.as_deref() == Some(&*inputs);
-        let recorded = parse_versions(if same_inputs {
+        let recorded = versions::parse(if same_inputs {
             recorded_versions.as_deref()
         } else {
             None
@@ -415,14 +279,13 @@ impl Context {
                         Known::Gone { .. } | Known::Failing(_) => false,
                     })
         });
-        if intact
-            && same_inputs
-            && settled
+        // Where nothing is written, the Secret of a former name is left alone too.
+        let renamed = entry.creation != CreationPolicy::None
             && entry
                 .recorded
                 .as_ref()
-                .is_none_or(|recorded| recorded.former.is_none())
-        {
+                .is_some_and(|recorded| recorded.former.is_some());
+        if intact && same_inputs && settled && !renamed {
             let draft = self.draft_synced(object, entry, resolved, &needs, secret.as_ref());
             let ended = self.unseen(object, &target).map_or(Ended::Well, Ended::Again);
             return self.say(object, entry, draft, None, ended).await;
@@ -588,7 +451,7 @@ impl Context {
                     .map(|version| (need.hash.clone(), version.0.to_string())),
             }
         });
-        json(&known.collect())
+        versions::json(&known.collect())
     }
 
     /// How soon what a person must mend is looked at again.
@@ -600,13 +463,6 @@ impl Context {
     }
 }
 
-/// What an edited annotation holds instead of JSON counts as nothing: everything is read again.
-fn parse_versions(annotation: Option<&str>) -> BTreeMap<String, String> {
-    annotation
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default()
-}
-
 fn sooner(ended: Ended, wait: Duration) -> Ended {
     match ended {
         Ended::Well => Ended::Again(wait),
@@ -615,6 +471,25 @@ fn sooner(ended: Ended, wait: Duration) -> Ended {
     }
 }
 
-fn json(versions: &BTreeMap<String, String>) -> String {
-    serde_json::to_string(versions).unwrap_or_default()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sooner_look_wins_and_a_failure_keeps_its_back_off() {
+        let (short, long) = (Duration::from_secs(1), Duration::from_secs(9));
+        for (ended, wait, expected) in [
+            (Ended::Well, long, Some(long)),
+            (Ended::Again(short), long, Some(short)),
+            (Ended::Again(long), short, Some(short)),
+            (Ended::Failed, short, None),
+        ] {
+            let after = match sooner(ended, wait) {
+                Ended::Again(wait) => Some(wait),
+                Ended::Failed => None,
+                Ended::Well => panic!("a wait was forgotten"),
+            };
+            assert_eq!(after, expected, "{ended:?} {wait:?}");
+        }
+    }
 }

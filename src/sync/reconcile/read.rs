@@ -158,23 +158,17 @@ impl Context {
         urgency: Urgency,
     ) -> Result<Answer, Stop> {
         let selector = Selector::Version(version.clone());
-        match self
+        let read = self
             .reader
             .read(need.source, &need.key, &selector, object, urgency)
-            .await
-        {
-            Ok(value) => Ok(Answer::Value(value)),
-            Err(error) => {
-                let refusal = Refusal::new(error.reason(), error.to_string());
-                // A version that stands may be unknown to a replica of AWS for a while.
-                let lags = matches!(error.class(), aws::Class::NotFound | aws::Class::StageNotFound);
-                Err(if error.class().is_transient() || lags {
-                    Stop::Transient(refusal)
-                } else {
-                    refusal.into()
-                })
+            .await;
+        read.map(Answer::Value).map_err(|error| match error.class() {
+            // A version that stands may be unknown to a replica of AWS for a while.
+            aws::Class::NotFound | aws::Class::StageNotFound => {
+                Stop::Transient(Refusal::new(error.reason(), error.to_string()))
             }
-        }
+            _ => Stop::of(&error),
+        })
     }
 
     /// What a failed read means. "Not found" is believed only once `DescribeSecret` says so too.

@@ -396,3 +396,41 @@ pub(super) fn synced_message(secret: &str, entries: usize) -> String {
         _ => format!("Secret {secret} holds the values of {entries} entries"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry(policy: &str, interval: &str) -> Entry {
+        let object = json!({
+            "apiVersion": "keyturn.dev/v1", "kind": "ExternalSecret", "metadata": {"name": "db"},
+            "spec": {"refreshPolicy": policy, "refreshInterval": interval},
+        });
+        let object = serde_json::from_value(object).unwrap();
+        Entry::of(&ObjectKey::new("shop", "db"), &object, Duration::from_secs(30))
+    }
+
+    #[test]
+    fn stale_is_two_intervals_and_never_less_than_ten_minutes() {
+        for (policy, interval, minutes) in [
+            ("Periodic", "1h", Some(120)),
+            ("Periodic", "6m", Some(12)),
+            ("Periodic", "5m", Some(10)),
+            ("Periodic", "30s", Some(10)),
+            ("Periodic", "0", None),
+            ("OnChange", "1h", None),
+            ("CreatedOnce", "1h", None),
+        ] {
+            let limit = stale_after(&entry(policy, interval));
+            assert_eq!(limit, minutes.map(Duration::from_mins), "{policy} {interval}");
+        }
+    }
+
+    #[test]
+    fn an_interval_that_was_raised_is_said_so() {
+        assert!(checked_message(&entry("Periodic", "10s")).contains("within 30s, the operator's minimum"));
+        assert!(!checked_message(&entry("Periodic", "30s")).contains("minimum"));
+    }
+}

@@ -7,15 +7,13 @@ use std::time::Duration;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
-    Context, Ended, Resolved, Wanted, json,
+    Context, Ended, Resolved, Wanted,
     read::Answer,
     say::{READ_ONLY, synced_message},
-    sooner,
+    sooner, versions,
 };
 use crate::{
-    api::{
-        CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason, names::annotation,
-    },
+    api::{CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason},
     cluster::{self, Observed, SecretEntry},
     sync::{
         entry::{Entry, carried},
@@ -72,7 +70,7 @@ impl Context {
         if same.uid != entry.uid || same.revision != entry.revision {
             return Ended::Again(BEHIND);
         }
-        let versions = match versions_json(needs, answers) {
+        let versions = match versions::of(needs, answers) {
             Ok(versions) => versions,
             Err(refusal) => {
                 let ended = self.refuse(object, &same, Some(&live), refusal).await;
@@ -360,129 +358,6 @@ impl Context {
         self.events
             .emit(regarding, EventType::Normal, reason.as_str(), "Sync", &note);
     }
-
-    /// All remote secrets are gone and the policy is Delete: the Secret goes, if it is ours.
-    async fn delete(&self, object: &ObjectKey, entry: &Entry, live: &ExternalSecret) -> Ended {
-        let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
-        let secret = match self.writer.cluster().find::<Secret>(&target).await {
-            Ok(secret) => secret,
-            Err(error) => return self.kubernetes_failed(object, entry, Some(live), &error).await,
-        };
-        if let Some(mut secret) = secret {
-            let ours = plan::is_ours(object, &entry.uid, &target.name, &secret);
-            let observed = Observed::of(&secret);
-            wipe(&mut secret);
-            if !ours {
-                let message = format!(
-                    "everything in AWS is gone, but Secret {target} is not of this ExternalSecret, so it was not deleted"
-                );
-                let refusal = Refusal::new(Reason::TargetConflict, message);
-                return sooner(
-                    self.refuse(object, entry, Some(live), refusal).await,
-                    RECHECK_CONFLICT,
-                );
-            }
-            let Some(observed) = observed else {
-                return Ended::Failed;
-            };
-            match self.writer.delete_secret(&target, &observed).await {
-                Ok(()) => self.deleted(
-                    object,
-                    entry,
-                    &target,
-                    "everything that it was made from is gone from AWS",
-                ),
-                Err(error) if error.class == cluster::Class::NotFound => {}
-                Err(error)
-                    if matches!(
-                        error.class,
-                        cluster::Class::Conflict | cluster::Class::UidMismatch
-                    ) =>
-                {
-                    return Ended::Failed;
-                }
-                Err(error) => return self.kubernetes_failed(object, entry, Some(live), &error).await,
-            }
-        }
-        let message = format!(
-            "Secret {} was deleted, since everything that it was made from is gone from AWS and target.deletionPolicy is Delete",
-            target.name
-        );
-        let draft = self.draft(
-            object,
-            entry,
-            Verdict::holds(Reason::Deleted, message),
-            Vec::new(),
-            None,
-        );
-        self.say(object, entry, draft, Some(live), Ended::Well).await
-    }
-
-    /// After a rename: the Secret of the former name goes, if this very object controls it.
-    async fn remove_former(
-        &self,
-        object: &ObjectKey,
-        entry: &Entry,
-        former: &str,
-    ) -> Result<(), cluster::Error> {
-        let key = ObjectKey::new(object.namespace.clone(), former);
-        let Some(mut secret) = self.writer.cluster().find::<Secret>(&key).await? else {
-            return Ok(());
-        };
-        let ours = plan::controller(&secret).is_some_and(|controller| controller.uid == *entry.uid);
-        let observed = Observed::of(&secret);
-        wipe(&mut secret);
-        let (true, Some(observed)) = (ours, observed) else {
-            return Ok(());
-        };
-        match self.writer.delete_secret(&key, &observed).await {
-            Ok(()) => {
-                self.deleted(object, entry, &key, "target.name is another one now");
-                Ok(())
-            }
-            Err(error) if error.class == cluster::Class::NotFound => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn deleted(&self, object: &ObjectKey, entry: &Entry, secret: &ObjectKey, why: &str) {
-        tracing::info!(target: "audit", action = "delete", external_secret = %object, %secret, reason = why);
-        self.remember(object, |memory| memory.written = None);
-        let regarding = events::reference("ExternalSecret", object, &entry.uid);
-        let note = format!("Secret {} was deleted: {why}", secret.name);
-        self.events.emit(
-            regarding,
-            EventType::Normal,
-            EventReason::Deleted.as_str(),
-            "Sync",
-            &note,
-        );
-    }
-}
-
-/// The versions annotation: hash of store and key to version id.
-fn versions_json(needs: &[Wanted], answers: &[Answer]) -> Result<String, Refusal> {
-    let versions = needs
-        .iter()
-        .zip(answers)
-        .filter_map(|(need, answer)| match answer {
-            Answer::Value(value) => Some((need.hash.clone(), value.version.0.to_string())),
-            Answer::Gone { .. } => None,
-        });
-    let versions = json(&versions.collect());
-    if versions.len() > annotation::VERSIONS_LIMIT {
-        return Err(Refusal::new(
-            Reason::TooLarge,
-            format!(
-                "the versions of {} entries need {} bytes in annotation {}, which takes {}: split the ExternalSecret",
-                needs.len(),
-                versions.len(),
-                annotation::VERSIONS,
-                annotation::VERSIONS_LIMIT
-            ),
-        ));
-    }
-    Ok(versions)
 }
 
 /// Overwrites the values of a Secret that is not needed any more.

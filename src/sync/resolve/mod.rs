@@ -187,14 +187,9 @@ impl Asked<'_> {
             format!(
                 "{} does not allow namespace {namespace} to read key {key}: use a key that it allows, or ask the store's \
                  administrator to add it to spec.allowedKeys",
-                self.label(),
+                self.store,
             ),
         )
-    }
-
-    /// The store as people call it.
-    pub(super) fn label(&self) -> String {
-        format!("{} {}", self.store.kind, self.store.name)
     }
 }
 

@@ -1,3 +1,8 @@
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "JSON is written in place, where it is read"
+)]
+
 use serde_json::{Value, json};
 
 use super::*;

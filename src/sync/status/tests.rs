@@ -6,6 +6,9 @@ use super::*;
 const THEN: &str = "2026-11-01T08:00:00Z";
 const NOW: &str = "2026-11-02T09:30:00Z";
 
+/// A name and what it does to a draft.
+type Change = (&'static str, fn(&mut Draft));
+
 fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
@@ -57,7 +60,7 @@ fn nothing_was_said_before_the_first_status() {
 fn whatever_reads_otherwise_differs() {
     let said = Digest::of(Some(&compose(time(THEN), &draft(), None)));
     assert!(!said.differs(&draft()));
-    let changes: [(&str, fn(&mut Draft)); 10] = [
+    let changes: [Change; 10] = [
         ("generation", |draft| draft.generation = 4),
         ("ready holds", |draft| {
             draft.ready = Some(Verdict::fails(Reason::Synced, "all is well"));
@@ -72,7 +75,7 @@ fn whatever_reads_otherwise_differs() {
             draft.current = Some(Verdict::fails(Reason::Stale, "asked"));
         }),
         ("a version", |draft| {
-            draft.sources = Some(vec![source("prod/db", "v2")])
+            draft.sources = Some(vec![source("prod/db", "v2")]);
         }),
         ("no sources", |draft| draft.sources = Some(Vec::new())),
         ("one more source", |draft| {
@@ -80,7 +83,7 @@ fn whatever_reads_otherwise_differs() {
         }),
         ("rollout", |draft| draft.target = Some(target("other", None))),
         ("changed-at", |draft| {
-            draft.target = Some(target("rollout", Some(NOW)))
+            draft.target = Some(target("rollout", Some(NOW)));
         }),
     ];
     for (case, change) in changes {

@@ -38,7 +38,7 @@ pub(super) fn inspect(
 ) -> Result<Sound, Refusal> {
     let asked = entry.asked(store, key);
     if entry.suspended == Suspension::Unreadable {
-        return Err(Refusal::unreadable_suspension(&asked.label()));
+        return Err(Refusal::unreadable_suspension(&store.to_string()));
     }
     let invalid = |message: String| Refusal::new(Reason::InvalidSpec, message);
     let spec = &entry.spec;
@@ -166,6 +166,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::StoreKind::{ClusterSecretStore, SecretStore};
 
     fn rules() -> Rules {
         Rules {
@@ -175,7 +176,11 @@ mod tests {
         }
     }
 
-    fn inspected(kind: StoreKind, spec: Value, suspended: Suspension) -> Result<Sound, Refusal> {
+    fn parsed(spec: &Value) -> Arc<StoreSpec> {
+        Arc::new(serde_json::from_value(spec.clone()).unwrap())
+    }
+
+    fn inspected(kind: StoreKind, spec: Arc<StoreSpec>, suspended: Suspension) -> Result<Sound, Refusal> {
         let store = StoreRef {
             kind,
             name: "aws".into(),
@@ -183,7 +188,7 @@ mod tests {
         let entry = StoreEntry {
             uid: "uid".into(),
             generation: 1,
-            spec: Arc::new(serde_json::from_value(spec).unwrap()),
+            spec,
             suspended,
             status: None,
         };
@@ -201,7 +206,6 @@ mod tests {
             spec[field] = value;
             spec
         };
-        use StoreKind::{ClusterSecretStore, SecretStore};
         for (kind, spec, said) in [
             (SecretStore, aws(json!({})), "spec.provider.aws.auth"),
             (SecretStore, account("kube-system"), "serviceAccountRef.namespace"),
@@ -229,7 +233,7 @@ mod tests {
                 "spec.conditions[0].namespaceSelector",
             ),
         ] {
-            let refusal = inspected(kind, spec.clone(), Suspension::None).unwrap_err();
+            let refusal = inspected(kind, parsed(&spec), Suspension::None).unwrap_err();
             assert_eq!(refusal.reason, Reason::InvalidSpec, "{spec}");
             assert!(refusal.message.contains(said), "{refusal}");
         }
@@ -237,8 +241,8 @@ mod tests {
 
     #[test]
     fn a_suspension_that_is_no_time_is_said_on_the_store() {
-        let spec = json!({"provider": {"aws": {}}});
-        let refusal = inspected(StoreKind::ClusterSecretStore, spec, Suspension::Unreadable).unwrap_err();
+        let spec = parsed(&json!({"provider": {"aws": {}}}));
+        let refusal = inspected(ClusterSecretStore, spec, Suspension::Unreadable).unwrap_err();
         assert_eq!(refusal.reason, Reason::InvalidSpec);
         for part in ["keyturn.dev/suspend-sync-until", "ClusterSecretStore aws"] {
             assert!(refusal.message.contains(part), "{refusal}");
@@ -250,25 +254,20 @@ mod tests {
         let account = json!({"jwt": {"serviceAccountRef": {"name": "a"}}});
         let none = Value::Null;
         for (kind, conditions, keys, open) in [
-            (StoreKind::ClusterSecretStore, none.clone(), none.clone(), true),
-            (StoreKind::ClusterSecretStore, json!([]), none.clone(), true),
+            (ClusterSecretStore, none.clone(), none.clone(), true),
+            (ClusterSecretStore, json!([]), none.clone(), true),
             (
-                StoreKind::ClusterSecretStore,
+                ClusterSecretStore,
                 json!([{"namespaces": ["a"]}]),
                 none.clone(),
                 false,
             ),
-            (
-                StoreKind::ClusterSecretStore,
-                none.clone(),
-                json!(["a/**"]),
-                false,
-            ),
+            (ClusterSecretStore, none.clone(), json!(["a/**"]), false),
             // An empty list of keys allows nothing.
-            (StoreKind::ClusterSecretStore, none.clone(), json!([]), false),
-            (StoreKind::SecretStore, none.clone(), none.clone(), false),
+            (ClusterSecretStore, none.clone(), json!([]), false),
+            (SecretStore, none.clone(), none.clone(), false),
         ] {
-            let auth = if kind == StoreKind::SecretStore {
+            let auth = if kind == SecretStore {
                 account.clone()
             } else {
                 none.clone()
@@ -278,7 +277,7 @@ mod tests {
                 "conditions": conditions,
                 "allowedKeys": keys,
             });
-            let sound = inspected(kind, spec.clone(), Suspension::None).unwrap();
+            let sound = inspected(kind, parsed(&spec), Suspension::None).unwrap();
             assert_eq!(sound.open, open, "{spec}");
             assert!(!sound.per_namespace);
         }

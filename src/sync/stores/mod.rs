@@ -3,6 +3,7 @@
 mod entry;
 mod judge;
 mod say;
+mod usable;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,14 +13,16 @@ use std::{
     time::Duration,
 };
 
-pub use self::entry::{ClusterSecretStores, SecretStores, StoreEntry};
-use self::judge::policy;
 use futures::FutureExt as _;
 
+pub use self::{
+    entry::{ClusterSecretStores, SecretStores, StoreEntry},
+    usable::{Unusable, Usable},
+};
 use crate::{
-    api::{ObjectKey, Reason, SourceId, StoreKind, StoreSpec},
-    aws::{Aws, Source},
-    cluster::{Events, Index, Indexed, NamespaceEntry, ServerTime, Writer},
+    api::{ObjectKey, SourceId, StoreKind},
+    aws::Aws,
+    cluster::{Events, Index, Indexed, ServerTime, Writer},
     sync::{
         admit::Admission,
         driver::Tracking,
@@ -49,21 +52,6 @@ enum Good {
     Unproved,
     /// A person must mend it.
     Bad(Refusal),
-}
-
-/// A store that can be read through, for one namespace.
-#[derive(Clone, Debug)]
-pub struct Usable {
-    /// Where to read.
-    pub id: SourceId,
-    /// The same, in full.
-    pub source: Source,
-    /// The account, once known.
-    pub account: Option<Arc<str>>,
-    /// The store's uid.
-    pub uid: Arc<str>,
-    /// The store's spec.
-    pub spec: Arc<StoreSpec>,
 }
 
 /// All stores and what is known of them.
@@ -103,21 +91,6 @@ struct Known {
     sources: HashMap<SourceId, (ObjectKey, SourcePolicy)>,
     /// Accounts of identities that depend on the namespace.
     accounts: HashMap<SourceId, Arc<str>>,
-}
-
-/// Why a store cannot be used.
-#[derive(Clone, Debug)]
-pub enum Unusable {
-    /// It has not been looked at yet: its first look wakes those who wait.
-    NotYet,
-    /// The condition to show.
-    Refused(Refusal),
-}
-
-impl From<Refusal> for Unusable {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
 }
 
 /// What a [`Stores`] is made of.
@@ -185,23 +158,6 @@ impl Stores {
         }
     }
 
-    /// The store that an ExternalSecret means.
-    pub fn meant(&self, named: Option<&StoreRef>) -> Result<StoreRef, Refusal> {
-        if let Some(named) = named {
-            return Ok(named.clone());
-        }
-        let Some(name) = &self.default_store else {
-            return Err(Refusal::new(
-                Reason::InvalidSpec,
-                "spec.secretStoreRef is missing and the operator has no default store: name a store",
-            ));
-        };
-        Ok(StoreRef {
-            kind: StoreKind::ClusterSecretStore,
-            name: name.clone(),
-        })
-    }
-
     /// A store as the index has it.
     pub fn entry(&self, key: &ObjectKey) -> Option<Indexed<StoreEntry>> {
         if key.namespace.is_empty() {
@@ -209,91 +165,6 @@ impl Stores {
         } else {
             self.namespaced.get(key)
         }
-    }
-
-    /// What `namespace` may read through `store`.
-    pub fn usable(
-        &self,
-        store: &StoreRef,
-        namespace: &str,
-        labels: Option<&NamespaceEntry>,
-    ) -> Result<Usable, Unusable> {
-        let key = Self::key(store, namespace);
-        let label = format!("{} {}", store.kind, store.name);
-        let entry = match self.entry(&key) {
-            Some(Indexed::Entry(entry)) => entry,
-            Some(Indexed::Malformed(_)) => {
-                return Err(Refusal::new(
-                    Reason::StoreNotReady,
-                    format!("{label} cannot be read by this version of the operator: apply a store that its CRD allows"),
-                )
-                .into());
-            }
-            None => {
-                return Err(Refusal::new(
-                    Reason::StoreNotFound,
-                    format!("{label} does not exist: create it, or mend spec.secretStoreRef"),
-                )
-                .into());
-            }
-        };
-        let Some(standing) = self.standing(&key, &entry) else {
-            return Err(Unusable::NotYet);
-        };
-        // Without labels a selector such as "without label x" would admit whoever is seen before his namespace is; its
-        // arrival wakes those who wait.
-        let tenant = match store.kind {
-            StoreKind::ClusterSecretStore => Some(labels.ok_or(Unusable::NotYet)?),
-            StoreKind::SecretStore => None,
-        };
-        if tenant.is_some_and(|tenant| !standing.admission.admits(namespace, &tenant.labels)) {
-            return Err(Refusal::new(
-                Reason::NamespaceNotAllowed,
-                format!(
-                    "{label} does not admit namespace {namespace}: use another store, or ask the store's administrator \
-                     to admit the namespace in spec.conditions"
-                ),
-            )
-            .into());
-        }
-        let mut account = match standing.good {
-            Good::Proved { account } => account,
-            Good::Unproved => None,
-            Good::Bad(refusal) => {
-                return Err(
-                    Refusal::new(Reason::StoreNotReady, format!("{label} is not ready: {refusal}")).into(),
-                );
-            }
-        };
-        let asked = entry.asked(store, &key);
-        let source = asked.source(&self.rules, namespace)?;
-        let source = match tenant {
-            Some(tenant) if asked.is_per_namespace() => source.of_tenant(&tenant.uid),
-            _ => source,
-        };
-        let id = self.aws.intern(source.clone());
-        if account.is_none() {
-            account = self.lock().accounts.get(&id).cloned();
-        }
-        self.announce(&key, id, policy(&entry.spec, account.clone(), &source.region));
-        Ok(Usable {
-            id,
-            source,
-            account,
-            uid: entry.uid.clone(),
-            spec: entry.spec.clone(),
-        })
-    }
-
-    /// Proves an identity that depends on the namespace, once; its account is known afterwards.
-    pub async fn prove(&self, usable: &mut Usable) -> Result<(), crate::aws::Error> {
-        if usable.account.is_some() {
-            return Ok(());
-        }
-        let proven = self.aws.prove(usable.id).await?;
-        self.lock().accounts.insert(usable.id, proven.account.clone());
-        usable.account = Some(proven.account);
-        Ok(())
     }
 
     /// Proves stores as they come, until it is dropped. `wake` is told of each store that changed its standing.
@@ -436,14 +307,6 @@ impl Stores {
         for id in gone {
             self.tracking.tell(|tracker, _| tracker.remove_source(id));
             self.aws.forget(id);
-        }
-    }
-
-    /// When the store's suspension ends, if it is suspended.
-    pub fn suspended(&self, store: &StoreRef, namespace: &str) -> Suspension {
-        match self.entry(&Self::key(store, namespace)) {
-            Some(Indexed::Entry(entry)) => entry.suspended,
-            _ => Suspension::None,
         }
     }
 

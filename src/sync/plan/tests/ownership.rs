@@ -146,7 +146,7 @@ fn what_carries_authority_is_never_adopted() {
         (
             "certificate by label",
             agreed(&|secret| {
-                secret.metadata.labels = Some(map(&[("controller.cert-manager.io/fao", "true")]))
+                secret.metadata.labels = Some(map(&[("controller.cert-manager.io/fao", "true")]));
             }),
         ),
         (

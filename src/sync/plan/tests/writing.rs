@@ -43,13 +43,13 @@ fn only_an_owner_has_its_secret_collected() {
         creation,
         ..Wish::default()
     };
-    let (owner, orphan) = (wish(CreationPolicy::Owner), wish(CreationPolicy::Orphan));
-    let (owned, orphaned) = (owner.made(), orphan.made());
-    assert!(controller(&owned).is_some());
-    assert_eq!(controller(&orphaned), None);
+    let (owning, orphaning) = (wish(CreationPolicy::Owner), wish(CreationPolicy::Orphan));
+    let (collected, kept) = (owning.made(), orphaning.made());
+    assert!(controller(&collected).is_some());
+    assert_eq!(controller(&kept), None);
 
     // A change of policy changes the owner and nothing else.
-    for (wish, live, controlled) in [(&orphan, &owned, false), (&owner, &orphaned, true)] {
+    for (wish, live, controlled) in [(&orphaning, &collected, false), (&owning, &kept, true)] {
         let plan = wish.plan(Some(live));
         assert_eq!(why(&plan), Why::Annotated);
         let after = apply(Some(live), &plan);
@@ -177,12 +177,12 @@ fn an_immutable_secret_keeps_its_data() {
 
 #[test]
 fn labels_and_annotations_come_and_go_with_the_external_secret() {
-    let with = |labels: &[(&str, &str)], annotations: &[(&str, &str)]| Wish {
+    let carrying = |labels: &[(&str, &str)], annotations: &[(&str, &str)]| Wish {
         labels: map(labels),
         annotations: map(annotations),
         ..Wish::default()
     };
-    let mut live = with(&[("team", "a"), ("tier", "db")], &[("note", "n"), ("link", "l")]).made();
+    let mut live = carrying(&[("team", "a"), ("tier", "db")], &[("note", "n"), ("link", "l")]).made();
     // The users' own.
     live.metadata
         .labels
@@ -191,7 +191,7 @@ fn labels_and_annotations_come_and_go_with_the_external_secret() {
         .insert("theirs".into(), "x".into());
     annotate(&mut live, "their-note", Some("x"));
 
-    let wish = with(&[("team", "b")], &[("note", "n")]);
+    let wish = carrying(&[("team", "b")], &[("note", "n")]);
     let plan = wish.plan(Some(&live));
     assert_eq!(why(&plan), Why::Annotated);
     let after = apply(Some(&live), &plan);

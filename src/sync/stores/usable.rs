@@ -1,0 +1,156 @@
+//! What an ExternalSecret may read through the store that it means.
+
+use std::sync::Arc;
+
+use crate::{
+    api::{Reason, SourceId, StoreKind, StoreSpec},
+    aws::{self, Source},
+    cluster::{Indexed, NamespaceEntry},
+    sync::{
+        entry::{StoreRef, Suspension},
+        resolve::Refusal,
+    },
+};
+
+use super::{Good, Stores, judge::policy};
+
+/// A store that can be read through, for one namespace.
+#[derive(Clone, Debug)]
+pub struct Usable {
+    /// Where to read.
+    pub id: SourceId,
+    /// The same, in full.
+    pub source: Source,
+    /// The account, once known.
+    pub account: Option<Arc<str>>,
+    /// The store's uid.
+    pub uid: Arc<str>,
+    /// The store's spec.
+    pub spec: Arc<StoreSpec>,
+}
+
+/// Why a store cannot be used.
+#[derive(Clone, Debug)]
+pub enum Unusable {
+    /// It has not been looked at yet: its first look wakes those who wait.
+    NotYet,
+    /// The condition to show.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Unusable {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Stores {
+    /// The store that an ExternalSecret means.
+    pub fn meant(&self, named: Option<&StoreRef>) -> Result<StoreRef, Refusal> {
+        if let Some(named) = named {
+            return Ok(named.clone());
+        }
+        let Some(name) = &self.default_store else {
+            return Err(Refusal::new(
+                Reason::InvalidSpec,
+                "spec.secretStoreRef is missing and the operator has no default store: name a store",
+            ));
+        };
+        Ok(StoreRef {
+            kind: StoreKind::ClusterSecretStore,
+            name: name.clone(),
+        })
+    }
+
+    /// What `namespace` may read through `store`.
+    pub fn usable(
+        &self,
+        store: &StoreRef,
+        namespace: &str,
+        labels: Option<&NamespaceEntry>,
+    ) -> Result<Usable, Unusable> {
+        let key = Self::key(store, namespace);
+        let entry = match self.entry(&key) {
+            Some(Indexed::Entry(entry)) => entry,
+            Some(Indexed::Malformed(_)) => {
+                return Err(Refusal::new(
+                    Reason::StoreNotReady,
+                    format!("{store} cannot be read by this version of the operator: apply a store that its CRD allows"),
+                )
+                .into());
+            }
+            None => {
+                return Err(Refusal::new(
+                    Reason::StoreNotFound,
+                    format!("{store} does not exist: create it, or mend spec.secretStoreRef"),
+                )
+                .into());
+            }
+        };
+        let Some(standing) = self.standing(&key, &entry) else {
+            return Err(Unusable::NotYet);
+        };
+        // Without labels a selector such as "without label x" would admit whoever is seen before his namespace is; its
+        // arrival wakes those who wait.
+        let tenant = match store.kind {
+            StoreKind::ClusterSecretStore => Some(labels.ok_or(Unusable::NotYet)?),
+            StoreKind::SecretStore => None,
+        };
+        if tenant.is_some_and(|tenant| !standing.admission.admits(namespace, &tenant.labels)) {
+            return Err(Refusal::new(
+                Reason::NamespaceNotAllowed,
+                format!(
+                    "{store} does not admit namespace {namespace}: use another store, or ask the store's administrator \
+                     to admit the namespace in spec.conditions"
+                ),
+            )
+            .into());
+        }
+        let mut account = match standing.good {
+            Good::Proved { account } => account,
+            Good::Unproved => None,
+            Good::Bad(refusal) => {
+                return Err(
+                    Refusal::new(Reason::StoreNotReady, format!("{store} is not ready: {refusal}")).into(),
+                );
+            }
+        };
+        let asked = entry.asked(store, &key);
+        let source = asked.source(&self.rules, namespace)?;
+        let source = match tenant {
+            Some(tenant) if asked.is_per_namespace() => source.of_tenant(&tenant.uid),
+            _ => source,
+        };
+        let id = self.aws.intern(source.clone());
+        if account.is_none() {
+            account = self.lock().accounts.get(&id).cloned();
+        }
+        self.announce(&key, id, policy(&entry.spec, account.clone(), &source.region));
+        Ok(Usable {
+            id,
+            source,
+            account,
+            uid: entry.uid.clone(),
+            spec: entry.spec.clone(),
+        })
+    }
+
+    /// Proves an identity that depends on the namespace, once; its account is known afterwards.
+    pub async fn prove(&self, usable: &mut Usable) -> Result<(), aws::Error> {
+        if usable.account.is_some() {
+            return Ok(());
+        }
+        let proven = self.aws.prove(usable.id).await?;
+        self.lock().accounts.insert(usable.id, proven.account.clone());
+        usable.account = Some(proven.account);
+        Ok(())
+    }
+
+    /// When the store's suspension ends, if it is suspended.
+    pub fn suspended(&self, store: &StoreRef, namespace: &str) -> Suspension {
+        match self.entry(&Self::key(store, namespace)) {
+            Some(Indexed::Entry(entry)) => entry.suspended,
+            _ => Suspension::None,
+        }
+    }
+}
