@@ -234,7 +234,7 @@ impl Source {
         match failure {
             Failure::Transient { .. } => self.backoff.fail(now, context.dice),
             Failure::Identity => {
-                let soonest = self.remotes.values().map(Remote::recheck).min();
+                let soonest = self.remotes.values().map(|remote| remote.recheck()).min();
                 self.backoff
                     .give_up(now, soonest.unwrap_or(Duration::MAX), context.dice);
             }
