@@ -4,6 +4,18 @@
 //! ([`harness::bed`]). Those that kill, restart or drown something use a second control plane ([`harness::quarry`]) with
 //! operators of their own, each confined to its namespace.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::unwrap_in_result,
+    clippy::disallowed_methods,
+    clippy::format_collect,
+    clippy::format_push_string,
+    clippy::needless_pass_by_value,
+    clippy::similar_names,
+    reason = "the helpers of tests are tests too: what they print is captured, and their clock decides nothing"
+)]
+
 mod admission;
 mod canary;
 mod conditions;
