@@ -30,7 +30,7 @@ async fn refused(what: &str, attempt: impl AsyncFn() -> Result<String>) -> Resul
     .await
 }
 
-async fn written(object: &serde_json::Value) -> Result<tempfile::NamedTempFile> {
+fn written(object: &serde_json::Value) -> Result<tempfile::NamedTempFile> {
     let file = tempfile::Builder::new().suffix(".json").tempfile()?;
     std::fs::write(file.path(), object.to_string())?;
     Ok(file)
@@ -76,7 +76,7 @@ async fn secrets_are_written_with_our_label_only() -> Result<()> {
         };
         let ours = json!({"keyturn.dev/managed": "true"});
         let create = async |namespace: &str, object: serde_json::Value| {
-            let file = written(&object).await?;
+            let file = written(&object)?;
             let path = file.path().to_string_lossy().into_owned();
             as_operator(&["create", "--dry-run=server", "-n", namespace, "-f", &path]).await
         };
@@ -154,7 +154,7 @@ async fn protected_namespaces_are_refused_with_a_sentence() -> Result<()> {
             "keyturn-test-protected",
             json!({"data": [crate::harness::entry("v", "app/db")]}),
         );
-        let file = written(&object).await?;
+        let file = written(&object)?;
         let path = file.path().to_string_lossy().into_owned();
         bed.cluster
             .kubectl(["create", "-n", "kube-system", "-f", &path])

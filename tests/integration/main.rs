@@ -4,6 +4,18 @@
 //! ([`harness::bed`]). Those that kill, restart or drown something use a second control plane ([`harness::quarry`]) with
 //! operators of their own, each confined to its namespace.
 
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests measure how long things take, print what they found, and fail by a panic"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    clippy::format_push_string,
+    reason = "manifests made in place read best as arguments, and a failure is told once"
+)]
+
 mod admission;
 mod canary;
 mod conditions;

@@ -1,6 +1,7 @@
 //! What comes out of AWS and how it becomes the keys of a Secret.
 
 use anyhow::Result;
+use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::ListParams;
 use serde_json::{Value, json};
@@ -227,7 +228,6 @@ async fn however_many_objects_share_a_secret_it_is_read_once() -> Result<()> {
             let api = api.clone();
             async move { api.create(&kube::api::PostParams::default(), &object).await }
         });
-        use futures::StreamExt as _;
         let posted: Vec<_> = futures::stream::iter(posts).buffer_unordered(16).collect().await;
         posted.into_iter().collect::<Result<Vec<_>, _>>()?;
         let mark = bed.aws.mark();

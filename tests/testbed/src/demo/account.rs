@@ -41,7 +41,7 @@ pub(super) fn who_read_what(
     Ok(())
 }
 
-/// The calls by operation and role, beside a GetSecretValue for each entry and interval.
+/// The calls by operation and role, beside a `GetSecretValue` for each entry and interval.
 pub(super) fn bill(terminal: &mut Terminal, calls: &Calls, time: Duration) -> Result<()> {
     terminal.step("What it cost");
     let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
