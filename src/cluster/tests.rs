@@ -154,7 +154,14 @@ async fn a_write_is_never_sent_twice() {
         let (cluster, mut server) = cluster();
         let writer = Writer::new(cluster, Leadership::alone());
         let written = tokio::spawn(async move { writer.create_secret(&secret()).await });
-        fail(server.expect("POST", "/api/v1/namespaces/shop/secrets?").await);
+        fail(
+            server
+                .expect(
+                    "POST",
+                    "/api/v1/namespaces/shop/secrets?&fieldManager=keyturn-sync",
+                )
+                .await,
+        );
         assert!(written.await.unwrap().unwrap_err().is_transient());
         server.stays_silent(MINUTE).await;
     }
@@ -205,7 +212,12 @@ async fn creating_a_secret_is_one_post() {
     let (cluster, mut server) = cluster();
     let writer = Writer::new(cluster, Leadership::alone());
     let written = tokio::spawn(async move { writer.create_secret(&secret()).await });
-    let asked = server.expect("POST", "/api/v1/namespaces/shop/secrets?").await;
+    let asked = server
+        .expect(
+            "POST",
+            "/api/v1/namespaces/shop/secrets?&fieldManager=keyturn-sync",
+        )
+        .await;
     assert_eq!(asked.body["data"]["password"], "aHVudGVyMi1jYW5hcnk=");
     asked.written("u1", "8");
     assert_eq!(written.await.unwrap().unwrap().resource_version, "8");
@@ -219,7 +231,10 @@ async fn changing_a_secret_names_the_object_and_state_it_rests_on() {
     let patch = json!({"data": {"a": null}, "metadata": {"annotations": {"x": "y"}, "uid": "other"}});
     let written = tokio::spawn(async move { writer.patch_secret(&key(), &observed(), patch).await });
     let asked = server
-        .expect("PATCH", "/api/v1/namespaces/shop/secrets/db?")
+        .expect(
+            "PATCH",
+            "/api/v1/namespaces/shop/secrets/db?&fieldManager=keyturn-sync",
+        )
         .await;
     assert_eq!(asked.content_type, "application/merge-patch+json");
     assert_eq!(
@@ -351,7 +366,12 @@ async fn the_token_key_is_made_once() {
         .expect("GET", &path)
         .await
         .answer(404, &json!({"code": 404, "reason": "NotFound"}));
-    let asked = server.expect("POST", "/api/v1/namespaces/keyturn/secrets?").await;
+    let asked = server
+        .expect(
+            "POST",
+            "/api/v1/namespaces/keyturn/secrets?&fieldManager=keyturn-sync",
+        )
+        .await;
     assert_eq!(asked.body["immutable"], true);
     let sent: Secret = serde_json::from_value(asked.body.clone()).unwrap();
     asked.written("u1", "8");
@@ -371,7 +391,10 @@ async fn of_two_replicas_that_make_the_token_key_both_use_the_winners() {
         .answer(404, &json!({"code": 404, "reason": "NotFound"}));
     let refused = json!({"code": 409, "reason": "AlreadyExists"});
     server
-        .expect("POST", "/api/v1/namespaces/keyturn/secrets?")
+        .expect(
+            "POST",
+            "/api/v1/namespaces/keyturn/secrets?&fieldManager=keyturn-sync",
+        )
         .await
         .answer(409, &refused);
     let winner = json!({"metadata": {}, "data": {"key": "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="}});

@@ -26,7 +26,7 @@ use crate::{
 };
 
 const TARGET: &str = "/apis/coordination.k8s.io/v1/namespaces/keyturn/leases/keyturn";
-const TARGET_POST: &str = "/apis/coordination.k8s.io/v1/namespaces/keyturn/leases?";
+const TARGET_POST: &str = "/apis/coordination.k8s.io/v1/namespaces/keyturn/leases?&fieldManager=keyturn-sync";
 
 fn view(holder: Option<&str>, version: &str) -> View {
     View {
@@ -511,7 +511,9 @@ async fn acquired(server: &mut Server, leadership: &Leadership) -> String {
 }
 
 async fn renewal(server: &mut Server, version: &str) -> Asked {
-    let asked = server.expect("PATCH", &format!("{TARGET}?")).await;
+    let asked = server
+        .expect("PATCH", &format!("{TARGET}?&fieldManager=keyturn-sync"))
+        .await;
     assert_eq!(
         asked.body["metadata"],
         json!({"uid": "u", "resourceVersion": version})

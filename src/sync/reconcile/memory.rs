@@ -10,7 +10,7 @@ use super::Context;
 use crate::{
     api::ObjectKey,
     cluster::{Observed, SecretEntry},
-    sync::entry::Entry,
+    sync::{entry::Entry, status::Digest},
 };
 
 /// How long a Secret that we wrote may be missing in the index before it counts as deleted.
@@ -35,6 +35,8 @@ pub(super) struct Memory {
     pub(super) written: Option<(Duration, ObjectKey, SecretEntry)>,
     /// Writes for no new version since then: what others changed or deleted.
     pub(super) mends: Option<(Duration, u32)>,
+    /// The status as we wrote it last, and when.
+    pub(super) said: Option<(Duration, Digest)>,
     /// The uid and revision that the last pass saw.
     pub(super) seen: Option<(Box<str>, u64)>,
     /// When the first pass wanted something of AWS.
@@ -45,7 +47,19 @@ pub(super) struct Memory {
     pub(super) read: Option<(String, String)>,
 }
 
+/// For how long the index may not show a status that we wrote.
+const SHOWN_WITHIN: Duration = Duration::from_secs(2);
+
 impl Context {
+    /// What the status says, as the index has it, or as we wrote it a moment ago.
+    pub(super) fn said(&self, object: &ObjectKey, entry: &Entry) -> Digest {
+        let now = self.clock.now();
+        let memories = self.memory.lock();
+        let ours = memories.get(object).and_then(|memory| memory.said);
+        ours.filter(|(at, _)| now < *at + SHOWN_WITHIN)
+            .map_or(entry.said, |(_, said)| said)
+    }
+
     /// The target as the index knows it, or as our last write left it where the index is behind.
     pub(super) fn secret(&self, object: &ObjectKey, target: &ObjectKey) -> Option<SecretEntry> {
         let indexed = self

@@ -291,7 +291,7 @@ impl Context {
         live: Option<&ExternalSecret>,
         ended: Ended,
     ) -> Ended {
-        if !entry.said.differs(&draft) {
+        if !self.said(object, entry).differs(&draft) {
             return ended;
         }
         let fetched;
@@ -322,6 +322,8 @@ impl Context {
             .await
         {
             Ok(_) => {
+                let said = (self.clock.now(), status::Digest::of(Some(&status)));
+                self.remember(object, |memory| memory.said = Some(said));
                 self.tell(object, entry, live, &draft);
                 ended
             }

@@ -92,6 +92,9 @@ impl Report {
 fn number(value: f64, unit: &str) -> String {
     let text = if value.fract().abs() < 1e-9 || value >= 1000.0 {
         format!("{value:.0}")
+    } else if value < 10.0 {
+        // A miss by little must be seen.
+        format!("{value:.3}")
     } else {
         format!("{value:.2}")
     };
