@@ -193,7 +193,8 @@ fn forms() -> Vec<String> {
         // The ends depend on what stands beside it.
         forms.push(encoded[4..encoded.len() - 4].to_owned());
     }
-    forms.push(CANARY.bytes().map(|byte| format!("{byte:02x}")).collect());
+    let hexadecimal: Vec<_> = CANARY.bytes().map(|byte| format!("{byte:02x}")).collect();
+    forms.push(hexadecimal.concat());
     let bytes: Vec<_> = CANARY.bytes().take(8).map(|byte| byte.to_string()).collect();
     forms.push(bytes.join(", "));
     forms.push(bytes.join(","));

@@ -312,17 +312,17 @@ async fn rights_that_are_taken_away_keep_the_last_good_secret() -> Result<()> {
         let roles = Api::<k8s_openapi::api::rbac::v1::Role>::namespaced(bed.client.clone(), &bed.namespace);
         let mut changed = Vec::new();
         for mut role in roles.list(&ListParams::default()).await? {
-            let rules = role.rules.clone().unwrap_or_default();
+            let granted = role.rules.clone().unwrap_or_default();
             let writes = |rule: &k8s_openapi::api::rbac::v1::PolicyRule| {
                 rule.resources
                     .iter()
                     .flatten()
                     .any(|resource| resource == "secrets")
             };
-            if rules.iter().any(writes) {
+            if granted.iter().any(writes) {
                 changed.push(role.clone());
                 let mut fewer = Vec::new();
-                for mut rule in rules {
+                for mut rule in granted {
                     if writes(&rule) {
                         rule.verbs
                             .retain(|verb| ["get", "list", "watch"].contains(&verb.as_str()));

@@ -4,16 +4,16 @@
 //! ([`harness::bed`]). Those that kill, restart or drown something use a second control plane ([`harness::quarry`]) with
 //! operators of their own, each confined to its namespace.
 
-#![allow(
+#![expect(
+    clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::unwrap_used,
-    clippy::unwrap_in_result,
-    clippy::disallowed_methods,
-    clippy::format_collect,
-    clippy::format_push_string,
+    reason = "tests measure how long things take, print what they found, and fail by a panic"
+)]
+#![expect(
     clippy::needless_pass_by_value,
-    clippy::similar_names,
-    reason = "the helpers of tests are tests too: what they print is captured, and their clock decides nothing"
+    clippy::format_push_string,
+    reason = "manifests made in place read best as arguments, and a failure is told once"
 )]
 
 mod admission;
