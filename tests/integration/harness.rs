@@ -485,7 +485,7 @@ impl Bed {
         self.annotate(name, "keyturn.dev/refresh", Some(&anything)).await
     }
 
-    /// Deletes an object of this namespace and waits until it is gone.
+    /// Deletes an object of this namespace and waits until it is gone, or another one is in its place.
     pub(crate) async fn delete<K>(&self, name: &str) -> Result<()>
     where
         K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
@@ -495,11 +495,13 @@ impl Bed {
         K::DynamicType: Default,
     {
         let api = self.all::<K>();
+        let deleted = api.get(name).await.with_context(|| format!("get {name}"))?.uid();
         api.delete(name, &DeleteParams::default())
             .await
             .with_context(|| format!("delete {name}"))?;
         wait::until(&format!("{name} to be gone"), SOON, async || {
-            Ok(api.get_opt(name).await?.is_none().then_some(()))
+            let now = api.get_opt(name).await?;
+            Ok(now.is_none_or(|now| now.uid() != deleted).then_some(()))
         })
         .await
     }
