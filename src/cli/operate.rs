@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Passes under way at once. Most of them wait for AWS; the write slots bound what they do to Kubernetes.
-const PASSES: usize = 256;
+const PASSES: usize = 512;
 /// Stores proved at once.
 const STORES: usize = 16;
 /// Writes of status in a second, after an object's first.

@@ -34,7 +34,7 @@ pub type Reading = Result<Arc<RemoteValue>, Arc<Error>>;
 const GATHER: Duration = Duration::from_millis(15);
 /// And how long while others come: a first sync, which Kubernetes takes at some 150 to 500 objects a second, fills its
 /// batches of 20 for each of the workers.
-const BURST: Duration = Duration::from_millis(400);
+const BURST: Duration = Duration::from_millis(250);
 /// Size of all values in memory, from which on no further batch is taken; one under way may go over it.
 const MEMORY: usize = 8 << 20;
 /// From which on nothing is read at all: so many are in use that to wait for each other would fill the machine.
