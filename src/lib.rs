@@ -14,6 +14,8 @@ pub mod value;
 
 pub mod sync;
 
+pub mod restart;
+
 pub mod telemetry;
 
 pub mod cli;

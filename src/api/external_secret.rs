@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     interval::{BadInterval, Interval},
-    refused, schema,
+    refused,
+    restart::{RestartSpec, RotationSpec},
+    schema,
     status::ExternalSecretStatus,
 };
 
@@ -64,6 +66,12 @@ pub struct ExternalSecretSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 50), extend("x-kubernetes-list-type" = "atomic"))]
     pub data_from: Option<Vec<DataFromEntry>>,
+    /// How the credential rotates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RotationSpec>,
+    /// How the workloads that use the Secret follow its changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartSpec>,
 }
 
 /// When AWS is asked again.

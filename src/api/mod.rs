@@ -13,11 +13,13 @@ pub mod object;
 pub mod reason;
 mod refused;
 pub mod remote;
+pub mod restart;
 mod schema;
 pub mod status;
 pub mod store;
 pub mod token;
 pub mod validate;
+pub mod window;
 
 pub use allowed::AllowedKeys;
 pub use arn::SecretArn;
@@ -30,6 +32,11 @@ pub use interval::Interval;
 pub use object::ObjectKey;
 pub use reason::{ConditionType, EventReason, Reason, Status};
 pub use remote::{Selector, SourceId, VersionId};
+pub use restart::{
+    DeadlinePolicy, Discovery, OnFailure, Pacing, Reloader, RestartDeadline, RestartHealth, RestartMode,
+    RestartPolicy, RestartSpec, RestartStrategy, RestartTarget, RestartTrigger, RestartWindow, RotationSpec,
+    RotationStrategy, TargetSelector, WorkloadKind,
+};
 pub use status::{
     Capabilities, ExternalSecretStatus, RestartException, RestartStatus, RotationStatus, SourceStatus,
     StoreStatus, TargetStatus,
@@ -41,3 +48,4 @@ pub use store::{
 };
 pub use token::{Token, TokenKey};
 pub use validate::Invalid;
+pub use window::{Opening, Window};

@@ -18,6 +18,10 @@ pub const RESTART_MANAGER: &str = "keyturn-restart";
 pub const OPAQUE: &str = "Opaque";
 /// The Secret with the key of the tokens, in the operator's namespace.
 pub const TOKEN_KEY_SECRET: &str = "keyturn-token-key";
+/// The ConfigMap in the operator's namespace by which people hold everything up.
+pub const CONTROL_CONFIG_MAP: &str = "keyturn-control";
+/// The domain of the annotations on workloads and pods by which restarts are asked for and remembered.
+pub const RESTART_DOMAIN: &str = "restart.keyturn.dev";
 /// The types of Secrets that grant rights or hold a release: never written, never taken over.
 pub const PRIVILEGED_SECRET_TYPES: [&str; 3] = [
     "kubernetes.io/service-account-token",
@@ -43,6 +47,23 @@ pub mod annotation {
     pub const CHANGED_AT: &str = "keyturn.dev/changed-at";
     /// On a Secret: the keyed token of the user name in it.
     pub const USER: &str = "keyturn.dev/user";
+    /// On a Secret: keyed token of what [`ROLLOUT`] is made with, the key and the chosen entries: where it differs, rollouts
+    /// cannot be compared.
+    pub const SCOPE: &str = "keyturn.dev/scope";
+    /// On a Secret: since when restarts are wanted, RFC 3339. What changed before asks for none.
+    pub const RESTART_SINCE: &str = "keyturn.dev/restart-since";
+    /// By users, on a workload or a Namespace: whether it is restarted.
+    pub const RESTART: &str = "keyturn.dev/restart";
+    /// By users, on a workload or a Namespace: how it is restarted.
+    pub const RESTART_STRATEGY: &str = "keyturn.dev/restart-strategy";
+    /// By users, on a workload or a Namespace: the application reads its mounted files again by itself.
+    pub const HOT_RELOAD: &str = "keyturn.dev/hot-reload";
+    /// By users, on an ExternalSecret, a workload or a Namespace: nothing is restarted until then, RFC 3339.
+    pub const SUSPEND_RESTARTS_UNTIL: &str = "keyturn.dev/suspend-restarts-until";
+    /// By users, on an ExternalSecret: the rollout token whose restarts are approved.
+    pub const APPROVE: &str = "keyturn.dev/approve";
+    /// By users, on an ExternalSecret: the rollout token whose restarts go on after a failure.
+    pub const RESUME: &str = "keyturn.dev/resume";
     /// By users, on a Secret: the ExternalSecret that may take it over.
     pub const ADOPT: &str = "keyturn.dev/adopt";
     /// By users, on an ExternalSecret: a new value asks for a read now.
@@ -91,6 +112,12 @@ pub fn is_reserved(name: &str) -> bool {
 pub fn field_manager(external_secret: &ObjectKey) -> String {
     let ObjectKey { namespace, name } = external_secret;
     format!("keyturn-{}", digest([namespace.as_bytes(), name.as_bytes()]))
+}
+
+/// The annotation by which the pods of a workload tell which content of the Secret `name` they were made for. Hashed, since
+/// the name part of a key has 63 characters and a Secret's name up to 253.
+pub fn restart_annotation(secret: &str) -> String {
+    format!("{RESTART_DOMAIN}/{}", digest([secret.as_bytes()]))
 }
 
 fn domain(name: &str) -> &str {

@@ -16,18 +16,6 @@ pub(super) fn external_secret(schema: &mut Schema) {
     );
     refuse(
         schema,
-        "rotation",
-        Shape::Object,
-        "this version writes the Secret when a rotation ends and does not judge rotations yet; remove the field",
-    );
-    refuse(
-        schema,
-        "restart",
-        Shape::Object,
-        "this version does not restart workloads yet; remove the field and let a reloader watch the Secret",
-    );
-    refuse(
-        schema,
         "syncWindows",
         Shape::Object,
         "the Secret follows AWS at any time; remove the field, or hold it with the annotation keyturn.dev/suspend-sync-until",

@@ -80,6 +80,9 @@ pub struct RotationStatus {
     /// The version that carries AWSPENDING and is not current.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_version_id: Option<String>,
+    /// When that version was first seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_since: Option<Time>,
     /// How the credential rotates, as told or as found out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<String>,
@@ -135,9 +138,15 @@ pub struct RestartException {
     /// Its name.
     #[serde(default)]
     pub name: String,
-    /// Why, in a sentence.
+    /// Why, in a word.
     #[serde(default)]
     pub reason: String,
+    /// Why, in a sentence, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When that may change by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
 }
 
 /// The status of a store.

@@ -27,8 +27,8 @@ pub use client::{Access, AccessError, Cluster};
 pub use error::{Class, Error, InvalidField};
 pub use events::{EventWorker, Events};
 pub use index::{
-    Change, Changes, Index, Indexed, Malformed, NamespaceEntry, Project, Scope, SecretEntry, WatchEnded,
-    Watches,
+    Change, Changes, Control, Index, Indexed, Malformed, NamespaceEntry, Project, Scope, SecretEntry,
+    WatchEnded, Watches,
 };
 pub use key::token_key;
 pub use lease::{Leadership, Lease, LeaseLost};

@@ -22,6 +22,8 @@ pub enum Change {
     ClusterSecretStore(Arc<str>),
     /// A Namespace, by name.
     Namespace(Arc<str>),
+    /// The ConfigMap by which people hold everything up.
+    Control,
     /// Every index holds its first complete list. Comes once.
     Ready,
 }

@@ -108,6 +108,11 @@ struct HeadMeta {
     resource_version: String,
 }
 
+/// The one object that is watched, if it is one.
+fn field_selector<P: Project>() -> Option<String> {
+    P::NAME.map(|name| format!("metadata.name={name}"))
+}
+
 impl<P: Project> Follower<P> {
     pub(super) async fn run(self, listed: oneshot::Sender<()>) {
         let mut listed = Some(listed);
@@ -166,6 +171,7 @@ impl<P: Project> Follower<P> {
         let epoch = self.index.begin();
         let mut params = ListParams {
             label_selector: P::LABELS.map(str::to_owned),
+            field_selector: field_selector::<P>(),
             limit: Some(PAGE),
             ..ListParams::default()
         };
@@ -203,6 +209,7 @@ impl<P: Project> Follower<P> {
     async fn follow(&self, version: &mut String, epoch: u32) -> End {
         let params = WatchParams {
             label_selector: P::LABELS.map(str::to_owned),
+            field_selector: field_selector::<P>(),
             timeout: Some(WATCH_SECONDS),
             bookmarks: true,
             ..WatchParams::default()

@@ -4,6 +4,7 @@
 //! entries in place and removes at its end those it did not name, so that listing again needs no second map.
 
 mod changes;
+mod control;
 mod follow;
 mod namespaces;
 mod secrets;
@@ -21,6 +22,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::{
     changes::{Change, Changes},
+    control::Control,
     namespaces::NamespaceEntry,
     secrets::SecretEntry,
     watch::{Scope, WatchEnded, Watches},
@@ -38,6 +40,8 @@ pub trait Project: Send + Sync + 'static {
 
     /// Only objects with these labels, all if `None`.
     const LABELS: Option<&'static str> = None;
+    /// Only the object of this name, all if `None`.
+    const NAME: Option<&'static str> = None;
     /// Whether the kind has no namespaces.
     const CLUSTER_WIDE: bool = false;
 

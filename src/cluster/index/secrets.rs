@@ -36,6 +36,10 @@ pub struct SecretEntry {
     pub rollout: Option<Box<str>>,
     /// When `rollout` last changed.
     pub changed_at: Option<Timestamp>,
+    /// Since when restarts are wanted.
+    pub restart_since: Option<Timestamp>,
+    /// stakater Reloader's annotations, if it has any.
+    pub reloader: Option<Arc<BTreeMap<Box<str>, Box<str>>>>,
     /// Whether its data can never change.
     pub immutable: bool,
     /// Its type; `None` is `Opaque`.
@@ -116,6 +120,8 @@ impl Project for Secrets {
             versions: take(annotation::VERSIONS),
             rollout: take(annotation::ROLLOUT),
             changed_at: take(annotation::CHANGED_AT).and_then(|time| time.parse().ok()),
+            restart_since: take(annotation::RESTART_SINCE).and_then(|time| time.parse().ok()),
+            reloader: reloader(annotations),
             immutable: immutable.unwrap_or_default(),
             type_: type_.map(Arc::from),
         }
@@ -124,6 +130,16 @@ impl Project for Secrets {
     fn change(&self, key: ObjectKey) -> Change {
         Change::Secret(key)
     }
+}
+
+/// The annotations by which stakater Reloader chooses Secrets.
+fn reloader(annotations: BTreeMap<String, String>) -> Option<Arc<BTreeMap<Box<str>, Box<str>>>> {
+    let theirs: BTreeMap<Box<str>, Box<str>> = annotations
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("reloader.stakater.com/"))
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    (!theirs.is_empty()).then(|| Arc::new(theirs))
 }
 
 fn controller(references: Option<Vec<OwnerReference>>) -> Option<Box<str>> {

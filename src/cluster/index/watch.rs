@@ -9,8 +9,8 @@ use tokio::{
 };
 
 use super::{
-    Change, Changes, Index, NamespaceEntry, Project, SecretEntry, follow::Follower, namespaces::Namespaces,
-    secrets::Secrets,
+    Change, Changes, Control, Index, NamespaceEntry, Project, SecretEntry, control::Controls,
+    follow::Follower, namespaces::Namespaces, secrets::Secrets,
 };
 use crate::{
     api::{ObjectKey, TokenKey},
@@ -64,15 +64,24 @@ impl Watches {
         self.watch(Secrets(key))
     }
 
+    /// Adds the ConfigMap by which people hold everything up, in the operator's namespace.
+    pub fn control(&mut self, operator_namespace: &str) -> Arc<Index<Control>> {
+        self.follow(Controls, vec![operator_namespace.into()])
+    }
+
     /// Adds a kind.
     pub fn watch<P: Project>(&mut self, project: P) -> Arc<Index<P::Entry>> {
-        let index = Arc::new(Index::default());
-        let project = Arc::new(project);
         let namespaces = match &self.scope {
             Scope::Cluster => vec![Arc::from("")],
             Scope::Namespaces(_) if P::CLUSTER_WIDE => Vec::new(),
             Scope::Namespaces(namespaces) => namespaces.clone(),
         };
+        self.follow(project, namespaces)
+    }
+
+    fn follow<P: Project>(&mut self, project: P, namespaces: Vec<Arc<str>>) -> Arc<Index<P::Entry>> {
+        let index = Arc::new(Index::default());
+        let project = Arc::new(project);
         for namespace in namespaces {
             let follower = Follower {
                 cluster: self.cluster.clone(),

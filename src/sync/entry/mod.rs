@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, Interval, ObjectKey, Reason,
-        RefreshPolicy, Selector, StoreKind,
+        RefreshPolicy, RestartPolicy, RotationStrategy, Selector, StoreKind,
         names::{self, annotation},
     },
     cluster::{Change, Project},
@@ -62,6 +62,31 @@ pub struct Entry {
     pub stale: bool,
     /// The Secret that the status records.
     pub recorded: Option<RecordedTarget>,
+    /// What it says about restarts; none where they are disabled.
+    pub restart: Option<Arc<Restarts>>,
+}
+
+/// What an ExternalSecret says about restarts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Restarts {
+    /// The policy, with everything filled in.
+    pub policy: RestartPolicy,
+    /// `keyturn.dev/approve`: the rollout token that is approved.
+    pub approved: Option<Box<str>>,
+    /// `keyturn.dev/resume`: the rollout token that goes on after a failure.
+    pub resumed: Option<Box<str>>,
+    /// `keyturn.dev/suspend-restarts-until` on the ExternalSecret.
+    pub suspended: Suspension,
+    /// When the old credential dies, as the spec tells or the status found out. Never `Auto`: what is not known is opaque.
+    pub strategy: RotationStrategy,
+    /// Until when workloads must hold the new credential, by the status.
+    pub deadline: Option<Timestamp>,
+    /// Whether the status says that a rotation is under way.
+    pub rotating: bool,
+    /// The rollout of `status.restart`, and the workloads that it calls reverted: kind and name.
+    pub reverted: Option<(Box<str>, Vec<(Box<str>, Box<str>)>)>,
+    /// Digest of the part of the status that restarts own: 0 without one.
+    pub said: u64,
 }
 
 /// The target as the status records it.
@@ -236,6 +261,7 @@ impl Entry {
                     former: (recorded.name != target).then(|| recorded.name.as_str().into()),
                     rollout: recorded.rollout.as_deref().map(Into::into),
                 }),
+            restart: None,
         }
     }
 

@@ -232,6 +232,8 @@ mod tests {
                 versions: None,
                 rollout: None,
                 changed_at: None,
+                restart_since: None,
+                reloader: None,
                 immutable: false,
                 type_: None,
             };

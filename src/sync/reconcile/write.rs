@@ -325,6 +325,8 @@ impl Context {
                 versions: Some(wanted.versions.into()),
                 rollout: Some(written.rollout.as_str().into()),
                 changed_at: written.changed_at,
+                restart_since: None,
+                reloader: None,
                 immutable: wanted.immutable,
                 type_: None,
             };

@@ -1,0 +1,377 @@
+//! `rotation` and `restart`: how a credential rotates, and how the workloads that use it follow.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{schema, window::Window};
+
+/// How the credential rotates.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RotationSpec {
+    /// When the old credential dies: `SingleUser` (as AWSCURRENT moves), `AlternatingUsers` and `Overlap` (at the next
+    /// rotation), `Opaque` (nobody knows). `Auto` (the default) finds out from the user name and AWS's rotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<RotationStrategy>,
+    /// For how long a rotation may be under way before it counts as stuck, as a Go duration; `30m` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
+    pub pending_timeout: Option<String>,
+}
+
+/// When the old credential dies.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
+pub enum RotationStrategy {
+    /// To be found out.
+    #[default]
+    Auto,
+    /// As AWSCURRENT moves, or a moment before.
+    SingleUser,
+    /// At the next rotation: two users take turns.
+    AlternatingUsers,
+    /// At the next rotation: both passwords of one user work.
+    Overlap,
+    /// Nobody knows.
+    Opaque,
+}
+
+impl RotationStrategy {
+    /// The strategy as users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "Auto",
+            Self::SingleUser => "SingleUser",
+            Self::AlternatingUsers => "AlternatingUsers",
+            Self::Overlap => "Overlap",
+            Self::Opaque => "Opaque",
+        }
+    }
+
+    /// The strategy of this name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [
+            Self::Auto,
+            Self::SingleUser,
+            Self::AlternatingUsers,
+            Self::Overlap,
+            Self::Opaque,
+        ]
+        .into_iter()
+        .find(|strategy| strategy.as_str() == text)
+    }
+}
+
+/// How workloads follow a change of the Secret.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestartSpec {
+    /// `Automatic`: workloads are restarted by themselves. `Manual`: each content must be approved, by the annotation
+    /// `keyturn.dev/approve`. `Disabled`: never. Without it, the operator's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<RestartMode>,
+    /// Which workloads: `Auto` (the default), all of the namespace that use the Secret and do not opt out; `OptIn`, those of
+    /// them that carry `keyturn.dev/restart: "true"`, or whose Namespace does; `Explicit`, `targets` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<Discovery>,
+    /// Workloads by name or labels: their wave and strategy and, with `Explicit`, which ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "atomic"))]
+    pub targets: Option<Vec<RestartTarget>>,
+    /// Which changes restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<RestartTrigger>,
+    /// What to do about workloads that stakater Reloader restarts: `Defer` (the default) leaves them to it, `Honour` reads its
+    /// annotations in its place, `Ignore` treats them as any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reloader: Option<Reloader>,
+    /// How many at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pacing: Option<Pacing>,
+    /// When restarts may begin; always, without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
+    pub windows: Option<Vec<RestartWindow>>,
+    /// What happens when the old credential is about to die outside of every window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<RestartDeadline>,
+    /// When a restarted workload counts as failed, and what follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<RestartHealth>,
+}
+
+/// Whether restarts happen by themselves.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
+pub enum RestartMode {
+    /// They do.
+    Automatic,
+    /// Somebody approves each content.
+    Manual,
+    /// They do not happen.
+    #[default]
+    Disabled,
+}
+
+impl RestartMode {
+    /// The mode as users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Automatic => "Automatic",
+            Self::Manual => "Manual",
+            Self::Disabled => "Disabled",
+        }
+    }
+}
+
+/// How workloads are found.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
+pub enum Discovery {
+    /// All that use the Secret and do not opt out.
+    #[default]
+    Auto,
+    /// Those that use the Secret and opt in.
+    OptIn,
+    /// Those that are listed.
+    Explicit,
+}
+
+/// Workloads by name or by labels.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestartTarget {
+    /// Their kind.
+    pub kind: WorkloadKind,
+    /// The name of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub name: Option<String>,
+    /// The labels of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<TargetSelector>,
+    /// Their place in the order: a wave begins when the ones before it are done. 0 by default, also for those not listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1000, max = 1000))]
+    pub wave: Option<i32>,
+    /// How: `Template` (the default but for a Rollout) annotates the pod template, `RestartAt` (a Rollout's default) has Argo
+    /// Rollouts replace its pods, `Evict` evicts the pods that hold old content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<RestartStrategy>,
+}
+
+/// Labels that a workload must have.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetSelector {
+    /// All of these.
+    #[schemars(extend("maxProperties" = 32))]
+    pub match_labels: BTreeMap<String, String>,
+}
+
+/// The kinds that are restarted.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[schemars(description = "")]
+pub enum WorkloadKind {
+    /// `apps/v1`.
+    Deployment,
+    /// `apps/v1`.
+    StatefulSet,
+    /// `apps/v1`.
+    DaemonSet,
+    /// `argoproj.io/v1alpha1`, of Argo Rollouts.
+    Rollout,
+}
+
+impl WorkloadKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Deployment,
+        Self::StatefulSet,
+        Self::DaemonSet,
+        Self::Rollout,
+    ];
+
+    /// The kind as users write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+            Self::Rollout => "Rollout",
+        }
+    }
+}
+
+impl fmt::Display for WorkloadKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a workload is restarted.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
+pub enum RestartStrategy {
+    /// By an annotation of its pod template.
+    Template,
+    /// By `spec.restartAt` of a Rollout.
+    RestartAt,
+    /// By evicting its pods.
+    Evict,
+}
+
+impl RestartStrategy {
+    /// The strategy as users write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Template => "Template",
+            Self::RestartAt => "RestartAt",
+            Self::Evict => "Evict",
+        }
+    }
+
+    /// The strategy of this name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Template, Self::RestartAt, Self::Evict]
+            .into_iter()
+            .find(|strategy| strategy.as_str() == text)
+    }
+}
+
+/// Which changes restart.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestartTrigger {
+    /// Only a change of these keys of the Secret; all, without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    pub keys: Option<Vec<String>>,
+}
+
+/// What to do about stakater Reloader.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
+pub enum Reloader {
+    /// Its workloads are left to it.
+    #[default]
+    Defer,
+    /// Its annotations are read in its place.
+    Honour,
+    /// As if it were not there.
+    Ignore,
+}
+
+/// How many workloads are restarted at once.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pacing {
+    /// How many of this ExternalSecret's workloads roll out at once; 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_concurrent: Option<u32>,
+    /// The same while the old credential is dead or about to die; 5 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub urgent_max_concurrent: Option<u32>,
+    /// The least time between two restarts, as a Go duration; `0s` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
+    pub min_interval: Option<String>,
+}
+
+/// A time in which restarts may begin.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestartWindow {
+    /// When it opens, as five fields of cron: minute, hour, day of month, month, day of week.
+    #[schemars(length(min = 9, max = 100))]
+    pub cron: String,
+    /// How long it stays open, as a Go duration; from `1m` to `168h`.
+    #[schemars(length(min = 1, max = 32), regex(pattern = schema::DURATION))]
+    pub duration: String,
+    /// The time zone of `cron`, such as `Europe/Vienna`; UTC by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: Option<String>,
+}
+
+/// What happens as the old credential is about to die.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestartDeadline {
+    /// `Bypass` (the default) restarts outside of windows in time; `Wait` waits for a window whatever follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<DeadlinePolicy>,
+    /// How long before the next rotation workloads must have been restarted, as a Go duration; `1h` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
+    pub margin: Option<String>,
+}
+
+/// Whether a deadline opens what windows close.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
+pub enum DeadlinePolicy {
+    /// It does.
+    #[default]
+    Bypass,
+    /// It does not.
+    Wait,
+}
+
+/// When a restarted workload counts as failed.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestartHealth {
+    /// How long a rollout may take, as a Go duration; `10m` by default. Crash loops count before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
+    pub timeout: Option<String>,
+    /// `Halt` (the default): no further workload is restarted until it recovers, the content changes again or somebody
+    /// resumes. `Continue`: the others go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<OnFailure>,
+}
+
+/// What follows a failed restart.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
+pub enum OnFailure {
+    /// No further workload is restarted.
+    #[default]
+    Halt,
+    /// The others go on.
+    Continue,
+}
+
+/// `restart` with everything that was left out filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// Whether restarts happen by themselves. Never `Disabled`: then there is no policy.
+    pub mode: RestartMode,
+    /// Which workloads.
+    pub discovery: Discovery,
+    /// Those that are listed.
+    pub targets: Vec<RestartTarget>,
+    /// What to do about stakater Reloader.
+    pub reloader: Reloader,
+    /// How many at once.
+    pub max_concurrent: u32,
+    /// How many at once while it is urgent.
+    pub urgent_max_concurrent: u32,
+    /// Between two restarts.
+    pub min_interval: Duration,
+    /// When restarts may begin; always, without any.
+    pub windows: Vec<Window>,
+    /// Whether a deadline opens what windows close.
+    pub deadline: DeadlinePolicy,
+    /// How long before the deadline.
+    pub margin: Duration,
+    /// How long a rollout may take.
+    pub timeout: Duration,
+    /// What follows a failure.
+    pub on_failure: OnFailure,
+}

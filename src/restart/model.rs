@@ -1,0 +1,236 @@
+//! The words of the room: workloads, pods and Secrets, cut down to what restarts depend on. Pure.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use jiff::Timestamp;
+
+use crate::api::{ObjectKey, RestartStrategy, WorkloadKind};
+
+/// A workload by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadKey {
+    /// Which kind.
+    pub kind: WorkloadKind,
+    /// Where, and its name.
+    pub key: ObjectKey,
+}
+
+impl fmt::Display for WorkloadKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.key.name)
+    }
+}
+
+/// A workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Its uid.
+    pub uid: Box<str>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Its generation.
+    pub generation: i64,
+    /// The generation that its status speaks of.
+    pub observed_generation: i64,
+    /// Whether it is being deleted.
+    pub ending: bool,
+    /// Its own labels: targets choose by them.
+    pub labels: BTreeMap<String, String>,
+    /// What people wrote on it about restarts.
+    pub wishes: Wishes,
+    /// stakater Reloader's annotations on it and on its template: full name and value, those of the template winning.
+    pub reloader: BTreeMap<Box<str>, Box<str>>,
+    /// Chooses its pods.
+    pub selector: PodSelector,
+    /// The Secrets that its pods use, sorted by name, each once.
+    pub uses: Vec<Use>,
+    /// Our annotations on its pod template: the hash of the Secret's name (without the domain) and the token.
+    pub tokens: BTreeMap<Box<str>, Box<str>>,
+    /// Our annotations on the workload itself: what was asked for last, by the same hash.
+    pub records: BTreeMap<Box<str>, Record>,
+    /// When our last patch of it was taken, by the API server's record of field managers.
+    pub patched_at: Option<Timestamp>,
+    /// `spec.paused`.
+    pub paused: bool,
+    /// How its controller replaces pods.
+    pub update: Update,
+    /// How far its controller is.
+    pub progress: Progress,
+    /// A Rollout's `spec.restartAt`.
+    pub restart_at: Option<Timestamp>,
+    /// A Rollout that borrows its template from another workload (`spec.workloadRef`), which we do not follow.
+    pub borrowed_template: bool,
+}
+
+/// What people wrote on a workload or a Namespace about restarts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// `keyturn.dev/restart`; anything but `true` and `false` is [`Wish::Unreadable`].
+    pub restart: Wish,
+    /// `keyturn.dev/restart-strategy`, if it is one.
+    pub strategy: Option<RestartStrategy>,
+    /// `keyturn.dev/hot-reload` is `true`.
+    pub hot_reload: bool,
+    /// `keyturn.dev/suspend-restarts-until`.
+    pub suspended: Until,
+}
+
+/// Whether somebody wants restarts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wish {
+    /// Nobody said.
+    #[default]
+    Unsaid,
+    /// `true`.
+    Yes,
+    /// `false`.
+    No,
+    /// Neither: taken as a no, and said.
+    Unreadable,
+}
+
+/// The value of a suspension.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Until {
+    /// There is none.
+    #[default]
+    Unset,
+    /// Until then.
+    Time(Timestamp),
+    /// It is no time: taken as for ever, and said.
+    Unreadable,
+}
+
+/// How a workload's pods use one Secret.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Use {
+    /// The Secret's name.
+    pub secret: Box<str>,
+    /// Containers that have it in their environment or mounted by `subPath`: what they hold is what was there when they
+    /// started. Init containers count; sorted.
+    pub fixed: Vec<Box<str>>,
+    /// Whether one of those is an init container, which only another pod runs again (a sidecar, an init container with
+    /// `restartPolicy: Always`, is a container in this).
+    pub init: bool,
+    /// Whether a container mounts it in a way in which the kubelet renews the files.
+    pub mounted: bool,
+}
+
+/// What we wrote on the workload itself beside its template, in the same patch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The token that was put on the template.
+    pub token: Box<str>,
+    /// How often: 1, or 2 after somebody took the first one back.
+    pub attempt: u8,
+    /// Whether the workload was healthy before.
+    pub was_healthy: bool,
+}
+
+/// Chooses the pods of a workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodSelector {
+    /// Labels with these values.
+    pub labels: BTreeMap<Box<str>, Box<str>>,
+    /// `matchExpressions`.
+    pub expressions: Vec<Expression>,
+}
+
+/// One of `matchExpressions`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expression {
+    /// The label.
+    pub key: Box<str>,
+    /// `In`, `NotIn`, `Exists` or `DoesNotExist`; another one chooses nothing.
+    pub operator: Box<str>,
+    /// The values.
+    pub values: Vec<Box<str>>,
+}
+
+/// How a workload's controller replaces pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// By itself; a StatefulSet leaves its first `partition` pods.
+    Rolling {
+        /// 0 for others.
+        partition: i32,
+    },
+    /// Only pods that somebody deletes.
+    OnDelete,
+}
+
+/// How far a workload's controller is, as its status says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Pods that there should be (of a DaemonSet: `desiredNumberScheduled`).
+    pub desired: i32,
+    /// Pods that there are.
+    pub total: i32,
+    /// Pods of the present template.
+    pub updated: i32,
+    /// Pods that are ready.
+    pub ready: i32,
+    /// Pods that have been ready for long enough.
+    pub available: i32,
+    /// A StatefulSet whose `currentRevision` is its `updateRevision`; true for others.
+    pub one_revision: bool,
+    /// A Deployment whose condition `Progressing` is `ProgressDeadlineExceeded`, or a Rollout whose phase is `Degraded`.
+    pub deadline_exceeded: bool,
+    /// A Rollout whose phase is `Healthy`; true for others.
+    pub phase_healthy: bool,
+    /// A Rollout's `status.restartedAt`.
+    pub restarted_at: Option<Timestamp>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name.
+    pub name: Box<str>,
+    /// Its uid.
+    pub uid: Box<str>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Its labels: selectors choose by them.
+    pub labels: BTreeMap<Box<str>, Box<str>>,
+    /// The kind and name of its controller, if it has one.
+    pub controller: Option<(Box<str>, Box<str>)>,
+    /// Our annotations on it: hash of the Secret's name and token.
+    pub tokens: BTreeMap<Box<str>, Box<str>>,
+    /// Its containers and sidecars.
+    pub containers: Vec<Container>,
+    /// Whether it is ready.
+    pub ready: bool,
+}
+
+/// A container of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its name.
+    pub name: Box<str>,
+    /// Since when it runs, if it does.
+    pub started: Option<Timestamp>,
+    /// How often it was restarted.
+    pub restarts: i32,
+    /// Why it waits, if it does: `CrashLoopBackOff`, `ImagePullBackOff`, `CreateContainerConfigError`, ...
+    pub waiting: Option<Box<str>>,
+}
+
+/// A managed Secret, as far as pods must follow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// The ExternalSecret that it is made for.
+    pub object: ObjectKey,
+    /// The Secret's name.
+    pub secret: Box<str>,
+    /// The hash of its name, as in annotations of workloads.
+    pub hash: Box<str>,
+    /// `keyturn.dev/rollout`: what pods must hold.
+    pub token: Box<str>,
+    /// `keyturn.dev/changed-at`. Without it nobody can be stale.
+    pub changed_at: Option<Timestamp>,
+    /// `keyturn.dev/restart-since`. What changed before asks for nothing.
+    pub since: Option<Timestamp>,
+    /// stakater Reloader's annotations on the Secret.
+    pub reloader: Arc<BTreeMap<Box<str>, Box<str>>>,
+}
