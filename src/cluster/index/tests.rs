@@ -359,6 +359,8 @@ async fn of_a_secret_tokens_are_kept_and_no_data() {
             versions: Some("{}".into()),
             rollout: Some("ro".into()),
             changed_at: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+            restart_since: None,
+            reloader: None,
             immutable: true,
             type_: Some("kubernetes.io/tls".into()),
         }
