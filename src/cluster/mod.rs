@@ -25,7 +25,7 @@ mod writes;
 pub use call::{CALL_TIMEOUT, Verb};
 pub use client::{Access, AccessError, Cluster};
 pub use error::{Class, Error, InvalidField};
-pub use events::{EventWorker, Events};
+pub use events::{Alert, EventWorker, Events};
 pub use index::{
     Change, Changes, Control, Index, Indexed, Malformed, NamespaceEntry, Project, Scope, SecretEntry,
     WatchEnded, Watches,
