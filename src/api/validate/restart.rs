@@ -223,7 +223,8 @@ mod tests {
     }
 
     fn restart(field: &str, value: Value) -> Value {
-        json!({"restart": {field: value}})
+        let restart = serde_json::Map::from_iter([(field.to_owned(), value)]);
+        json!({"restart": restart})
     }
 
     #[test]
