@@ -15,6 +15,7 @@ mod index;
 mod key;
 mod lease;
 mod metrics;
+mod pace;
 mod rollout;
 #[cfg(test)]
 mod testing;
@@ -36,6 +37,7 @@ pub use index::{
 pub use key::token_key;
 pub use lease::{Leadership, Lease, LeaseLost};
 pub use metrics::Metrics;
+pub use pace::Pace;
 pub use rollout::Rollout;
 pub use time::ServerTime;
 pub use tokens::Tokens;

@@ -269,8 +269,12 @@ impl WorkloadDoor {
         } = self;
         let uses = uses::uses(&spec.template.spec);
         let template = &spec.template.metadata.annotations;
-        let concerned =
-            !uses.is_empty() || metadata.annotations.keys().chain(template.keys()).any(|name| is_ours(name));
+        let concerned = !uses.is_empty()
+            || metadata
+                .annotations
+                .keys()
+                .chain(template.keys())
+                .any(|name| is_ours(name));
         if !concerned {
             return None;
         }
@@ -331,7 +335,10 @@ impl WorkloadDoor {
 
 impl Spec {
     fn update(&self, kind: WorkloadKind) -> Update {
-        let UpdateStrategy { type_, rolling_update } = &self.update_strategy;
+        let UpdateStrategy {
+            type_,
+            rolling_update,
+        } = &self.update_strategy;
         match kind {
             WorkloadKind::StatefulSet | WorkloadKind::DaemonSet if type_.as_deref() == Some("OnDelete") => {
                 Update::OnDelete
@@ -345,7 +352,12 @@ impl Spec {
 }
 
 fn progress(kind: WorkloadKind, replicas: Option<i32>, status: &Status) -> Progress {
-    let condition = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
+    let condition = |type_: &str| {
+        status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == type_)
+    };
     let phase = status.phase.as_deref();
     let common = Progress {
         desired: replicas.unwrap_or(1),
@@ -408,7 +420,9 @@ impl PodDoor {
                 } = container;
                 Container {
                     name,
-                    started: state.running.and_then(|running| time(running.started_at.as_deref())),
+                    started: state
+                        .running
+                        .and_then(|running| time(running.started_at.as_deref())),
                     restarts: restart_count,
                     waiting: state.waiting.map(|waiting| waiting.reason.unwrap_or_default()),
                 }
@@ -451,8 +465,9 @@ fn is_ours(name: &str) -> bool {
 }
 
 fn is_reloaders(name: &str) -> bool {
-    name.split_once('/')
-        .is_some_and(|(domain, _)| domain == "reloader.stakater.com" || domain.ends_with(".reloader.stakater.com"))
+    name.split_once('/').is_some_and(|(domain, _)| {
+        domain == "reloader.stakater.com" || domain.ends_with(".reloader.stakater.com")
+    })
 }
 
 /// The hash out of the name of one of our annotations.

@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     api::{
@@ -341,12 +342,23 @@ fn reverted(status: &RestartStatus) -> Option<(Box<str>, Vec<(Box<str>, Box<str>
     Some((rollout.into(), reverted))
 }
 
-/// A number that changes with what the status says of restarts.
-fn digest_of_restarts(status: &ExternalSecretStatus) -> u64 {
+/// A number that changes with what the status says of restarts, times of transition aside; 0 where it says nothing.
+pub fn digest_of_restarts(status: &ExternalSecretStatus) -> u64 {
     let condition = status::condition(status, ConditionType::RestartsComplete);
     if status.restart.is_none() && condition.is_none() {
         return 0;
     }
+    let condition = condition.map(|condition| {
+        let Condition {
+            status,
+            reason,
+            message,
+            observed_generation,
+            type_: _,
+            last_transition_time: _,
+        } = condition;
+        (status, reason, message, observed_generation)
+    });
     let text = serde_json::to_vec(&(&status.restart, condition)).unwrap_or_default();
     digest64(&[&text])
 }

@@ -24,12 +24,11 @@ use crate::{
         allowed::{AllowedKeys, Home},
     },
     aws::{self, Aws, Reader},
-    cluster::{Events, Index, Indexed, NamespaceEntry, Observed, SecretEntry, ServerTime, Writer},
+    cluster::{Events, Index, Indexed, NamespaceEntry, Observed, Pace, SecretEntry, ServerTime, Writer},
     sync::{
         driver::Tracking,
         entry::{Entry, Refresh},
         metrics::Metrics,
-        pace::Pace,
         queue::Class,
         resolve::{Refusal, fingerprint},
         stores::{Stores, Usable},
