@@ -3,9 +3,10 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use futures::{FutureExt as _, future::FusedFuture as _};
 use prometheus_client::registry::Registry;
-use secrecy::SecretString;
-use tokio::sync::{Semaphore, watch};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     api::{ObjectKey, RestartMode, SourceId},
@@ -19,7 +20,7 @@ use crate::{
         stores::{ClusterSecretStores, Parts, SecretStores, Stores},
         work::{Clock, Work},
     },
-    telemetry::Readiness,
+    telemetry::{self, Alert, AlertSink, Readiness, Webhook},
     track::{self, Tracker},
 };
 
@@ -71,14 +72,21 @@ pub(super) struct Metrics {
     aws: aws::Metrics,
     cluster: cluster::Metrics,
     sync: sync::metrics::Metrics,
+    alerts: telemetry::alerts::Metrics,
 }
 
 impl Metrics {
     pub(super) fn register(&self, registry: &mut Registry) {
-        let Self { aws, cluster, sync } = self;
+        let Self {
+            aws,
+            cluster,
+            sync,
+            alerts,
+        } = self;
         aws.register(registry);
         cluster.register(registry);
         sync.register(registry);
+        alerts.register(registry);
     }
 }
 
@@ -101,9 +109,13 @@ pub(super) async fn operate(
         lease_name,
         protected_namespaces,
         token_audiences,
-        restarts: _restarts,
+        restarts,
     } = settings;
 
+    let sink = restarts
+        .alert_url
+        .map(|url| AlertSink::new(Webhook::parse(url.expose_secret())?, metrics.alerts))
+        .transpose()?;
     let cluster = Cluster::connect(&Access::default(), metrics.cluster.clone()).await?;
     readiness.send_replace(Readiness::Waiting("the key of the tokens"));
     let key = cluster::token_key(&cluster, &operator_namespace)
@@ -136,6 +148,10 @@ pub(super) async fn operate(
     let (lease, leadership) = Lease::new(cluster.clone(), lease, &pod_name)?;
     let writer = Writer::new(cluster.clone(), leadership.clone());
     let (events, event_worker) = Events::new(&cluster, leadership.clone(), &pod_name);
+
+    let (released, release) = watch::channel(false);
+    let alerts = sink.map(|sink| (sink, events.alerts()));
+    let alerting = alerting(alerts, cluster_name.clone(), release.clone());
 
     let clock = Clock::start();
     let tracking = Arc::new(Tracking::new(
@@ -200,7 +216,6 @@ pub(super) async fn operate(
 
     readiness.send_replace(Readiness::Waiting("the first lists of the API server"));
     let mut wanted_end = shutdown.clone();
-    let (released, release) = watch::channel(false);
     let work = async {
         listed
             .wait_for(|listed| *listed)
@@ -223,6 +238,7 @@ pub(super) async fn operate(
     // The Lease outlives the work, so that the next leader begins when our last write has ended.
     let leading = lease.run(async move { ended(&mut stop_lease).await });
     let mut leading = std::pin::pin!(leading);
+    let mut alerting = std::pin::pin!(alerting.fuse());
     let mut event_worker = Box::pin(event_worker.run());
     let mut watching = std::pin::pin!(watching);
     let mut work = std::pin::pin!(work);
@@ -237,13 +253,51 @@ pub(super) async fn operate(
             end = &mut watching => return Err(end.into()),
             worked = &mut work => break worked,
             () = &mut event_worker, if !events_end => events_end = true,
+            () = &mut alerting => {}
         }
     };
     // An event under way would hold up the end of the Lease, which waits for all that writes.
     drop(event_worker);
     released.send_replace(true);
-    leading.await?;
+    let (left, ()) = tokio::join!(leading, async {
+        if !alerting.is_terminated() {
+            alerting.await;
+        }
+    });
+    left?;
     worked
+}
+
+/// Posts alerts until `released` turns true; without a webhook there is nothing to do.
+async fn alerting(
+    alerts: Option<(AlertSink, mpsc::Receiver<cluster::Alert>)>,
+    cluster: String,
+    mut released: watch::Receiver<bool>,
+) {
+    let Some((sink, alerts)) = alerts else {
+        return;
+    };
+    let alert = |alert: cluster::Alert| {
+        let cluster::Alert {
+            reason,
+            kind,
+            namespace,
+            name,
+            note,
+            time,
+        } = alert;
+        Alert {
+            reason: reason.to_owned(),
+            kind,
+            namespace,
+            name,
+            message: note,
+            time,
+            cluster: cluster.clone(),
+        }
+    };
+    sink.run(alerts, alert, async move { ended(&mut released).await })
+        .await;
 }
 
 /// Returns once `signal` turned true, or nobody is left to turn it.
