@@ -138,8 +138,11 @@ pub(super) async fn operate(
     let secret_stores = watches.watch(SecretStores);
     let cluster_secret_stores = watches.watch(ClusterSecretStores);
     let secrets = watches.secrets(key.clone());
+    // Until there is a setting for it.
+    let restart_default = RestartMode::Disabled;
     let objects = watches.watch(ExternalSecrets {
         min_interval: min_refresh_interval,
+        restart_default,
     });
     let mut listed = watches.ready();
     let watching = watches.run();
@@ -204,6 +207,7 @@ pub(super) async fn operate(
         key,
         work: Arc::new(Work::new(clock, PASSES, seed(&pod_name))),
         min_interval: min_refresh_interval,
+        restart_default,
         protected: protected_namespaces
             .into_iter()
             .chain([operator_namespace])

@@ -6,7 +6,7 @@ use http::Request;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{
     Resource,
-    api::{DeleteParams, EvictParams, GetParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions},
     core::request,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -345,18 +345,17 @@ impl Writer {
             kind: "Pod",
             key,
         };
-        let params = EvictParams {
-            delete_options: Some(DeleteParams {
-                preconditions: Some(Preconditions {
-                    uid: Some(uid.to_owned()),
-                    resource_version: None,
-                }),
-                ..DeleteParams::default()
-            }),
-            ..EvictParams::default()
-        };
-        let request = request::Request::new(path_of::<Pod>(&key.namespace))
-            .evict(&key.name, &params)
+        // Not kube's `evict`, which writes `delete_options`: the API server passes over it, and over the uid with it.
+        let body = json!({
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"namespace": &*key.namespace, "name": &*key.name},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        });
+        let path = format!("{}/{}/eviction", path_of::<Pod>(&key.namespace), key.name);
+        let request = Request::post(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body.to_string().into_bytes())
             .map_err(|_| call.failed(UNBUILDABLE))?;
         let _turn = self.turn(call).await?;
         self.cluster.call_with(call, request, |_| Ok(())).await

@@ -4,4 +4,15 @@
 //! content; no intent is lost over a crash, since what is asked for stands on the pod template and what is missing is found
 //! again from Secrets and pods; no more workloads roll out at once than the limits say; what fails stops what follows.
 
+pub mod block;
+pub mod health;
+pub mod member;
+pub mod memory;
 pub mod model;
+pub mod need;
+pub mod patch;
+pub mod queue;
+pub mod report;
+pub mod step;
+pub mod target;
+pub mod uses;

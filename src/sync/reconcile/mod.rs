@@ -20,7 +20,7 @@ pub use self::memory::Memories;
 use self::memory::is_ours;
 use crate::{
     api::{
-        CreationPolicy, ObjectKey, Reason, Selector, SourceId, TokenKey, VersionId,
+        CreationPolicy, ObjectKey, Reason, RestartMode, Selector, SourceId, TokenKey, VersionId,
         allowed::{AllowedKeys, Home},
     },
     aws::{self, Aws, Reader},
@@ -82,6 +82,8 @@ pub struct Context {
     pub work: Arc<Work>,
     /// Intervals below are raised to it.
     pub min_interval: Duration,
+    /// What applies to restarts where a spec says nothing.
+    pub restart_default: RestartMode,
     /// Namespaces whose Secrets are never written.
     pub protected: Vec<String>,
     /// Numbers.
