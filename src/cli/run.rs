@@ -25,6 +25,7 @@ const GRACE: Duration = Duration::from_secs(25);
 
 /// The arguments of `keyturn run`. An empty text is taken as absent, so that a manifest may pass what is not set.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub(super) struct Run {
     /// Name of this cluster in role session names, as CloudTrail shows them
     #[arg(long, env = "KEYTURN_CLUSTER_NAME", default_value = "kubernetes", value_parser = cluster_name)]
