@@ -26,6 +26,8 @@ const PURE: &[&str] = &[
     "value/",
     "track/",
     "sync/plan",
+    "cli/status/report",
+    "cli/status/table",
     "restart/block",
     "restart/health",
     "restart/member",

@@ -3,9 +3,10 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use futures::{FutureExt as _, future::FusedFuture as _};
 use prometheus_client::registry::Registry;
-use secrecy::SecretString;
-use tokio::sync::{Semaphore, watch};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     api::{ObjectKey, RestartMode, SourceId},
@@ -20,7 +21,7 @@ use crate::{
         stores::{ClusterSecretStores, Parts, SecretStores, Stores},
         work::{Clock, Work},
     },
-    telemetry::Readiness,
+    telemetry::{self, Alert, AlertSink, Readiness, Webhook},
     track::{self, Tracker},
 };
 
@@ -62,7 +63,6 @@ pub(super) struct RestartSettings {
     /// Whether pods may be evicted.
     pub(super) allow_evict: bool,
     /// An http or https URL, for alerts.
-    #[expect(dead_code, reason = "the webhook is wired next")]
     pub(super) alert_url: Option<SecretString>,
 }
 
@@ -73,6 +73,7 @@ pub(super) struct Metrics {
     cluster: cluster::Metrics,
     sync: sync::metrics::Metrics,
     restart: restart::metrics::Metrics,
+    alerts: telemetry::alerts::Metrics,
 }
 
 impl Metrics {
@@ -82,11 +83,13 @@ impl Metrics {
             cluster,
             sync,
             restart,
+            alerts,
         } = self;
         aws.register(registry);
         cluster.register(registry);
         sync.register(registry);
         restart.register(registry);
+        alerts.register(registry);
     }
 }
 
@@ -112,6 +115,10 @@ pub(super) async fn operate(
         restarts: restart_settings,
     } = settings;
 
+    let sink = restart_settings
+        .alert_url
+        .map(|url| AlertSink::new(Webhook::parse(url.expose_secret())?, metrics.alerts))
+        .transpose()?;
     let cluster = Cluster::connect(&Access::default(), metrics.cluster.clone()).await?;
     readiness.send_replace(Readiness::Waiting("the key of the tokens"));
     let key = cluster::token_key(&cluster, &operator_namespace)
@@ -149,6 +156,10 @@ pub(super) async fn operate(
     let (lease, leadership) = Lease::new(cluster.clone(), lease, &pod_name)?;
     let writer = Writer::new(cluster.clone(), leadership.clone());
     let (events, event_worker) = Events::new(&cluster, leadership.clone(), &pod_name);
+
+    let (released, release) = watch::channel(false);
+    let alerts = sink.map(|sink| (sink, events.alerts()));
+    let alerting = alerting(alerts, cluster_name.clone(), release.clone());
 
     let clock = Clock::start();
     let tracking = Arc::new(Tracking::new(
@@ -232,7 +243,6 @@ pub(super) async fn operate(
 
     readiness.send_replace(Readiness::Waiting("the first lists of the API server"));
     let mut wanted_end = shutdown.clone();
-    let (released, release) = watch::channel(false);
     let work = async {
         listed
             .wait_for(|listed| *listed)
@@ -264,6 +274,7 @@ pub(super) async fn operate(
     // The Lease outlives the work, so that the next leader begins when our last write has ended.
     let leading = lease.run(async move { ended(&mut stop_lease).await });
     let mut leading = std::pin::pin!(leading);
+    let mut alerting = std::pin::pin!(alerting.fuse());
     let mut event_worker = Box::pin(event_worker.run());
     let mut watching = std::pin::pin!(watching);
     let mut work = std::pin::pin!(work);
@@ -278,13 +289,51 @@ pub(super) async fn operate(
             end = &mut watching => return Err(end.into()),
             worked = &mut work => break worked,
             () = &mut event_worker, if !events_end => events_end = true,
+            () = &mut alerting => {}
         }
     };
     // An event under way would hold up the end of the Lease, which waits for all that writes.
     drop(event_worker);
     released.send_replace(true);
-    leading.await?;
+    let (left, ()) = tokio::join!(leading, async {
+        if !alerting.is_terminated() {
+            alerting.await;
+        }
+    });
+    left?;
     worked
+}
+
+/// Posts alerts until `released` turns true; without a webhook there is nothing to do.
+async fn alerting(
+    alerts: Option<(AlertSink, mpsc::Receiver<cluster::Alert>)>,
+    cluster: String,
+    mut released: watch::Receiver<bool>,
+) {
+    let Some((sink, alerts)) = alerts else {
+        return;
+    };
+    let alert = |alert: cluster::Alert| {
+        let cluster::Alert {
+            reason,
+            kind,
+            namespace,
+            name,
+            note,
+            time,
+        } = alert;
+        Alert {
+            reason: reason.to_owned(),
+            kind,
+            namespace,
+            name,
+            message: note,
+            time,
+            cluster: cluster.clone(),
+        }
+    };
+    sink.run(alerts, alert, async move { ended(&mut released).await })
+        .await;
 }
 
 /// Returns once `signal` turned true, or nobody is left to turn it.
