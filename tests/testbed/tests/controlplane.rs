@@ -18,13 +18,21 @@ use serde_json::{Value, json};
 use testbed::controlplane::{Binaries, ControlPlane, Options};
 use testbed::wait;
 
+#[path = "controlplane/recording.rs"]
+mod recording;
+
 const SOON: Duration = Duration::from_mins(1);
 
 #[tokio::test]
 async fn workloads_become_ready_and_roll_when_their_template_changes() -> Result<()> {
     let cluster = ControlPlane::shared().await?;
     let namespace = cluster.namespace("roll").await?;
-    let kinds = [("Deployment", "web", 3), ("StatefulSet", "db", 2)];
+    // As many of a DaemonSet as there are nodes.
+    let kinds = [
+        ("Deployment", "web", 3),
+        ("StatefulSet", "db", 2),
+        ("DaemonSet", "log", 3),
+    ];
     for (kind, name, replicas) in kinds {
         create(cluster, &namespace, &workload(kind, name, replicas, &json!({}))).await?;
     }
@@ -315,6 +323,7 @@ fn running_in(folder: &Path) -> usize {
 }
 
 fn workload(kind: &str, name: &str, replicas: usize, annotations: &Value) -> Value {
+    let replicas = (kind != "DaemonSet").then_some(replicas);
     json!({
         "apiVersion": "apps/v1",
         "kind": kind,
