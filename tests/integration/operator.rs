@@ -33,7 +33,7 @@ impl Operator {
     /// Installs the chart for all namespaces and starts one process.
     pub(crate) async fn install(place: &Place) -> Result<Self> {
         let mut install = Install::new("keyturn", "keyturn-system");
-        install.set.push("restart.allowEvict=true".to_owned());
+        install.set.push("restart.evict=true".to_owned());
         let mut operator = Self::make(place, install, &[]).await?;
         operator.start().await?;
         Ok(operator)

@@ -11,7 +11,7 @@ use serde_json::json;
 use testbed::{requests, wait, workloads::Use};
 
 use crate::{
-    harness::{API_SERVER, Bed, bed, from_now, quarried, same},
+    harness::{API_SERVER, Bed, assert_actionable, bed, from_now, quarried, same},
     operator::Operator,
     rolling::{Anchor, COALESCE, LATER, annotated, patches, restarted, user, web, with},
 };
@@ -56,7 +56,13 @@ async fn who_opts_out_is_left_alone_until_he_opts_in() -> Result<()> {
         let history = bed.history().await?;
         let second = bed.rotate(&source, "second").await?;
         bed.follows(("Deployment", "web"), "db", &second).await?;
-        bed.restarts("db", &["Complete"]).await?;
+        // What cannot be read is a no, and is said.
+        let said = bed
+            .exception("db", ("Deployment", "typo"), &["Unreadable"])
+            .await?;
+        assert_actionable(&said.message.unwrap_or_default(), &[RESTART]);
+        let mut anchor = Anchor::drop(bed).await?;
+        anchor.holds().await?;
         restarted(&history, &[("Deployment web", 1)]).await?;
         bed.annotate_workload(("Deployment", "out"), RESTART, None)
             .await?;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
@@ -56,6 +56,8 @@ pub struct Moment {
     pub complete: bool,
     /// Whether this is its end.
     pub gone: bool,
+    /// When the watch brought it.
+    pub seen: Instant,
 }
 
 /// A template that came with tokens of ours which the one before did not have.
@@ -185,6 +187,27 @@ impl History {
         Ok(arrivals)
     }
 
+    /// How long each rollout took from the token that came to the first moment at which it was complete.
+    pub async fn rollouts(&self) -> Result<Vec<Duration>> {
+        let arrivals: BTreeSet<u64> = self
+            .arrivals()
+            .await?
+            .iter()
+            .map(|arrival| arrival.revision)
+            .collect();
+        let (mut began, mut took) = (BTreeMap::new(), Vec::new());
+        for moment in self.moments().await? {
+            if arrivals.contains(&moment.revision) {
+                began.insert(moment.workload, moment.seen);
+            } else if moment.complete
+                && let Some(begun) = began.remove(&moment.workload)
+            {
+                took.push(moment.seen.saturating_duration_since(begun));
+            }
+        }
+        Ok(took)
+    }
+
     /// The most workloads among those that `counts` which ever rolled out at the same time by a token that had come.
     pub async fn most_in_flight(&self, counts: impl Fn(&Workload) -> bool) -> Result<usize> {
         let arrivals: BTreeSet<u64> = self
@@ -255,6 +278,7 @@ fn moment(kind: &'static str, object: &DynamicObject, gone: bool) -> Moment {
         patched,
         complete: workloads::is_complete(kind, object),
         gone,
+        seen: Instant::now(),
     }
 }
 

@@ -323,8 +323,7 @@ fn running_in(folder: &Path) -> usize {
 }
 
 fn workload(kind: &str, name: &str, replicas: usize, annotations: &Value) -> Value {
-    let replicas = (kind != "DaemonSet").then_some(replicas);
-    json!({
+    let mut object = json!({
         "apiVersion": "apps/v1",
         "kind": kind,
         "metadata": {"name": name},
@@ -336,7 +335,12 @@ fn workload(kind: &str, name: &str, replicas: usize, annotations: &Value) -> Val
                 "spec": {"containers": [{"name": "main", "image": "example.com/main:1"}]},
             },
         },
-    })
+    });
+    // It has one on every node, and refuses to be told.
+    if let Some(spec) = object["spec"].as_object_mut().filter(|_| kind == "DaemonSet") {
+        spec.remove("replicas");
+    }
+    object
 }
 
 async fn create(cluster: &ControlPlane, namespace: &str, object: &Value) -> Result<()> {
