@@ -1,17 +1,19 @@
 //! The operator's wiring: rooms made, joined and run until the end.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
+use secrecy::SecretString;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    api::{ObjectKey, SourceId},
+    api::{ObjectKey, RestartMode, SourceId},
     aws::{self, Aws, AwsConfig, Reader},
-    cluster::{self, Access, Changes, Cluster, Events, Lease, Scope, Tokens, Watches, Writer},
+    cluster::{self, Access, Changes, Cluster, Events, Lease, Pace, Scope, Tokens, Watches, Writer},
+    restart,
     sync::{
-        self, Pace, Rules,
+        self, Rules,
         driver::Tracking,
         entry::ExternalSecrets,
         reconcile::{Context, WRITE_SLOTS},
@@ -45,6 +47,23 @@ pub(super) struct Settings {
     /// Beside the operator's own.
     pub(super) protected_namespaces: Vec<String>,
     pub(super) token_audiences: Vec<String>,
+    pub(super) restarts: RestartSettings,
+}
+
+/// What concerns restarts.
+#[derive(Debug)]
+pub(super) struct RestartSettings {
+    /// The mode of ExternalSecrets that say nothing of it.
+    pub(super) default: RestartMode,
+    /// Workloads that roll out at once.
+    pub(super) max_concurrent: NonZeroU32,
+    /// The same in one namespace.
+    pub(super) max_concurrent_per_namespace: NonZeroU32,
+    /// Whether pods may be evicted.
+    pub(super) allow_evict: bool,
+    /// An http or https URL, for alerts.
+    #[expect(dead_code, reason = "the webhook is wired next")]
+    pub(super) alert_url: Option<SecretString>,
 }
 
 /// The rooms' metrics.
@@ -53,14 +72,21 @@ pub(super) struct Metrics {
     aws: aws::Metrics,
     cluster: cluster::Metrics,
     sync: sync::metrics::Metrics,
+    restart: restart::metrics::Metrics,
 }
 
 impl Metrics {
     pub(super) fn register(&self, registry: &mut Registry) {
-        let Self { aws, cluster, sync } = self;
+        let Self {
+            aws,
+            cluster,
+            sync,
+            restart,
+        } = self;
         aws.register(registry);
         cluster.register(registry);
         sync.register(registry);
+        restart.register(registry);
     }
 }
 
@@ -83,6 +109,7 @@ pub(super) async fn operate(
         lease_name,
         protected_namespaces,
         token_audiences,
+        restarts: restart_settings,
     } = settings;
 
     let cluster = Cluster::connect(&Access::default(), metrics.cluster.clone()).await?;
@@ -92,6 +119,7 @@ pub(super) async fn operate(
         .context("no key for the tokens on Secrets")?;
 
     let changes = Changes::default();
+    let restart_changes = changes.fork();
     let scope = if namespaces.is_empty() {
         Scope::Cluster
     } else {
@@ -107,9 +135,13 @@ pub(super) async fn operate(
     let secret_stores = watches.watch(SecretStores);
     let cluster_secret_stores = watches.watch(ClusterSecretStores);
     let secrets = watches.secrets(key.clone());
+    let restart_default = restart_settings.default;
     let objects = watches.watch(ExternalSecrets {
         min_interval: min_refresh_interval,
+        restart_default,
     });
+    let control = watches.control(&operator_namespace);
+    let workloads = restart::Workloads::watch(&mut watches);
     let mut listed = watches.ready();
     let watching = watches.run();
 
@@ -154,6 +186,24 @@ pub(super) async fn operate(
         time: cluster.time().clone(),
         work: Work::new(clock, STORES, seed(&pod_name)),
     }));
+    let at_once = |limit: NonZeroU32| usize::try_from(limit.get()).unwrap_or(usize::MAX);
+    let restarts = Arc::new(restart::Context {
+        objects: objects.clone(),
+        secrets: secrets.clone(),
+        namespaces: namespaces.clone(),
+        control,
+        workloads,
+        writer: writer.clone(),
+        events: events.clone(),
+        time: cluster.time().clone(),
+        limits: restart::queue::Limits {
+            namespace: at_once(restart_settings.max_concurrent_per_namespace),
+            cluster: at_once(restart_settings.max_concurrent),
+        },
+        evict_allowed: restart_settings.allow_evict,
+        pace: Pace::new(STATUS_RATE),
+        metrics: metrics.restart,
+    });
     let context = Arc::new(Context {
         objects,
         secrets,
@@ -169,6 +219,7 @@ pub(super) async fn operate(
         key,
         work: Arc::new(Work::new(clock, PASSES, seed(&pod_name))),
         min_interval: min_refresh_interval,
+        restart_default,
         protected: protected_namespaces
             .into_iter()
             .chain([operator_namespace])
@@ -194,11 +245,20 @@ pub(super) async fn operate(
             () = leadership.acquired() => {}
             // The leader begins with all that the indexes hold: what changed before would only pile up.
             () = async { loop { changes.next().await; } } => {}
+            () = async { loop { restart_changes.next().await; } } => {}
         }
         tracing::info!("leading");
-        sync::run::run(context, changes, ended(&mut wanted_end)).await;
-        anyhow::ensure!(*wanted_end.borrow(), "a part of the reconciler ended");
-        Ok(())
+        let syncs = async {
+            sync::run::run(context, changes, ended(&mut wanted_end.clone())).await;
+            anyhow::ensure!(*wanted_end.borrow(), "a part of the reconciler ended");
+            Ok(())
+        };
+        let restarts = async {
+            restart::run(restarts, restart_changes, ended(&mut wanted_end.clone())).await;
+            anyhow::ensure!(*wanted_end.borrow(), "the restarts ended");
+            Ok(())
+        };
+        tokio::try_join!(syncs, restarts).map(|((), ())| ())
     };
     let mut stop_lease = release;
     // The Lease outlives the work, so that the next leader begins when our last write has ended.

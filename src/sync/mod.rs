@@ -9,7 +9,6 @@ pub mod driver;
 pub mod entry;
 mod events;
 pub mod metrics;
-mod pace;
 pub mod plan;
 pub mod queue;
 pub mod reconcile;
@@ -19,5 +18,4 @@ pub mod status;
 pub mod stores;
 pub mod work;
 
-pub use pace::Pace;
 pub use resolve::Rules;

@@ -211,7 +211,8 @@ mod tests {
             "apiVersion": "keyturn.dev/v1", "kind": "ExternalSecret",
             "metadata": {"name": "db", "namespace": "shop", "uid": "u1"}, "spec": {},
         });
-        let entry = Entry::of(&key, &serde_json::from_value(object).unwrap(), Duration::ZERO);
+        let object = serde_json::from_value(object).unwrap();
+        let entry = Entry::of(&key, &object, Duration::ZERO, crate::api::RestartMode::Disabled);
         for (controller, owner, ours) in [
             (Some("u1"), Some("db"), true),
             (Some("u1"), None, true),

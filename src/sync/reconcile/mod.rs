@@ -20,16 +20,15 @@ pub use self::memory::Memories;
 use self::memory::is_ours;
 use crate::{
     api::{
-        CreationPolicy, ObjectKey, Reason, Selector, SourceId, TokenKey, VersionId,
+        CreationPolicy, ObjectKey, Reason, RestartMode, Selector, SourceId, TokenKey, VersionId,
         allowed::{AllowedKeys, Home},
     },
     aws::{self, Aws, Reader},
-    cluster::{Events, Index, Indexed, NamespaceEntry, Observed, SecretEntry, ServerTime, Writer},
+    cluster::{Events, Index, Indexed, NamespaceEntry, Observed, Pace, SecretEntry, ServerTime, Writer},
     sync::{
         driver::Tracking,
         entry::{Entry, Refresh},
         metrics::Metrics,
-        pace::Pace,
         queue::Class,
         resolve::{Refusal, fingerprint},
         stores::{Stores, Usable},
@@ -82,6 +81,8 @@ pub struct Context {
     pub work: Arc<Work>,
     /// Intervals below are raised to it.
     pub min_interval: Duration,
+    /// What applies to restarts where a spec says nothing.
+    pub restart_default: RestartMode,
     /// Namespaces whose Secrets are never written.
     pub protected: Vec<String>,
     /// Numbers.

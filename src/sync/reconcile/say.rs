@@ -411,7 +411,13 @@ mod tests {
             "spec": {"refreshPolicy": policy, "refreshInterval": interval},
         });
         let object = serde_json::from_value(object).unwrap();
-        Entry::of(&ObjectKey::new("shop", "db"), &object, Duration::from_secs(30))
+        let key = ObjectKey::new("shop", "db");
+        Entry::of(
+            &key,
+            &object,
+            Duration::from_secs(30),
+            crate::api::RestartMode::Disabled,
+        )
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Context {
             Ok(None) => return Ended::Well,
             Err(error) => return self.kubernetes_failed(object, entry, None, &error).await,
         };
-        let same = Entry::of(object, &live, self.min_interval);
+        let same = Entry::of(object, &live, self.min_interval, self.restart_default);
         if same.uid != entry.uid || same.revision != entry.revision {
             return Ended::Again(BEHIND);
         }
