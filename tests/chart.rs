@@ -1,5 +1,8 @@
 //! The chart: what it renders, what it refuses, and what its roles and policies let the operator do on a real API server.
 
+#[path = "chart/workloads.rs"]
+mod workloads;
+
 use std::{
     collections::BTreeMap,
     env, fs,
@@ -121,6 +124,11 @@ fn values_reach_the_operators_arguments() {
         "log.level=debug",
         "log.format=text",
         "log.audit=false",
+        "restart.default=Automatic",
+        "restart.maxConcurrent=30",
+        "restart.maxConcurrentPerNamespace=10",
+        "restart.evict=true",
+        "alerts.url=https://hooks.example.com/keyturn",
     ])
     .unwrap();
     let objects = objects(&rendered).unwrap();
@@ -139,6 +147,11 @@ fn values_reach_the_operators_arguments() {
             "--allow-operator-identity=true",
             "--token-audiences=one,two",
             "--protected-namespaces=kube-system",
+            "--restart-default=Automatic",
+            "--max-concurrent-restarts=30",
+            "--max-concurrent-restarts-per-namespace=10",
+            "--allow-evict=true",
+            "--alert-url=https://hooks.example.com/keyturn",
             "--listen=0.0.0.0:8080",
             "--log=debug",
             "--log-format=text",
@@ -147,6 +160,62 @@ fn values_reach_the_operators_arguments() {
     );
     let environment = container["env"].as_array().unwrap();
     assert!(environment.contains(&json!({"name": "AWS_ROLE_SESSION_NAME", "value": "keyturn-prod"})));
+}
+
+#[test]
+fn an_alert_url_may_stay_in_its_secret() {
+    let rendered = template(&[
+        "alerts.url=https://hooks.example.com/keyturn",
+        "alerts.existingSecret.name=alerts",
+        "alerts.existingSecret.key=hook",
+    ])
+    .unwrap();
+    // Whoever may read the Deployment would read it otherwise.
+    assert!(!rendered.contains("hooks.example.com"));
+    let objects = objects(&rendered).unwrap();
+    let container =
+        &objects[&("Deployment".into(), "keyturn".into())]["spec"]["template"]["spec"]["containers"][0];
+    let from = json!({"secretKeyRef": {"name": "alerts", "key": "hook"}});
+    let environment = container["env"].as_array().unwrap();
+    assert!(environment.contains(&json!({"name": "KEYTURN_ALERT_URL", "valueFrom": from})));
+    assert!(!template(&[]).unwrap().contains("KEYTURN_ALERT_URL"));
+}
+
+#[test]
+fn the_rights_over_workloads_are_the_least() {
+    let rules = |values: &[&str], kind: &str, name: &str| -> Vec<Value> {
+        let objects = objects(&template(values).unwrap()).unwrap();
+        objects[&(kind.to_owned(), name.to_owned())]["rules"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    let of = |rules: &[Value], resource: &str| -> Vec<Value> {
+        let named = rules
+            .iter()
+            .filter(|rule| rule["resources"].as_array().unwrap().contains(&json!(resource)));
+        named.map(|rule| rule["verbs"].clone()).collect()
+    };
+    let everywhere = rules(&[], "ClusterRole", "keyturn");
+    for workload in ["deployments", "statefulsets", "daemonsets", "rollouts"] {
+        assert_eq!(
+            of(&everywhere, workload),
+            [json!(["get", "list", "watch", "patch"])]
+        );
+    }
+    assert_eq!(of(&everywhere, "pods"), [json!(["list"])]);
+    assert_eq!(of(&everywhere, "pods/eviction"), Vec::<Value>::new());
+    assert_eq!(of(&everywhere, "configmaps"), Vec::<Value>::new());
+
+    let evicting = rules(&["restart.evict=true", "scope.namespaces={a}"], "Role", "keyturn");
+    assert_eq!(of(&evicting, "pods/eviction"), [json!(["create"])]);
+    assert_eq!(of(&evicting, "deployments").len(), 1);
+
+    let own = rules(&[], "Role", "keyturn-own");
+    let control = own.iter().find(|rule| rule["resources"] == json!(["configmaps"]));
+    let control = control.unwrap();
+    assert_eq!(control["resourceNames"], json!(["keyturn-control"]));
+    assert_eq!(control["verbs"], json!(["get", "list", "watch"]));
 }
 
 #[test]
@@ -202,6 +271,15 @@ fn values_that_mean_nothing_are_refused() {
             "clusterName",
         ),
         ("tokenAudiences={a'b}", "tokenAudiences"),
+        ("restart.default=automatic", "default"),
+        ("restart.maxConcurrent=0", "maxConcurrent"),
+        (
+            "restart.maxConcurrentPerNamespace=1001",
+            "maxConcurrentPerNamespace",
+        ),
+        ("restart.evict=maybe", "evict"),
+        ("alerts.url=hooks.example.com", "url"),
+        ("alerts.existingSecret.name=A", "name"),
     ] {
         let error = template(&[value]).unwrap_err().to_string();
         assert!(error.contains(named), "{value}: {error}");
@@ -428,17 +506,19 @@ async fn the_api_server_accepts_the_definitions_and_refuses_in_sentences() -> Re
     ] {
         assert!(refusal.contains(sentence), "{sentence}: {refusal}");
     }
-    let accepted = root().join("src/api/refused/eso.yaml").display().to_string();
     plane.kubectl(["create", "namespace", "shop"]).await?;
-    plane
-        .kubectl([
-            "create",
-            "--dry-run=server",
-            "--validate=strict",
-            "--filename",
-            &accepted,
-        ])
-        .await?;
+    for accepted in ["eso.yaml", "restarts.yaml"] {
+        let accepted = root().join("src/api/refused").join(accepted);
+        plane
+            .kubectl([
+                "create",
+                "--dry-run=server",
+                "--validate=strict",
+                "--filename",
+                &accepted.display().to_string(),
+            ])
+            .await?;
+    }
     plane
         .kubectl(["delete", "namespace", "shop", "--wait=false"])
         .await?;

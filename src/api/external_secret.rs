@@ -39,6 +39,8 @@ use super::{
     printcolumn = r#"{"name": "Current", "type": "string", "priority": 1, "jsonPath": ".status.conditions[?(@.type=='Current')].status"}"#,
     printcolumn = r#"{"name": "Secret", "type": "string", "priority": 1, "jsonPath": ".status.target.name"}"#,
     printcolumn = r#"{"name": "Version", "type": "string", "priority": 1, "jsonPath": ".status.sources[0].versionId"}"#,
+    printcolumn = r#"{"name": "Rotation", "type": "string", "priority": 1, "jsonPath": ".status.conditions[?(@.type=='RotationHealthy')].reason"}"#,
+    printcolumn = r#"{"name": "Restarting", "type": "string", "priority": 1, "jsonPath": ".status.conditions[?(@.type=='RestartsComplete')].reason"}"#,
     printcolumn = r#"{"name": "Message", "type": "string", "priority": 1, "jsonPath": ".status.conditions[?(@.type=='Ready')].message"}"#
 )]
 #[serde(rename_all = "camelCase")]

@@ -14,11 +14,40 @@ pub(super) fn external_secret(schema: &mut Schema) {
         "has(self.data) && self.data.size() > 0 || has(self.dataFrom) && self.dataFrom.size() > 0",
         "data and dataFrom are both empty: name at least one remote secret in one of them",
     );
+    rule(
+        schema,
+        "!(has(self.restart) && !(has(self.restart.mode) && self.restart.mode == 'Disabled') && has(self.target) && \
+         has(self.target.creationPolicy) && self.target.creationPolicy == 'None')",
+        "restart needs a Secret, and creationPolicy None writes none: remove restart, or let the Secret be written",
+    );
     refuse(
         schema,
         "syncWindows",
         Shape::Object,
         "the Secret follows AWS at any time; remove the field, or hold it with the annotation keyturn.dev/suspend-sync-until",
+    );
+}
+
+/// `restart`.
+pub(super) fn restart(schema: &mut Schema) {
+    rule(
+        schema,
+        "!(has(self.discovery) && self.discovery == 'Explicit') || has(self.targets) && self.targets.size() > 0",
+        "discovery Explicit needs targets, it restarts nothing else: name at least one workload",
+    );
+}
+
+/// An entry of `restart.targets`.
+pub(super) fn restart_target(schema: &mut Schema) {
+    rule(
+        schema,
+        "has(self.name) != has(self.selector)",
+        "a target needs either name or selector: set name for one workload, or selector for all that have its labels",
+    );
+    rule(
+        schema,
+        "!has(self.strategy) || self.strategy != 'RestartAt' || self.kind == 'Rollout'",
+        "strategy RestartAt is for a Rollout of Argo Rollouts: use Template or Evict, or leave it out",
     );
 }
 

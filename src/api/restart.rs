@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{schema, window::Window};
+use super::{refused, schema, window::Window};
 
 /// How the credential rotates.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +15,8 @@ pub struct RotationSpec {
     /// rotation), `Opaque` (nobody knows). `Auto` (the default) finds out from the user name and AWS's rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<RotationStrategy>,
-    /// For how long a rotation may be under way before it counts as stuck, as a Go duration; `30m` by default.
+    /// For how long a rotation may be under way before it counts as stuck, as a Go duration from `1m`; `30m` by
+    /// default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
     pub pending_timeout: Option<String>,
@@ -67,6 +68,7 @@ impl RotationStrategy {
 /// How workloads follow a change of the Secret.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = refused::restart)]
 pub struct RestartSpec {
     /// `Automatic`: workloads are restarted by themselves. `Manual`: each content must be approved, by the annotation
     /// `keyturn.dev/approve`. `Disabled`: never. Without it, the operator's default.
@@ -142,12 +144,13 @@ pub enum Discovery {
 /// Workloads by name or by labels.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = refused::restart_target)]
 pub struct RestartTarget {
     /// Their kind.
     pub kind: WorkloadKind,
     /// The name of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::OBJECT_NAME))]
     pub name: Option<String>,
     /// The labels of several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,8 +169,8 @@ pub struct RestartTarget {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetSelector {
-    /// All of these.
-    #[schemars(extend("maxProperties" = 32))]
+    /// All of these, at least one.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub match_labels: BTreeMap<String, String>,
 }
 
@@ -247,7 +250,7 @@ impl RestartStrategy {
 pub struct RestartTrigger {
     /// Only a change of these keys of the Secret; all, without any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 100), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(length(max = 100), inner(length(min = 1, max = 253), regex(pattern = schema::SECRET_KEY)), extend("x-kubernetes-list-type" = "set"))]
     pub keys: Option<Vec<String>>,
 }
 
@@ -270,11 +273,11 @@ pub enum Reloader {
 pub struct Pacing {
     /// How many of this ExternalSecret's workloads roll out at once; 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
+    #[schemars(range(min = 1, max = 1000), extend("format" = "int32"))]
     pub max_concurrent: Option<u32>,
     /// The same while the old credential is dead or about to die; 5 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
+    #[schemars(range(min = 1, max = 1000), extend("format" = "int32"))]
     pub urgent_max_concurrent: Option<u32>,
     /// The least time between two restarts, as a Go duration; `0s` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -326,7 +329,7 @@ pub enum DeadlinePolicy {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RestartHealth {
-    /// How long a rollout may take, as a Go duration; `10m` by default. Crash loops count before it.
+    /// How long a rollout may take, as a Go duration from `1s`; `10m` by default. Crash loops count before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
     pub timeout: Option<String>,

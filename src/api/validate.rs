@@ -1,5 +1,7 @@
 //! What the API server's rules cannot check, or might not have checked: the operator may run beside an older CRD.
 
+mod restart;
+
 use std::collections::BTreeSet;
 
 use regex::Regex;
@@ -88,7 +90,7 @@ impl ExternalSecretSpec {
                 ));
             }
         }
-        Ok(())
+        restart::validate(self)
     }
 
     fn validate_policies(&self) -> Result<(), Invalid> {

@@ -1,13 +1,14 @@
 //! The operator's wiring: rooms made, joined and run until the end.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
+use secrecy::SecretString;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    api::{ObjectKey, SourceId},
+    api::{ObjectKey, RestartMode, SourceId},
     aws::{self, Aws, AwsConfig, Reader},
     cluster::{self, Access, Changes, Cluster, Events, Lease, Scope, Tokens, Watches, Writer},
     sync::{
@@ -45,6 +46,23 @@ pub(super) struct Settings {
     /// Beside the operator's own.
     pub(super) protected_namespaces: Vec<String>,
     pub(super) token_audiences: Vec<String>,
+    pub(super) restarts: RestartSettings,
+}
+
+/// What concerns restarts.
+#[derive(Debug)]
+#[expect(dead_code, reason = "the restarts are wired next")]
+pub(super) struct RestartSettings {
+    /// The mode of ExternalSecrets that say nothing of it.
+    pub(super) default: RestartMode,
+    /// Workloads that roll out at once.
+    pub(super) max_concurrent: NonZeroU32,
+    /// The same in one namespace.
+    pub(super) max_concurrent_per_namespace: NonZeroU32,
+    /// Whether pods may be evicted.
+    pub(super) allow_evict: bool,
+    /// An http or https URL, for alerts.
+    pub(super) alert_url: Option<SecretString>,
 }
 
 /// The rooms' metrics.
@@ -83,6 +101,7 @@ pub(super) async fn operate(
         lease_name,
         protected_namespaces,
         token_audiences,
+        restarts: _restarts,
     } = settings;
 
     let cluster = Cluster::connect(&Access::default(), metrics.cluster.clone()).await?;

@@ -1,25 +1,31 @@
 //! `keyturn run`: the operator, from its arguments to its last breath.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use clap::{ArgAction, Args, ValueEnum};
+use http::Uri;
 use jiff::SignedDuration;
 use prometheus_client::registry::Registry;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     time::timeout,
 };
 
-use super::operate::{Metrics, Settings, operate};
-use crate::telemetry::{self, Logs, Readiness, Server};
+use super::operate::{Metrics, RestartSettings, Settings, operate};
+use crate::{
+    api::RestartMode,
+    telemetry::{self, Logs, Readiness, Server},
+};
 
 /// What is left for work under way after a signal: the chart's termination grace period is 30 s.
 const GRACE: Duration = Duration::from_secs(25);
 
 /// The arguments of `keyturn run`. An empty text is taken as absent, so that a manifest may pass what is not set.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub(super) struct Run {
     /// Name of this cluster in role session names, as CloudTrail shows them
     #[arg(long, env = "KEYTURN_CLUSTER_NAME", default_value = "kubernetes", value_parser = cluster_name)]
@@ -76,6 +82,21 @@ pub(super) struct Run {
         value_delimiter = ','
     )]
     token_audiences: Vec<String>,
+    /// Whether the workloads of `ExternalSecret`s that say nothing of it are restarted: Automatic, Manual or Disabled
+    #[arg(long, env = "KEYTURN_RESTART_DEFAULT", default_value = "Disabled", value_parser = restart_mode)]
+    restart_default: RestartMode,
+    /// How many workloads roll out at once in the whole cluster
+    #[arg(long, env = "KEYTURN_MAX_CONCURRENT_RESTARTS", default_value = "20", value_parser = at_once)]
+    max_concurrent_restarts: NonZeroU32,
+    /// How many workloads roll out at once in one namespace
+    #[arg(long, env = "KEYTURN_MAX_CONCURRENT_RESTARTS_PER_NAMESPACE", default_value = "5", value_parser = at_once)]
+    max_concurrent_restarts_per_namespace: NonZeroU32,
+    /// Whether pods may be evicted where an `ExternalSecret` or a workload asks for it
+    #[arg(long, env = "KEYTURN_ALLOW_EVICT", default_value_t = false, action = ArgAction::Set)]
+    allow_evict: bool,
+    /// Where failed restarts and stuck rotations are posted to; may hold a token, so prefer the environment
+    #[arg(long, env = "KEYTURN_ALERT_URL", hide_env_values = true, default_value = "")]
+    alert_url: SecretString,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -103,6 +124,11 @@ impl Run {
             audit,
             protected_namespaces,
             token_audiences,
+            restart_default,
+            max_concurrent_restarts,
+            max_concurrent_restarts_per_namespace,
+            allow_evict,
+            alert_url,
         } = self;
         let format = match log_format {
             LogFormat::Json => telemetry::Format::Json,
@@ -126,6 +152,13 @@ impl Run {
             lease_name,
             protected_namespaces: named(protected_namespaces),
             token_audiences: named(token_audiences),
+            restarts: RestartSettings {
+                default: restart_default,
+                max_concurrent: max_concurrent_restarts,
+                max_concurrent_per_namespace: max_concurrent_restarts_per_namespace,
+                allow_evict,
+                alert_url: web_hook(alert_url)?,
+            },
         };
         ensure!(
             !settings.operator_namespace.is_empty(),
@@ -233,6 +266,35 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The mode of this name.
+fn restart_mode(text: &str) -> Result<RestartMode, String> {
+    [RestartMode::Automatic, RestartMode::Manual, RestartMode::Disabled]
+        .into_iter()
+        .find(|mode| mode.as_str() == text)
+        .ok_or_else(|| "Automatic, Manual or Disabled is expected".into())
+}
+
+/// How many at once: at most what one control plane bears.
+fn at_once(text: &str) -> Result<NonZeroU32, String> {
+    text.parse()
+        .ok()
+        .filter(|number: &NonZeroU32| number.get() <= 1000)
+        .ok_or_else(|| "a number from 1 to 1000 is expected".into())
+}
+
+/// Where alerts go, if anywhere. No parser of clap's, whose errors quote what they were given: it may hold a token.
+fn web_hook(text: SecretString) -> anyhow::Result<Option<SecretString>> {
+    if text.expose_secret().is_empty() {
+        return Ok(None);
+    }
+    let url = text.expose_secret().parse::<Uri>().ok();
+    let fits = url.is_some_and(|url| {
+        matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some_and(|host| !host.is_empty())
+    });
+    ensure!(fits, "--alert-url (KEYTURN_ALERT_URL) is no http or https URL");
+    Ok(Some(text))
+}
+
 fn named(names: Vec<String>) -> Vec<String> {
     names
         .into_iter()
@@ -274,6 +336,11 @@ mod tests {
         assert_eq!(run.protected_namespaces, ["kube-system"]);
         assert_eq!(run.token_audiences, ["sts.amazonaws.com"]);
         assert!(named(run.namespaces).is_empty());
+        assert_eq!(run.restart_default, RestartMode::Disabled);
+        assert_eq!(run.max_concurrent_restarts.get(), 20);
+        assert_eq!(run.max_concurrent_restarts_per_namespace.get(), 5);
+        assert!(!run.allow_evict);
+        assert!(web_hook(run.alert_url).unwrap().is_none());
     }
 
     #[test]
@@ -284,12 +351,39 @@ mod tests {
             "--periodic-reads=false",
             "--log-format=text",
             "--protected-namespaces=",
+            "--restart-default=Automatic",
+            "--max-concurrent-restarts=3",
+            "--max-concurrent-restarts-per-namespace=1",
+            "--allow-evict=true",
+            "--alert-url=https://hooks.example.com/keyturn?token=abc",
         ])
         .unwrap();
+        assert!(!format!("{run:?}").contains("token=abc"));
         assert_eq!(named(run.namespaces), ["shop", "billing"]);
         assert_eq!(run.min_refresh_interval, Duration::from_secs(90));
         assert!(!run.periodic_reads);
         assert!(named(run.protected_namespaces).is_empty());
+        assert_eq!(run.restart_default, RestartMode::Automatic);
+        assert_eq!(run.max_concurrent_restarts.get(), 3);
+        assert_eq!(run.max_concurrent_restarts_per_namespace.get(), 1);
+        assert!(run.allow_evict);
+        let url = web_hook(run.alert_url).unwrap().unwrap();
+        assert_eq!(url.expose_secret(), "https://hooks.example.com/keyturn?token=abc");
+    }
+
+    #[test]
+    fn an_alert_url_that_cannot_work_is_refused_without_quoting_it() {
+        for wrong in [
+            "s3cret",
+            "ftp://s3cret/",
+            "https:///s3cret",
+            "/s3cret",
+            "http://s3cret:x y",
+        ] {
+            let run = parse(&[&format!("--alert-url={wrong}")]).unwrap();
+            let refusal = web_hook(run.alert_url).unwrap_err();
+            assert!(!format!("{refusal:#}").contains("s3cret"), "{refusal:#}");
+        }
     }
 
     #[test]
@@ -304,6 +398,12 @@ mod tests {
             "--cluster-name=a-name-of-more-than-thirty-two-letters",
             "--listen=here",
             "--audit=maybe",
+            "--restart-default=automatic",
+            "--restart-default=",
+            "--max-concurrent-restarts=0",
+            "--max-concurrent-restarts=1001",
+            "--max-concurrent-restarts-per-namespace=0",
+            "--allow-evict=maybe",
         ] {
             assert!(parse(&[wrong]).is_err(), "{wrong}");
         }

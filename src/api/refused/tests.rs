@@ -83,8 +83,6 @@ fn assert_refused(object: &Value, start: &str) {
 fn fields_that_this_version_lacks_are_refused_with_a_sentence() {
     let object = json!({"any": {"thing": 1}});
     for (at, value) in [
-        ("/spec/rotation", object.clone()),
-        ("/spec/restart", object.clone()),
         ("/spec/syncWindows", object.clone()),
         ("/spec/target/template", object.clone()),
         (
@@ -249,6 +247,46 @@ fn contradictions_are_refused_with_a_sentence() {
     ] {
         assert_refused(&object, start);
     }
+    let restart = |restart: Value| with(external_secret(), "/spec/restart", restart);
+    let restart_target = |target: Value| restart(json!({"targets": [target]}));
+    for (object, start) in [
+        (
+            restart(json!({"discovery": "Explicit"})),
+            "discovery Explicit needs targets",
+        ),
+        (
+            restart(json!({"discovery": "Explicit", "targets": []})),
+            "discovery Explicit needs targets",
+        ),
+        (
+            restart_target(json!({"kind": "Deployment"})),
+            "a target needs either name or selector: ",
+        ),
+        (
+            restart_target(
+                json!({"kind": "Deployment", "name": "a", "selector": {"matchLabels": {"a": "b"}}}),
+            ),
+            "a target needs either name or selector: ",
+        ),
+        (
+            restart_target(json!({"kind": "StatefulSet", "name": "a", "strategy": "RestartAt"})),
+            "strategy RestartAt is for a Rollout ",
+        ),
+        (
+            with(restart(json!({})), "/spec/target/creationPolicy", json!("None")),
+            "restart needs a Secret, ",
+        ),
+        (
+            with(
+                restart(json!({"mode": "Manual"})),
+                "/spec/target/creationPolicy",
+                json!("None"),
+            ),
+            "restart needs a Secret, ",
+        ),
+    ] {
+        assert_refused(&object, start);
+    }
     let key = json!({"name": "keys", "key": "id"});
     let keys = json!({"accessKeyIDSecretRef": key, "secretAccessKeySecretRef": key});
     let both = with(store("SecretStore"), "/spec/provider/aws/auth/secretRef", keys);
@@ -276,6 +314,23 @@ fn what_this_version_has_is_accepted() {
         refusals(&without(external_secret(), "/spec/dataFrom")),
         Vec::<String>::new()
     );
+    for (restart, target) in [
+        (json!({}), json!({})),
+        (json!({"mode": "Disabled"}), json!({"creationPolicy": "None"})),
+        (
+            json!({"discovery": "Explicit", "targets": [
+                {"kind": "Rollout", "name": "a", "strategy": "RestartAt"},
+                {"kind": "DaemonSet", "selector": {"matchLabels": {"a": "b"}}, "wave": -1, "strategy": "Evict"},
+            ]}),
+            json!({"creationPolicy": "Orphan"}),
+        ),
+    ] {
+        let object = with(external_secret(), "/spec/restart", restart);
+        assert_eq!(
+            refusals(&with(object, "/spec/target", target)),
+            Vec::<String>::new()
+        );
+    }
     for kind in ["SecretStore", "ClusterSecretStore"] {
         assert_eq!(refusals(&store(kind)), Vec::<String>::new());
         assert_eq!(
@@ -314,5 +369,18 @@ fn manifests_of_external_secrets_operator_work_with_another_api_version() {
             }
         };
         assert_eq!(valid, Ok::<(), Invalid>(()));
+    }
+}
+
+#[test]
+fn every_field_of_restarts_is_accepted() {
+    let manifests: Vec<Value> = serde_saphyr::from_multiple(include_str!("restarts.yaml")).unwrap();
+    assert_eq!(manifests.len(), 3);
+    for manifest in manifests {
+        assert_eq!(refusals(&manifest), Vec::<String>::new());
+        let read: ExternalSecret = serde_json::from_value(manifest.clone()).unwrap();
+        assert_eq!(read.spec.validate(), Ok::<(), Invalid>(()));
+        // Nothing is declared under another name than it is read by.
+        assert_eq!(serde_json::to_value(&read.spec).unwrap(), manifest["spec"]);
     }
 }
