@@ -70,7 +70,9 @@ async fn secrets_do_not_wait_for_the_pace_of_statuses() -> Result<()> {
         bed.aws.put_secret_value(&arn, "second")?;
         let mut last = 0;
         for n in 0..OBJECTS {
-            last = last.max(revision(&bed.holds(&format!("db-{n}"), &[("value", "second")]).await?)?);
+            last = last.max(revision(
+                &bed.holds(&format!("db-{n}"), &[("value", "second")]).await?,
+            )?);
         }
         let mut after = 0;
         for n in 0..OBJECTS {
