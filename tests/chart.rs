@@ -1,4 +1,8 @@
-//! The chart: what it renders, what it refuses, and what its roles and policies let the operator do on a real API server.
+//! The chart: what it renders, what it refuses, and what its roles and policies let the operator do on a real API server;
+//! and the health script for Argo CD.
+
+#[path = "chart/health.rs"]
+mod health;
 
 #[path = "chart/workloads.rs"]
 mod workloads;
@@ -523,23 +527,6 @@ async fn the_api_server_accepts_the_definitions_and_refuses_in_sentences() -> Re
         .kubectl(["delete", "namespace", "shop", "--wait=false"])
         .await?;
     Ok(())
-}
-
-#[test]
-fn the_health_script_knows_the_reasons_that_the_operator_gives() {
-    use keyturn::api::{ConditionType, Reason, Status};
-
-    let script = fs::read_to_string(root().join("deploy/argocd/health.lua")).unwrap();
-    let waiting: Vec<_> = script
-        .lines()
-        .filter_map(|line| line.trim().strip_suffix(" = true,"))
-        .collect();
-    assert!(!waiting.is_empty());
-    for word in waiting {
-        let reason = Reason::ALL.iter().find(|reason| reason.as_str() == word);
-        let status = reason.and_then(|reason| reason.status(ConditionType::Ready));
-        assert_eq!(status, Some(Status::False), "{word}");
-    }
 }
 
 /// Where each definition lies in the repository, and what lies there.

@@ -5,13 +5,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use crate::sync::queue::Now;
 
-/// Lets callers through one after another, at most so many a second.
+/// Gives turns, one after another, at most so many a second. Nobody waits here: whoever has a turn comes back at it, and
+/// holds nothing meanwhile that others need.
 #[derive(Debug)]
 pub struct Pace {
     gap: Duration,
-    next: Mutex<Option<Instant>>,
+    next: Mutex<Now>,
 }
 
 impl Pace {
@@ -23,16 +24,12 @@ impl Pace {
         }
     }
 
-    /// Waits for the caller's turn.
-    pub async fn wait(&self) {
-        let turn = {
-            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            let turn = next.map_or(now, |next| next.max(now));
-            *next = Some(turn + self.gap);
-            turn
-        };
-        tokio::time::sleep_until(turn).await;
+    /// The next free turn, which is the caller's: `now`, if nobody else's is close.
+    pub fn turn(&self, now: Now) -> Now {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = now.max(*next);
+        *next = turn + self.gap;
+        turn
     }
 }
 
@@ -40,13 +37,21 @@ impl Pace {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn fifty_a_second_and_no_more() {
+    #[test]
+    fn fifty_a_second_and_no_more() {
         let pace = Pace::new(50);
-        let start = Instant::now();
-        for _ in 0..101 {
-            pace.wait().await;
-        }
-        assert_eq!(start.elapsed(), Duration::from_secs(2));
+        let now = Now::from_secs(7);
+        let turns: Vec<_> = (0..101).map(|_| pace.turn(now)).collect();
+        assert_eq!(turns.first(), Some(&now));
+        assert_eq!(turns.last(), Some(&(now + Duration::from_secs(2))));
+    }
+
+    #[test]
+    fn what_nobody_used_is_not_saved_up() {
+        let pace = Pace::new(50);
+        pace.turn(Now::from_secs(1));
+        let now = Now::from_secs(60);
+        assert_eq!(pace.turn(now), now);
+        assert_eq!(pace.turn(now), now + Duration::from_millis(20));
     }
 }

@@ -234,7 +234,7 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Optio
         match pages.next().await {
             Ok(Some(page)) => {
                 let entries = page.into_iter().map(described).collect();
-                tracking.tell(|tracker, now| {
+                let goes_on = tracking.tell(|tracker, now| {
                     tracker.observe(
                         now,
                         Observation::Listed {
@@ -243,7 +243,11 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Optio
                             complete: false,
                         },
                     );
+                    tracker.is_listing(source)
                 });
+                if !goes_on {
+                    return None;
+                }
             }
             Ok(None) => {
                 tracking.tell(|tracker, now| {

@@ -115,7 +115,7 @@ async fn pass(context: Arc<Context>, object: ObjectKey, class: Class) {
             context.work.done(&object, true);
             Outcome::Well
         }
-        Ok(Ended::Again(wait)) => {
+        Ok(Ended::Again(wait) | Ended::Unsaid(wait)) => {
             context.work.done(&object, true);
             context.work.push_after(object, wait);
             Outcome::Again

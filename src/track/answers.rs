@@ -10,7 +10,7 @@ use crate::{
     track::{
         Call, Cause, Described, Failure, Now, Observation, Refresh, Rotation,
         objects::Object,
-        remote::{FACTS, Lane, RemoteId, Turn},
+        remote::{FACTS, Lane, Remote, RemoteId, Turn},
         source::{Context, Source, Task},
         view::{Evidence, Verdict, at_stage},
     },
@@ -168,10 +168,14 @@ impl Source {
             self.rotates(id, entry, false, context);
             self.requeue(id);
         }
+        self.sweep.pages += 1;
+        if !complete && self.looks_too_long() {
+            self.end_sweep();
+            self.end_look();
+        }
         if !complete || !self.end_sweep() {
             return;
         }
-        self.sweep.done = true;
         if self.sweep.total != self.sweep.seen {
             self.sweep.total = self.sweep.seen;
             self.replan = true;
@@ -184,13 +188,25 @@ impl Source {
         let absent: Vec<_> = self
             .remotes
             .iter()
-            .filter(|(_, remote)| remote.lane == Lane::Sweep && remote.swept != number)
+            .filter(|(_, remote)| remote.swept != number && self.is_swept(remote))
             .map(|(id, _)| *id)
             .collect();
+        self.end_look();
         for id in absent {
             self.mark(id, now);
             self.requeue(id);
         }
+    }
+
+    /// Whether the listing under way checks this secret.
+    fn is_swept(&self, remote: &Remote) -> bool {
+        remote.lane == Lane::Sweep || (self.sweep.looking && self.is_unseen(remote))
+    }
+
+    /// The first look after the start is over; it is not had twice.
+    fn end_look(&mut self) {
+        self.sweep.done = true;
+        self.sweep.looking = false;
     }
 
     /// Marks the secret due, unless it is re-checked for its trouble anyway.
@@ -205,11 +221,12 @@ impl Source {
 
     fn listed_one(&mut self, id: RemoteId, entry: &Described, now: Now) {
         let number = self.sweep.number;
+        let swept = self.remotes.get(&id).is_some_and(|remote| self.is_swept(remote));
         let Some(remote) = self.remotes.get_mut(&id) else {
             return;
         };
         remote.swept = number;
-        if remote.lane != Lane::Sweep || remote.trouble.is_some() {
+        if !swept || remote.trouble.is_some() {
             return;
         }
         let mut moved = entry.deleted;
@@ -253,12 +270,18 @@ impl Source {
         if call == Call::List && self.end_sweep() && !list_denied {
             // Back-off and, for what is not transient, the interval keep it from being asked at once again.
             let passing = matches!(failure, Failure::Transient { .. } | Failure::Identity);
+            if !passing {
+                self.end_look();
+            }
             let pause = if passing {
                 Duration::ZERO
             } else {
                 self.sweep_interval().unwrap_or_default().min(LAG)
             };
             self.queue_sweep(Some(now + pause));
+        }
+        if list_denied {
+            self.sweep.looking = false;
         }
         for key in keys {
             if let Some(id) = self.names.get(key).copied() {

@@ -56,7 +56,19 @@ impl Source {
 
     fn sweep_now(&mut self, now: Now) -> Option<Effect> {
         self.sweep.queued = None;
-        self.sweep_interval()?;
+        if self.sweep_interval().is_none() {
+            // Describing each would cost as many calls.
+            self.sweep.worth = self
+                .remotes
+                .values()
+                .filter(|remote| self.is_unseen(remote))
+                .count();
+            self.sweep.looking &= self.sweep.worth > 0;
+            if !self.sweep.looking {
+                return None;
+            }
+        }
+        self.sweep.pages = 0;
         self.sweep.number = self.sweep.number.wrapping_add(1);
         self.sweep.seen = 0;
         self.sweep.started = now;
@@ -72,6 +84,12 @@ impl Source {
             self.sweep.asked = Some(now);
             self.flights.push_back((now, SWEEP));
         }
+    }
+
+    /// Whether a listing that only looks at what nobody has looked at since the start costs more than it is worth: the
+    /// account is large, and little of it is wanted.
+    pub(super) fn looks_too_long(&self) -> bool {
+        self.sweep.looking && self.sweep_interval().is_none() && self.sweep.pages >= self.sweep.worth
     }
 
     /// The sweep has ended, well or not.

@@ -236,6 +236,7 @@ impl Source {
             if let Some(remote) = self.remotes.get_mut(&id) {
                 remote.lane = lane;
             }
+            self.look_first(id);
         }
         let facts = self.plan.facts && !foreign;
         if let Some(facts_of) = self.remotes.get_mut(&id).and_then(|remote| remote.facts.as_mut()) {
@@ -244,6 +245,23 @@ impl Source {
                 (false, None) => Some(context.now + context.dice.between(Duration::ZERO, FACTS)),
                 (false, next) => next,
             };
+        }
+    }
+
+    /// After a start, a listing looks once at what would wait for its turn in an interval that may be a day. What comes
+    /// after it has begun is left to its turn.
+    fn look_first(&mut self, id: RemoteId) {
+        if self.sweep.done || self.list_denied.is_some() {
+            return;
+        }
+        if !self.remotes.get(&id).is_some_and(|remote| self.is_unseen(remote)) {
+            return;
+        }
+        let (begun, number) = (self.sweep.asked.is_some(), self.sweep.number);
+        if !begun {
+            self.sweep.looking = true;
+        } else if let Some(remote) = self.remotes.get_mut(&id) {
+            remote.swept = number;
         }
     }
 
@@ -257,6 +275,10 @@ impl Source {
 
     fn plan_sweep(&mut self, context: &Context<'_>) {
         match (self.sweep_interval(), self.sweep.queued) {
+            (None, Some(_)) if self.sweep.looking => {}
+            (None, None) if self.sweep.looking && self.sweep.asked.is_none() => {
+                self.queue_sweep(Some(context.now + GATHER));
+            }
             (None, _) => self.queue_sweep(None),
             (Some(_), None) if self.sweep.asked.is_none() => self.queue_sweep(Some(context.now + GATHER)),
             (Some(interval), Some(queued)) if self.sweep.asked.is_none() => {

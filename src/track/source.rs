@@ -9,14 +9,14 @@ use std::{
 use crate::{
     api::{SourceId, VersionId},
     track::{
-        Cause, Config, Effect, Mode, Now, SourcePolicy, Want,
+        Cause, Config, Detection, Effect, Mode, Now, SourcePolicy, Want,
         backoff::{Backoff, Gate},
         cohort::Cohorts,
         dice::Dice,
         names::{Arn, is_arn, without_suffix},
         objects::{Object, ObjectId, Objects, Wakes},
-        plan::{Class, Plan},
-        remote::{Remote, RemoteId},
+        plan::{Class, Plan, SLOW},
+        remote::{Lane, Remote, RemoteId},
         view::{Recorded, View},
     },
 };
@@ -59,6 +59,12 @@ pub(super) struct Sweeping {
     /// How many secrets the last complete sweep has shown.
     pub(super) total: usize,
     pub(super) done: bool,
+    /// Secrets that no sweep checks wait for their first look since the start, which one listing gives to all.
+    pub(super) looking: bool,
+    /// Pages of the listing under way.
+    pub(super) pages: usize,
+    /// How many pages that first look is worth.
+    pub(super) worth: usize,
 }
 
 #[derive(Debug)]
@@ -231,6 +237,22 @@ impl Source {
         if remote.subscribers.is_empty() {
             self.forget(id);
         }
+    }
+
+    /// Whether this secret is one that the first look after a start is for: a Secret holds it, nobody has asked for it
+    /// yet, its turn may be far, and its interval bears the lag of `ListSecrets`.
+    pub(super) fn is_unseen(&self, remote: &Remote) -> bool {
+        let Some(policy) = self.policy.as_ref() else {
+            return false;
+        };
+        policy.detection == Detection::Auto
+            && matches!(remote.lane, Lane::Cohort(_) | Lane::Own(_))
+            && !remote.foreign
+            && remote.checked.is_none()
+            && remote
+                .interval
+                .is_some_and(|interval| policy.events || interval >= SLOW)
+            && !remote.views.iter().all(View::is_blank)
     }
 
     /// The object is no longer to be told of a check.

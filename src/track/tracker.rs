@@ -291,6 +291,13 @@ impl Tracker {
         oldest
     }
 
+    /// Whether the listing that [`Effect::List`] asked for is to go on: it may show enough before its end.
+    pub fn is_listing(&self, source: SourceId) -> bool {
+        self.sources
+            .get(&source)
+            .is_some_and(|source| source.sweep.asked.is_some())
+    }
+
     /// How the source is checked; none for an unknown one, and before the first poll.
     pub fn mode(&self, source: SourceId) -> Option<Mode> {
         self.sources.get(&source)?.mode

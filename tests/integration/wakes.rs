@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use keyturn::api::{ExternalSecret, SecretStore};
+use kube::ResourceExt;
 use serde_json::json;
-use testbed::requests;
+use testbed::{requests, wait};
 
-use crate::harness::{Bed, OFTEN, SELDOM, STORE, bed, common, entry, from_now, property};
+use crate::harness::{Bed, OFTEN, SELDOM, SOON, STORE, annotation, bed, common, entry, from_now, property};
 
 /// Watched for as long.
 const SPAN: Duration = Duration::from_secs(10);
@@ -41,6 +42,55 @@ async fn a_new_version_that_cannot_be_used_is_no_hot_loop() -> Result<()> {
         bed.aws.put_secret_value(&arn, r#"{"password": "second"}"#)?;
         bed.holds("db", &[("value", "second")]).await?;
         bed.synced("db").await
+    })
+    .await
+}
+
+/// The number in a resourceVersion: of one API server's objects they tell which was written first.
+fn revision(object: &impl ResourceExt) -> Result<u64> {
+    Ok(object
+        .resource_version()
+        .context("an object without resourceVersion")?
+        .parse()?)
+}
+
+#[tokio::test]
+async fn secrets_do_not_wait_for_the_pace_of_statuses() -> Result<()> {
+    const OBJECTS: usize = 300;
+    // With so many passes at a time a status may be written before the last Secret is, but not many of them: 50 a second.
+    const SLOTS: usize = 32;
+    bed("many", async |bed| {
+        let arn = bed.secret("app/shared", "first")?;
+        for n in 0..OBJECTS {
+            bed.plain(&format!("db-{n}"), "app/shared").await?;
+        }
+        for n in 0..OBJECTS {
+            bed.synced(&format!("db-{n}")).await?;
+        }
+        bed.aws.put_secret_value(&arn, "second")?;
+        let mut last = 0;
+        for n in 0..OBJECTS {
+            last = last.max(revision(
+                &bed.holds(&format!("db-{n}"), &[("value", "second")]).await?,
+            )?);
+        }
+        let mut after = 0;
+        for n in 0..OBJECTS {
+            let name = format!("db-{n}");
+            let rollout = annotation(&bed.written(&name).await?, "keyturn.dev/rollout").map(str::to_owned);
+            let said = wait::until(&format!("{name} to say what was written"), SOON, async || {
+                let object = bed.get(&name).await?;
+                let target = object.status.as_ref().and_then(|status| status.target.as_ref());
+                Ok((target.is_some_and(|target| target.rollout == rollout)).then_some(object))
+            })
+            .await?;
+            after += usize::from(revision(&said)? > last);
+        }
+        ensure!(
+            after > 2 * SLOTS,
+            "only {after} of {OBJECTS} statuses were written after the last Secret"
+        );
+        Ok(())
     })
     .await
 }

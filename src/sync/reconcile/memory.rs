@@ -37,6 +37,8 @@ pub(super) struct Memory {
     pub(super) mends: Option<(Duration, u32)>,
     /// The status as we wrote it last, and when.
     pub(super) said: Option<(Duration, Digest)>,
+    /// When the status may be written, if many are to be.
+    pub(super) turn: Option<Duration>,
     /// The uid and revision that the last pass saw.
     pub(super) seen: Option<(Box<str>, u64)>,
     /// When the first pass wanted something of AWS.
@@ -58,6 +60,17 @@ impl Context {
         let ours = memories.get(object).and_then(|memory| memory.said);
         ours.filter(|(at, _)| now < *at + SHOWN_WITHIN)
             .map_or(entry.said, |(_, said)| said)
+    }
+
+    /// How long it takes until the object may write its status; `None` if it may now. Its turn stays its own until used.
+    pub(super) fn turn(&self, object: &ObjectKey) -> Option<Duration> {
+        let now = self.clock.now();
+        let mut memories = self.memory.lock();
+        let memory = memories.entry(object.clone()).or_default();
+        let turn = memory.turn.unwrap_or_else(|| self.pace.turn(now));
+        let wait = turn.checked_sub(now).filter(|wait| !wait.is_zero());
+        memory.turn = wait.map(|_| turn);
+        wait
     }
 
     /// The target as the index knows it, or as our last write left it where the index is behind.

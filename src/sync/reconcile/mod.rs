@@ -102,6 +102,9 @@ pub enum Ended {
     Well,
     /// Look again after this time though nothing changes.
     Again(Duration),
+    /// What it came to has yet to be said: many objects have something to say, and the turn of this one comes after this
+    /// time. The Secret is written already; the next pass finds the same again and says it.
+    Unsaid(Duration),
     /// It failed for a reason that may pass: look again after the next back-off.
     Failed,
 }
@@ -468,7 +471,8 @@ fn sooner(ended: Ended, wait: Duration) -> Ended {
     match ended {
         Ended::Well => Ended::Again(wait),
         Ended::Again(other) => Ended::Again(other.min(wait)),
-        Ended::Failed => Ended::Failed,
+        // The turn is kept: to come before it would only ask again.
+        Ended::Unsaid(_) | Ended::Failed => ended,
     }
 }
 
@@ -484,9 +488,10 @@ mod tests {
             (Ended::Again(short), long, Some(short)),
             (Ended::Again(long), short, Some(short)),
             (Ended::Failed, short, None),
+            (Ended::Unsaid(long), short, Some(long)),
         ] {
             let after = match sooner(ended, wait) {
-                Ended::Again(wait) => Some(wait),
+                Ended::Again(wait) | Ended::Unsaid(wait) => Some(wait),
                 Ended::Failed => None,
                 Ended::Well => panic!("a wait was forgotten"),
             };

@@ -291,8 +291,16 @@ impl Context {
         live: Option<&ExternalSecret>,
         ended: Ended,
     ) -> Ended {
-        if !self.said(object, entry).differs(&draft) {
+        let said = self.said(object, entry);
+        if !said.differs(&draft) {
             return ended;
+        }
+        // Whoever waits for a first status gets it at once; of the others none waits here, holding a place and a slot
+        // that the next Secret needs.
+        if !said.is_silent()
+            && let Some(wait) = self.turn(object)
+        {
+            return Ended::Unsaid(wait);
         }
         let fetched;
         let live = match live {
@@ -311,9 +319,6 @@ impl Context {
         };
         if !status::Digest::of(live.status.as_ref()).differs(&draft) {
             return ended;
-        }
-        if !entry.said.is_silent() {
-            self.pace.wait().await;
         }
         let status = status::compose(self.time.now(), &draft, live.status.as_ref());
         match self

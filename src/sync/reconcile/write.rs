@@ -185,7 +185,7 @@ impl Context {
                 let refusal = Refusal::new(reason, refusal.to_string());
                 let ended = self.refuse(object, &same, Some(&live), refusal).await;
                 // Only what was said need not be said again.
-                if !matches!(ended, Ended::Failed) {
+                if !matches!(ended, Ended::Failed | Ended::Unsaid(_)) {
                     self.remember(object, |memory| {
                         if immutable {
                             memory.refused = Some((entry.revision, versions.clone()));

@@ -473,6 +473,91 @@ fn after_a_start_without_list_checks_are_spread_over_the_interval() {
     }
 }
 
+/// Few enough that reading them is the cheaper way to check.
+const FEW: usize = 15;
+
+#[test]
+fn after_a_start_one_listing_looks_at_what_is_read_else() {
+    for (interval, lists) in [(HOUR, 1), (Refresh::Every(mins(1440)), 1), (MINUTE, 0)] {
+        let mut world = World::with(policy());
+        for n in 0..300 {
+            world.put(&format!("other-{n:03}"), "v1");
+        }
+        fleet(&mut world, FEW, interval, true);
+        world.put("gone", "v1");
+        world.subscribe(FEW, interval, &[("gone", current(), Some("v1"))]);
+        world.set("gone", None);
+        world.rotate("prod/db-3", "v2");
+        world.run(secs(10));
+        assert_eq!(world.count(Call::List), lists, "{interval:?}");
+        if lists == 0 {
+            // Their turns come soon enough.
+            continue;
+        }
+        assert_eq!(
+            world.tracker.mode(S).map(|mode| mode.detection),
+            Some(Detection::Read),
+            "{interval:?}"
+        );
+        assert_eq!((world.count(Call::Describe), world.count(Call::Read)), (2, 0));
+        assert!((0..FEW).all(|n| world.tracker.checked(&object(n)).is_some()));
+        assert_eq!(world.holds(3, "prod/db-3"), Some(&version("v2")));
+        assert_eq!(world.woken(FEW, Cause::Gone), 1);
+        world.run(mins(300));
+        assert_eq!(world.count(Call::List), 1, "once is enough");
+    }
+}
+
+#[test]
+fn a_first_look_costs_no_more_calls_than_describing_each() {
+    // The world answers with all pages at once; that the rest is not asked for is the driver's part.
+    let mut world = World::with(policy());
+    for n in 0..1_000 {
+        world.put(&format!("other-{n:04}"), "v1");
+    }
+    fleet(&mut world, 5, HOUR, true);
+    let mut pages = Vec::new();
+    world.run(secs(5));
+    assert_eq!(world.count(Call::List), 1);
+    for page in 1..=6 {
+        let (now, others) = (world.now, Vec::new());
+        world.tracker.observe(
+            now,
+            crate::track::Observation::Listed {
+                source: S,
+                entries: others,
+                complete: false,
+            },
+        );
+        pages.push((page, world.tracker.is_listing(S)));
+    }
+    let expected: Vec<_> = (1..=6).map(|page| (page, page < 5)).collect();
+    assert_eq!(pages, expected);
+    world.run(mins(120));
+    assert_eq!(world.count(Call::List), 1);
+    assert!((0..5).all(|n| world.tracker.checked(&object(n)).is_some()));
+}
+
+#[test]
+fn a_first_look_that_is_denied_leaves_all_to_their_turns() {
+    let mut world = World::with(policy());
+    fleet(&mut world, FEW, HOUR, true);
+    world.fault = fail(Call::List, "*", Failure::Denied);
+    world.run(secs(30));
+    assert_eq!(world.counts(), (1, 0, 0));
+    world.run(mins(60));
+    assert_eq!(world.count(Call::List), 1);
+    assert!((0..FEW).all(|n| world.tracker.checked(&object(n)).is_some()));
+}
+
+#[test]
+fn what_is_new_needs_no_first_look() {
+    let mut world = World::with(policy());
+    fleet(&mut world, FEW, HOUR, false);
+    world.run(mins(20));
+    assert_eq!(world.count(Call::List), 0);
+}
+
 #[test]
 fn a_new_want_is_left_to_its_reader_but_not_forgotten() {
     for (detection, refresh) in [

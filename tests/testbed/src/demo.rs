@@ -3,6 +3,7 @@
 
 mod account;
 mod made_up;
+mod restarts;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -61,7 +62,7 @@ impl Demo {
     pub(crate) fn run(self) -> Result<()> {
         let mut terminal = Terminal::new();
         terminal.line(
-            "Keyturn keeps Kubernetes Secrets equal to what AWS Secrets Manager says. This shows it at work:",
+            "Keyturn keeps Kubernetes Secrets equal to what AWS Secrets Manager says, and restarts what uses them. At work:",
         );
         terminal.line("the API server, controllers and scheduler are real; AWS is an emulator that refuses what AWS would.");
         terminal.step("A Kubernetes control plane");
@@ -191,9 +192,11 @@ impl Stage {
         self.first_sync(terminal).await?;
         self.denials(terminal).await?;
         self.quiet(terminal).await?;
-        self.rotation(terminal).await?;
         self.on_demand(terminal).await?;
         self.drift(terminal).await?;
+        self.workloads(terminal).await?;
+        self.rotation(terminal).await?;
+        self.halt(terminal).await?;
         account::who_read_what(terminal, &self.arns, &self.aws.calls_since(before))?;
         account::bill(terminal, &self.aws.calls_since(before), applied.elapsed())?;
         if let Some(status) = self.operator.ended()? {
@@ -296,54 +299,17 @@ impl Stage {
         Ok(())
     }
 
-    async fn rotation(&self, terminal: &mut Terminal) -> Result<()> {
-        terminal.step("A rotation of shop's database password, in the four steps of a rotation Lambda");
-        let arn = self.arn("k8s/shop/db")?;
-        let old = self.password().await?;
-        let lambda = format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:rotate");
-        self.aws.enable_rotation(arn, &lambda, 30)?;
-        let rotation = self.aws.begin_rotation(arn)?;
-        rotation.create_secret(login("demo-password-2"))?;
-        terminal.say("createSecret: a new version with the new password, labelled AWSPENDING.");
-        let mark = self.aws.mark();
-        rotation.set_secret()?;
-        terminal.say("setSecret:    the database takes it.");
-        rotation.test_secret()?;
-        terminal.say("testSecret:   a login with it works.");
-        wait::until("a check while the rotation is under way", LIMIT, async || {
-            Ok((!self.aws.calls_since(mark).readers_of(arn).is_empty()).then_some(()))
-        })
-        .await?;
-        ensure!(
-            self.password().await? == old,
-            "the pending password reached the Secret"
-        );
-        terminal.say(&format!(
-            "Keyturn has looked meanwhile: the Secret still holds {old}."
-        ));
-        rotation.finish_secret()?;
-        let finished = Instant::now();
-        terminal.say("finishSecret: AWSCURRENT moves to the new version.");
-        let new = self.password_is(&login_password("demo-password-2")).await?;
-        terminal.say(&format!(
-            "The Secret holds {new}, {} later (refreshInterval is {} here; 1h unless set).",
-            seconds(finished.elapsed()),
-            seconds(INTERVAL),
-        ));
-        self.kubectl(terminal, "--namespace shop get kes db").await
-    }
-
     async fn on_demand(&self, terminal: &mut Terminal) -> Result<()> {
         terminal.step("A new password that shall be there at once");
         self.aws
-            .put_secret_value(self.arn("k8s/shop/db")?, login("demo-password-3"))?;
+            .put_secret_value(self.arn("k8s/shop/db")?, login("demo-password-2"))?;
         let asked = Instant::now();
         self.kubectl(
             terminal,
             "--namespace shop annotate kes db keyturn.dev/refresh=now",
         )
         .await?;
-        self.password_is(&login_password("demo-password-3")).await?;
+        self.password_is(&login_password("demo-password-2")).await?;
         terminal.say(&format!(
             "The Secret holds it {} after the command began.",
             seconds(asked.elapsed())
@@ -370,7 +336,7 @@ impl Stage {
             &format!("kubectl --namespace shop patch secret db-credentials --patch '{patch}'"),
             &output,
         );
-        self.password_is(&login_password("demo-password-3")).await?;
+        self.password_is(&login_password("demo-password-2")).await?;
         let taken = edited.elapsed();
         let secret = self.secret("shop", "db-credentials").await?;
         let keys: Vec<String> = secret.data.unwrap_or_default().into_keys().collect();

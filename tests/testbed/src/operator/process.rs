@@ -132,17 +132,32 @@ impl Operator {
         self.component.kill()
     }
 
-    /// `SIGTERM`, as the kubelet would, and its end.
-    pub async fn terminate(mut self) -> Result<ExitStatus> {
+    /// `SIGSTOP`: it sees nothing of what happens until [`Self::resume`].
+    pub async fn pause(&self) -> Result<()> {
+        self.signal("STOP").await
+    }
+
+    /// `SIGCONT`.
+    pub async fn resume(&self) -> Result<()> {
+        self.signal("CONT").await
+    }
+
+    async fn signal(&self, name: &str) -> Result<()> {
         let id = self.id().to_string();
         let sent = Command::new("/bin/sh")
-            .args(["-c", "kill -TERM \"$0\"", &id])
+            .args(["-c", "kill -\"$0\" \"$1\"", name, &id])
             .status()
             .await
-            .context("send SIGTERM to the operator")?;
+            .with_context(|| format!("send SIG{name} to the operator"))?;
         if !sent.success() {
-            bail!("could not send SIGTERM to the operator, process {id}");
+            bail!("could not send SIG{name} to the operator, process {id}");
         }
+        Ok(())
+    }
+
+    /// `SIGTERM`, as the kubelet would, and its end.
+    pub async fn terminate(mut self) -> Result<ExitStatus> {
+        self.signal("TERM").await?;
         let component = &mut self.component;
         wait::until("the operator to end", END_LIMIT, async || component.ended())
             .await
