@@ -21,7 +21,14 @@ mod tokens;
 use tokens::{Lexer, Token};
 
 /// What decides and what is only words: no IO, no runtime, no clock. An entry ends in `/` for a folder.
-const PURE: &[&str] = &["api/", "value/", "track/", "sync/plan", "restart/model"];
+const PURE: &[&str] = &[
+    "api/",
+    "value/",
+    "track/",
+    "sync/plan",
+    "sync/rotation",
+    "restart/model",
+];
 
 /// Crates and modules that only one room may name: the place, what it owns (`*` ends a prefix).
 const OWNED: &[(&str, &[&str])] = &[

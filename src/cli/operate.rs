@@ -104,6 +104,7 @@ pub(super) async fn operate(
     };
     let mut watches = Watches::new(cluster.clone(), scope, changes.clone());
     let namespaces = watches.namespaces();
+    let control = watches.control(&operator_namespace);
     let secret_stores = watches.watch(SecretStores);
     let cluster_secret_stores = watches.watch(ClusterSecretStores);
     let secrets = watches.secrets(key.clone());
@@ -161,6 +162,7 @@ pub(super) async fn operate(
         objects,
         secrets,
         namespaces,
+        control,
         stores,
         tracking,
         aws,
