@@ -41,6 +41,7 @@ const PURE: &[&str] = &[
     "restart/target",
     "restart/tests",
     "restart/uses",
+    "sync/rotation",
 ];
 
 /// Crates and modules that only one room may name: the place, what it owns (`*` ends a prefix).

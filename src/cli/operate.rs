@@ -139,6 +139,7 @@ pub(super) async fn operate(
     };
     let mut watches = Watches::new(cluster.clone(), scope, changes.clone());
     let namespaces = watches.namespaces();
+    let control = watches.control(&operator_namespace);
     let secret_stores = watches.watch(SecretStores);
     let cluster_secret_stores = watches.watch(ClusterSecretStores);
     let secrets = watches.secrets(key.clone());
@@ -147,7 +148,6 @@ pub(super) async fn operate(
         min_interval: min_refresh_interval,
         restart_default,
     });
-    let control = watches.control(&operator_namespace);
     let workloads = restart::Workloads::watch(&mut watches);
     let mut listed = watches.ready();
     let watching = watches.run();
@@ -202,7 +202,7 @@ pub(super) async fn operate(
         objects: objects.clone(),
         secrets: secrets.clone(),
         namespaces: namespaces.clone(),
-        control,
+        control: control.clone(),
         workloads,
         writer: writer.clone(),
         events: events.clone(),
@@ -213,12 +213,14 @@ pub(super) async fn operate(
         },
         evict_allowed: restart_settings.allow_evict,
         pace: Pace::new(STATUS_RATE),
+        started: tokio::time::Instant::now(),
         metrics: metrics.restart,
     });
     let context = Arc::new(Context {
         objects,
         secrets,
         namespaces,
+        control,
         stores,
         tracking,
         aws,

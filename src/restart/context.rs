@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use tokio::time::Instant;
 
 use super::{
     metrics::Metrics,
@@ -47,6 +48,8 @@ pub struct Context {
     pub evict_allowed: bool,
     /// Of writes of status.
     pub pace: Pace,
+    /// The clock of `pace`.
+    pub started: Instant,
     /// Counts.
     pub metrics: Metrics,
 }

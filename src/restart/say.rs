@@ -190,7 +190,8 @@ impl Context {
         {
             return Ok(());
         }
-        self.pace.wait().await;
+        let now = self.started.elapsed();
+        tokio::time::sleep(self.pace.turn(now).saturating_sub(now)).await;
         let writer = &self.writer;
         let Some(status) = &wanted.status else {
             let nothing = json!({});

@@ -13,6 +13,7 @@ pub mod plan;
 pub mod queue;
 pub mod reconcile;
 mod resolve;
+pub mod rotation;
 pub mod run;
 pub mod status;
 pub mod stores;

@@ -341,6 +341,8 @@ async fn of_a_secret_tokens_are_kept_and_no_data() {
     annotations["keyturn.dev/versions"] = "{}".into();
     annotations["keyturn.dev/rollout"] = "ro".into();
     annotations["keyturn.dev/changed-at"] = "2026-01-01T00:00:00Z".into();
+    annotations["keyturn.dev/scope"] = "0123456789abcdef0123456789abcdef".into();
+    annotations["keyturn.dev/restart-since"] = "2026-01-02T00:00:00Z".into();
     annotations["unrelated"] = "hunter2-canary".into();
     let mut r = running();
     r.first("10", &[full, secret("b", "2")]).await;
@@ -360,7 +362,8 @@ async fn of_a_secret_tokens_are_kept_and_no_data() {
             versions: Some("{}".into()),
             rollout: Some("ro".into()),
             changed_at: Some("2026-01-01T00:00:00Z".parse().unwrap()),
-            restart_since: None,
+            scope: Some(0x0123_4567_89ab_cdef),
+            restart_since: Some("2026-01-02T00:00:00Z".parse().unwrap()),
             reloader: None,
             immutable: true,
             type_: Some("kubernetes.io/tls".into()),

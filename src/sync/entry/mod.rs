@@ -20,7 +20,10 @@ use crate::{
         names::{self, annotation},
     },
     cluster::{Change, Project},
-    sync::status::{self, Digest},
+    sync::{
+        rotation::Rule,
+        status::{self, Digest},
+    },
 };
 
 /// What is kept of an ExternalSecret.
@@ -66,6 +69,8 @@ pub struct Entry {
     pub recorded: Option<RecordedTarget>,
     /// What it says about restarts; none where they are disabled.
     pub restart: Option<Arc<Restarts>>,
+    /// What it says about its rotation; none where nobody wants to know of it.
+    pub rotation: Option<Box<Rule>>,
 }
 
 /// What an ExternalSecret says about restarts.
@@ -216,6 +221,7 @@ impl Entry {
             .and_then(|status| status::condition(status, ConditionType::Current))
             .is_some_and(|condition| condition.reason == Reason::Stale.as_str());
         let target = spec.target_name(&key.name);
+        let restart = Restarts::of(object, restart_default);
         // A bad interval is in `invalid`; nothing is read by it.
         let interval = spec.interval(min_interval).unwrap_or(Interval::Once);
         Self {
@@ -272,7 +278,11 @@ impl Entry {
                     former: (recorded.name != target).then(|| recorded.name.as_str().into()),
                     rollout: recorded.rollout.as_deref().map(Into::into),
                 }),
-            restart: Restarts::of(object, restart_default).map(Arc::new),
+            rotation: (spec.rotation.is_some() || restart.is_some()).then(|| {
+                let said = status.as_ref().and_then(|status| status.rotation.as_ref());
+                Box::new(Rule::new(spec, said))
+            }),
+            restart: restart.map(Arc::new),
         }
     }
 

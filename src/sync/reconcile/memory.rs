@@ -8,9 +8,9 @@ use std::{
 
 use super::Context;
 use crate::{
-    api::ObjectKey,
+    api::{ObjectKey, RotationStatus},
     cluster::{Observed, SecretEntry},
-    sync::{entry::Entry, status::Digest},
+    sync::{entry::Entry, rotation::Traces, status::Digest},
 };
 
 /// How long a Secret that we wrote may be missing in the index before it counts as deleted.
@@ -45,6 +45,11 @@ pub(super) struct Memory {
     pub(super) wanted_since: Option<Duration>,
     /// The generation that was said to be malformed.
     pub(super) malformed: Option<i64>,
+    /// What was seen of the last change until a rotation explains it, and the same after the last judgement of it.
+    pub(super) traces: Traces,
+    pub(super) judged: Option<Traces>,
+    /// What we said of the rotation last.
+    pub(super) rotation: Option<Box<RotationStatus>>,
     /// With creationPolicy None: the inputs and versions that were last read.
     pub(super) read: Option<(String, String)>,
 }
@@ -246,6 +251,7 @@ mod tests {
                 versions: None,
                 rollout: None,
                 changed_at: None,
+                scope: None,
                 restart_since: None,
                 reloader: None,
                 immutable: false,
