@@ -22,6 +22,8 @@ const EMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Alerts waiting to be taken; more are dropped.
 const ALERTS: usize = 64;
+/// The kind of the objects that alerts are about.
+const ALERTED: &str = "ExternalSecret";
 /// The events that somebody may want to be called for.
 const ALERTING: [EventReason; 4] = [
     EventReason::RestartFailed,
@@ -121,7 +123,9 @@ impl Events {
     }
 
     fn alert(&self, regarding: &ObjectReference, reason: &'static str, note: &str) {
-        if !ALERTING.iter().any(|alerting| alerting.as_str() == reason) {
+        // What concerns a workload is told on it and on its ExternalSecret: nobody wants to be called twice.
+        let twice = regarding.kind.as_deref() != Some(ALERTED);
+        if twice || !ALERTING.iter().any(|alerting| alerting.as_str() == reason) {
             return;
         }
         let alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);

@@ -560,21 +560,26 @@ async fn surplus_events_are_dropped_without_waiting() {
 async fn what_somebody_may_want_to_be_called_for_is_handed_on_and_nothing_else() {
     let (cluster, _server) = cluster();
     let (events, _worker) = Events::new(&cluster, Leadership::alone(), "replica-0");
-    let about = ObjectReference {
-        kind: Some("Deployment".to_owned()),
-        namespace: Some("shop".to_owned()),
-        name: Some("web".to_owned()),
-        ..ObjectReference::default()
+    let on = |kind: &str, reason| {
+        let about = ObjectReference {
+            kind: Some(kind.to_owned()),
+            namespace: Some("shop".to_owned()),
+            name: Some("web".to_owned()),
+            ..ObjectReference::default()
+        };
+        events.emit(about, EventType::Warning, reason, "Restart", "it crashes");
     };
-    let emit = |reason| events.emit(about.clone(), EventType::Warning, reason, "Restart", "it crashes");
+    let emit = |reason| on("ExternalSecret", reason);
     emit("RestartFailed");
     let mut alerts = events.alerts();
     emit("Updated");
+    // The same is told on the workload, and nobody wants to be called twice.
+    on("Deployment", "RestartHalted");
     emit("RestartHalted");
     let alert = alerts.recv().await.unwrap();
     assert_eq!(
         (alert.reason, &*alert.kind, &*alert.name, &*alert.note),
-        ("RestartHalted", "Deployment", "web", "it crashes")
+        ("RestartHalted", "ExternalSecret", "web", "it crashes")
     );
     for _ in 0..100 {
         emit("RotationStuck");

@@ -21,7 +21,12 @@ pub(super) fn table(report: &Report) -> String {
     };
     let mut text = format!("{mark}{}\n", clean(&operator.message));
     if let Some(control) = control {
-        text += &format!("HELD UP: {}\n", clean(&control.message));
+        let mark = if control.sync || control.restarts {
+            "HELD UP"
+        } else {
+            "WARNING"
+        };
+        text += &format!("{mark}: {}\n", clean(&control.message));
     }
     if !findings.is_empty() {
         let head = ["NAMESPACE", "NAME", "WHAT", "SINCE", "WHY"].map(str::to_owned);
