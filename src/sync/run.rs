@@ -18,7 +18,7 @@ use crate::{
     cluster::{Change, Changes},
     sync::{
         driver::{self, Notice},
-        entry::Entry,
+        entry::{Entry, Tally},
         metrics::{Outcome, PassLabels, QueueLabels},
         queue::Class,
         reconcile::{Context, Ended},
@@ -265,20 +265,24 @@ fn users_of(context: &Context, targets: &Mutex<Targets>, secret: &ObjectKey) -> 
     users
 }
 
-/// Time passes without events: compares what `Current` says with the clock, and counts the queue.
+/// Time passes without events: compares what `Current` says with the clock, and counts objects and the queue.
 async fn sweep(context: Arc<Context>) {
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut shown = Tally::default();
     loop {
         tick.tick().await;
+        let mut tally = Tally::default();
         let mut turned = Vec::new();
         context.objects.for_each(|object, indexed| {
-            if let Some(entry) = indexed.entry()
-                && context.is_stale(object, entry) != entry.stale
-            {
+            let Some(entry) = indexed.entry() else { return };
+            tally.add(entry.reasons);
+            if context.is_stale(object, entry) != entry.stale {
                 turned.push(object.clone());
             }
         });
+        context.metrics.show(&shown, &tally);
+        shown = tally;
         for object in turned {
             context.work.push(object, Class::Periodic);
         }
