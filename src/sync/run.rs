@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     api::{ObjectKey, StoreKind},
-    cluster::{Change, Changes},
+    cluster::{Change, Changes, Indexed},
     sync::{
         driver::{self, Notice},
         entry::{Entry, Tally},
@@ -193,6 +193,12 @@ async fn follow(context: Arc<Context>, changes: Changes, targets: Arc<Mutex<Targ
                 context.stores.work.push(ObjectKey::new("", name), Class::Urgent);
             }
             Change::Namespace(name) => {
+                let namespace = context.namespaces.get(&ObjectKey::new("", name.clone()));
+                let live = namespace
+                    .as_ref()
+                    .and_then(Indexed::entry)
+                    .map(|entry| &*entry.uid);
+                context.stores.leave_namespace(&name, live);
                 for object in context.objects.keys_where(|object, _| object.namespace == name) {
                     context.work.push(object, Class::Periodic);
                 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -43,6 +44,8 @@ pub(super) struct Memory {
     pub(super) seen: Option<(Box<str>, u64)>,
     /// When the first pass wanted something of AWS.
     pub(super) wanted_since: Option<Duration>,
+    /// The revision and the subject, as a hash, whose refusal was audited last.
+    pub(super) audited: Option<(u64, u64)>,
     /// The generation that was said to be malformed.
     pub(super) malformed: Option<i64>,
     /// With creationPolicy None: the inputs and versions that were last read.
@@ -163,6 +166,20 @@ impl Context {
             memory.written = None;
         }
         own
+    }
+
+    /// Audits that a key was refused: once for each state of the object, not at every look.
+    pub(super) fn audit_refusal(&self, object: &ObjectKey, entry: &Entry, subject: &str) {
+        let mut hasher = DefaultHasher::new();
+        subject.hash(&mut hasher);
+        let refused = (entry.revision, hasher.finish());
+        let mut again = false;
+        self.remember(object, |memory| {
+            again = memory.audited.replace(refused) == Some(refused);
+        });
+        if !again {
+            tracing::info!(target: "audit", action = "refusal", external_secret = %object, reason = "KeyNotAllowed", subject);
+        }
     }
 
     pub(super) fn recall(&self, object: &ObjectKey) -> Memory {
