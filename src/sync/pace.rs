@@ -50,7 +50,7 @@ mod tests {
     fn what_nobody_used_is_not_saved_up() {
         let pace = Pace::new(50);
         pace.turn(Now::from_secs(1));
-        let now = Now::from_secs(60);
+        let now = Now::from_mins(1);
         assert_eq!(pace.turn(now), now);
         assert_eq!(pace.turn(now), now + Duration::from_millis(20));
     }
