@@ -21,7 +21,28 @@ mod tokens;
 use tokens::{Lexer, Token};
 
 /// What decides and what is only words: no IO, no runtime, no clock. An entry ends in `/` for a folder.
-const PURE: &[&str] = &["api/", "value/", "track/", "sync/plan", "restart/model"];
+const PURE: &[&str] = &[
+    "api/",
+    "value/",
+    "track/",
+    "sync/plan",
+    "cli/status/report",
+    "cli/status/table",
+    "restart/block",
+    "restart/health",
+    "restart/member",
+    "restart/memory",
+    "restart/model",
+    "restart/need",
+    "restart/patch",
+    "restart/queue",
+    "restart/report",
+    "restart/step",
+    "restart/target",
+    "restart/tests",
+    "restart/uses",
+    "sync/rotation",
+];
 
 /// Crates and modules that only one room may name: the place, what it owns (`*` ends a prefix).
 const OWNED: &[(&str, &[&str])] = &[

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{refused, schema, window::Window};
+use super::{external_secret::ExternalSecretSpec, interval, refused, schema, window::Window};
 
 /// How the credential rotates.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -377,4 +377,183 @@ pub struct RestartPolicy {
     pub timeout: Duration,
     /// What follows a failure.
     pub on_failure: OnFailure,
+}
+
+/// How long a rotation may be under way unless the spec says otherwise.
+const PENDING_TIMEOUT: Duration = Duration::from_mins(30);
+/// How long before a deadline workloads must have been restarted unless the spec says otherwise.
+const MARGIN: Duration = Duration::from_hours(1);
+/// How long a rollout may take unless the spec says otherwise.
+const TIMEOUT: Duration = Duration::from_mins(10);
+/// How many workloads of an object roll out at once while it is urgent, unless the spec says otherwise.
+const URGENT_MAX_CONCURRENT: u32 = 5;
+
+impl ExternalSecretSpec {
+    /// Whether restarts happen by themselves, `default` being the operator's word.
+    pub fn restart_mode(&self, default: RestartMode) -> RestartMode {
+        self.restart
+            .as_ref()
+            .and_then(|restart| restart.mode)
+            .unwrap_or(default)
+    }
+
+    /// What applies to restarts, with everything filled in; none where they are disabled. Nothing is restarted by a spec
+    /// of which a part cannot be read, which `validate` names: a window that is left out would be open for ever.
+    pub fn restart_policy(&self, default: RestartMode) -> Option<RestartPolicy> {
+        let mode = self.restart_mode(default);
+        if mode == RestartMode::Disabled {
+            return None;
+        }
+        let nothing = RestartSpec::default();
+        let RestartSpec {
+            mode: _,
+            discovery,
+            targets,
+            trigger: _,
+            reloader,
+            pacing,
+            windows,
+            deadline,
+            health,
+        } = self.restart.as_ref().unwrap_or(&nothing);
+        let pacing = pacing.clone().unwrap_or_default();
+        let deadline = deadline.clone().unwrap_or_default();
+        let health = health.clone().unwrap_or_default();
+        let windows = windows.iter().flatten().map(Window::parse);
+        Some(RestartPolicy {
+            mode,
+            discovery: discovery.unwrap_or_default(),
+            targets: targets.clone().unwrap_or_default(),
+            reloader: reloader.unwrap_or_default(),
+            max_concurrent: pacing.max_concurrent.unwrap_or(1),
+            urgent_max_concurrent: pacing.urgent_max_concurrent.unwrap_or(URGENT_MAX_CONCURRENT),
+            min_interval: duration(pacing.min_interval.as_deref(), Duration::ZERO)?,
+            windows: windows.collect::<Result<_, _>>().ok()?,
+            deadline: deadline.policy.unwrap_or_default(),
+            margin: duration(deadline.margin.as_deref(), MARGIN)?,
+            timeout: duration(health.timeout.as_deref(), TIMEOUT)?,
+            on_failure: health.on_failure.unwrap_or_default(),
+        })
+    }
+
+    /// The keys of the Secret whose change restarts; all where there are none.
+    pub fn trigger_keys(&self) -> &[String] {
+        self.restart
+            .as_ref()
+            .and_then(|restart| restart.trigger.as_ref()?.keys.as_deref())
+            .unwrap_or_default()
+    }
+
+    /// How the credential rotates, as the spec says; none where that is to be found out.
+    pub fn rotation_strategy(&self) -> Option<RotationStrategy> {
+        self.rotation
+            .as_ref()
+            .and_then(|rotation| rotation.strategy)
+            .filter(|strategy| *strategy != RotationStrategy::Auto)
+    }
+
+    /// For how long a rotation may be under way before it counts as stuck.
+    pub fn pending_timeout(&self) -> Duration {
+        let text = self
+            .rotation
+            .as_ref()
+            .and_then(|rotation| rotation.pending_timeout.as_deref());
+        duration(text, PENDING_TIMEOUT).unwrap_or(PENDING_TIMEOUT)
+    }
+}
+
+/// The duration, or what applies without one; none for a text that is none.
+fn duration(text: Option<&str>, default: Duration) -> Option<Duration> {
+    text.map_or(Some(default), |text| interval::parse_go(text).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn policy(restart: &Value, default: RestartMode) -> Option<RestartPolicy> {
+        let spec: ExternalSecretSpec = serde_json::from_value(json!({"restart": restart})).unwrap();
+        spec.restart_policy(default)
+    }
+
+    #[test]
+    fn the_spec_decides_before_the_operators_default() {
+        for (restart, default, mode) in [
+            (Value::Null, RestartMode::Disabled, None),
+            (Value::Null, RestartMode::Automatic, Some(RestartMode::Automatic)),
+            (json!({}), RestartMode::Manual, Some(RestartMode::Manual)),
+            (json!({"discovery": "OptIn"}), RestartMode::Disabled, None),
+            (
+                json!({"mode": "Manual"}),
+                RestartMode::Disabled,
+                Some(RestartMode::Manual),
+            ),
+            (json!({"mode": "Disabled"}), RestartMode::Automatic, None),
+        ] {
+            let found = policy(&restart, default).map(|policy| policy.mode);
+            assert_eq!(found, mode, "{restart} {default:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_filled_in() {
+        let expected = RestartPolicy {
+            mode: RestartMode::Automatic,
+            discovery: Discovery::Auto,
+            targets: Vec::new(),
+            reloader: Reloader::Defer,
+            max_concurrent: 1,
+            urgent_max_concurrent: 5,
+            min_interval: Duration::ZERO,
+            windows: Vec::new(),
+            deadline: DeadlinePolicy::Bypass,
+            margin: Duration::from_hours(1),
+            timeout: Duration::from_mins(10),
+            on_failure: OnFailure::Halt,
+        };
+        assert_eq!(policy(&json!({}), RestartMode::Automatic), Some(expected.clone()));
+        let said = json!({
+            "discovery": "Explicit",
+            "targets": [{"kind": "Deployment", "name": "api", "wave": 1}],
+            "reloader": "Honour",
+            "pacing": {"maxConcurrent": 3, "urgentMaxConcurrent": 7, "minInterval": "10s"},
+            "windows": [{"cron": "0 2 * * *", "duration": "2h"}],
+            "deadline": {"policy": "Wait", "margin": "30m"},
+            "health": {"timeout": "5m", "onFailure": "Continue"},
+        });
+        let found = policy(&said, RestartMode::Automatic).unwrap();
+        assert_eq!((found.targets.len(), found.windows.len()), (1, 1));
+        let rest = RestartPolicy {
+            targets: Vec::new(),
+            windows: Vec::new(),
+            ..found
+        };
+        let expected = RestartPolicy {
+            discovery: Discovery::Explicit,
+            reloader: Reloader::Honour,
+            max_concurrent: 3,
+            urgent_max_concurrent: 7,
+            min_interval: Duration::from_secs(10),
+            deadline: DeadlinePolicy::Wait,
+            margin: Duration::from_mins(30),
+            timeout: Duration::from_mins(5),
+            on_failure: OnFailure::Continue,
+            ..expected
+        };
+        assert_eq!(rest, expected);
+    }
+
+    #[test]
+    fn nothing_is_restarted_by_what_cannot_be_read() {
+        for restart in [
+            json!({"windows": [{"cron": "at night", "duration": "2h"}]}),
+            json!({"pacing": {"minInterval": "soon"}}),
+            json!({"deadline": {"margin": "-1h"}}),
+            json!({"health": {"timeout": "long"}}),
+        ] {
+            assert_eq!(policy(&restart, RestartMode::Automatic), None, "{restart}");
+        }
+    }
 }

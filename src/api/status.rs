@@ -4,8 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The status of an ExternalSecret. `sources`, `target`, `Ready` and `Current` are the field manager `keyturn-sync`'s,
-/// `rotation`, `restart` and their conditions `keyturn-restart`'s.
+/// The status of an ExternalSecret. `restart` and `RestartsComplete` are the field manager `keyturn-restart`'s, the rest
+/// `keyturn-sync`'s.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalSecretStatus {

@@ -3,7 +3,10 @@
 //! A token is the first half of an HMAC-SHA256, as 32 hex digits. Without the key it neither lets a guess of the content
 //! be checked nor shows that two Secrets hold the same.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use aws_lc_rs::{digest as sha2, hmac};
 use k8s_openapi::ByteString;
@@ -34,6 +37,16 @@ impl Token {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The first half as a number, to be kept of many where a chance hit would do no harm.
+    pub fn short(&self) -> u64 {
+        short(&self.0).unwrap_or_default()
+    }
+}
+
+/// The first half of a token's text as a number; none for a text that is no token.
+pub fn short(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.get(..16)?, 16).ok()
 }
 
 impl fmt::Display for Token {
@@ -77,10 +90,28 @@ impl TokenKey {
         token.end()
     }
 
-    /// Of the content that pods must hold: all of it, or the keys whose change restarts them.
-    pub fn rollout(&self, secret: &ObjectKey, data: &BTreeMap<String, ByteString>) -> Token {
+    /// Of the content that pods must hold: all of it, or `keys`, whose change restarts them.
+    pub fn rollout<K: AsRef<str>>(
+        &self,
+        secret: &ObjectKey,
+        data: &BTreeMap<String, ByteString>,
+        keys: &[K],
+    ) -> Token {
         let mut token = self.start("rollout", secret);
-        token.data(data);
+        token.data(
+            data.iter()
+                .filter(|(key, _)| keys.is_empty() || keys.iter().any(|chosen| chosen.as_ref() == *key)),
+        );
+        token.end()
+    }
+
+    /// Of what rollouts are made with, this key and `keys`, in any order: those of different scopes cannot be compared.
+    pub fn scope<K: AsRef<str>>(&self, secret: &ObjectKey, keys: &[K]) -> Token {
+        let keys: BTreeSet<&str> = keys.iter().map(AsRef::as_ref).collect();
+        let mut token = self.start("scope", secret);
+        for key in keys {
+            token.part(key.as_bytes());
+        }
         token.end()
     }
 
@@ -109,7 +140,7 @@ impl Hashing {
         self.0.update(bytes);
     }
 
-    fn data(&mut self, data: &BTreeMap<String, ByteString>) {
+    fn data<'a>(&mut self, data: impl IntoIterator<Item = (&'a String, &'a ByteString)>) {
         for (key, ByteString(value)) in data {
             self.part(key.as_bytes());
             self.part(value);
@@ -196,7 +227,12 @@ mod tests {
             key().content(&shop, "Opaque", &data(&[("a1", "")])),
             key().content(&shop, "Opaque", &data(&[("a", "1"), ("b", "")])),
             key().content(&shop, "Opaque", &data(&[])),
-            key().rollout(&shop, &one),
+            key().rollout::<&str>(&shop, &one, &[]),
+            key().rollout(&shop, &one, &["b"]),
+            key().scope::<&str>(&shop, &[]),
+            key().scope(&shop, &["a"]),
+            key().scope(&shop, &["a", "b"]),
+            key().scope(&other, &["a"]),
             key().user(&shop, "1"),
             key().inputs(&shop, ["a", "1"]),
             key().inputs(&shop, ["a1"]),
@@ -207,6 +243,22 @@ mod tests {
                 assert_eq!(i == j, a == b, "{i} {j}");
             }
         }
+    }
+
+    #[test]
+    fn a_rollout_speaks_of_the_chosen_keys_only() {
+        let secret = ObjectKey::new("shop", "db");
+        let (old, new) = (data(&[("a", "1"), ("b", "1")]), data(&[("a", "1"), ("b", "2")]));
+        let rollout = |data, keys: &[&str]| key().rollout(&secret, data, keys);
+        assert_eq!(rollout(&old, &["a"]), rollout(&new, &["a"]));
+        assert_ne!(rollout(&old, &["b"]), rollout(&new, &["b"]));
+        assert_ne!(rollout(&old, &[]), rollout(&new, &[]));
+        assert_eq!(rollout(&old, &["b", "a"]), rollout(&old, &[]));
+        // In which order and how often keys are named says nothing.
+        let scope = |keys: &[&str]| key().scope(&secret, keys);
+        assert_eq!(scope(&["a", "b"]), scope(&["b", "a", "b"]));
+        assert_eq!(short(scope(&["a"]).as_str()), Some(scope(&["a"]).short()));
+        assert_eq!((short("db"), short("0123456789abcdeg")), (None, None));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{
     error::{Cause, Error},
     limit::{Operation, Urgency},
     remote::Description,
-    secrets::{Aws, stages},
+    secrets::{Aws, rules, stages},
 };
 use crate::api::SourceId;
 
@@ -96,6 +96,7 @@ impl<'a> Pages<'a> {
 }
 
 fn listed(entry: SecretListEntry) -> Option<Description> {
+    let (rotation_window, rotation_schedule) = rules(entry.rotation_rules);
     Some(Description {
         arn: entry.arn?.into(),
         name: entry.name?.into(),
@@ -104,5 +105,7 @@ fn listed(entry: SecretListEntry) -> Option<Description> {
         rotation_enabled: entry.rotation_enabled.unwrap_or_default(),
         last_rotated: entry.last_rotated_date.map(|date| date.secs()),
         next_rotation: entry.next_rotation_date.map(|date| date.secs()),
+        rotation_window,
+        rotation_schedule,
     })
 }

@@ -159,6 +159,10 @@ pub struct Description {
     pub last_rotated: Option<i64>,
     /// On or before this the next rotation starts.
     pub next_rotation: Option<i64>,
+    /// How long a rotation may take from its earliest start, as AWS writes it: `3h`.
+    pub rotation_window: Option<Arc<str>>,
+    /// The schedule, if it is an expression: `rate(4 hours)`, `cron(0 8 * * ? *)`.
+    pub rotation_schedule: Option<Arc<str>>,
 }
 
 /// Whom AWS takes an identity for.

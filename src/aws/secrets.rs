@@ -10,7 +10,7 @@ use aws_sdk_secretsmanager::{
     error::{ProvideErrorMetadata, SdkError},
     operation::{RequestId, get_secret_value::GetSecretValueOutput},
     primitives::{Blob, DateTime},
-    types::SecretValueEntry,
+    types::{RotationRulesType, SecretValueEntry},
 };
 use futures::future::join_all;
 
@@ -182,6 +182,7 @@ impl Aws {
             let (Some(arn), Some(name)) = (answer.arn, answer.name) else {
                 return Err(Cause::new(Class::Unavailable, "AWS's answer names no secret"));
             };
+            let (rotation_window, rotation_schedule) = rules(answer.rotation_rules);
             Ok(Description {
                 arn: arn.into(),
                 name: name.into(),
@@ -190,6 +191,8 @@ impl Aws {
                 rotation_enabled: answer.rotation_enabled.unwrap_or_default(),
                 last_rotated: answer.last_rotated_date.map(|date| date.secs()),
                 next_rotation: answer.next_rotation_date.map(|date| date.secs()),
+                rotation_window,
+                rotation_schedule,
             })
         };
         described.await.map_err(|cause| Error::Describe {
@@ -495,4 +498,11 @@ impl Operation {
             Self::List => "ListSecrets",
         }
     }
+}
+
+/// The window and the schedule of a rotation.
+pub(super) fn rules(rules: Option<RotationRulesType>) -> (Option<Arc<str>>, Option<Arc<str>>) {
+    let rules = rules.map(|rules| (rules.duration, rules.schedule_expression));
+    let (window, schedule) = rules.unwrap_or_default();
+    (window.map(Into::into), schedule.map(Into::into))
 }

@@ -1,10 +1,11 @@
-//! One file per subcommand: each parses, wires, calls the library, prints.
+//! One file or folder per subcommand: each parses, wires, calls the library, prints.
 //!
 //! Promises: exit code 0 for success, 1 for a failure, which one sentence on stderr tells, 2 for a wrong command line.
 
 mod crds;
 mod operate;
 mod run;
+mod status;
 
 use std::{
     io::{self, Write},
@@ -27,6 +28,8 @@ enum Command {
     Run(Box<run::Run>),
     /// Print the CRDs as YAML
     Crds(crds::Crds),
+    /// Print what is not well or not idle
+    Status(status::Status),
 }
 
 /// Parses the command line, does what it says, and tells how that went.
@@ -35,6 +38,7 @@ pub fn main() -> ExitCode {
     let done = match command {
         Command::Run(run) => run.run(),
         Command::Crds(crds) => crds.run(),
+        Command::Status(status) => status.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,23 +3,25 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use futures::{FutureExt as _, future::FusedFuture as _};
 use prometheus_client::registry::Registry;
-use secrecy::SecretString;
-use tokio::sync::{Semaphore, watch};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     api::{ObjectKey, RestartMode, SourceId},
     aws::{self, Aws, AwsConfig, Reader},
-    cluster::{self, Access, Changes, Cluster, Events, Lease, Scope, Tokens, Watches, Writer},
+    cluster::{self, Access, Changes, Cluster, Events, Lease, Pace, Scope, Tokens, Watches, Writer},
+    restart,
     sync::{
-        self, Pace, Rules,
+        self, Rules,
         driver::Tracking,
         entry::ExternalSecrets,
         reconcile::{Context, WRITE_SLOTS},
         stores::{ClusterSecretStores, Parts, SecretStores, Stores},
         work::{Clock, Work},
     },
-    telemetry::Readiness,
+    telemetry::{self, Alert, AlertSink, Readiness, Webhook},
     track::{self, Tracker},
 };
 
@@ -51,7 +53,6 @@ pub(super) struct Settings {
 
 /// What concerns restarts.
 #[derive(Debug)]
-#[expect(dead_code, reason = "the restarts are wired next")]
 pub(super) struct RestartSettings {
     /// The mode of ExternalSecrets that say nothing of it.
     pub(super) default: RestartMode,
@@ -71,14 +72,24 @@ pub(super) struct Metrics {
     aws: aws::Metrics,
     cluster: cluster::Metrics,
     sync: sync::metrics::Metrics,
+    restart: restart::metrics::Metrics,
+    alerts: telemetry::alerts::Metrics,
 }
 
 impl Metrics {
     pub(super) fn register(&self, registry: &mut Registry) {
-        let Self { aws, cluster, sync } = self;
+        let Self {
+            aws,
+            cluster,
+            sync,
+            restart,
+            alerts,
+        } = self;
         aws.register(registry);
         cluster.register(registry);
         sync.register(registry);
+        restart.register(registry);
+        alerts.register(registry);
     }
 }
 
@@ -101,9 +112,13 @@ pub(super) async fn operate(
         lease_name,
         protected_namespaces,
         token_audiences,
-        restarts: _restarts,
+        restarts: restart_settings,
     } = settings;
 
+    let sink = restart_settings
+        .alert_url
+        .map(|url| AlertSink::new(Webhook::parse(url.expose_secret())?, metrics.alerts))
+        .transpose()?;
     let cluster = Cluster::connect(&Access::default(), metrics.cluster.clone()).await?;
     readiness.send_replace(Readiness::Waiting("the key of the tokens"));
     let key = cluster::token_key(&cluster, &operator_namespace)
@@ -111,6 +126,7 @@ pub(super) async fn operate(
         .context("no key for the tokens on Secrets")?;
 
     let changes = Changes::default();
+    let restart_changes = changes.fork();
     let scope = if namespaces.is_empty() {
         Scope::Cluster
     } else {
@@ -123,12 +139,16 @@ pub(super) async fn operate(
     };
     let mut watches = Watches::new(cluster.clone(), scope, changes.clone());
     let namespaces = watches.namespaces();
+    let control = watches.control(&operator_namespace);
     let secret_stores = watches.watch(SecretStores);
     let cluster_secret_stores = watches.watch(ClusterSecretStores);
     let secrets = watches.secrets(key.clone());
+    let restart_default = restart_settings.default;
     let objects = watches.watch(ExternalSecrets {
         min_interval: min_refresh_interval,
+        restart_default,
     });
+    let workloads = restart::Workloads::watch(&mut watches);
     let mut listed = watches.ready();
     let watching = watches.run();
 
@@ -136,6 +156,10 @@ pub(super) async fn operate(
     let (lease, leadership) = Lease::new(cluster.clone(), lease, &pod_name)?;
     let writer = Writer::new(cluster.clone(), leadership.clone());
     let (events, event_worker) = Events::new(&cluster, leadership.clone(), &pod_name);
+
+    let (released, release) = watch::channel(false);
+    let alerts = sink.map(|sink| (sink, events.alerts()));
+    let alerting = alerting(alerts, cluster_name.clone(), release.clone());
 
     let clock = Clock::start();
     let tracking = Arc::new(Tracking::new(
@@ -173,10 +197,30 @@ pub(super) async fn operate(
         time: cluster.time().clone(),
         work: Work::new(clock, STORES, seed(&pod_name)),
     }));
+    let at_once = |limit: NonZeroU32| usize::try_from(limit.get()).unwrap_or(usize::MAX);
+    let restarts = Arc::new(restart::Context {
+        objects: objects.clone(),
+        secrets: secrets.clone(),
+        namespaces: namespaces.clone(),
+        control: control.clone(),
+        workloads,
+        writer: writer.clone(),
+        events: events.clone(),
+        time: cluster.time().clone(),
+        limits: restart::queue::Limits {
+            namespace: at_once(restart_settings.max_concurrent_per_namespace),
+            cluster: at_once(restart_settings.max_concurrent),
+        },
+        evict_allowed: restart_settings.allow_evict,
+        pace: Pace::new(STATUS_RATE),
+        started: tokio::time::Instant::now(),
+        metrics: metrics.restart,
+    });
     let context = Arc::new(Context {
         objects,
         secrets,
         namespaces,
+        control,
         stores,
         tracking,
         aws,
@@ -188,6 +232,7 @@ pub(super) async fn operate(
         key,
         work: Arc::new(Work::new(clock, PASSES, seed(&pod_name))),
         min_interval: min_refresh_interval,
+        restart_default,
         protected: protected_namespaces
             .into_iter()
             .chain([operator_namespace])
@@ -200,7 +245,6 @@ pub(super) async fn operate(
 
     readiness.send_replace(Readiness::Waiting("the first lists of the API server"));
     let mut wanted_end = shutdown.clone();
-    let (released, release) = watch::channel(false);
     let work = async {
         listed
             .wait_for(|listed| *listed)
@@ -213,16 +257,26 @@ pub(super) async fn operate(
             () = leadership.acquired() => {}
             // The leader begins with all that the indexes hold: what changed before would only pile up.
             () = async { loop { changes.next().await; } } => {}
+            () = async { loop { restart_changes.next().await; } } => {}
         }
         tracing::info!("leading");
-        sync::run::run(context, changes, ended(&mut wanted_end)).await;
-        anyhow::ensure!(*wanted_end.borrow(), "a part of the reconciler ended");
-        Ok(())
+        let syncs = async {
+            sync::run::run(context, changes, ended(&mut wanted_end.clone())).await;
+            anyhow::ensure!(*wanted_end.borrow(), "a part of the reconciler ended");
+            Ok(())
+        };
+        let restarts = async {
+            restart::run(restarts, restart_changes, ended(&mut wanted_end.clone())).await;
+            anyhow::ensure!(*wanted_end.borrow(), "the restarts ended");
+            Ok(())
+        };
+        tokio::try_join!(syncs, restarts).map(|((), ())| ())
     };
     let mut stop_lease = release;
     // The Lease outlives the work, so that the next leader begins when our last write has ended.
     let leading = lease.run(async move { ended(&mut stop_lease).await });
     let mut leading = std::pin::pin!(leading);
+    let mut alerting = std::pin::pin!(alerting.fuse());
     let mut event_worker = Box::pin(event_worker.run());
     let mut watching = std::pin::pin!(watching);
     let mut work = std::pin::pin!(work);
@@ -237,13 +291,51 @@ pub(super) async fn operate(
             end = &mut watching => return Err(end.into()),
             worked = &mut work => break worked,
             () = &mut event_worker, if !events_end => events_end = true,
+            () = &mut alerting => {}
         }
     };
     // An event under way would hold up the end of the Lease, which waits for all that writes.
     drop(event_worker);
     released.send_replace(true);
-    leading.await?;
+    let (left, ()) = tokio::join!(leading, async {
+        if !alerting.is_terminated() {
+            alerting.await;
+        }
+    });
+    left?;
     worked
+}
+
+/// Posts alerts until `released` turns true; without a webhook there is nothing to do.
+async fn alerting(
+    alerts: Option<(AlertSink, mpsc::Receiver<cluster::Alert>)>,
+    cluster: String,
+    mut released: watch::Receiver<bool>,
+) {
+    let Some((sink, alerts)) = alerts else {
+        return;
+    };
+    let alert = |alert: cluster::Alert| {
+        let cluster::Alert {
+            reason,
+            kind,
+            namespace,
+            name,
+            note,
+            time,
+        } = alert;
+        Alert {
+            reason: reason.to_owned(),
+            kind,
+            namespace,
+            name,
+            message: note,
+            time,
+            cluster: cluster.clone(),
+        }
+    };
+    sink.run(alerts, alert, async move { ended(&mut released).await })
+        .await;
 }
 
 /// Returns once `signal` turned true, or nobody is left to turn it.

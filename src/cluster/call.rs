@@ -39,6 +39,8 @@ pub enum Verb {
     Apply,
     /// Delete.
     Delete,
+    /// Ask that a pod makes room, which its `PodDisruptionBudget` may refuse.
+    Evict,
 }
 
 impl Verb {
@@ -52,6 +54,7 @@ impl Verb {
             Self::Patch => "patch",
             Self::Apply => "apply",
             Self::Delete => "delete",
+            Self::Evict => "evict",
         }
     }
 

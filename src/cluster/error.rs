@@ -69,6 +69,9 @@ pub enum Class {
     /// The object is larger than the API server or etcd stores.
     #[error("it is larger than the API server stores")]
     TooLarge,
+    /// A `PodDisruptionBudget` does not let the pod go now (429).
+    #[error("a PodDisruptionBudget does not let the pod go now")]
+    Disruption,
     /// Too many requests (429).
     #[error("the API server throttles the operator")]
     Throttled {
@@ -107,7 +110,8 @@ impl Class {
     /// Whether the same call may succeed later though nobody mends anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Throttled { .. }
+            Self::Disruption
+            | Self::Throttled { .. }
             | Self::Unavailable { .. }
             | Self::Timeout
             | Self::Expired
@@ -158,6 +162,7 @@ impl Class {
             Self::Unauthorized => "unauthorized",
             Self::Invalid { .. } => "invalid",
             Self::TooLarge => "too_large",
+            Self::Disruption => "disruption",
             Self::Throttled { .. } => "throttled",
             Self::Expired => "expired",
             Self::Unavailable { .. } => "unavailable",
@@ -202,6 +207,7 @@ impl Class {
             422 => Self::Invalid {
                 fields: causes.iter().take(10).map(InvalidField::of_cause).collect(),
             },
+            429 if causes.iter().any(|cause| cause.reason == "DisruptionBudget") => Self::Disruption,
             429 => Self::Throttled { retry_after },
             // etcd's and gRPC's limits come through as internal errors.
             500 if message.contains("request is too large")
@@ -352,6 +358,8 @@ mod tests {
         let long = json!({"reason": "Invalid", "details": {"causes": [
             {"reason": "FieldValueTooLong", "field": "data", "message": "must have at most 1048576 bytes"}]}});
         let wait = json!({"reason": "TooManyRequests", "details": {"retryAfterSeconds": 2}});
+        let budget = json!({"reason": "TooManyRequests", "details": {"causes": [
+            {"reason": "DisruptionBudget", "message": "The disruption budget web needs 2 healthy pods"}]}});
         let no_uid = "Operation cannot be fulfilled: uid mismatch: the provided object specified uid a, and no \
                       existing object was found";
         let recreated = "the UID in the precondition (a) does not match the UID in record (b). The object might \
@@ -393,6 +401,7 @@ mod tests {
             (403, status("Forbidden", ""), Class::Forbidden),
             (410, status("Expired", ""), Class::Expired),
             (429, wait, Class::Throttled { retry_after: two }),
+            (429, budget, Class::Disruption),
             (503, status("ServiceUnavailable", ""), unavailable(503)),
             (504, status("Timeout", ""), Class::Timeout),
             (400, status("BadRequest", ""), Class::Rejected { code: 400 }),

@@ -1,12 +1,17 @@
 //! Events on objects, for people. Never awaited by what emits them: late, refused or surplus ones are dropped.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{client::Cluster, lease::Leadership, metrics::Metrics};
+use super::{client::Cluster, lease::Leadership, metrics::Metrics, time::ServerTime};
+use crate::api::EventReason;
 
 /// Events waiting to be sent; more are dropped. Events mark transitions, a burst of them is an incident.
 const QUEUE: usize = 256;
@@ -15,11 +20,42 @@ const NOTE: usize = 1024;
 /// How long an event may take. Longer ones are given up.
 const EMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Alerts waiting to be taken; more are dropped.
+const ALERTS: usize = 64;
+/// The kind of the objects that alerts are about.
+const ALERTED: &str = "ExternalSecret";
+/// The events that somebody may want to be called for.
+const ALERTING: [EventReason; 4] = [
+    EventReason::RestartFailed,
+    EventReason::RestartHalted,
+    EventReason::RotationStuck,
+    EventReason::RestartReverted,
+];
+
 /// Where events are put in. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Events {
     queue: mpsc::Sender<(ObjectReference, Event)>,
+    alerts: Arc<Mutex<Option<mpsc::Sender<Alert>>>>,
+    time: ServerTime,
     metrics: Metrics,
+}
+
+/// An event that somebody may want to be called for, besides the event itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// The event's reason, such as `RestartFailed`.
+    pub reason: &'static str,
+    /// The kind of the object that it is about.
+    pub kind: String,
+    /// Its namespace; empty for kinds without.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// What happened, in a sentence. It holds no value.
+    pub note: String,
+    /// When, by the API server's clock.
+    pub time: Timestamp,
 }
 
 /// Sends what was put in, one after another.
@@ -48,10 +84,20 @@ impl Events {
         (
             Self {
                 queue: sender,
+                alerts: Arc::default(),
+                time: cluster.time().clone(),
                 metrics,
             },
             worker,
         )
+    }
+
+    /// From now on alerts go to the receiver that is returned, and to no earlier one. It waits for none: what is not
+    /// taken in time is dropped.
+    pub fn alerts(&self) -> mpsc::Receiver<Alert> {
+        let (sender, receiver) = mpsc::channel(ALERTS);
+        *self.alerts.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
     }
 
     /// Puts an event in, or drops it if the queue is full. `note` must hold no value; it is cut at 1 kB.
@@ -63,6 +109,7 @@ impl Events {
         action: &'static str,
         note: &str,
     ) {
+        self.alert(&regarding, reason, note);
         let event = Event {
             type_,
             reason: reason.to_owned(),
@@ -72,6 +119,28 @@ impl Events {
         };
         if self.queue.try_send((regarding, event)).is_err() {
             self.metrics.events_dropped.inc();
+        }
+    }
+
+    fn alert(&self, regarding: &ObjectReference, reason: &'static str, note: &str) {
+        // What concerns a workload is told on it and on its ExternalSecret: nobody wants to be called twice.
+        let twice = regarding.kind.as_deref() != Some(ALERTED);
+        if twice || !ALERTING.iter().any(|alerting| alerting.as_str() == reason) {
+            return;
+        }
+        let alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(alerts) = alerts.as_ref() else { return };
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let alert = Alert {
+            reason,
+            kind: text(&regarding.kind),
+            namespace: text(&regarding.namespace),
+            name: text(&regarding.name),
+            note: cut(note).to_owned(),
+            time: self.time.now(),
+        };
+        if alerts.try_send(alert).is_err() {
+            self.metrics.alerts_dropped.inc();
         }
     }
 }

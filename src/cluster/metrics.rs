@@ -14,6 +14,7 @@ pub struct Metrics {
     pub(super) malformed: Family<OfKind, Counter>,
     pub(super) indexed: Family<OfKind, Gauge>,
     pub(super) events_dropped: Counter,
+    pub(super) alerts_dropped: Counter,
     pub(super) leading: Gauge,
 }
 
@@ -47,6 +48,7 @@ impl Metrics {
             malformed,
             indexed,
             events_dropped,
+            alerts_dropped,
             leading,
         } = self.clone();
         registry.register(
@@ -65,6 +67,11 @@ impl Metrics {
             "events_dropped",
             "Events not sent: queue full, refused or late",
             events_dropped,
+        );
+        registry.register(
+            "alerts_dropped",
+            "Alerts that nobody took in time",
+            alerts_dropped,
         );
         registry.register("leader", "1 while this replica holds the lease", leading);
     }

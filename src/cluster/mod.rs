@@ -10,10 +10,13 @@ mod call;
 mod client;
 mod error;
 mod events;
+mod find;
 mod index;
 mod key;
 mod lease;
 mod metrics;
+mod pace;
+mod rollout;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -25,7 +28,8 @@ mod writes;
 pub use call::{CALL_TIMEOUT, Verb};
 pub use client::{Access, AccessError, Cluster};
 pub use error::{Class, Error, InvalidField};
-pub use events::{EventWorker, Events};
+pub use events::{Alert, EventWorker, Events};
+pub use find::Found;
 pub use index::{
     Change, Changes, Control, Index, Indexed, Malformed, NamespaceEntry, Project, Scope, SecretEntry,
     WatchEnded, Watches,
@@ -33,6 +37,8 @@ pub use index::{
 pub use key::token_key;
 pub use lease::{Leadership, Lease, LeaseLost};
 pub use metrics::Metrics;
+pub use pace::Pace;
+pub use rollout::Rollout;
 pub use time::ServerTime;
 pub use tokens::Tokens;
 pub use writes::{Observed, Writer, Written};

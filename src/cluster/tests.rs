@@ -9,7 +9,10 @@ use std::{
 
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{ConfigMap, ObjectReference, Secret},
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, ObjectReference, Pod, Secret},
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::runtime::events::EventType;
@@ -24,7 +27,7 @@ use super::{
 use crate::{
     api::{
         ObjectKey, TokenKey,
-        names::{SYNC_MANAGER, TOKEN_KEY_SECRET},
+        names::{RESTART_MANAGER, SYNC_MANAGER, TOKEN_KEY_SECRET},
     },
     aws::{KubeTokenError, KubeTokens as _},
 };
@@ -551,6 +554,132 @@ async fn surplus_events_are_dropped_without_waiting() {
         );
     }
     assert_eq!(cluster.metrics.events_dropped.get(), 300 - 256);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_may_want_to_be_called_for_is_handed_on_and_nothing_else() {
+    let (cluster, _server) = cluster();
+    let (events, _worker) = Events::new(&cluster, Leadership::alone(), "replica-0");
+    let on = |kind: &str, reason| {
+        let about = ObjectReference {
+            kind: Some(kind.to_owned()),
+            namespace: Some("shop".to_owned()),
+            name: Some("web".to_owned()),
+            ..ObjectReference::default()
+        };
+        events.emit(about, EventType::Warning, reason, "Restart", "it crashes");
+    };
+    let emit = |reason| on("ExternalSecret", reason);
+    emit("RestartFailed");
+    let mut alerts = events.alerts();
+    emit("Updated");
+    // The same is told on the workload, and nobody wants to be called twice.
+    on("Deployment", "RestartHalted");
+    emit("RestartHalted");
+    let alert = alerts.recv().await.unwrap();
+    assert_eq!(
+        (alert.reason, &*alert.kind, &*alert.name, &*alert.note),
+        ("RestartHalted", "ExternalSecret", "web", "it crashes")
+    );
+    for _ in 0..100 {
+        emit("RotationStuck");
+    }
+    assert_eq!(cluster.metrics.alerts_dropped.get(), 100 - 64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_are_listed_page_by_page_and_a_malformed_one_harms_no_other() {
+    let (cluster, mut server) = cluster();
+    let list = tokio::spawn(async move {
+        cluster
+            .find_all::<Pod, Pod>("shop", Some("app=web,tier notin (x)"))
+            .await
+    });
+    let first = server.next().await;
+    let query = "limit=500&labelSelector=app%3Dweb%2Ctier+notin+%28x%29";
+    assert!(
+        first.target.starts_with("/api/v1/namespaces/shop/pods?"),
+        "{}",
+        first.target
+    );
+    for part in query.split('&') {
+        assert!(first.target.contains(part), "{}", first.target);
+    }
+    let pod = |name: &str| json!({"metadata": {"name": name}});
+    let malformed = json!({"metadata": "none", "spec": CANARY});
+    first.answer(
+        200,
+        &json!({"metadata": {"continue": "more"}, "items": [pod("a"), malformed, pod("b")]}),
+    );
+    let second = server.next().await;
+    assert!(second.target.contains("continue=more"), "{}", second.target);
+    second.answer(200, &json!({"metadata": {}, "items": [pod("c")]}));
+    let found = list.await.unwrap().unwrap();
+    let names: Vec<_> = found
+        .objects
+        .iter()
+        .map(|pod| pod.metadata.name.as_deref().unwrap())
+        .collect();
+    assert_eq!((names, found.malformed), (vec!["a", "b", "c"], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_breaks_off_is_an_error_or_begins_again_and_never_shorter() {
+    let (cluster, mut server) = cluster();
+    let list = tokio::spawn(async move { cluster.find_all::<Pod, Pod>("shop", None).await });
+    let more = json!({"metadata": {"continue": "more"}, "items": [{"metadata": {"name": "a"}}]});
+    for _ in 0..2 {
+        server.next().await.answer(200, &more);
+        let continued = server.next().await;
+        assert!(continued.target.contains("continue=more"));
+        continued.answer(410, &json!({"reason": "Expired"}));
+    }
+    server.next().await.answer(200, &more);
+    server.next().await.answer(403, &json!({"reason": "Forbidden"}));
+    assert_eq!(list.await.unwrap().unwrap_err().class, Class::Forbidden);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_is_patched_in_the_state_observed_and_in_the_name_of_restarts() {
+    let (cluster, mut server) = cluster();
+    let writer = Writer::new(cluster, Leadership::alone());
+    let written = tokio::spawn(async move {
+        let patch = json!({"metadata": {"annotations": {"restart.keyturn.dev/x": "t.1"}}});
+        writer
+            .patch::<Deployment>(&key(), &observed(), RESTART_MANAGER, patch)
+            .await
+    });
+    let target = "/apis/apps/v1/namespaces/shop/deployments/db?&fieldManager=keyturn-restart";
+    let asked = server.expect("PATCH", target).await;
+    let metadata =
+        json!({"annotations": {"restart.keyturn.dev/x": "t.1"}, "uid": "u1", "resourceVersion": "7"});
+    assert_eq!(asked.body, json!({"metadata": metadata}));
+    asked.answer(409, &json!({"reason": "Conflict"}));
+    assert_eq!(written.await.unwrap().unwrap_err().class, Class::Conflict);
+    server.stays_silent(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_eviction_names_the_pod_by_uid_and_a_budget_may_refuse_it() {
+    let budget =
+        json!({"reason": "TooManyRequests", "details": {"causes": [{"reason": "DisruptionBudget"}]}});
+    for (code, body, expected) in [
+        (201, json!({"kind": "Status", "status": "Success"}), None),
+        (429, budget, Some(Class::Disruption)),
+        (429, json!({}), Some(Class::Throttled { retry_after: None })),
+        (409, json!({"reason": "Conflict"}), Some(Class::Conflict)),
+    ] {
+        let (cluster, mut server) = cluster();
+        let writer = Writer::new(cluster, Leadership::alone());
+        let evicted = tokio::spawn(async move { writer.evict(&key(), "u1").await });
+        let target = "/api/v1/namespaces/shop/pods/db/eviction";
+        let asked = server.expect("POST", target).await;
+        assert_eq!(asked.body["deleteOptions"]["preconditions"], json!({"uid": "u1"}));
+        assert_eq!(asked.body["metadata"]["name"], "db");
+        asked.answer(code, &body);
+        assert_eq!(evicted.await.unwrap().err().map(|err| err.class), expected);
+        server.stays_silent(MINUTE).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::Request;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{
     Resource,
     api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions},
@@ -68,6 +68,15 @@ impl Cluster {
     where
         K: Resource<DynamicType = ()> + DeserializeOwned,
     {
+        self.get_as::<K, K>(key).await
+    }
+
+    /// Reads one object as it is now, cut down to `T`.
+    pub async fn get_as<K, T>(&self, key: &ObjectKey) -> Result<T, Error>
+    where
+        K: Resource<DynamicType = ()>,
+        T: DeserializeOwned,
+    {
         let call = Call {
             verb: Verb::Get,
             kind: kind_of::<K>(),
@@ -129,6 +138,7 @@ impl Cluster {
         &self,
         key: &ObjectKey,
         observed: &Observed,
+        manager: &str,
         patch: Value,
     ) -> Result<Written, Error>
     where
@@ -144,7 +154,7 @@ impl Cluster {
                 let kind = request::Request::new(path_of::<K>(&key.namespace));
                 // By this name the fields that we wrote are told from those of others.
                 let params = PatchParams {
-                    field_manager: Some(SYNC_MANAGER.to_owned()),
+                    field_manager: Some(manager.to_owned()),
                     ..PatchParams::default()
                 };
                 kind.patch(&key.name, &params, &Patch::Merge(&patch)).ok()
@@ -228,7 +238,9 @@ impl Writer {
             key,
         };
         let _turn = self.turn(call).await?;
-        self.cluster.patch::<Secret>(key, observed, patch).await
+        self.cluster
+            .patch::<Secret>(key, observed, SYNC_MANAGER, patch)
+            .await
     }
 
     /// Applies our keys to a Secret shared with others, as `manager`. `apply` holds neither apiVersion, kind,
@@ -305,8 +317,14 @@ impl Writer {
         self.cluster.written(call, request).await
     }
 
-    /// Changes any other object by a JSON merge patch, with the preconditions of [`Self::patch_secret`].
-    pub async fn patch<K>(&self, key: &ObjectKey, observed: &Observed, patch: Value) -> Result<Written, Error>
+    /// Changes any other object as `manager` by a JSON merge patch, with the preconditions of [`Self::patch_secret`].
+    pub async fn patch<K>(
+        &self,
+        key: &ObjectKey,
+        observed: &Observed,
+        manager: &str,
+        patch: Value,
+    ) -> Result<Written, Error>
     where
         K: Resource<DynamicType = ()>,
     {
@@ -316,7 +334,31 @@ impl Writer {
             key,
         };
         let _turn = self.turn(call).await?;
-        self.cluster.patch::<K>(key, observed, patch).await
+        self.cluster.patch::<K>(key, observed, manager, patch).await
+    }
+
+    /// Evicts the pod of this uid: [`Class::Disruption`] where a `PodDisruptionBudget` refuses, [`Class::Conflict`] where
+    /// another pod has the name.
+    pub async fn evict(&self, key: &ObjectKey, uid: &str) -> Result<(), Error> {
+        let call = Call {
+            verb: Verb::Evict,
+            kind: "Pod",
+            key,
+        };
+        // Not kube's `evict`, which writes `delete_options`: the API server passes over it, and over the uid with it.
+        let body = json!({
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"namespace": &*key.namespace, "name": &*key.name},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        });
+        let path = format!("{}/{}/eviction", path_of::<Pod>(&key.namespace), key.name);
+        let request = Request::post(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body.to_string().into_bytes())
+            .map_err(|_| call.failed(UNBUILDABLE))?;
+        let _turn = self.turn(call).await?;
+        self.cluster.call_with(call, request, |_| Ok(())).await
     }
 
     async fn turn(&self, call: Call<'_>) -> Result<impl Sized + use<>, Error> {

@@ -4,4 +4,27 @@
 //! content; no intent is lost over a crash, since what is asked for stands on the pod template and what is missing is found
 //! again from Secrets and pods; no more workloads roll out at once than the limits say; what fails stops what follows.
 
+mod apply;
+pub mod block;
+mod context;
+mod controller;
+pub mod door;
+pub mod health;
+pub mod member;
+pub mod memory;
+pub mod metrics;
 pub mod model;
+pub mod need;
+pub mod patch;
+pub mod queue;
+pub mod report;
+mod say;
+mod space;
+pub mod step;
+pub mod target;
+pub mod uses;
+pub mod wishes;
+pub mod workload;
+
+pub use context::{Context, Workloads};
+pub use controller::run;

@@ -109,7 +109,7 @@ pub struct Use {
     /// Containers that have it in their environment or mounted by `subPath`: what they hold is what was there when they
     /// started. Init containers count; sorted.
     pub fixed: Vec<Box<str>>,
-    /// Whether one of those is an init container, which only another pod runs again (a sidecar, an init container with
+    /// Whether an init container uses it in any way, which only another pod runs again (a sidecar, an init container with
     /// `restartPolicy: Always`, is a container in this).
     pub init: bool,
     /// Whether a container mounts it in a way in which the kubelet renews the files.
@@ -201,6 +201,10 @@ pub struct Pod {
     pub containers: Vec<Container>,
     /// Whether it is ready.
     pub ready: bool,
+    /// Whether it is being deleted.
+    pub ending: bool,
+    /// Whether it ran to its end: its phase is `Succeeded` or `Failed`.
+    pub finished: bool,
 }
 
 /// A container of a pod.

@@ -17,6 +17,7 @@ use crate::{
     aws::{self, Aws, Reader},
     sync::{
         queue::Class,
+        rotation,
         work::{Clock, Work},
     },
     track::{Call, Cause, Described, Effect, Failure, Known, Observation, Schedule, Subscription, Tracker},
@@ -445,7 +446,8 @@ fn described(secret: aws::Description) -> Described {
         rotation_enabled,
         last_rotated,
         next_rotation,
-        ..
+        rotation_window,
+        rotation_schedule,
     } = secret;
     Described {
         arn,
@@ -456,6 +458,8 @@ fn described(secret: aws::Description) -> Described {
             enabled: rotation_enabled,
             last: last_rotated,
             next: next_rotation,
+            opens: next_rotation
+                .map(|next| rotation::opens(next, rotation_window.as_deref(), rotation_schedule.as_deref())),
         },
     }
 }

@@ -9,15 +9,14 @@ pub mod driver;
 pub mod entry;
 mod events;
 pub mod metrics;
-mod pace;
 pub mod plan;
 pub mod queue;
 pub mod reconcile;
 mod resolve;
+pub mod rotation;
 pub mod run;
 pub mod status;
 pub mod stores;
 pub mod work;
 
-pub use pace::Pace;
 pub use resolve::Rules;

@@ -173,7 +173,8 @@ fn class_of(context: &Context, object: &ObjectKey) -> Class {
 async fn follow(context: Arc<Context>, changes: Changes, targets: Arc<Mutex<Targets>>) {
     loop {
         match changes.next().await {
-            Change::Ready | Change::Control => {}
+            Change::Ready | Change::Workload(..) => {}
+            Change::Control => context.control_changed(),
             Change::ExternalSecret(object) => {
                 learn_target(&context, &targets, &object);
                 // Our own writes of the status come back as changes and are none.

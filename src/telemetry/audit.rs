@@ -45,6 +45,20 @@ pub const FIELDS: &[(&str, &[&str])] = &[
     ("refusal", &["external_secret", "reason", "subject"]),
     // The API server was asked for a token of a ServiceAccount, `namespace/name`.
     ("token", &["service_account", "audiences"]),
+    // A workload was restarted: `verb` is `patch` or `evict`, `object` what was patched or evicted, as `Pod shop/web-1`;
+    // why are the `secrets` whose content changed, and to which `rollouts` (keyed tokens).
+    (
+        "restart",
+        &[
+            "external_secrets",
+            "secrets",
+            "rollouts",
+            "workload",
+            "verb",
+            "object",
+            "urgent",
+        ],
+    ),
 ];
 
 /// Whether an event belongs here.
@@ -127,7 +141,12 @@ impl Seen {
 
 fn shaped(field: &str, value: Value) -> Value {
     match value {
-        Value::String(text) if matches!(field, "subscribers" | "audiences") => {
+        Value::String(text)
+            if matches!(
+                field,
+                "subscribers" | "audiences" | "external_secrets" | "secrets" | "rollouts"
+            ) =>
+        {
             text.split_whitespace().collect::<Vec<_>>().into()
         }
         Value::String(text) if field == "versions" => match serde_json::from_str(&text) {

@@ -1,15 +1,17 @@
-//! Logs, the audit log, the metrics registry and the HTTP server.
+//! Logs, the audit log, the metrics registry, the HTTP server and the webhook of alerts.
 //!
 //! Promises: no crate but our own can write below `error`, whatever level is asked for; every line of the audit log
 //! is JSON with agreed fields only; the server answers from the first second and holds a bounded number of
 //! connections, each for a bounded time. Rooms own their metrics and emit audit events by `tracing`; they do not
 //! name this room.
 
+pub mod alerts;
 pub mod audit;
 pub mod logs;
 pub mod metrics;
 pub mod server;
 
+pub use alerts::{Alert, AlertSink, Webhook, WebhookError};
 pub use logs::{Format, Logs};
 pub use server::{Readiness, Server};
 

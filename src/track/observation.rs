@@ -82,6 +82,8 @@ pub struct Schedule {
     pub last: Option<i64>,
     /// On or before this the next one starts.
     pub next: Option<i64>,
+    /// The next one starts at this time at the earliest.
+    pub opens: Option<i64>,
 }
 
 /// Facts of a secret's rotation.

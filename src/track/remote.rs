@@ -272,6 +272,10 @@ impl Remote {
         });
         self.urgent = None;
         let recheck = self.recheck();
+        // Also where the call shows no stages, which is how it is where Describe is denied.
+        if let Some(next) = self.facts.as_mut().and_then(|facts| facts.next.as_mut()) {
+            *next = (*next).max(now + FACTS);
+        }
         if let Some(trouble) = &mut self.trouble {
             trouble.next = now + recheck;
         }

@@ -280,6 +280,18 @@ impl Tracker {
             .as_ref()
     }
 
+    /// Whether AWS will not show the stages of a secret of which somebody wants to know the rotation.
+    pub fn stages_hidden(&self, source: SourceId, key: &str) -> bool {
+        let remote = self.sources.get(&source).and_then(|source| source.remote(key));
+        remote.is_some_and(|remote| {
+            let unseen = remote
+                .facts
+                .as_ref()
+                .is_some_and(|facts| facts.rotation.is_none());
+            unseen && remote.undescribed
+        })
+    }
+
     /// The oldest of the last successful checks of what the object wants; none if one of them was never checked by
     /// this process.
     pub fn checked(&self, object: &ObjectKey) -> Option<Now> {

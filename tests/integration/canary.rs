@@ -2,7 +2,10 @@
 
 use anyhow::{Result, ensure};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
+use k8s_openapi::api::{
+    core::v1::{Pod, Secret},
+    events::v1::Event,
+};
 use keyturn::api::{ExternalSecret, SecretStore};
 use kube::api::ListParams;
 use serde_json::json;
@@ -11,6 +14,7 @@ use testbed::aws::{Fault, SecretValue};
 use crate::{
     harness::{API_SERVER, entry, property, quarried},
     operator::Operator,
+    rolling::web,
 };
 
 /// Found nowhere else.
@@ -37,8 +41,10 @@ async fn no_value_leaves_the_operator() -> Result<()> {
         bed.aws.set_kms_state(&denied, testbed::aws::KmsKey::Denied)?;
         bed.aws.set_description(&whole, CANARY)?;
 
-        bed.external_secret("extract", json!({"dataFrom": [{"extract": {"key": "app/json"}}]}))
-            .await?;
+        let extract =
+            json!({"dataFrom": [{"extract": {"key": "app/json"}}], "restart": {"mode": "Automatic"}});
+        bed.external_secret("extract", extract).await?;
+        bed.run_workloads([web("web", "extract")]).await?;
         bed.external_secret("bytes", json!({"data": [entry("value", "app/bytes")]}))
             .await?;
         bed.external_secret(
@@ -138,6 +144,10 @@ async fn no_value_leaves_the_operator() -> Result<()> {
         bed.ready("large", "TooLarge").await?;
         bed.refresh("extract").await?;
         bed.rounds(5).await?;
+        // Its change restarts.
+        let token = bed.rollout("extract").await?;
+        bed.follows(("Deployment", "web"), "extract", &token).await?;
+        bed.restarts("extract", &["Complete"]).await?;
 
         // Everything that others may see.
         let mut seen = vec![
@@ -149,6 +159,14 @@ async fn no_value_leaves_the_operator() -> Result<()> {
             (
                 "ExternalSecrets",
                 text_of(&bed.all::<ExternalSecret>().list(&ListParams::default()).await?)?,
+            ),
+            (
+                "workloads",
+                text_of(&bed.workloads("Deployment").list(&ListParams::default()).await?)?,
+            ),
+            (
+                "pods",
+                text_of(&bed.all::<Pod>().list(&ListParams::default()).await?)?,
             ),
             (
                 "SecretStores",

@@ -26,6 +26,7 @@ use testbed::{
     aws::{AwsEmulator, Calls, Control, Mark, Match, documents},
     controlplane::{Binaries, ControlPlane, Options},
     wait,
+    workloads::install_rollouts,
 };
 use tokio::sync::{OnceCell, RwLock};
 
@@ -77,7 +78,9 @@ pub(crate) async fn common() -> Result<&'static Common> {
     static COMMON: OnceCell<Common> = OnceCell::const_new();
     COMMON
         .get_or_try_init(async || {
-            let place = place(ControlPlane::shared().await?).await?;
+            let cluster = ControlPlane::shared().await?;
+            install_rollouts(&cluster.client().await?).await?;
+            let place = place(cluster).await?;
             let operator = Operator::install(&place).await?;
             Ok(Common { place, operator })
         })
@@ -105,6 +108,7 @@ pub(crate) async fn quarry() -> Result<&'static Place> {
                     ])
                     .await?;
             }
+            install_rollouts(&cluster.client().await?).await?;
             place(Box::leak(Box::new(cluster))).await
         })
         .await
@@ -207,6 +211,7 @@ impl Bed {
             "externalsecrets.keyturn.dev",
             "secretstores.keyturn.dev",
             "secrets",
+            "deployments,statefulsets,daemonsets,pods",
             "events",
         ] {
             let got = self

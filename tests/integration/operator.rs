@@ -32,7 +32,8 @@ pub(crate) struct Operator {
 impl Operator {
     /// Installs the chart for all namespaces and starts one process.
     pub(crate) async fn install(place: &Place) -> Result<Self> {
-        let install = Install::new("keyturn", "keyturn-system");
+        let mut install = Install::new("keyturn", "keyturn-system");
+        install.set.push("restart.evict=true".to_owned());
         let mut operator = Self::make(place, install, &[]).await?;
         operator.start().await?;
         Ok(operator)
@@ -40,11 +41,23 @@ impl Operator {
 
     /// Installs a release that works in the bed's namespace only; `arguments` are the process's. Nothing is started.
     pub(crate) async fn confined(place: &Place, bed: &Bed, arguments: &[&str]) -> Result<Self> {
-        let mut install = Install::new(&bed.namespace, &format!("{}-system", bed.namespace));
+        Self::confined_to(place, &[bed], arguments).await
+    }
+
+    /// The same for the namespaces of several beds.
+    pub(crate) async fn confined_to(place: &Place, beds: &[&Bed], arguments: &[&str]) -> Result<Self> {
+        let first = &beds.first().context("a namespace to work in")?.namespace;
+        let mut install = Install::new(first, &format!("{first}-system"));
+        let namespaces: Vec<_> = beds.iter().map(|bed| bed.namespace.as_str()).collect();
         install
             .set
-            .push(format!("scope.namespaces={{{}}}", bed.namespace));
+            .push(format!("scope.namespaces={{{}}}", namespaces.join(",")));
         Self::make(place, install, arguments).await
+    }
+
+    /// From its next start on, reaches the API server at this address.
+    pub(crate) fn go_through(&mut self, server: &str) {
+        self.options.api_server = Some(server.to_owned());
     }
 
     async fn make(place: &Place, install: Install, arguments: &[&str]) -> Result<Self> {

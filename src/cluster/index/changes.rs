@@ -2,12 +2,12 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use tokio::sync::Notify;
 
-use crate::api::ObjectKey;
+use crate::api::{ObjectKey, WorkloadKind};
 
 /// Something in an index is not what it was: made, changed or gone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +22,8 @@ pub enum Change {
     ClusterSecretStore(Arc<str>),
     /// A Namespace, by name.
     Namespace(Arc<str>),
+    /// A workload.
+    Workload(WorkloadKind, ObjectKey),
     /// The ConfigMap by which people hold everything up.
     Control,
     /// Every index holds its first complete list. Comes once.
@@ -37,6 +39,7 @@ pub struct Changes(Arc<Shared>);
 struct Shared {
     waiting: Mutex<Waiting>,
     added: Notify,
+    forks: RwLock<Vec<Changes>>,
 }
 
 #[derive(Debug, Default)]
@@ -46,8 +49,19 @@ struct Waiting {
 }
 
 impl Changes {
+    /// Another queue that is given every change from now on, for another receiver.
+    pub fn fork(&self) -> Self {
+        let fork = Self::default();
+        let mut forks = self.0.forks.write().unwrap_or_else(PoisonError::into_inner);
+        forks.push(fork.clone());
+        fork
+    }
+
     /// Adds a change, unless it waits already.
     pub fn push(&self, change: Change) {
+        for fork in self.0.forks.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            fork.push(change.clone());
+        }
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.known.insert(change.clone()) {
             waiting.order.push_back(change);

@@ -30,7 +30,8 @@ impl Control {
             && (self.namespaces.is_empty() || self.namespaces.iter().any(|named| **named == *namespace))
     }
 
-    fn read(data: &BTreeMap<String, String>) -> Self {
+    /// What a ConfigMap with these entries says.
+    pub fn read(data: &BTreeMap<String, String>) -> Self {
         let mut unreadable = Vec::new();
         let mut flag = |name: &'static str| match data.get(name).map(|text| text.trim()) {
             None | Some("" | "false") => false,

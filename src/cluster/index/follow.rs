@@ -53,6 +53,8 @@ pub(super) struct Follower<P: Project> {
     pub(super) changes: Changes,
     /// The namespace, all if empty; the name is empty.
     pub(super) place: ObjectKey,
+    /// Whether the cluster may do without the kind: then its absence ends the following, and is no failure.
+    pub(super) may_be_absent: bool,
 }
 
 /// How a watch ended.
@@ -114,12 +116,13 @@ fn field_selector<P: Project>() -> Option<String> {
 }
 
 impl<P: Project> Follower<P> {
-    pub(super) async fn run(self, listed: oneshot::Sender<()>) {
-        let mut listed = Some(listed);
+    /// Follows for ever, or until the kind is gone where it may be. `listed` is told of the first complete list.
+    pub(super) async fn run(&self, mut listed: Option<oneshot::Sender<()>>) {
         let mut pauses = pauses();
         loop {
             let (mut version, epoch) = match self.list().await {
                 Ok(listed) => listed,
+                Err(err) if self.is_absence(&err.class) => return self.forget(),
                 Err(err) => {
                     tracing::warn!(error = %err, "a list failed and is tried again");
                     self.restarted(err.class.label());
@@ -150,6 +153,7 @@ impl<P: Project> Follower<P> {
                         self.restarted("expired");
                         true
                     }
+                    End::Failed(class) if self.is_absence(&class) => true,
                     End::Failed(class) => {
                         let err = self.call(Verb::Watch).failed(class);
                         tracing::warn!(error = %err, "a watch failed and is tried again");
@@ -163,6 +167,19 @@ impl<P: Project> Follower<P> {
                 }
             }
         }
+    }
+
+    fn is_absence(&self, class: &Class) -> bool {
+        self.may_be_absent && *class == Class::NotFound
+    }
+
+    /// The kind is gone, and its objects with it.
+    fn forget(&self) {
+        let epoch = self.index.begin();
+        for key in self.index.sweep(&self.place.namespace, epoch) {
+            self.changes.push(self.project.change(key));
+        }
+        self.measure();
     }
 
     /// Reads all objects page by page. Returns the version to follow from, and the list's number.

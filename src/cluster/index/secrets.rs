@@ -11,6 +11,7 @@ use super::{Change, Project};
 use crate::api::{
     ObjectKey, TokenKey,
     names::{OPAQUE, annotation},
+    token,
 };
 
 /// A managed Secret without its data.
@@ -36,6 +37,8 @@ pub struct SecretEntry {
     pub rollout: Option<Box<str>>,
     /// When `rollout` last changed.
     pub changed_at: Option<Timestamp>,
+    /// The first half of what `rollout` was made with.
+    pub scope: Option<u64>,
     /// Since when restarts are wanted.
     pub restart_since: Option<Timestamp>,
     /// stakater Reloader's annotations, if it has any.
@@ -120,6 +123,7 @@ impl Project for Secrets {
             versions: take(annotation::VERSIONS),
             rollout: take(annotation::ROLLOUT),
             changed_at: take(annotation::CHANGED_AT).and_then(|time| time.parse().ok()),
+            scope: take(annotation::SCOPE).and_then(|text| token::short(&text)),
             restart_since: take(annotation::RESTART_SINCE).and_then(|time| time.parse().ok()),
             reloader: reloader(annotations),
             immutable: immutable.unwrap_or_default(),

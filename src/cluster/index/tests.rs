@@ -12,7 +12,7 @@ use super::{
     secrets::Secrets,
 };
 use crate::{
-    api::{ObjectKey, TokenKey},
+    api::{ObjectKey, TokenKey, WorkloadKind},
     cluster::{
         Cluster,
         testing::{Asked, Server, cluster},
@@ -78,9 +78,10 @@ fn running() -> Running {
         index: Arc::clone(&index),
         changes: changes.clone(),
         place: ObjectKey::new("", ""),
+        may_be_absent: false,
     };
     let (sender, listed) = oneshot::channel();
-    let task = tokio::spawn(follower.run(sender));
+    let task = tokio::spawn(async move { follower.run(Some(sender)).await });
     Running {
         server,
         cluster,
@@ -340,6 +341,8 @@ async fn of_a_secret_tokens_are_kept_and_no_data() {
     annotations["keyturn.dev/versions"] = "{}".into();
     annotations["keyturn.dev/rollout"] = "ro".into();
     annotations["keyturn.dev/changed-at"] = "2026-01-01T00:00:00Z".into();
+    annotations["keyturn.dev/scope"] = "0123456789abcdef0123456789abcdef".into();
+    annotations["keyturn.dev/restart-since"] = "2026-01-02T00:00:00Z".into();
     annotations["unrelated"] = "hunter2-canary".into();
     let mut r = running();
     r.first("10", &[full, secret("b", "2")]).await;
@@ -359,7 +362,8 @@ async fn of_a_secret_tokens_are_kept_and_no_data() {
             versions: Some("{}".into()),
             rollout: Some("ro".into()),
             changed_at: Some("2026-01-01T00:00:00Z".parse().unwrap()),
-            restart_since: None,
+            scope: Some(0x0123_4567_89ab_cdef),
+            restart_since: Some("2026-01-02T00:00:00Z".parse().unwrap()),
             reloader: None,
             immutable: true,
             type_: Some("kubernetes.io/tls".into()),
@@ -522,4 +526,87 @@ fn listing_again_needs_no_second_map_and_shares_names_of_namespaces() {
     assert!(index.read().objects.capacity() < capacity);
     index.sweep("", epoch);
     assert!(index.read().namespaces.is_empty());
+}
+
+struct Rollouts;
+
+impl Project for Rollouts {
+    type Kind = crate::cluster::Rollout;
+    type Object = Value;
+    type Entry = Value;
+
+    fn project(&self, _key: &ObjectKey, object: Value) -> Value {
+        object
+    }
+
+    fn change(&self, key: ObjectKey) -> Change {
+        Change::Workload(WorkloadKind::Rollout, key)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_kind_costs_a_check_a_minute_and_nothing_waits_for_it() {
+    let (cluster, mut server) = cluster();
+    let metrics = cluster.metrics.clone();
+    let changes = Changes::default();
+    let mut watches = Watches::new(cluster, Scope::Cluster, changes.clone());
+    let index = watches.optional(Rollouts);
+    let run = tokio::spawn(watches.run());
+    assert_eq!(changes.next().await, Change::Ready);
+    let check = "/apis/argoproj.io/v1alpha1";
+    server.expect("GET", check).await.answer(404, &json!({}));
+    server.stays_silent(Duration::from_secs(59)).await;
+    // Another kind of that group is none of ours.
+    let others = json!({"resources": [{"name": "workflows"}]});
+    server.expect("GET", check).await.answer(200, &others);
+    server.stays_silent(Duration::from_secs(59)).await;
+
+    let served = json!({"resources": [{"name": "rollouts"}, {"name": "rollouts/status"}]});
+    server.expect("GET", check).await.answer(200, &served);
+    let web = json!({"metadata": {"namespace": "shop", "name": "web", "resourceVersion": "3"}});
+    let list = server.next().await;
+    assert!(
+        list.target.starts_with("/apis/argoproj.io/v1alpha1/rollouts?"),
+        "{}",
+        list.target
+    );
+    list.answer(200, &page("5", "", &[web]));
+    let change = Change::Workload(WorkloadKind::Rollout, key("web"));
+    assert_eq!(changes.next().await, change);
+
+    // The CRD is deleted: so are its objects, and the checks begin again.
+    for part in ["watch=true", "limit=50"] {
+        let asked = server.next().await;
+        assert!(asked.target.contains(part), "{}", asked.target);
+        asked.answer(
+            404,
+            &json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}),
+        );
+    }
+    assert_eq!(changes.next().await, change);
+    assert!(index.is_empty());
+    server.stays_silent(Duration::from_secs(59)).await;
+    server.expect("GET", check).await.answer(404, &json!({}));
+    let mut warned = String::new();
+    prometheus_client::encoding::text::encode(&mut warned, &{
+        let mut registry = prometheus_client::registry::Registry::default();
+        metrics.register(&mut registry);
+        registry
+    })
+    .unwrap();
+    assert!(!warned.contains("watch_restarts_total{"), "{warned}");
+    run.abort();
+}
+
+#[tokio::test]
+async fn a_fork_is_given_every_change_and_takes_none_from_the_other() {
+    let changes = Changes::default();
+    let fork = changes.fork();
+    for _ in 0..2 {
+        changes.push(Change::Control);
+    }
+    for queue in [&changes, &fork] {
+        assert_eq!(queue.try_next(), Some(Change::Control));
+        assert_eq!(queue.try_next(), None);
+    }
 }

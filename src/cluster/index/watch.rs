@@ -1,11 +1,12 @@
 //! The watches of a process: which kinds, where, in which order.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
+    time::sleep,
 };
 
 use super::{
@@ -16,6 +17,9 @@ use crate::{
     api::{ObjectKey, TokenKey},
     cluster::client::Cluster,
 };
+
+/// How often it is looked whether a kind that may be absent has come.
+const ABSENT: Duration = Duration::from_mins(1);
 
 /// Which namespaces are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,29 +75,66 @@ impl Watches {
 
     /// Adds a kind.
     pub fn watch<P: Project>(&mut self, project: P) -> Arc<Index<P::Entry>> {
-        let namespaces = match &self.scope {
-            Scope::Cluster => vec![Arc::from("")],
-            Scope::Namespaces(_) if P::CLUSTER_WIDE => Vec::new(),
-            Scope::Namespaces(namespaces) => namespaces.clone(),
-        };
+        let namespaces = self.places::<P>();
         self.follow(project, namespaces)
     }
 
+    /// Adds a kind that the cluster may not have. It is looked for now and every minute; its absence is nobody's fault,
+    /// and nothing waits for its list.
+    pub fn optional<P: Project>(&mut self, project: P) -> Arc<Index<P::Entry>> {
+        let namespaces = self.places::<P>();
+        let (index, followers) = self.followers(project, namespaces, true);
+        let cluster = self.cluster.clone();
+        self.starts.push(Box::new(move |listed| {
+            // Nobody waits any more when the process is ending.
+            let _ = listed.send(());
+            Box::pin(async move {
+                loop {
+                    if cluster.serves::<P::Kind>().await {
+                        join_all(followers.iter().map(|follower| follower.run(None))).await;
+                    }
+                    sleep(ABSENT).await;
+                }
+            })
+        }));
+        index
+    }
+
+    fn places<P: Project>(&self) -> Vec<Arc<str>> {
+        match &self.scope {
+            Scope::Cluster => vec![Arc::from("")],
+            Scope::Namespaces(_) if P::CLUSTER_WIDE => Vec::new(),
+            Scope::Namespaces(namespaces) => namespaces.clone(),
+        }
+    }
+
     fn follow<P: Project>(&mut self, project: P, namespaces: Vec<Arc<str>>) -> Arc<Index<P::Entry>> {
-        let index = Arc::new(Index::default());
-        let project = Arc::new(project);
-        for namespace in namespaces {
-            let follower = Follower {
-                cluster: self.cluster.clone(),
-                project: Arc::clone(&project),
-                index: Arc::clone(&index),
-                changes: self.changes.clone(),
-                place: ObjectKey::new(namespace, ""),
-            };
-            self.starts
-                .push(Box::new(move |listed| Box::pin(follower.run(listed))));
+        let (index, followers) = self.followers(project, namespaces, false);
+        for follower in followers {
+            let start = |listed| async move { follower.run(Some(listed)).await };
+            self.starts.push(Box::new(move |listed| Box::pin(start(listed))));
         }
         index
+    }
+
+    fn followers<P: Project>(
+        &self,
+        project: P,
+        namespaces: Vec<Arc<str>>,
+        may_be_absent: bool,
+    ) -> (Arc<Index<P::Entry>>, Vec<Follower<P>>) {
+        let index = Arc::new(Index::default());
+        let project = Arc::new(project);
+        let follower = |namespace| Follower {
+            cluster: self.cluster.clone(),
+            project: Arc::clone(&project),
+            index: Arc::clone(&index),
+            changes: self.changes.clone(),
+            place: ObjectKey::new(namespace, ""),
+            may_be_absent,
+        };
+        let followers = namespaces.into_iter().map(follower).collect();
+        (index, followers)
     }
 
     /// Becomes true once every index holds its first complete list.

@@ -26,7 +26,7 @@ use super::{
     error::{Class, Error},
     writes::{Observed, Written},
 };
-use crate::api::ObjectKey;
+use crate::api::{ObjectKey, names::SYNC_MANAGER};
 
 /// How long one call on the Lease may take: several fit into the time for renewals.
 const LEASE_CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -290,7 +290,7 @@ impl Lease {
             resource_version: seen.resource_version.clone(),
         };
         self.cluster
-            .patch::<LeaseObject>(&self.key, &observed, json!({"spec": spec}))
+            .patch::<LeaseObject>(&self.key, &observed, SYNC_MANAGER, json!({"spec": spec}))
             .await
     }
 

@@ -11,16 +11,21 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 pub use self::conditions::{Reasons, Tally};
 use crate::{
     api::{
-        ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, Interval, ObjectKey, Reason,
-        RefreshPolicy, RestartPolicy, RotationStrategy, Selector, StoreKind,
+        ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, ExternalSecretStatus, Interval,
+        ObjectKey, Reason, RefreshPolicy, RestartMode, RestartPolicy, RestartStatus, RotationStrategy,
+        Selector, StoreKind,
         names::{self, annotation},
     },
     cluster::{Change, Project},
-    sync::status::{self, Digest},
+    sync::{
+        rotation::Rule,
+        status::{self, Digest},
+    },
 };
 
 /// What is kept of an ExternalSecret.
@@ -68,6 +73,8 @@ pub struct Entry {
     pub recorded: Option<RecordedTarget>,
     /// What it says about restarts; none where they are disabled.
     pub restart: Option<Arc<Restarts>>,
+    /// What it says about its rotation; none where nobody wants to know of it.
+    pub rotation: Option<Box<Rule>>,
 }
 
 /// What an ExternalSecret says about restarts.
@@ -91,6 +98,8 @@ pub struct Restarts {
     pub reverted: Option<(Box<str>, Vec<(Box<str>, Box<str>)>)>,
     /// Digest of the part of the status that restarts own: 0 without one.
     pub said: u64,
+    /// `trigger.keys`: the keys of the Secret whose change restarts; all where there are none.
+    pub trigger: Box<[Box<str>]>,
 }
 
 /// The target as the status records it.
@@ -165,6 +174,8 @@ impl Suspension {
 pub struct ExternalSecrets {
     /// Shorter intervals are raised to this.
     pub min_interval: Duration,
+    /// What applies to restarts where the spec says nothing.
+    pub restart_default: RestartMode,
 }
 
 impl Project for ExternalSecrets {
@@ -173,7 +184,7 @@ impl Project for ExternalSecrets {
     type Entry = Entry;
 
     fn project(&self, key: &ObjectKey, object: ExternalSecret) -> Entry {
-        Entry::of(key, &object, self.min_interval)
+        Entry::of(key, &object, self.min_interval, self.restart_default)
     }
 
     fn change(&self, key: ObjectKey) -> Change {
@@ -183,7 +194,12 @@ impl Project for ExternalSecrets {
 
 impl Entry {
     /// The entry of a live object.
-    pub fn of(key: &ObjectKey, object: &ExternalSecret, min_interval: Duration) -> Self {
+    pub fn of(
+        key: &ObjectKey,
+        object: &ExternalSecret,
+        min_interval: Duration,
+        restart_default: RestartMode,
+    ) -> Self {
         let ExternalSecret {
             metadata,
             spec,
@@ -209,6 +225,7 @@ impl Entry {
             .and_then(|status| status::condition(status, ConditionType::Current))
             .is_some_and(|condition| condition.reason == Reason::Stale.as_str());
         let target = spec.target_name(&key.name);
+        let restart = Restarts::of(object, restart_default);
         // A bad interval is in `invalid`; nothing is read by it.
         let interval = spec.interval(min_interval).unwrap_or(Interval::Once);
         Self {
@@ -266,7 +283,11 @@ impl Entry {
                     former: (recorded.name != target).then(|| recorded.name.as_str().into()),
                     rollout: recorded.rollout.as_deref().map(Into::into),
                 }),
-            restart: None,
+            rotation: (spec.rotation.is_some() || restart.is_some()).then(|| {
+                let said = status.as_ref().and_then(|status| status.rotation.as_ref());
+                Box::new(Rule::new(spec, said))
+            }),
+            restart: restart.map(Arc::new),
         }
     }
 
@@ -274,6 +295,87 @@ impl Entry {
     pub fn target<'a>(&'a self, key: &'a ObjectKey) -> &'a str {
         self.target.as_deref().unwrap_or(&key.name)
     }
+}
+
+impl Restarts {
+    /// What a live object says about restarts; none where they are disabled.
+    pub fn of(object: &ExternalSecret, default: RestartMode) -> Option<Self> {
+        let ExternalSecret {
+            metadata,
+            spec,
+            status,
+        } = object;
+        let policy = spec.restart_policy(default)?;
+        let annotation = |name: &str| {
+            metadata
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(name))
+                .map(String::as_str)
+        };
+        let rotation = status.as_ref().and_then(|status| status.rotation.as_ref());
+        let found_out = || RotationStrategy::parse(rotation?.strategy.as_deref()?);
+        let strategy = spec
+            .rotation_strategy()
+            .or_else(found_out)
+            .filter(|strategy| *strategy != RotationStrategy::Auto)
+            .unwrap_or(RotationStrategy::Opaque);
+        let state = rotation.and_then(|rotation| rotation.state.as_deref());
+        Some(Self {
+            policy,
+            approved: annotation(annotation::APPROVE).map(Into::into),
+            resumed: annotation(annotation::RESUME).map(Into::into),
+            suspended: Suspension::parse(annotation(annotation::SUSPEND_RESTARTS_UNTIL)),
+            strategy,
+            deadline: rotation
+                .and_then(|rotation| rotation.deadline.as_ref())
+                .map(|at| at.0),
+            rotating: matches!(state, Some("InProgress" | "Stuck")),
+            reverted: status
+                .as_ref()
+                .and_then(|status| reverted(status.restart.as_ref()?)),
+            said: status.as_ref().map_or(0, digest_of_restarts),
+            trigger: spec
+                .trigger_keys()
+                .iter()
+                .map(|key| key.as_str().into())
+                .collect(),
+        })
+    }
+}
+
+/// The rollout of this status and the workloads that took it back.
+fn reverted(status: &RestartStatus) -> Option<(Box<str>, Vec<(Box<str>, Box<str>)>)> {
+    let rollout = status.rollout.as_deref()?;
+    let reverted = status
+        .exceptions
+        .iter()
+        .flatten()
+        .filter(|exception| exception.reason == Reason::Reverted.as_str())
+        .map(|exception| (exception.kind.as_str().into(), exception.name.as_str().into()))
+        .collect();
+    Some((rollout.into(), reverted))
+}
+
+/// A number that changes with what the status says of restarts, times of transition aside; 0 where it says nothing.
+pub fn digest_of_restarts(status: &ExternalSecretStatus) -> u64 {
+    let condition = status::condition(status, ConditionType::RestartsComplete);
+    if status.restart.is_none() && condition.is_none() {
+        return 0;
+    }
+    let condition = condition.map(|condition| {
+        let Condition {
+            status,
+            reason,
+            message,
+            observed_generation,
+            type_: _,
+            last_transition_time: _,
+        } = condition;
+        (status, reason, message, observed_generation)
+    });
+    let text = serde_json::to_vec(&(&status.restart, condition)).unwrap_or_default();
+    digest64(&[&text])
 }
 
 /// The labels and annotations of an ExternalSecret that its Secret carries too.
@@ -293,6 +395,9 @@ fn made_from(object: &ExternalSecret) -> [u8; 16] {
     // How often it is read changes nothing of what is read.
     spec.refresh_interval = None;
     spec.refresh_policy = None;
+    // Nor do restarts; what they need on the Secret is put there without a read.
+    spec.rotation = None;
+    spec.restart = None;
     let spec = serde_json::to_vec(&spec).unwrap_or_default();
     context.update(&spec);
     for all in [&object.metadata.labels, &object.metadata.annotations] {

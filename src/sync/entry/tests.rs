@@ -45,7 +45,12 @@ fn put(target: &mut Value, change: &Value) {
 }
 
 fn entry(change: &Value) -> Entry {
-    Entry::of(&ObjectKey::new("shop", "db"), &object(change), MINIMUM)
+    Entry::of(
+        &ObjectKey::new("shop", "db"),
+        &object(change),
+        MINIMUM,
+        RestartMode::Disabled,
+    )
 }
 
 fn annotated(name: &str, value: &str) -> Value {
@@ -102,6 +107,8 @@ fn the_data_are_made_from_everything_but_how_often() {
         json!({"spec": {"refreshInterval": "2h"}}),
         json!({"spec": {"refreshInterval": null}}),
         json!({"spec": {"refreshPolicy": "OnChange"}}),
+        json!({"spec": {"restart": {"mode": "Automatic", "trigger": {"keys": ["password"]}}}}),
+        json!({"spec": {"rotation": {"strategy": "SingleUser"}}}),
         json!({"metadata": {"generation": 9, "uid": "u2"}}),
         annotated("keyturn.dev/refresh", "2"),
     ] {
@@ -249,5 +256,71 @@ fn what_the_status_says_of_ready_and_stale_is_kept() {
     ] {
         let entry = entry(&json!({"status": {"conditions": conditions}}));
         assert_eq!((entry.ready, entry.stale), (ready, stale), "{conditions}");
+    }
+}
+
+#[test]
+fn nothing_is_kept_of_restarts_where_they_are_disabled() {
+    for restart in [json!(null), json!({}), json!({"mode": "Disabled"})] {
+        assert_eq!(entry(&json!({"spec": {"restart": restart}})).restart, None);
+    }
+    let object = object(&json!({}));
+    let key = ObjectKey::new("shop", "db");
+    let enabled = Entry::of(&key, &object, MINIMUM, RestartMode::Manual);
+    assert_eq!(enabled.restart.unwrap().policy.mode, RestartMode::Manual);
+}
+
+#[test]
+fn restarts_know_what_people_and_the_status_say() {
+    let restarts = entry(&json!({
+        "metadata": {"annotations": {
+            "keyturn.dev/approve": "r1",
+            "keyturn.dev/resume": "r2",
+            "keyturn.dev/suspend-restarts-until": "2026-11-01T08:00:00Z",
+        }},
+        "spec": {"restart": {"mode": "Automatic", "trigger": {"keys": ["password"]}}},
+        "status": {
+            "rotation": {
+                "state": "InProgress", "strategy": "AlternatingUsers", "deadline": "2026-11-03T08:00:00Z",
+            },
+            "restart": {"rollout": "r1", "exceptions": [
+                {"kind": "Deployment", "name": "api", "reason": "Reverted"},
+                {"kind": "Deployment", "name": "web", "reason": "Paused"},
+            ]},
+        },
+    }))
+    .restart
+    .unwrap();
+    assert_eq!(restarts.approved.as_deref(), Some("r1"));
+    assert_eq!(restarts.resumed.as_deref(), Some("r2"));
+    assert_eq!(
+        restarts.suspended,
+        Suspension::Until("2026-11-01T08:00:00Z".parse().unwrap())
+    );
+    assert_eq!(restarts.strategy, RotationStrategy::AlternatingUsers);
+    assert_eq!(restarts.deadline, Some("2026-11-03T08:00:00Z".parse().unwrap()));
+    assert!(restarts.rotating && restarts.said != 0);
+    assert_eq!(
+        restarts.reverted,
+        Some(("r1".into(), vec![("Deployment".into(), "api".into())]))
+    );
+    assert_eq!(*restarts.trigger, [Box::<str>::from("password")]);
+}
+
+#[test]
+fn what_the_spec_says_of_the_strategy_goes_before_what_was_found_out() {
+    for (spec, status, strategy) in [
+        (None, None, RotationStrategy::Opaque),
+        (Some("Auto"), None, RotationStrategy::Opaque),
+        (Some("Auto"), Some("SingleUser"), RotationStrategy::SingleUser),
+        (Some("Overlap"), Some("SingleUser"), RotationStrategy::Overlap),
+        (None, Some("Auto"), RotationStrategy::Opaque),
+        (None, Some("new"), RotationStrategy::Opaque),
+    ] {
+        let entry = entry(&json!({
+            "spec": {"restart": {"mode": "Automatic"}, "rotation": {"strategy": spec}},
+            "status": {"rotation": {"strategy": status}},
+        }));
+        assert_eq!(entry.restart.unwrap().strategy, strategy, "{spec:?} {status:?}");
     }
 }

@@ -67,6 +67,7 @@ pub(super) fn labels(wanted: &Wanted<'_>) -> BTreeMap<String, String> {
 
 pub(super) fn annotations(wanted: &Wanted<'_>, written: &Written) -> BTreeMap<String, Option<String>> {
     let changed_at = written.changed_at.map(seconds);
+    let restart_since = written.restart_since.map(seconds);
     let mut all: BTreeMap<_, _> = wanted
         .annotations
         .iter()
@@ -79,6 +80,8 @@ pub(super) fn annotations(wanted: &Wanted<'_>, written: &Written) -> BTreeMap<St
         (annotation::VERSIONS, Some(wanted.versions)),
         (annotation::ROLLOUT, Some(&*written.rollout)),
         (annotation::CHANGED_AT, changed_at.as_deref()),
+        (annotation::SCOPE, Some(&*written.scope)),
+        (annotation::RESTART_SINCE, restart_since.as_deref()),
         (annotation::USER, wanted.user),
     ] {
         all.insert(name.to_owned(), value.map(str::to_owned));

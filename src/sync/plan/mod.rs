@@ -5,6 +5,7 @@
 
 mod belongs;
 mod metadata;
+mod rollout;
 
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,10 @@ pub struct Wanted<'a> {
     pub versions: &'a str,
     /// Token of the user name in the values, if they have one.
     pub user: Option<&'a str>,
+    /// The keys whose change restarts workloads; all where there are none.
+    pub trigger: &'a [String],
+    /// Whether restarts are wanted.
+    pub restarts: bool,
 }
 
 /// What the status of the ExternalSecret remembers of the target.
@@ -65,10 +70,14 @@ pub struct Wanted<'a> {
 pub struct Recorded<'a> {
     /// The Secret's name then.
     pub name: &'a str,
+    /// Its content token then.
+    pub content: Option<&'a str>,
     /// Its rollout token then.
     pub rollout: Option<&'a str>,
     /// Since when.
     pub changed_at: Option<Timestamp>,
+    /// Whether restarts were looked after then.
+    pub restarts: bool,
 }
 
 /// What to do.
@@ -100,6 +109,10 @@ pub struct Written {
     pub rollout: String,
     /// `keyturn.dev/changed-at`.
     pub changed_at: Option<Timestamp>,
+    /// `keyturn.dev/scope`.
+    pub scope: String,
+    /// `keyturn.dev/restart-since`.
+    pub restart_since: Option<Timestamp>,
 }
 
 /// What a patch is for.
@@ -183,15 +196,7 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
         return Plan::Refuse(Refusal::Immutable { secret });
     }
 
-    let rollout = key.rollout(&secret, wanted.data).to_string();
-    let written = Written {
-        content: key.content(&secret, type_, wanted.data).to_string(),
-        changed_at: {
-            let same = key.rollout(&secret, live_data).as_str() == rollout;
-            changed_at(now, wanted, live, &rollout, same, adopting)
-        },
-        rollout,
-    };
+    let written = rollout::stamps(key, now, wanted, live, type_, adopting);
 
     let mut body = Map::new();
     let metadata = metadata_changes(wanted, live, &written);
@@ -234,19 +239,7 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
 }
 
 fn create(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>) -> Plan {
-    let secret = ObjectKey::new(wanted.object.namespace.clone(), wanted.target);
-    let rollout = key.rollout(&secret, wanted.data).to_string();
-    let written = Written {
-        content: key.content(&secret, names::OPAQUE, wanted.data).to_string(),
-        // A Secret made again is no change for those that hold what it held before.
-        changed_at: match recorded_rollout(wanted) {
-            Some((before, at)) if before == rollout => at,
-            Some(_) => Some(whole(now)),
-            None => None,
-        },
-        rollout,
-    };
-
+    let written = rollout::stamps_of_new(key, now, wanted);
     let mut new = Secret {
         type_: Some(names::OPAQUE.to_owned()),
         data: Some(wanted.data.clone()),
@@ -264,41 +257,6 @@ fn create(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>) -> Plan {
     );
     new.metadata.owner_references = owner(wanted).map(|owner| vec![owner]);
     Plan::Create(Box::new(new), written)
-}
-
-/// When those that use the Secret last had reason to be restarted: now, if this write changes what they should hold.
-/// `same`: the data that count for it are there already.
-fn changed_at(
-    now: Timestamp,
-    wanted: &Wanted<'_>,
-    live: &Secret,
-    rollout: &str,
-    same: bool,
-    adopting: bool,
-) -> Option<Timestamp> {
-    let said: Option<Timestamp> = annotation_of(live, annotation::CHANGED_AT).and_then(|at| at.parse().ok());
-    if adopting {
-        // What was said of another's content, or of ours before it was another's, is no measure for those that use it.
-        return if same { said } else { Some(now) }.map(whole);
-    }
-    let recorded = recorded_rollout(wanted);
-    let before = annotation_of(live, annotation::ROLLOUT)
-        .map(String::as_str)
-        .or_else(|| recorded.map(|(rollout, _)| rollout));
-    if !same && before != Some(rollout) {
-        return Some(whole(now));
-    }
-    // Drift, a new key of the tokens, or nothing at all. What was taken off by hand is remembered by the status.
-    said.or_else(|| recorded.filter(|(before, _)| *before == rollout)?.1)
-        .map(whole)
-}
-
-/// The rollout token that the status records of this very target, and since when.
-fn recorded_rollout<'a>(wanted: &Wanted<'a>) -> Option<(&'a str, Option<Timestamp>)> {
-    let recorded = wanted
-        .recorded
-        .filter(|recorded| recorded.name == wanted.target)?;
-    Some((recorded.rollout?, recorded.changed_at))
 }
 
 /// Without fractions of a second, which annotations do not hold.

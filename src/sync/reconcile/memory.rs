@@ -9,9 +9,9 @@ use std::{
 
 use super::Context;
 use crate::{
-    api::ObjectKey,
+    api::{ObjectKey, RotationStatus},
     cluster::{Observed, SecretEntry},
-    sync::{entry::Entry, status::Digest},
+    sync::{entry::Entry, rotation::Traces, status::Digest},
 };
 
 /// How long a Secret that we wrote may be missing in the index before it counts as deleted.
@@ -49,6 +49,11 @@ pub(super) struct Memory {
     pub(super) audited: Option<(u64, u64)>,
     /// The generation that was said to be malformed.
     pub(super) malformed: Option<i64>,
+    /// What was seen of the last change until a rotation explains it, and the same after the last judgement of it.
+    pub(super) traces: Traces,
+    pub(super) judged: Option<Traces>,
+    /// What we said of the rotation last.
+    pub(super) rotation: Option<Box<RotationStatus>>,
     /// With creationPolicy None: the inputs and versions that were last read.
     pub(super) read: Option<Box<(String, String)>>,
 }
@@ -247,7 +252,8 @@ mod tests {
             "apiVersion": "keyturn.dev/v1", "kind": "ExternalSecret",
             "metadata": {"name": "db", "namespace": "shop", "uid": "u1"}, "spec": {},
         });
-        let entry = Entry::of(&key, &serde_json::from_value(object).unwrap(), Duration::ZERO);
+        let object = serde_json::from_value(object).unwrap();
+        let entry = Entry::of(&key, &object, Duration::ZERO, crate::api::RestartMode::Disabled);
         for (controller, owner, ours) in [
             (Some("u1"), Some("db"), true),
             (Some("u1"), None, true),
@@ -268,6 +274,7 @@ mod tests {
                 versions: None,
                 rollout: None,
                 changed_at: None,
+                scope: None,
                 restart_since: None,
                 reloader: None,
                 immutable: false,

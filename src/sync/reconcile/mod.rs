@@ -4,10 +4,13 @@
 //! read before a write slot is taken; what is written starts from live objects.
 
 mod gate;
+mod hold;
 mod memory;
 mod read;
 mod remove;
+mod rotate;
 mod say;
+mod stamp;
 mod versions;
 mod write;
 
@@ -20,16 +23,17 @@ pub use self::memory::Memories;
 use self::memory::is_ours;
 use crate::{
     api::{
-        CreationPolicy, ObjectKey, Reason, Selector, SourceId, TokenKey, VersionId,
+        CreationPolicy, ObjectKey, Reason, RestartMode, Selector, SourceId, TokenKey, VersionId,
         allowed::{AllowedKeys, Home},
     },
     aws::{self, Aws, Reader},
-    cluster::{Events, Index, Indexed, NamespaceEntry, Observed, SecretEntry, ServerTime, Writer},
+    cluster::{
+        Control, Events, Index, Indexed, NamespaceEntry, Observed, Pace, SecretEntry, ServerTime, Writer,
+    },
     sync::{
         driver::Tracking,
         entry::{Entry, Refresh},
         metrics::Metrics,
-        pace::Pace,
         queue::Class,
         resolve::{Refusal, fingerprint},
         stores::{Stores, Usable},
@@ -60,6 +64,8 @@ pub struct Context {
     pub secrets: Arc<Index<SecretEntry>>,
     /// Namespaces; empty in namespaced mode.
     pub namespaces: Arc<Index<NamespaceEntry>>,
+    /// The ConfigMap by which people hold everything up.
+    pub control: Arc<Index<Control>>,
     /// Stores and what they are good for.
     pub stores: Arc<Stores>,
     /// The tracker.
@@ -82,6 +88,8 @@ pub struct Context {
     pub work: Arc<Work>,
     /// Intervals below are raised to it.
     pub min_interval: Duration,
+    /// What applies to restarts where a spec says nothing.
+    pub restart_default: RestartMode,
     /// Namespaces whose Secrets are never written.
     pub protected: Vec<String>,
     /// Numbers.
@@ -191,6 +199,9 @@ impl Context {
             memory.seen = Some((entry.uid.clone(), entry.revision));
             memory.wanted_since.get_or_insert(now);
         });
+        if let Some(control) = self.held(&object.namespace) {
+            return self.hold(object, &entry, &control).await;
+        }
         match self.suspension(object, &entry) {
             Ok(None) => {}
             Ok(Some((until, by))) => return self.suspend(object, &entry, until, &by).await,
@@ -289,6 +300,18 @@ impl Context {
                 .as_ref()
                 .is_some_and(|recorded| recorded.former.is_some());
         if intact && same_inputs && settled && !renamed {
+            let secret = match secret {
+                Some(secret)
+                    if entry.creation != CreationPolicy::None
+                        && !self.is_stamped(entry, &target, &secret) =>
+                {
+                    if let Err(ended) = self.stamp(object, entry, &target, &inputs).await {
+                        return ended;
+                    }
+                    self.secret(object, &target)
+                }
+                other => other,
+            };
             let draft = self.draft_synced(object, entry, resolved, &needs, secret.as_ref());
             let ended = self.unseen(object, &target).map_or(Ended::Well, Ended::Again);
             return self.say(object, entry, draft, None, ended).await;
@@ -434,7 +457,7 @@ impl Context {
             object,
             Subscription {
                 refresh,
-                rotation: false,
+                rotation: entry.rotation.is_some(),
                 wants,
             },
         );

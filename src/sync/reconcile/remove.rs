@@ -67,6 +67,7 @@ impl Context {
             Verdict::holds(Reason::Deleted, message),
             Vec::new(),
             None,
+            &[],
         );
         self.say(object, entry, draft, Some(live), Ended::Well).await
     }

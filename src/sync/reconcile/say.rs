@@ -6,7 +6,10 @@ use kube::runtime::events::EventType;
 
 use super::{Context, Ended, Resolved, Wanted, memory::is_ours, sooner};
 use crate::{
-    api::{ConditionType, CreationPolicy, EventReason, ExternalSecret, ObjectKey, Reason, VersionId, names},
+    api::{
+        ConditionType, CreationPolicy, EventReason, ExternalSecret, ObjectKey, Reason, Status, VersionId,
+        names,
+    },
     cluster::{self, Malformed, SecretEntry},
     sync::{
         entry::{Entry, Refresh},
@@ -66,6 +69,7 @@ impl Context {
                     content: secret.content.to_string(),
                     rollout: secret.rollout.as_deref().unwrap_or_default().to_owned(),
                     changed_at: secret.changed_at,
+                    ..Written::default()
                 };
                 let name = entry.target(object).to_owned();
                 (
@@ -81,6 +85,7 @@ impl Context {
             Verdict::holds(Reason::Synced, message),
             sources,
             target,
+            needs,
         )
     }
 
@@ -91,6 +96,7 @@ impl Context {
         ready: Verdict,
         sources: Vec<SourceDraft>,
         target: Option<TargetDraft>,
+        needs: &[Wanted],
     ) -> Draft {
         Draft {
             generation: entry.generation,
@@ -98,6 +104,7 @@ impl Context {
             current: Some(self.current(object, entry)),
             sources: Some(sources),
             target,
+            rotation: self.rotation(object, entry, needs),
         }
     }
 
@@ -293,6 +300,7 @@ impl Context {
     ) -> Ended {
         let said = self.said(object, entry);
         if !said.differs(&draft) {
+            self.rotation_said(object, &draft);
             return ended;
         }
         // Whoever waits for a first status gets it at once; of the others none waits here, holding a place and a slot
@@ -318,6 +326,7 @@ impl Context {
             },
         };
         if !status::Digest::of(live.status.as_ref()).differs(&draft) {
+            self.rotation_said(object, &draft);
             return ended;
         }
         let status = status::compose(self.time.now(), &draft, live.status.as_ref());
@@ -329,7 +338,9 @@ impl Context {
             Ok(_) => {
                 let said = (self.clock.now(), status::Digest::of(Some(&status)));
                 self.remember(object, |memory| memory.said = Some(said));
+                self.rotation_said(object, &draft);
                 self.tell(object, entry, live, &draft);
+                self.tell_rotation(object, entry, live, &draft);
                 ended
             }
             Err(error)
@@ -354,7 +365,7 @@ impl Context {
             .status
             .as_ref()
             .and_then(|status| status::condition(status, ConditionType::Ready));
-        let reason = match (was.map(|was| was.status.as_str()), ready.holds) {
+        let reason = match (was.map(|was| was.status.as_str()), ready.status == Status::True) {
             (Some("False"), true) => EventReason::Recovered,
             (_, false) if was.is_none_or(|was| was.reason != ready.reason.as_str()) => {
                 if ready.reason == Reason::TargetConflict {
@@ -416,7 +427,13 @@ mod tests {
             "spec": {"refreshPolicy": policy, "refreshInterval": interval},
         });
         let object = serde_json::from_value(object).unwrap();
-        Entry::of(&ObjectKey::new("shop", "db"), &object, Duration::from_secs(30))
+        let key = ObjectKey::new("shop", "db");
+        Entry::of(
+            &key,
+            &object,
+            Duration::from_secs(30),
+            crate::api::RestartMode::Disabled,
+        )
     }
 
     #[test]

@@ -13,13 +13,17 @@ use super::{
     sooner, versions,
 };
 use crate::{
-    api::{CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason},
+    api::{
+        CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason, names::annotation,
+        token,
+    },
     cluster::{self, Observed, SecretEntry},
     sync::{
         entry::{Entry, carried},
         events,
         plan::{self, Data, Plan, Why, Written},
         resolve::Refusal,
+        rotation::Users,
         status::{TargetDraft, Verdict},
     },
     value,
@@ -28,7 +32,7 @@ use crate::{
 /// How often what stands in the way of a write is looked at again.
 pub(super) const RECHECK_CONFLICT: Duration = Duration::from_mins(1);
 /// How long the index has to show an edit that a live read has shown, which then wakes the object.
-const BEHIND: Duration = Duration::from_secs(1);
+pub(super) const BEHIND: Duration = Duration::from_secs(1);
 /// Within this time a Secret is mended at most so often: whoever changes it as fast as that is another controller, and
 /// neither the API server nor AWS is to bear the fight.
 pub(super) const FIGHT: Duration = Duration::from_mins(1);
@@ -37,10 +41,12 @@ pub(super) const MENDS: u32 = 20;
 const PLANS: usize = 3;
 
 /// Why a Secret was not written.
-enum NotWritten {
+pub(super) enum NotWritten {
     Refused(plan::Refusal, Option<Observed>),
     /// It changes faster than plans can be made.
     Contended,
+    /// Somebody holds everything up since the pass began.
+    Held,
     Kubernetes(cluster::Error),
 }
 
@@ -66,7 +72,7 @@ impl Context {
             Ok(None) => return Ended::Well,
             Err(error) => return self.kubernetes_failed(object, entry, None, &error).await,
         };
-        let same = Entry::of(object, &live, self.min_interval);
+        let same = Entry::of(object, &live, self.min_interval, self.restart_default);
         if same.uid != entry.uid || same.revision != entry.revision {
             return Ended::Again(BEHIND);
         }
@@ -126,6 +132,7 @@ impl Context {
                 Verdict::holds(Reason::Synced, READ_ONLY),
                 sources,
                 None,
+                needs,
             );
             return self.say(object, &same, draft, Some(&live), Ended::Well).await;
         }
@@ -149,16 +156,12 @@ impl Context {
             .collect();
         let labels = carried(live.metadata.labels.as_ref());
         let annotations = carried(live.metadata.annotations.as_ref());
-        let recorded = live.status.as_ref().and_then(|status| status.target.as_ref());
+        let recorded = Self::recorded(&live);
         let wanted = plan::Wanted {
             object,
             uid: &entry.uid,
             target: &target.name,
-            recorded: recorded.map(|target| plan::Recorded {
-                name: &target.name,
-                rollout: target.rollout.as_deref(),
-                changed_at: target.changed_at.as_ref().map(|at| at.0),
-            }),
+            recorded,
             creation: entry.creation,
             adopt_existing: live.spec.adopt_existing(),
             immutable: live.spec.immutable(),
@@ -168,6 +171,8 @@ impl Context {
             inputs,
             versions: &versions,
             user: user.as_deref(),
+            trigger: live.spec.trigger_keys(),
+            restarts: same.restart.is_some(),
         };
         let applied = self.apply(&wanted, &target, indexed).await;
         for ByteString(bytes) in data.values_mut() {
@@ -201,6 +206,7 @@ impl Context {
                 };
             }
             Err(NotWritten::Contended) => return Ended::Failed,
+            Err(NotWritten::Held) => return Ended::Again(BEHIND),
             Err(NotWritten::Kubernetes(error)) => {
                 return self.kubernetes_failed(object, &same, Some(&live), &error).await;
             }
@@ -210,7 +216,7 @@ impl Context {
             memory.conflict = None;
         });
         if let Some(former) = recorded.filter(|recorded| *recorded.name != *target.name)
-            && let Err(error) = self.remove_former(object, entry, &former.name).await
+            && let Err(error) = self.remove_former(object, entry, former.name).await
         {
             return self.kubernetes_failed(object, &same, Some(&live), &error).await;
         }
@@ -225,12 +231,13 @@ impl Context {
             Verdict::holds(Reason::Synced, message),
             sources,
             Some(target),
+            needs,
         );
         self.say(object, &same, draft, Some(&live), Ended::Well).await
     }
 
     /// Carries out the plan; planned again from another live read when the Secret changed meanwhile.
-    async fn apply(
+    pub(super) async fn apply(
         &self,
         wanted: &plan::Wanted<'_>,
         target: &ObjectKey,
@@ -245,6 +252,14 @@ impl Context {
         };
         for _ in 0..PLANS {
             let observed = live.as_ref().and_then(Observed::of);
+            let user = live.as_ref().and_then(|live| {
+                let annotations = live.metadata.annotations.as_ref()?;
+                annotations.get(annotation::USER).cloned()
+            });
+            if self.held(&object.namespace).is_some() {
+                live.as_mut().map(wipe);
+                return Err(NotWritten::Held);
+            }
             let plan = plan::plan(&self.key, self.time.now(), wanted, live.as_ref());
             if let Some(live) = &mut live {
                 wipe(live);
@@ -270,6 +285,10 @@ impl Context {
             };
             match sent {
                 Ok(answer) => {
+                    if why == Some(Why::Updated) {
+                        let moved = (self.time.now(), Users::compare(user.as_deref(), wanted.user));
+                        self.remember(wanted.object, |memory| memory.traces.moved = Some(moved));
+                    }
                     self.wrote(wanted, target, &answer, why, &written);
                     return Ok(written);
                 }
@@ -325,7 +344,8 @@ impl Context {
                 versions: Some(wanted.versions.into()),
                 rollout: Some(written.rollout.as_str().into()),
                 changed_at: written.changed_at,
-                restart_since: None,
+                scope: token::short(&written.scope),
+                restart_since: written.restart_since,
                 reloader: None,
                 immutable: wanted.immutable,
                 type_: None,

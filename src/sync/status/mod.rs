@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::{
-    api::{ConditionType, ExternalSecretStatus, Reason, SourceStatus, TargetStatus},
+    api::{ConditionType, ExternalSecretStatus, Reason, RotationStatus, SourceStatus, Status, TargetStatus},
     sync::plan::{Written, seconds},
 };
 
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether the condition holds.
-    pub holds: bool,
+    pub status: Status,
     /// Why, in a word.
     pub reason: Reason,
     /// Why, in a sentence.
@@ -31,7 +31,16 @@ impl Verdict {
     /// The condition holds.
     pub fn holds(reason: Reason, message: impl Into<String>) -> Self {
         Self {
-            holds: true,
+            status: Status::True,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// It cannot be told.
+    pub fn unknown(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            status: Status::Unknown,
             reason,
             message: message.into(),
         }
@@ -40,7 +49,7 @@ impl Verdict {
     /// The condition does not hold.
     pub fn fails(reason: Reason, message: impl Into<String>) -> Self {
         Self {
-            holds: false,
+            status: Status::False,
             reason,
             message: message.into(),
         }
@@ -69,8 +78,29 @@ pub struct TargetDraft {
     pub written: Written,
 }
 
+/// Where the rotation stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RotationDraft {
+    /// `rotation`.
+    pub status: RotationStatus,
+    /// `RotationHealthy`.
+    pub verdict: Verdict,
+}
+
+/// What is said of the rotation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum RotationPart {
+    /// What was said stays.
+    #[default]
+    Kept,
+    /// Nobody wants to know of it any more.
+    Gone,
+    /// This.
+    Said(Box<RotationDraft>),
+}
+
 /// The status as it should be; `None` leaves a part as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Draft {
     /// The generation this speaks of.
     pub generation: i64,
@@ -82,6 +112,8 @@ pub struct Draft {
     pub sources: Option<Vec<SourceDraft>>,
     /// `target`.
     pub target: Option<TargetDraft>,
+    /// `rotation` and `RotationHealthy`.
+    pub rotation: RotationPart,
 }
 
 /// How many sources a status lists.
@@ -95,6 +127,7 @@ pub struct Digest {
     current: u64,
     sources: u64,
     target: u64,
+    rotation: u64,
 }
 
 impl Digest {
@@ -125,6 +158,10 @@ impl Digest {
                     target.changed_at.as_ref().map(|at| seconds(at.0)),
                 ))
             }),
+            rotation: digest_of_rotation(
+                status.rotation.as_ref(),
+                condition(ConditionType::RotationHealthy),
+            ),
         }
     }
 
@@ -146,6 +183,7 @@ impl Digest {
             current,
             sources,
             target,
+            rotation,
         } = draft;
         let verdict = |verdict: &Option<Verdict>, seen: u64| {
             verdict.as_ref().is_some_and(|v| digest_of_verdict(v) != seen)
@@ -169,6 +207,8 @@ impl Digest {
                     content,
                     rollout,
                     changed_at,
+                    scope: _,
+                    restart_since: _,
                 } = &target.written;
                 hash(&(
                     &*target.name,
@@ -177,6 +217,13 @@ impl Digest {
                     changed_at.map(seconds),
                 )) != self.target
             })
+            || match rotation {
+                RotationPart::Kept => false,
+                RotationPart::Gone => self.rotation != 0,
+                RotationPart::Said(said) => {
+                    digest_of_rotation(Some(&said.status), digest_of_verdict(&said.verdict)) != self.rotation
+                }
+            }
     }
 }
 
@@ -188,20 +235,37 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
         current,
         sources,
         target,
+        rotation,
     } = draft;
     let nothing = ExternalSecretStatus::default();
     let before = before.unwrap_or(&nothing);
-    let conditions = [(ConditionType::Ready, ready), (ConditionType::Current, current)];
+    let conditions = [
+        (ConditionType::Ready, ready.as_ref()),
+        (ConditionType::Current, current.as_ref()),
+        (
+            ConditionType::RotationHealthy,
+            match rotation {
+                RotationPart::Said(said) => Some(&said.verdict),
+                RotationPart::Kept | RotationPart::Gone => None,
+            },
+        ),
+    ];
     let conditions = conditions
         .into_iter()
         .filter_map(|(type_, verdict)| {
             let was = condition(before, type_);
             match verdict {
                 Some(verdict) => Some(compose_condition(now, *generation, type_, verdict, was)),
+                None if type_ == ConditionType::RotationHealthy && *rotation == RotationPart::Gone => None,
                 None => was.cloned(),
             }
         })
         .collect();
+    let rotation = match rotation {
+        RotationPart::Kept => before.rotation.clone(),
+        RotationPart::Gone => None,
+        RotationPart::Said(said) => Some(said.status.clone()),
+    };
     let sources = match sources {
         Some(sources) => sources
             .iter()
@@ -218,6 +282,8 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
                     content,
                     rollout,
                     changed_at,
+                    scope: _,
+                    restart_since: _,
                 },
         }) => Some(TargetStatus {
             name: name.clone(),
@@ -232,6 +298,7 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
         conditions: Some(conditions),
         sources: Some(sources),
         target,
+        rotation,
         ..ExternalSecretStatus::default()
     }
 }
@@ -253,7 +320,7 @@ pub(super) fn compose_condition(
     verdict: &Verdict,
     was: Option<&Condition>,
 ) -> Condition {
-    let status = status_text(verdict.holds);
+    let status = verdict.status.as_str();
     let since = was
         .filter(|was| was.status == status)
         .map(|was| was.last_transition_time.clone());
@@ -286,19 +353,38 @@ fn compose_source(now: Timestamp, source: &SourceDraft, before: &ExternalSecretS
     }
 }
 
-fn status_text(holds: bool) -> &'static str {
-    if holds { "True" } else { "False" }
-}
-
 fn digest_of_condition(condition: &Condition) -> u64 {
     hash(&(&*condition.status, &*condition.reason, &*condition.message))
 }
 
 fn digest_of_verdict(verdict: &Verdict) -> u64 {
     hash(&(
-        status_text(verdict.holds),
+        verdict.status.as_str(),
         verdict.reason.as_str(),
         &*verdict.message,
+    ))
+}
+
+/// 0 where nothing is said.
+fn digest_of_rotation(status: Option<&RotationStatus>, condition: u64) -> u64 {
+    if status.is_none() && condition == 0 {
+        return 0;
+    }
+    let nothing = RotationStatus::default();
+    let RotationStatus {
+        state,
+        pending_version_id,
+        pending_since,
+        strategy,
+        last_rotated,
+        next_rotation,
+        deadline,
+    } = status.unwrap_or(&nothing);
+    let time = |time: &Option<Time>| time.as_ref().map(|at| seconds(at.0));
+    hash(&(
+        (state, pending_version_id, strategy),
+        [pending_since, last_rotated, next_rotation, deadline].map(time),
+        condition,
     ))
 }
 

@@ -29,6 +29,7 @@ fn target(rollout: &str, changed_at: Option<&str>) -> TargetDraft {
             content: "content".into(),
             rollout: rollout.into(),
             changed_at: changed_at.map(time),
+            ..Written::default()
         },
     }
 }
@@ -40,6 +41,7 @@ fn draft() -> Draft {
         current: Some(Verdict::holds(Reason::Checked, "asked")),
         sources: Some(vec![source("prod/db", "v1")]),
         target: Some(target("rollout", None)),
+        rotation: RotationPart::Kept,
     }
 }
 
@@ -134,7 +136,7 @@ fn what_a_draft_leaves_out_stays() {
 #[test]
 fn the_parts_of_other_managers_are_not_claimed() {
     let before = ExternalSecretStatus {
-        rotation: Some(crate::api::RotationStatus::default()),
+        restart: Some(crate::api::RestartStatus::default()),
         conditions: Some(vec![Condition {
             type_: "RestartsComplete".into(),
             status: "True".into(),
@@ -146,8 +148,33 @@ fn the_parts_of_other_managers_are_not_claimed() {
         ..ExternalSecretStatus::default()
     };
     let status = compose(time(NOW), &draft(), Some(&before));
-    assert_eq!(status.rotation, None);
+    assert_eq!(status.restart, None);
     assert_eq!(condition(&status, ConditionType::RestartsComplete), None);
+}
+
+#[test]
+fn what_is_said_of_the_rotation_stays_until_it_is_said_otherwise_or_unwanted() {
+    let said = |rotation| Draft { rotation, ..draft() };
+    let stuck = RotationDraft {
+        status: RotationStatus {
+            state: Some("Stuck".into()),
+            ..RotationStatus::default()
+        },
+        verdict: Verdict::fails(Reason::RotationStuck, "for long"),
+    };
+    let part = said(RotationPart::Said(Box::new(stuck.clone())));
+    let first = compose(time(THEN), &part, None);
+    assert!(!Digest::of(Some(&first)).differs(&part));
+    let kept = compose(time(NOW), &draft(), Some(&first));
+    assert_eq!(kept.rotation, Some(stuck.status));
+    let health = |status| condition(status, ConditionType::RotationHealthy).cloned();
+    assert_eq!(health(&kept), health(&first));
+    assert!(!Digest::of(Some(&first)).differs(&draft()));
+    let gone = said(RotationPart::Gone);
+    assert!(Digest::of(Some(&first)).differs(&gone));
+    let gone_for_good = compose(time(NOW), &gone, Some(&first));
+    assert_eq!((&gone_for_good.rotation, health(&gone_for_good)), (&None, None));
+    assert!(!Digest::of(Some(&gone_for_good)).differs(&gone));
 }
 
 #[test]
@@ -189,11 +216,8 @@ fn at_most_64_sources_are_listed() {
 
 fn verdicts() -> impl Strategy<Value = Verdict> {
     (any::<bool>(), prop::sample::select(Reason::ALL), "[ab]{0,2}").prop_map(|(holds, reason, message)| {
-        Verdict {
-            holds,
-            reason,
-            message,
-        }
+        let verdict = if holds { Verdict::holds } else { Verdict::fails };
+        verdict(reason, message)
     })
 }
 
@@ -212,6 +236,7 @@ prop_compose! {
             "[01]?",
             prop::option::of((0_i64..9).prop_map(|at| Timestamp::from_second(at).unwrap())),
         )),
+        rotation in rotations(),
     ) -> Draft {
         Draft {
             generation,
@@ -220,10 +245,26 @@ prop_compose! {
             sources,
             target: target.map(|(name, content, rollout, changed_at)| TargetDraft {
                 name,
-                written: Written { content, rollout, changed_at },
+                written: Written { content, rollout, changed_at, ..Written::default() },
             }),
+            rotation,
         }
     }
+}
+
+fn rotations() -> impl Strategy<Value = RotationPart> {
+    let said = ("(Idle|Stuck)", prop::option::of(0_i64..3), any::<bool>()).prop_map(|(state, at, holds)| {
+        let verdict = if holds { Verdict::holds } else { Verdict::unknown };
+        RotationPart::Said(Box::new(RotationDraft {
+            status: RotationStatus {
+                state: Some(state),
+                deadline: at.map(|at| Time(Timestamp::from_second(at).unwrap())),
+                ..RotationStatus::default()
+            },
+            verdict: verdict(Reason::Idle, "m"),
+        }))
+    });
+    prop_oneof![Just(RotationPart::Kept), Just(RotationPart::Gone), said]
 }
 
 proptest! {

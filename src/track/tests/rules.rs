@@ -1000,6 +1000,46 @@ fn facts_of_rotations_come_from_sweeps_or_from_describe() {
 }
 
 #[test]
+fn facts_that_are_denied_are_asked_for_seldom_and_known_to_be_hidden() {
+    let mut world = World::with(policy());
+    world.fault = Box::new(|_, call, _| match call {
+        Call::List => Some(Failure::ListDenied),
+        Call::Describe => Some(Failure::Denied),
+        Call::Read => None,
+    });
+    world.put("a", "v1");
+    world.subscribe_rotation(0, HOUR, true, &[("a", current(), None)]);
+    assert!(!world.tracker.stages_hidden(S, "a"));
+    world.run(mins(60));
+    assert_eq!(world.tracker.rotation(S, "a"), None);
+    assert!(world.tracker.stages_hidden(S, "a"));
+    world.calls.clear();
+    world.run(mins(180));
+    let (_, describes, reads) = world.counts();
+    assert!(describes + reads <= 12, "{describes} {reads}");
+}
+
+#[test]
+fn facts_are_asked_for_of_those_alone_that_want_them() {
+    let mut world = World::with(policy());
+    world.fault = fail(Call::List, "*", Failure::ListDenied);
+    for name in ["a", "b"] {
+        world.put(name, "v1");
+    }
+    world.subscribe_rotation(0, MINUTE, true, &[("a", current(), None)]);
+    world.subscribe(1, MINUTE, &[("b", current(), None)]);
+    world.run(mins(120));
+    let described = |name: &str| {
+        let of = |(_, effect): &&(Duration, Effect)| matches!(effect, Effect::Describe { key, .. } if **key == *name);
+        world.calls.iter().filter(of).count()
+    };
+    assert!((4..=6).contains(&described("a")), "{}", described("a"));
+    assert_eq!(described("b"), 0);
+    assert!(world.tracker.rotation(S, "a").is_some());
+    assert_eq!(world.tracker.rotation(S, "b"), None);
+}
+
+#[test]
 fn one_describe_tells_the_facts_when_a_version_moved() {
     let mut world = World::with(policy());
     world.put("a", "v1");

@@ -3,6 +3,7 @@
 mod delays;
 mod floor;
 mod report;
+mod restarts;
 mod world;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,9 @@ pub(crate) struct Bench {
     /// Milliseconds that AWS takes to answer
     #[arg(long, default_value_t = 10)]
     latency: u64,
+    /// Workloads that one rotation restarts; 0 leaves them out
+    #[arg(long, default_value_t = 2000)]
+    workloads: usize,
     /// Where the numbers go as JSON
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
@@ -146,7 +150,11 @@ impl Bench {
         self.steady(&world, &operator, &terminal, &mut report, "Describe at 1m", None)
             .await?;
         operator.terminate().await?;
+        world.clear(NAMESPACE).await?;
 
+        if self.workloads > 0 {
+            restarts::measure(&world, &terminal, &mut report, self.workloads).await?;
+        }
         self.conclude(&terminal, &report)
     }
 
@@ -369,7 +377,7 @@ impl Bench {
     fn conclude(&self, terminal: &Terminal, report: &Report) -> Result<()> {
         let parameters = json!({
             "objects": self.objects, "secrets": self.secrets, "steadySeconds": self.steady,
-            "rotations": self.rotations, "latencyMilliseconds": self.latency,
+            "rotations": self.rotations, "workloads": self.workloads, "latencyMilliseconds": self.latency,
             "cpus": std::thread::available_parallelism().map_or(0, usize::from),
         });
         let text = serde_json::to_string_pretty(&report.json(&parameters)).context("write JSON")?;

@@ -18,13 +18,21 @@ use serde_json::{Value, json};
 use testbed::controlplane::{Binaries, ControlPlane, Options};
 use testbed::wait;
 
+#[path = "controlplane/recording.rs"]
+mod recording;
+
 const SOON: Duration = Duration::from_mins(1);
 
 #[tokio::test]
 async fn workloads_become_ready_and_roll_when_their_template_changes() -> Result<()> {
     let cluster = ControlPlane::shared().await?;
     let namespace = cluster.namespace("roll").await?;
-    let kinds = [("Deployment", "web", 3), ("StatefulSet", "db", 2)];
+    // As many of a DaemonSet as there are nodes.
+    let kinds = [
+        ("Deployment", "web", 3),
+        ("StatefulSet", "db", 2),
+        ("DaemonSet", "log", 3),
+    ];
     for (kind, name, replicas) in kinds {
         create(cluster, &namespace, &workload(kind, name, replicas, &json!({}))).await?;
     }
@@ -315,7 +323,7 @@ fn running_in(folder: &Path) -> usize {
 }
 
 fn workload(kind: &str, name: &str, replicas: usize, annotations: &Value) -> Value {
-    json!({
+    let mut object = json!({
         "apiVersion": "apps/v1",
         "kind": kind,
         "metadata": {"name": name},
@@ -327,7 +335,12 @@ fn workload(kind: &str, name: &str, replicas: usize, annotations: &Value) -> Val
                 "spec": {"containers": [{"name": "main", "image": "example.com/main:1"}]},
             },
         },
-    })
+    });
+    // It has one on every node, and refuses to be told.
+    if let Some(spec) = object["spec"].as_object_mut().filter(|_| kind == "DaemonSet") {
+        spec.remove("replicas");
+    }
+    object
 }
 
 async fn create(cluster: &ControlPlane, namespace: &str, object: &Value) -> Result<()> {

@@ -3,6 +3,7 @@
 mod changed_at;
 mod ownership;
 mod properties;
+mod restarts;
 mod writing;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, OwnerReference};
@@ -17,7 +18,12 @@ pub(super) const NOW: &str = "2026-11-02T09:30:00Z";
 #[derive(Clone, Debug)]
 pub(super) struct Wish {
     pub(super) key: [u8; 32],
+    /// The name, rollout and time that the status records.
     pub(super) recorded: Option<(String, Option<String>, Option<Timestamp>)>,
+    /// The content that it records.
+    pub(super) recorded_content: Option<String>,
+    /// Whether it says something of restarts.
+    pub(super) recorded_restarts: bool,
     pub(super) creation: CreationPolicy,
     pub(super) adopt_existing: bool,
     pub(super) immutable: bool,
@@ -27,6 +33,8 @@ pub(super) struct Wish {
     pub(super) inputs: String,
     pub(super) versions: String,
     pub(super) user: Option<String>,
+    pub(super) trigger: Vec<String>,
+    pub(super) restarts: bool,
 }
 
 impl Default for Wish {
@@ -34,6 +42,8 @@ impl Default for Wish {
         Self {
             key: [7; 32],
             recorded: None,
+            recorded_content: None,
+            recorded_restarts: false,
             creation: CreationPolicy::Owner,
             adopt_existing: false,
             immutable: false,
@@ -43,6 +53,8 @@ impl Default for Wish {
             inputs: "inputs".into(),
             versions: r#"{"0":"v1"}"#.into(),
             user: None,
+            trigger: Vec::new(),
+            restarts: false,
         }
     }
 }
@@ -59,6 +71,8 @@ impl Wish {
     pub(super) fn after(self, written: &Written) -> Self {
         Self {
             recorded: Some(("db".into(), Some(written.rollout.clone()), written.changed_at)),
+            recorded_content: Some(written.content.clone()),
+            recorded_restarts: written.restart_since.is_some(),
             ..self
         }
     }
@@ -76,8 +90,10 @@ impl Wish {
             target: "db",
             recorded: recorded.map(|(name, rollout, changed_at)| Recorded {
                 name,
+                content: self.recorded_content.as_deref(),
                 rollout: rollout.as_deref(),
                 changed_at: *changed_at,
+                restarts: self.recorded_restarts,
             }),
             creation: self.creation,
             adopt_existing: self.adopt_existing,
@@ -88,6 +104,8 @@ impl Wish {
             inputs: &self.inputs,
             versions: &self.versions,
             user: self.user.as_deref(),
+            trigger: &self.trigger,
+            restarts: self.restarts,
         };
         plan(&TokenKey::new(&self.key), time(now), &wanted, live)
     }

@@ -66,8 +66,10 @@ fn a_name_counts_only_on_the_present_or_the_recorded_target() {
 
     let recorded = |name| Recorded {
         name,
+        content: None,
         rollout: None,
         changed_at: None,
+        restarts: false,
     };
     for (name, ours) in [("copied", true), ("other", false)] {
         let whose = belongs(&object, UID, "db", Some(recorded(name)), &secret);

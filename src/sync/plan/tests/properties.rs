@@ -28,10 +28,14 @@ prop_compose! {
         annotations in names_of_users(),
         data in values(),
         (inputs, versions, user) in ("[ij]", "[vw]", prop::option::of("[uv]")),
+        (trigger, restarts) in (prop::collection::vec("[a-d]", 0..2), any::<bool>()),
+        (recorded_content, recorded_restarts) in (prop::option::of("[01]"), any::<bool>()),
     ) -> Wish {
         Wish {
             key: [u8::from(other_key); 32],
             recorded,
+            recorded_content,
+            recorded_restarts,
             creation: if orphan { CreationPolicy::Orphan } else { CreationPolicy::Owner },
             adopt_existing,
             immutable,
@@ -41,6 +45,8 @@ prop_compose! {
             inputs,
             versions,
             user,
+            trigger,
+            restarts,
         }
     }
 }
@@ -138,6 +144,16 @@ proptest! {
     fn equal_data_are_never_a_new_change(wish in wishes(), mut live in secrets()) {
         live.data = Some(wish.data.clone());
         let plan = wish.plan(Some(&live));
+        // Unless the Secret itself says that we wrote something else: then somebody was there before us.
+        let said = |name| annotation_in(&live, name);
+        let before_us = said(annotation::ROLLOUT).is_some()
+            && said(annotation::SCOPE) == Some(&*TokenKey::new(&wish.key).scope(
+                &ObjectKey::new("shop", "db"), &wish.trigger,
+            ).to_string())
+            && !matches!(plan, Plan::Refuse(_))
+            && said(annotation::ROLLOUT) != Some(&*written(&plan).rollout)
+            && said(annotation::CONTENT) != Some(&*written(&plan).content);
+        prop_assume!(!before_us);
         if !matches!(plan, Plan::Refuse(_)) {
             prop_assert_ne!(written(&plan).changed_at, Some(time(NOW)));
         }

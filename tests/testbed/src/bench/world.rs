@@ -101,10 +101,16 @@ impl World {
 
     /// Starts the operator; it is ready when this returns, after the time that is given.
     pub(super) async fn start(&self) -> Result<(Operator, Duration)> {
-        let mut operator = self
-            .installed
-            .start(&self.cluster, StartOptions::default())
-            .await?;
+        self.start_with(&[]).await
+    }
+
+    /// The same with arguments of its own.
+    pub(super) async fn start_with(&self, arguments: &[String]) -> Result<(Operator, Duration)> {
+        let options = StartOptions {
+            arguments: arguments.to_vec(),
+            ..StartOptions::default()
+        };
+        let mut operator = self.installed.start(&self.cluster, options).await?;
         let started = operator.started();
         let ready = async {
             while !operator.is_ready().await {

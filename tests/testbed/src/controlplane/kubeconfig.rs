@@ -25,8 +25,14 @@ pub(super) fn write_with_certificate(path: &Path, url: &str, ca: &Path, identity
     write(path, cluster, user)
 }
 
-/// For the cluster that `other` leads to, with the token in `token_file`, which clients read again now and then.
-pub(super) fn write_with_token(path: &Path, other: &Path, token_file: &Path) -> Result<()> {
+/// For the cluster that `other` leads to, or for `server`, with the token in `token_file`, which clients read again now
+/// and then.
+pub(super) fn write_with_token(
+    path: &Path,
+    other: &Path,
+    token_file: &Path,
+    server: Option<&str>,
+) -> Result<()> {
     let config = Kubeconfig::read_from(other).with_context(|| format!("read {}", other.display()))?;
     let context = config
         .contexts
@@ -35,12 +41,18 @@ pub(super) fn write_with_token(path: &Path, other: &Path, token_file: &Path) -> 
     let name = context
         .and_then(|named| named.context.as_ref())
         .map(|context| context.cluster.as_str());
-    let cluster = config
+    let mut cluster = config
         .clusters
         .iter()
         .find(|named| Some(named.name.as_str()) == name)
         .and_then(|named| named.cluster.clone())
         .with_context(|| format!("find the cluster of the current context in {}", other.display()))?;
+    if let Some(server) = server {
+        cluster = Cluster {
+            server: Some(server.to_owned()),
+            ..Cluster::default()
+        };
+    }
     let user = AuthInfo {
         token_file: Some(token_file.display().to_string()),
         ..AuthInfo::default()

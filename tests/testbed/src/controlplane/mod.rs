@@ -175,7 +175,16 @@ impl ControlPlane {
         fs::write(&new, token).with_context(|| format!("write {}", new.display()))?;
         fs::rename(&new, &token_file).with_context(|| format!("replace {}", token_file.display()))?;
         let kubeconfig = folder.join("kubeconfig");
-        kubeconfig::write_with_token(&kubeconfig, &self.kubeconfig, &token_file)?;
+        kubeconfig::write_with_token(&kubeconfig, &self.kubeconfig, &token_file, None)?;
+        Ok(kubeconfig)
+    }
+
+    /// As [`Self::kubeconfig_for`], of a file of its own that leads to `server` instead of the API server.
+    pub async fn kubeconfig_through(&self, namespace: &str, name: &str, server: &str) -> Result<PathBuf> {
+        let direct = self.kubeconfig_for(namespace, name).await?;
+        let folder = direct.parent().context("a kubeconfig is in a folder")?;
+        let kubeconfig = folder.join("kubeconfig.proxied");
+        kubeconfig::write_with_token(&kubeconfig, &self.kubeconfig, &folder.join("token"), Some(server))?;
         Ok(kubeconfig)
     }
 

@@ -78,6 +78,8 @@ pub struct StartOptions {
     pub arguments: Vec<String>,
     /// Variables in place of the chart's or beside them.
     pub environment: Vec<(String, String)>,
+    /// Reaches the API server at this address, of an [`ApiProxy`](crate::proxy::ApiProxy).
+    pub api_server: Option<String>,
 }
 
 /// An installed chart; it stays installed for as long as the control plane lives.
@@ -178,6 +180,7 @@ impl Installed {
             log,
             arguments,
             environment,
+            api_server,
         } = options;
         let binary = match binary {
             Some(binary) => binary,
@@ -196,9 +199,11 @@ impl Installed {
             described.set_argument(argument);
         }
 
-        let kubeconfig = cluster
-            .kubeconfig_for(&self.namespace, &self.service_account)
-            .await?;
+        let (namespace, account) = (&self.namespace, &self.service_account);
+        let kubeconfig = match api_server {
+            Some(server) => cluster.kubeconfig_through(namespace, account, &server).await?,
+            None => cluster.kubeconfig_for(namespace, account).await?,
+        };
         let Described {
             arguments,
             environment: mut variables,

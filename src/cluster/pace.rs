@@ -5,14 +5,12 @@ use std::{
     time::Duration,
 };
 
-use crate::sync::queue::Now;
-
 /// Gives turns, one after another, at most so many a second. Nobody waits here: whoever has a turn comes back at it, and
 /// holds nothing meanwhile that others need.
 #[derive(Debug)]
 pub struct Pace {
     gap: Duration,
-    next: Mutex<Now>,
+    next: Mutex<Duration>,
 }
 
 impl Pace {
@@ -24,8 +22,8 @@ impl Pace {
         }
     }
 
-    /// The next free turn, which is the caller's: `now`, if nobody else's is close.
-    pub fn turn(&self, now: Now) -> Now {
+    /// The next free turn by the clock of `now`, which all callers share: now itself, if nobody else's is close.
+    pub fn turn(&self, now: Duration) -> Duration {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = now.max(*next);
         *next = turn + self.gap;
@@ -40,7 +38,7 @@ mod tests {
     #[test]
     fn fifty_a_second_and_no_more() {
         let pace = Pace::new(50);
-        let now = Now::from_secs(7);
+        let now = Duration::from_secs(7);
         let turns: Vec<_> = (0..101).map(|_| pace.turn(now)).collect();
         assert_eq!(turns.first(), Some(&now));
         assert_eq!(turns.last(), Some(&(now + Duration::from_secs(2))));
@@ -49,8 +47,8 @@ mod tests {
     #[test]
     fn what_nobody_used_is_not_saved_up() {
         let pace = Pace::new(50);
-        pace.turn(Now::from_secs(1));
-        let now = Now::from_mins(1);
+        pace.turn(Duration::from_secs(1));
+        let now = Duration::from_mins(1);
         assert_eq!(pace.turn(now), now);
         assert_eq!(pace.turn(now), now + Duration::from_millis(20));
     }

@@ -1,0 +1,513 @@
+//! What is worth saying, out of what the API server showed. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::coordination::v1::Lease,
+    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time},
+};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::{
+    api::{
+        ConditionType, ExternalSecretStatus, ObjectKey, Reason, RestartException, RestartStatus,
+        RotationStatus, Status,
+        names::{CONTROL_CONFIG_MAP, annotation},
+    },
+    cluster::Control,
+};
+
+/// The part of an ExternalSecret that is read.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Object {
+    pub(super) metadata: ObjectMeta,
+    #[serde(default)]
+    pub(super) status: ExternalSecretStatus,
+}
+
+/// An object that was asked for.
+#[derive(Clone, Debug)]
+pub(super) enum Seen<T> {
+    Found(T),
+    Absent,
+    /// It may not be read.
+    Forbidden,
+}
+
+/// What the API server showed.
+#[derive(Debug)]
+pub(super) struct Facts {
+    /// By the API server's clock.
+    pub(super) now: Timestamp,
+    pub(super) lease_key: ObjectKey,
+    pub(super) lease: Seen<Lease>,
+    pub(super) control: Seen<Control>,
+    pub(super) objects: Vec<Object>,
+    /// ExternalSecrets that are there and could not be read.
+    pub(super) unreadable: usize,
+}
+
+/// What is worth saying.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Report {
+    #[serde(serialize_with = "seconds")]
+    pub(super) time: Timestamp,
+    pub(super) operator: Operator,
+    /// What `keyturn-control` holds up, if it does, or that it may not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) control: Option<Hold>,
+    pub(super) counts: Counts,
+    /// What is not well or not idle, in order.
+    pub(super) findings: Vec<Finding>,
+}
+
+/// Whether somebody works.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Operator {
+    pub(super) state: OperatorState,
+    /// When the Lease was last renewed.
+    #[serde(serialize_with = "maybe_seconds", skip_serializing_if = "Option::is_none")]
+    pub(super) renewed: Option<Timestamp>,
+    pub(super) message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) enum OperatorState {
+    /// A replica leads.
+    Running,
+    /// The Lease ran out.
+    Silent,
+    /// The last leader gave the Lease up, and none took it.
+    Vacant,
+    /// There is no Lease.
+    Missing,
+    /// The Lease may not be read.
+    Unknown,
+}
+
+/// What `keyturn-control` says.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Hold {
+    pub(super) sync: bool,
+    pub(super) restarts: bool,
+    #[serde(serialize_with = "maybe_seconds", skip_serializing_if = "Option::is_none")]
+    pub(super) until: Option<Timestamp>,
+    /// All, where none is named.
+    pub(super) namespaces: Vec<String>,
+    pub(super) message: String,
+}
+
+/// How many ExternalSecrets there are, and how they are. They overlap.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Counts {
+    pub(super) external_secrets: usize,
+    /// `Ready` is true.
+    pub(super) synced: usize,
+    pub(super) not_ready: usize,
+    /// AWS was not asked in time.
+    pub(super) stale: usize,
+    /// AWS rotates what they hold.
+    pub(super) rotating: usize,
+    /// Workloads wait or roll out.
+    pub(super) restarting: usize,
+    /// They are there, and are not what this version knows.
+    pub(super) unreadable: usize,
+}
+
+/// Something that is not well or not idle.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Finding {
+    pub(super) namespace: String,
+    /// The ExternalSecret.
+    pub(super) name: String,
+    pub(super) what: What,
+    /// The workload that it is about, as `Deployment api`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) workload: Option<String>,
+    pub(super) reason: String,
+    #[serde(serialize_with = "maybe_seconds", skip_serializing_if = "Option::is_none")]
+    pub(super) since: Option<Timestamp>,
+    #[serde(serialize_with = "maybe_seconds", skip_serializing_if = "Option::is_none")]
+    pub(super) until: Option<Timestamp>,
+    pub(super) message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) enum What {
+    /// The operator has not looked at it, or not at its last edit.
+    NotSeen,
+    NotReady,
+    Stale,
+    Rotating,
+    RotationStuck,
+    /// Its restarts as a whole.
+    Restarts,
+    /// One workload of them.
+    Workload,
+}
+
+impl What {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::NotSeen => "NotSeen",
+            Self::NotReady => "NotReady",
+            Self::Stale => "Stale",
+            Self::Rotating => "Rotating",
+            Self::RotationStuck => "RotationStuck",
+            Self::Restarts => "Restarts",
+            Self::Workload => "Workload",
+        }
+    }
+}
+
+/// Says it.
+pub(super) fn report(facts: Facts) -> Report {
+    let Facts {
+        now,
+        lease_key,
+        lease,
+        control,
+        mut objects,
+        unreadable,
+    } = facts;
+    objects.sort_by(|a, b| place(&a.metadata).cmp(&place(&b.metadata)));
+    let mut counts = Counts {
+        external_secrets: objects.len() + unreadable,
+        unreadable,
+        ..Counts::default()
+    };
+    let mut findings = Vec::new();
+    for object in &objects {
+        count(&object.status, &mut counts);
+        findings.extend(found(object));
+    }
+    Report {
+        time: now,
+        operator: operator(now, &lease_key, lease),
+        control: hold(now, control),
+        counts,
+        findings,
+    }
+}
+
+fn operator(now: Timestamp, key: &ObjectKey, lease: Seen<Lease>) -> Operator {
+    let said = |state, renewed, message| Operator {
+        state,
+        renewed,
+        message,
+    };
+    let spec = match lease {
+        Seen::Found(lease) => lease.spec.unwrap_or_default(),
+        Seen::Absent => {
+            let message = format!(
+                "no operator: there is no Lease {key}; --operator-namespace and --lease-name tell where it is"
+            );
+            return said(OperatorState::Missing, None, message);
+        }
+        Seen::Forbidden => {
+            let message =
+                format!("you may not read the Lease {key}: whether the operator works is not known");
+            return said(OperatorState::Unknown, None, message);
+        }
+    };
+    let renewed = spec.renew_time.map(|time| time.0);
+    let age = renewed.map_or(SignedDuration::MAX, |renewed| now.duration_since(renewed));
+    let ago = renewed.map_or_else(
+        || "at an unknown time".to_owned(),
+        |_| format!("{} ago", words(age)),
+    );
+    let holds = SignedDuration::from_secs(spec.lease_duration_seconds.unwrap_or_default().into());
+    let Some(holder) = spec.holder_identity.filter(|holder| !holder.is_empty()) else {
+        let message = format!("no operator: the last one ended and gave up the Lease {key} {ago}");
+        return said(OperatorState::Vacant, renewed, message);
+    };
+    if age > holds {
+        let message = format!(
+            "the operator is silent: {holder} renewed the Lease {key} {ago}; what follows is what it wrote before"
+        );
+        return said(OperatorState::Silent, renewed, message);
+    }
+    let message = format!("{holder} works; it renewed the Lease {key} {ago}");
+    said(OperatorState::Running, renewed, message)
+}
+
+fn hold(now: Timestamp, control: Seen<Control>) -> Option<Hold> {
+    let Control {
+        sync,
+        restarts,
+        until,
+        namespaces,
+        unreadable,
+    } = match control {
+        Seen::Found(control) => control,
+        Seen::Absent => return None,
+        Seen::Forbidden => {
+            return Some(Hold {
+                sync: false,
+                restarts: false,
+                until: None,
+                namespaces: Vec::new(),
+                message: format!(
+                    "you may not read the ConfigMap {CONTROL_CONFIG_MAP}: whether it holds anything up is not known"
+                ),
+            });
+        }
+    };
+    let what = match (sync, restarts) {
+        (false, false) => return None,
+        (true, false) => "syncing",
+        (false, true) => "restarts",
+        (true, true) => "syncing and restarts",
+    };
+    if until.is_some_and(|until| until <= now) {
+        return None;
+    }
+    let namespaces: Vec<String> = namespaces.iter().map(ToString::to_string).collect();
+    let place = if namespaces.is_empty() {
+        "all namespaces".to_owned()
+    } else {
+        namespaces.join(", ")
+    };
+    let end = until.map_or_else(
+        || "without an end".to_owned(),
+        |until| format!("until {until:.0}"),
+    );
+    let mut message = format!("{CONTROL_CONFIG_MAP} holds up {what} in {place}, {end}");
+    if !unreadable.is_empty() {
+        message += &format!(
+            "; what it says of {} cannot be read and counts as a hold",
+            unreadable.join(", ")
+        );
+    }
+    Some(Hold {
+        sync,
+        restarts,
+        until,
+        namespaces,
+        message,
+    })
+}
+
+fn count(status: &ExternalSecretStatus, counts: &mut Counts) {
+    let ready = condition(status, ConditionType::Ready);
+    if ready.is_some_and(|ready| is(ready, Status::True)) {
+        counts.synced += 1;
+    } else {
+        counts.not_ready += 1;
+    }
+    let current = condition(status, ConditionType::Current);
+    counts.stale += usize::from(current.is_some_and(|current| is(current, Status::False)));
+    counts.rotating += usize::from(status.rotation.as_ref().is_some_and(is_rotating));
+    let restarting = status.restart.as_ref().is_some_and(|restart| {
+        restart.pending.unwrap_or_default() > 0 || restart.in_flight.unwrap_or_default() > 0
+    });
+    counts.restarting += usize::from(restarting);
+}
+
+fn is_rotating(rotation: &RotationStatus) -> bool {
+    matches!(rotation.state.as_deref(), Some("InProgress" | "Stuck"))
+}
+
+fn found(object: &Object) -> Vec<Finding> {
+    let Object { metadata, status } = object;
+    let (namespace, name) = place(metadata);
+    let finding = |what, reason: &str, since, message: String| Finding {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        what,
+        workload: None,
+        reason: reason.to_owned(),
+        since,
+        until: None,
+        message,
+    };
+    let of = |what, condition: &Condition| {
+        finding(
+            what,
+            &condition.reason,
+            Some(condition.last_transition_time.0),
+            condition.message.clone(),
+        )
+    };
+    let mut findings = Vec::new();
+    match condition(status, ConditionType::Ready) {
+        None => {
+            let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
+            let message =
+                "the operator has not looked at it: is it running, and does it watch this namespace?";
+            findings.push(finding(What::NotSeen, "NoStatus", created, message.to_owned()));
+        }
+        Some(ready) => {
+            if metadata.generation > status.observed_generation {
+                let message = "the operator has not looked at the last edit yet";
+                findings.push(finding(What::NotSeen, "NotObserved", None, message.to_owned()));
+            }
+            if !is(ready, Status::True) {
+                findings.push(of(What::NotReady, ready));
+            }
+        }
+    }
+    let current = condition(status, ConditionType::Current);
+    if let Some(current) = current.filter(|current| is(current, Status::False)) {
+        findings.push(of(What::Stale, current));
+    }
+    let healthy = condition(status, ConditionType::RotationHealthy);
+    let stuck = healthy.filter(|healthy| is(healthy, Status::False));
+    let pending = status.rotation.as_ref().filter(|rotation| is_rotating(rotation));
+    let since = pending.and_then(|rotation| rotation.pending_since.as_ref());
+    if let Some(stuck) = stuck {
+        let mut finding = of(What::RotationStuck, stuck);
+        finding.since = since.map(|time| time.0).or(finding.since);
+        findings.push(finding);
+    } else if let Some(rotation) = pending {
+        let version = rotation.pending_version_id.as_deref().unwrap_or("a version");
+        let message = format!("AWS rotates: {version} carries AWSPENDING and is not current yet");
+        findings.push(finding(
+            What::Rotating,
+            Reason::InProgress.as_str(),
+            since.map(|time| time.0),
+            message,
+        ));
+    }
+    if let Some(restart) = &status.restart {
+        let complete = condition(status, ConditionType::RestartsComplete);
+        if let Some(complete) = complete.filter(|complete| is(complete, Status::False)) {
+            let mut finding = of(What::Restarts, complete);
+            finding.message = restarts(object, complete, restart);
+            findings.push(finding);
+        }
+        for exception in restart.exceptions.iter().flatten() {
+            findings.push(workload(namespace, name, exception));
+        }
+    }
+    findings
+}
+
+/// How far the restarts are, why they go no further, and what a person can do.
+fn restarts(object: &Object, complete: &Condition, restart: &RestartStatus) -> String {
+    let RestartStatus {
+        rollout,
+        progress,
+        pending,
+        in_flight,
+        done: _,
+        failed,
+        halted: _,
+        exceptions: _,
+    } = restart;
+    let mut parts = Vec::new();
+    parts.extend(progress.as_ref().map(|progress| format!("{progress} done")));
+    for (number, word) in [
+        (in_flight, "rolling out"),
+        (pending, "waiting"),
+        (failed, "failed"),
+    ] {
+        let number = number.unwrap_or_default();
+        if number > 0 {
+            parts.push(format!("{number} {word}"));
+        }
+    }
+    let mut message = parts.join(", ");
+    let mut add = |text: &str| {
+        if !message.is_empty() && !text.is_empty() {
+            message.push_str("; ");
+        }
+        message.push_str(text);
+    };
+    add(&complete.message);
+    let deadline = object
+        .status
+        .rotation
+        .as_ref()
+        .and_then(|rotation| rotation.deadline.as_ref());
+    if let Some(Time(deadline)) = deadline {
+        add(&format!("the old credential may die from {deadline:.0} on"));
+    }
+    let by = if complete.reason == Reason::AwaitingApproval.as_str() {
+        Some(("to approve", annotation::APPROVE))
+    } else if complete.reason == Reason::Halted.as_str() {
+        Some(("to go on", annotation::RESUME))
+    } else {
+        None
+    };
+    // A token of another form is not ours, and nothing to paste into a shell.
+    let token = rollout.as_deref().filter(|rollout| {
+        !rollout.is_empty()
+            && rollout
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    });
+    if let (Some((what, annotation)), Some(token)) = (by, token) {
+        let (namespace, name) = place(&object.metadata);
+        add(&format!(
+            "{what}: kubectl annotate kes {name} -n {namespace} --overwrite {annotation}={token}"
+        ));
+    }
+    message
+}
+
+fn workload(namespace: &str, name: &str, exception: &RestartException) -> Finding {
+    let RestartException {
+        kind,
+        name: of,
+        reason,
+        message,
+        until,
+    } = exception;
+    Finding {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        what: What::Workload,
+        workload: Some(format!("{kind} {of}")),
+        reason: reason.clone(),
+        since: None,
+        until: until.as_ref().map(|time| time.0),
+        message: message.clone().unwrap_or_default(),
+    }
+}
+
+fn place(metadata: &ObjectMeta) -> (&str, &str) {
+    let ObjectMeta { namespace, name, .. } = metadata;
+    (
+        namespace.as_deref().unwrap_or_default(),
+        name.as_deref().unwrap_or_default(),
+    )
+}
+
+fn condition(status: &ExternalSecretStatus, type_: ConditionType) -> Option<&Condition> {
+    let conditions = status.conditions.as_ref()?;
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == type_.as_str())
+}
+
+fn is(condition: &Condition, status: Status) -> bool {
+    condition.status == status.as_str()
+}
+
+/// A time that passed, in words: one unit is enough.
+fn words(age: SignedDuration) -> String {
+    let seconds = age.as_secs().max(0);
+    let (number, unit) = match seconds {
+        0..120 => (seconds, "second"),
+        120..7200 => (seconds / 60, "minute"),
+        7200..172_800 => (seconds / 3600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
+}
+
+fn seconds<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{time:.0}"))
+}
+
+fn maybe_seconds<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => seconds(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}

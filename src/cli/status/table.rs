@@ -1,0 +1,129 @@
+//! The report as text for a terminal. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::report::{Counts, Finding, OperatorState, Report, What};
+
+/// The report; what a person must see first comes first.
+pub(super) fn table(report: &Report) -> String {
+    let Report {
+        time,
+        operator,
+        control,
+        counts,
+        findings,
+    } = report;
+    let mark = match operator.state {
+        OperatorState::Running => "operator: ",
+        OperatorState::Silent | OperatorState::Vacant | OperatorState::Missing | OperatorState::Unknown => {
+            "WARNING: "
+        }
+    };
+    let mut text = format!("{mark}{}\n", clean(&operator.message));
+    if let Some(control) = control {
+        let mark = if control.sync || control.restarts {
+            "HELD UP"
+        } else {
+            "WARNING"
+        };
+        text += &format!("{mark}: {}\n", clean(&control.message));
+    }
+    if !findings.is_empty() {
+        let head = ["NAMESPACE", "NAME", "WHAT", "SINCE", "WHY"].map(str::to_owned);
+        let rows: Vec<[String; 5]> = std::iter::once(head)
+            .chain(findings.iter().map(|finding| row(*time, finding)))
+            .collect();
+        text.push('\n');
+        text += &aligned(&rows);
+        text.push('\n');
+    }
+    text += &summary(counts);
+    text
+}
+
+fn row(now: Timestamp, finding: &Finding) -> [String; 5] {
+    let Finding {
+        namespace,
+        name,
+        what,
+        workload,
+        reason,
+        since,
+        until,
+        message,
+    } = finding;
+    let what = match (what, workload) {
+        (What::Workload, Some(workload)) => workload.as_str(),
+        (what, _) => what.as_str(),
+    };
+    let since = since.map_or_else(|| "-".to_owned(), |since| age(now.duration_since(since)));
+    let mut why = reason.clone();
+    if !message.is_empty() {
+        why += ": ";
+        why += message;
+    }
+    if let Some(until) = until {
+        why += &format!(" (until {until:.0})");
+    }
+    [clean(namespace), clean(name), clean(what), since, clean(&why)]
+}
+
+fn summary(counts: &Counts) -> String {
+    let Counts {
+        external_secrets,
+        synced,
+        not_ready,
+        stale,
+        rotating,
+        restarting,
+        unreadable,
+    } = counts;
+    let mut text = format!(
+        "{external_secrets} ExternalSecrets: {synced} synced, {not_ready} not ready, {stale} stale, \
+         {rotating} rotating, {restarting} restarting"
+    );
+    if *unreadable > 0 {
+        text += &format!(", {unreadable} that this version cannot read");
+    }
+    text.push('\n');
+    text
+}
+
+/// Columns as wide as their longest cell, but for the last one.
+fn aligned(rows: &[[String; 5]]) -> String {
+    let mut widths = [0; 5];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            line += &format!("{cell:<width$}   ");
+        }
+        // The last column is the longest sentence of all: padding it would break lines on every terminal.
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// As kubectl prints ages.
+fn age(age: SignedDuration) -> String {
+    let seconds = age.as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// Statuses can be written by others: what steers a terminal is not passed on.
+fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}

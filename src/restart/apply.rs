@@ -1,0 +1,157 @@
+//! Carrying a decision out: the workload and its pods are read again, judged again, and one request is sent.
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    apps::v1::{DaemonSet, Deployment, StatefulSet},
+    core::v1,
+};
+
+use super::{
+    Context,
+    door::{PodDoor, WorkloadDoor},
+    model::{Pod, PodSelector, Workload, WorkloadKey},
+    step::Step,
+};
+use crate::{
+    api::{ObjectKey, WorkloadKind, names::RESTART_MANAGER},
+    cluster::{Class, Error, Found, Observed, Rollout},
+};
+
+/// A workload as it is now.
+pub(super) struct Looked {
+    /// The state that a patch rests on.
+    pub(super) observed: Observed,
+    /// The workload.
+    pub(super) workload: Workload,
+    /// Its pods.
+    pub(super) pods: Vec<Pod>,
+    /// A time before they were listed.
+    pub(super) at: Timestamp,
+}
+
+impl Context {
+    /// Reads a workload and its pods; none if it is gone or cannot be restarted any more.
+    pub(super) async fn look_again(&self, key: &WorkloadKey) -> Result<Option<Looked>, Error> {
+        let cluster = self.writer.cluster();
+        let object = &key.key;
+        let door = match key.kind {
+            WorkloadKind::Deployment => cluster.get_as::<Deployment, WorkloadDoor>(object).await,
+            WorkloadKind::StatefulSet => cluster.get_as::<StatefulSet, WorkloadDoor>(object).await,
+            WorkloadKind::DaemonSet => cluster.get_as::<DaemonSet, WorkloadDoor>(object).await,
+            WorkloadKind::Rollout => cluster.get_as::<Rollout, WorkloadDoor>(object).await,
+        };
+        let door = match door {
+            Err(error) if error.class == Class::NotFound => return Ok(None),
+            door => door?,
+        };
+        let (Some(observed), Some(workload)) = (door.observed(), door.workload(key.kind)) else {
+            return Ok(None);
+        };
+        let Some(selector) = selector(&workload.selector) else {
+            return Ok(None);
+        };
+        let (at, pods) = self.pods(&object.namespace, Some(&selector)).await?;
+        Ok(Some(Looked {
+            observed,
+            workload,
+            pods,
+            at,
+        }))
+    }
+
+    /// The pods of a namespace, and a time before they were listed.
+    pub(super) async fn pods(
+        &self,
+        namespace: &str,
+        selector: Option<&str>,
+    ) -> Result<(Timestamp, Vec<Pod>), Error> {
+        let at = self.time.now();
+        let cluster = self.writer.cluster();
+        let Found { objects, malformed } = cluster.find_all::<v1::Pod, PodDoor>(namespace, selector).await?;
+        let all = objects.len() + malformed;
+        let pods: Vec<Pod> = objects.into_iter().filter_map(PodDoor::pod).collect();
+        let unread = all - pods.len();
+        if unread == 0 {
+            return Ok((at, pods));
+        }
+        tracing::warn!(
+            namespace,
+            unread,
+            "some pods cannot be read, so no workload there is taken for done by its pods"
+        );
+        // As if listed before any change: what it does not show proves nothing.
+        Ok((Timestamp::UNIX_EPOCH, pods))
+    }
+
+    /// Sends the one request.
+    pub(super) async fn send(&self, key: &WorkloadKey, observed: &Observed, step: Step) -> Result<(), Error> {
+        let object = &key.key;
+        let body = match step {
+            Step::Nothing => return Ok(()),
+            Step::Evict { pod, uid, go: _ } => {
+                let pod = ObjectKey::new(object.namespace.clone(), pod);
+                return self.writer.evict(&pod, &uid).await;
+            }
+            Step::Patch { body, go: _ } => body,
+        };
+        let writer = &self.writer;
+        let by = RESTART_MANAGER;
+        match key.kind {
+            WorkloadKind::Deployment => writer.patch::<Deployment>(object, observed, by, body).await,
+            WorkloadKind::StatefulSet => writer.patch::<StatefulSet>(object, observed, by, body).await,
+            WorkloadKind::DaemonSet => writer.patch::<DaemonSet>(object, observed, by, body).await,
+            WorkloadKind::Rollout => writer.patch::<Rollout>(object, observed, by, body).await,
+        }
+        .map(|_| ())
+    }
+}
+
+/// A selector as lists take it; none for one that chooses all pods or cannot be understood.
+fn selector(selector: &PodSelector) -> Option<String> {
+    let PodSelector { labels, expressions } = selector;
+    let mut parts: Vec<String> = labels
+        .iter()
+        .map(|(label, value)| format!("{label}={value}"))
+        .collect();
+    for expression in expressions {
+        let (key, values) = (&expression.key, expression.values.join(","));
+        parts.push(match &*expression.operator {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.to_string(),
+            "DoesNotExist" => format!("!{key}"),
+            _ => return None,
+        });
+    }
+    (!parts.is_empty()).then(|| parts.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restart::model::Expression;
+
+    #[test]
+    fn a_selector_is_written_as_lists_take_it() {
+        let expression = |operator: &str, values: &[&str]| Expression {
+            key: "tier".into(),
+            operator: operator.into(),
+            values: values.iter().map(|value| (*value).into()).collect(),
+        };
+        let with = |expressions| PodSelector {
+            labels: [("app".into(), "web".into())].into(),
+            expressions,
+        };
+        for (expressions, expected) in [
+            (vec![], Some("app=web")),
+            (vec![expression("In", &["a", "b"])], Some("app=web,tier in (a,b)")),
+            (vec![expression("NotIn", &["a"])], Some("app=web,tier notin (a)")),
+            (vec![expression("Exists", &[])], Some("app=web,tier")),
+            (vec![expression("DoesNotExist", &[])], Some("app=web,!tier")),
+            (vec![expression("Near", &["a"])], None),
+        ] {
+            assert_eq!(selector(&with(expressions)).as_deref(), expected);
+        }
+        assert_eq!(selector(&PodSelector::default()), None);
+    }
+}

@@ -1,0 +1,172 @@
+//! What restarts are decided from, as the indexes have it.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use tokio::time::Instant;
+
+use super::{
+    metrics::Metrics,
+    model::{Content, Wishes, Workload, WorkloadKey},
+    queue::Limits,
+    target::ObjectFacts,
+    workload::{self, Kind as _, Known},
+};
+use crate::{
+    api::{
+        ObjectKey, WorkloadKind,
+        names::{RESTART_DOMAIN, restart_annotation},
+    },
+    cluster::{
+        Control, Events, Index, Indexed, NamespaceEntry, Pace, Rollout, SecretEntry, ServerTime, Watches,
+        Writer,
+    },
+    sync::entry::Entry,
+};
+
+/// What the controller of restarts works with.
+pub struct Context {
+    /// ExternalSecrets.
+    pub objects: Arc<Index<Entry>>,
+    /// Secrets with our label.
+    pub secrets: Arc<Index<SecretEntry>>,
+    /// Namespaces; empty where only some are watched.
+    pub namespaces: Arc<Index<NamespaceEntry>>,
+    /// The ConfigMap by which people hold everything up.
+    pub control: Arc<Index<Control>>,
+    /// Workloads.
+    pub workloads: Workloads,
+    /// Writes.
+    pub writer: Writer,
+    /// Tells people.
+    pub events: Events,
+    /// The API server's clock.
+    pub time: ServerTime,
+    /// How many workloads roll out at once.
+    pub limits: Limits,
+    /// Whether pods may be evicted.
+    pub evict_allowed: bool,
+    /// Of writes of status.
+    pub pace: Pace,
+    /// The clock of `pace`.
+    pub started: Instant,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+/// The workloads of all kinds.
+#[derive(Debug)]
+pub struct Workloads {
+    deployments: Arc<Index<Known>>,
+    stateful_sets: Arc<Index<Known>>,
+    daemon_sets: Arc<Index<Known>>,
+    rollouts: Arc<Index<Known>>,
+}
+
+impl Workloads {
+    /// Adds their watches. Rollouts are followed once the cluster has them.
+    pub fn watch(watches: &mut Watches) -> Self {
+        Self {
+            deployments: watches.watch(workload::Workloads::<Deployment>::default()),
+            stateful_sets: watches.watch(workload::Workloads::<StatefulSet>::default()),
+            daemon_sets: watches.watch(workload::Workloads::<DaemonSet>::default()),
+            rollouts: watches.optional(workload::Workloads::<Rollout>::default()),
+        }
+    }
+
+    fn of(&self, kind: WorkloadKind) -> &Index<Known> {
+        match kind {
+            WorkloadKind::Deployment => &self.deployments,
+            WorkloadKind::StatefulSet => &self.stateful_sets,
+            WorkloadKind::DaemonSet => &self.daemon_sets,
+            WorkloadKind::Rollout => &self.rollouts,
+        }
+    }
+
+    /// The workload, if it is known and restarts can concern it.
+    pub(super) fn get(&self, key: &WorkloadKey) -> Option<Arc<Known>> {
+        match self.of(key.kind).get(&key.key)? {
+            Indexed::Entry(known) => known.is_some().then_some(known),
+            Indexed::Malformed(_) => None,
+        }
+    }
+
+    /// Those that restarts can concern, in no order.
+    pub(super) fn for_each(&self, mut look: impl FnMut(WorkloadKey, &Workload)) {
+        for kind in [
+            Deployment::KIND,
+            StatefulSet::KIND,
+            DaemonSet::KIND,
+            Rollout::KIND,
+        ] {
+            self.of(kind).for_each(|key, indexed| {
+                if let Some(workload) = indexed.entry().and_then(Option::as_deref) {
+                    let key = key.clone();
+                    look(WorkloadKey { kind, key }, workload);
+                }
+            });
+        }
+    }
+}
+
+impl Context {
+    /// What an ExternalSecret and its Secret say, if workloads are to follow it.
+    pub(super) fn facts(&self, object: &ObjectKey) -> Option<ObjectFacts> {
+        let (restarts, target, uid) = self.objects.with(object, |indexed| {
+            let entry = indexed.entry().filter(|entry| !entry.ending)?;
+            let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
+            Some((Arc::clone(entry.restart.as_ref()?), target, entry.uid.clone()))
+        })??;
+        let content = self.secrets.with(&target, |indexed| {
+            let secret = indexed.entry()?;
+            let owned = secret.owner.as_deref() == Some(&*object.name)
+                && secret.controller_uid.as_ref().is_none_or(|owner| *owner == uid);
+            if !owned {
+                return None;
+            }
+            let annotation = restart_annotation(&target.name);
+            let hash = annotation.strip_prefix(RESTART_DOMAIN)?.strip_prefix('/')?;
+            Some(Content {
+                object: object.clone(),
+                secret: (*target.name).into(),
+                hash: hash.into(),
+                token: secret.rollout.clone()?,
+                // Until the Secret says since when restarts are wanted, an old change must not be taken for a new one.
+                changed_at: secret.changed_at.filter(|_| secret.restart_since.is_some()),
+                since: secret.restart_since,
+                reloader: secret.reloader.clone().unwrap_or_default(),
+            })
+        })??;
+        Some(ObjectFacts {
+            content: Arc::new(content),
+            restarts,
+        })
+    }
+
+    /// What a Namespace says.
+    pub(super) fn wishes(&self, namespace: &Arc<str>) -> Wishes {
+        let key = ObjectKey::new("", Arc::clone(namespace));
+        let wishes = self.namespaces.with(&key, |indexed| {
+            let entry = indexed.entry()?;
+            Some(Wishes::of_namespace(&entry.annotations))
+        });
+        wishes.flatten().unwrap_or_default()
+    }
+
+    /// The ConfigMap, if there is one.
+    pub(super) fn control(&self) -> Option<Control> {
+        let mut found = None;
+        self.control
+            .for_each(|_, indexed| found = indexed.entry().cloned());
+        found
+    }
+
+    /// The uid and generation of an ExternalSecret.
+    pub(super) fn identity(&self, object: &ObjectKey) -> Option<(Box<str>, i64)> {
+        let identity = |indexed: &Indexed<Entry>| {
+            let entry = indexed.entry()?;
+            Some((entry.uid.clone(), entry.generation))
+        };
+        self.objects.with(object, identity).flatten()
+    }
+}

@@ -1,0 +1,241 @@
+//! What the process remembers of restarts besides what the cluster says. Pure, and all of it may be lost: then decisions are
+//! a little slower or more careful, never other restarts.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{need::later, queue::Go};
+use crate::api::{ObjectKey, RestartStrategy};
+
+/// For how long an index may lag behind a patch that was sent, and how long after a patch was taken back the second one is
+/// tried.
+pub const SENT: SignedDuration = SignedDuration::from_secs(30);
+/// How long an eviction that a disruption budget refused waits.
+pub const EVICT_AGAIN: SignedDuration = SignedDuration::from_secs(30);
+const FIRST_BACK_OFF: i64 = 10;
+const LONGEST_BACK_OFF: i64 = 300;
+
+/// A token by the hash of its Secret's name.
+type Tokens = BTreeMap<Box<str>, Box<str>>;
+
+/// What the process remembers.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    workloads: HashMap<Box<str>, Kept>,
+    objects: HashMap<ObjectKey, Timestamp>,
+    served: HashMap<Arc<str>, u64>,
+    turn: u64,
+}
+
+/// Of one workload, by its uid.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    satisfied: Tokens,
+    complete: Tokens,
+    pending_since: Option<Timestamp>,
+    sent: BTreeMap<Box<str>, Sent>,
+    refused: Option<Refused>,
+    evicting: Option<Timestamp>,
+}
+
+/// A patch that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// With this token.
+    pub token: Box<str>,
+    /// When.
+    pub at: Timestamp,
+    /// The number of the attempt.
+    pub attempt: u8,
+    /// Whether it is known to have been taken.
+    pub taken: bool,
+}
+
+/// A request that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// It is tried again then.
+    pub until: Timestamp,
+    /// How often in a row.
+    pub times: u32,
+    /// Why, in a sentence.
+    pub why: Box<str>,
+}
+
+impl Memory {
+    /// A request goes out: to be called before it, so that a lost answer is no second request at once.
+    pub fn sending(&mut self, go: &Go, now: Timestamp) {
+        self.turn += 1;
+        self.served.insert(Arc::clone(&go.key.key.namespace), self.turn);
+        for carried in &go.carried {
+            self.objects.insert(carried.object.clone(), now);
+        }
+        let kept = self.workloads.entry(go.uid.clone()).or_default();
+        if go.strategy == RestartStrategy::Evict {
+            kept.evicting.get_or_insert(now);
+            return;
+        }
+        for carried in &go.carried {
+            let sent = Sent {
+                token: carried.asked.record.token.clone(),
+                at: now,
+                attempt: carried.asked.record.attempt,
+                taken: false,
+            };
+            kept.sent.insert(carried.asked.hash.clone(), sent);
+        }
+    }
+
+    /// The request was taken.
+    pub fn taken(&mut self, go: &Go) {
+        let kept = self.workloads.entry(go.uid.clone()).or_default();
+        kept.refused = None;
+        for carried in &go.carried {
+            if let Some(sent) = kept.sent.get_mut(&carried.asked.hash) {
+                sent.taken = true;
+            }
+        }
+    }
+
+    /// The request certainly did nothing, since the workload changed meanwhile: it may be decided on again at once.
+    pub fn conflicted(&mut self, go: &Go) {
+        if let Some(kept) = self.workloads.get_mut(&go.uid) {
+            kept.forget(go);
+        }
+    }
+
+    /// The request was refused, for a reason that does not pass quickly.
+    pub fn refused(&mut self, go: &Go, now: Timestamp, why: &str) {
+        let kept = self.workloads.entry(go.uid.clone()).or_default();
+        kept.forget(go);
+        let times = kept
+            .refused
+            .as_ref()
+            .map_or(0, |refused| refused.times)
+            .saturating_add(1);
+        let seconds = FIRST_BACK_OFF
+            .saturating_mul(1_i64.checked_shl(times - 1).unwrap_or(i64::MAX))
+            .clamp(FIRST_BACK_OFF, LONGEST_BACK_OFF);
+        kept.refused = Some(Refused {
+            until: later(now, SignedDuration::from_secs(seconds)),
+            times,
+            why: why.into(),
+        });
+    }
+
+    /// A disruption budget refused the eviction for now.
+    pub fn evict_later(&mut self, go: &Go, now: Timestamp, why: &str) {
+        let kept = self.workloads.entry(go.uid.clone()).or_default();
+        kept.refused = Some(Refused {
+            until: later(now, EVICT_AGAIN),
+            times: 0,
+            why: why.into(),
+        });
+    }
+
+    /// Forgets workloads and objects that are gone.
+    pub fn retain(
+        &mut self,
+        mut workload: impl FnMut(&str) -> bool,
+        mut object: impl FnMut(&ObjectKey) -> bool,
+    ) {
+        self.workloads.retain(|uid, _| workload(uid));
+        self.objects.retain(|key, _| object(key));
+        let objects = &self.objects;
+        self.served
+            .retain(|namespace, _| objects.keys().any(|key| key.namespace == *namespace));
+    }
+
+    /// How many workloads are remembered.
+    pub fn len(&self) -> usize {
+        self.workloads.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.workloads.is_empty()
+    }
+
+    /// When a workload was last restarted for the object, as this process knows.
+    pub(super) fn last_patch(&self, object: &ObjectKey) -> Option<Timestamp> {
+        self.objects.get(object).copied()
+    }
+
+    /// The turn in which the namespace was last served; 0 if never.
+    pub(super) fn served(&self, namespace: &str) -> u64 {
+        self.served.get(namespace).copied().unwrap_or_default()
+    }
+
+    pub(super) fn is_satisfied(&self, uid: &str, hash: &str, token: &str) -> bool {
+        self.kept(uid)
+            .is_some_and(|kept| is(&kept.satisfied, hash, token))
+    }
+
+    pub(super) fn satisfy(&mut self, uid: &str, hash: &str, token: &str) {
+        let kept = self.workloads.entry(uid.into()).or_default();
+        if !is(&kept.satisfied, hash, token) {
+            kept.satisfied.insert(hash.into(), token.into());
+        }
+    }
+
+    pub(super) fn is_complete(&self, uid: &str, hash: &str, token: &str) -> bool {
+        self.kept(uid).is_some_and(|kept| is(&kept.complete, hash, token))
+    }
+
+    pub(super) fn complete(&mut self, uid: &str, hash: &str, token: &str) {
+        let kept = self.workloads.entry(uid.into()).or_default();
+        if !is(&kept.complete, hash, token) {
+            kept.complete.insert(hash.into(), token.into());
+        }
+    }
+
+    /// Since when the workload is known to be pending; none resets it.
+    pub(super) fn pending(&mut self, uid: &str, pending: bool, now: Timestamp) -> Option<Timestamp> {
+        if !pending {
+            if let Some(kept) = self.workloads.get_mut(uid) {
+                kept.pending_since = None;
+            }
+            return None;
+        }
+        let kept = self.workloads.entry(uid.into()).or_default();
+        Some(*kept.pending_since.get_or_insert(now))
+    }
+
+    pub(super) fn sent(&self, uid: &str, hash: &str) -> Option<&Sent> {
+        self.kept(uid)?.sent.get(hash)
+    }
+
+    pub(super) fn refusal(&self, uid: &str) -> Option<&Refused> {
+        self.kept(uid)?.refused.as_ref()
+    }
+
+    pub(super) fn evicting(&self, uid: &str) -> Option<Timestamp> {
+        self.kept(uid)?.evicting
+    }
+
+    pub(super) fn evicted(&mut self, uid: &str) {
+        if let Some(kept) = self.workloads.get_mut(uid) {
+            kept.evicting = None;
+        }
+    }
+
+    fn kept(&self, uid: &str) -> Option<&Kept> {
+        self.workloads.get(uid)
+    }
+}
+
+impl Kept {
+    fn forget(&mut self, go: &Go) {
+        for carried in &go.carried {
+            self.sent.remove(&carried.asked.hash);
+        }
+    }
+}
+
+fn is(tokens: &Tokens, hash: &str, token: &str) -> bool {
+    tokens.get(hash).is_some_and(|found| **found == *token)
+}

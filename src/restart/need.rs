@@ -1,0 +1,141 @@
+//! Does a live pod hold old content? Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    health,
+    member::{Terms, use_of},
+    model::{Container, Content, Expression, Pod, PodSelector, Update, Use, Workload, WorkloadKey},
+};
+use crate::api::WorkloadKind;
+
+/// A pod made this soon after the change may still have been given the old content: kubelets read from a cache, and times
+/// have whole seconds.
+pub const CREATED_MARGIN: SignedDuration = SignedDuration::from_secs(10);
+/// A container started later than this after the change holds the new content in an old pod, too: by then the kubelet's
+/// cache is renewed.
+pub const STARTED_MARGIN: SignedDuration = SignedDuration::from_secs(60);
+
+/// Whether the last change of the content asks for restarts at all. What is older than the wish for restarts does not.
+pub fn counts(content: &Content) -> bool {
+    content
+        .changed_at
+        .is_some_and(|changed| content.since.is_none_or(|since| changed >= since))
+}
+
+/// The workload's pods.
+pub fn pods_of<'a>(
+    key: &WorkloadKey,
+    workload: &Workload,
+    pods: impl IntoIterator<Item = &'a Pod>,
+) -> Vec<&'a Pod> {
+    pods.into_iter()
+        .filter(|pod| controls(key, pod) && selects(&workload.selector, &pod.labels))
+        .collect()
+}
+
+/// Those of the workload's `pods` that hold content from before the last change.
+pub fn stale<'a>(terms: &Terms, workload: &Workload, content: &Content, pods: &[&'a Pod]) -> Vec<&'a Pod> {
+    let Some(changed) = content.changed_at.filter(|_| counts(content)) else {
+        return Vec::new();
+    };
+    let found = use_of(workload, content);
+    if terms.hot_reload && found.is_some_and(|found| found.fixed.is_empty()) {
+        return Vec::new();
+    }
+    let stale = |pod: &&Pod| {
+        lives(pod)
+            && pod.tokens.get(&content.hash) != Some(&content.token)
+            && pod.created <= later(changed, CREATED_MARGIN)
+            && !found.is_some_and(|found| acquitted(found, pod, changed))
+    };
+    pods.iter().copied().filter(stale).collect()
+}
+
+/// Whether it is known without its pods that nothing is stale: the workload is newer than the change, or its template carries
+/// the token and its controller has replaced every pod.
+pub fn told_by_template(key: &WorkloadKey, workload: &Workload, content: &Content) -> bool {
+    let Some(changed) = content.changed_at else {
+        return true;
+    };
+    if workload.created > later(changed, CREATED_MARGIN) {
+        return true;
+    }
+    workload.tokens.get(&content.hash) == Some(&content.token)
+        && workload.update == (Update::Rolling { partition: 0 })
+        && !workload.borrowed_template
+        && health::rolled_out(key.kind, workload)
+}
+
+/// Whether the pod does its work, or is about to.
+pub fn lives(pod: &Pod) -> bool {
+    !pod.ending && !pod.finished
+}
+
+/// `time` and `by` later, at most the end of time.
+pub fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
+    time.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+/// Whether the pod's containers started so late that they were given the new content. A plain mount is renewed by the kubelet,
+/// but an application may have read it at its start, and any container may be the one: so all of them count.
+fn acquitted(found: &Use, pod: &Pod, changed: Timestamp) -> bool {
+    let late = later(changed, STARTED_MARGIN);
+    let started_late = |container: &Container| container.started.is_some_and(|started| started > late);
+    if found.init || pod.containers.is_empty() {
+        return false;
+    }
+    if found.mounted {
+        return pod.containers.iter().all(started_late);
+    }
+    let mut holders = found.fixed.iter();
+    holders.all(|name| {
+        pod.containers
+            .iter()
+            .find(|container| container.name == *name)
+            .is_some_and(started_late)
+    })
+}
+
+fn controls(key: &WorkloadKey, pod: &Pod) -> bool {
+    let Some((kind, name)) = &pod.controller else {
+        return false;
+    };
+    match key.kind {
+        WorkloadKind::Deployment | WorkloadKind::Rollout => &**kind == "ReplicaSet",
+        WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
+            **kind == *key.kind.as_str() && **name == *key.key.name
+        }
+    }
+}
+
+fn selects(selector: &PodSelector, labels: &BTreeMap<Box<str>, Box<str>>) -> bool {
+    let PodSelector {
+        labels: wanted,
+        expressions,
+    } = selector;
+    // The API server refuses an empty selector: here it is one that could not be read.
+    !(wanted.is_empty() && expressions.is_empty())
+        && wanted
+            .iter()
+            .all(|(label, value)| labels.get(label) == Some(value))
+        && expressions.iter().all(|expression| fits(expression, labels))
+}
+
+fn fits(expression: &Expression, labels: &BTreeMap<Box<str>, Box<str>>) -> bool {
+    let Expression {
+        key,
+        operator,
+        values,
+    } = expression;
+    let value = labels.get(key);
+    match &**operator {
+        "In" => value.is_some_and(|value| values.contains(value)),
+        "NotIn" => value.is_none_or(|value| !values.contains(value)),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        _ => false,
+    }
+}

@@ -1,0 +1,333 @@
+//! Telling people: status, events, the audit log.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::ObjectReference,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
+use kube::runtime::events::EventType;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{
+    Context,
+    model::WorkloadKey,
+    queue::Go,
+    report::{Happening, Report},
+};
+use crate::{
+    api::{
+        ConditionType, EventReason, ExternalSecret, ExternalSecretStatus, ObjectKey, Status, WorkloadKind,
+        names::{API_VERSION, RESTART_MANAGER},
+    },
+    cluster::{self, Class},
+    sync::entry::digest_of_restarts,
+};
+
+/// The least time between two writes of one status.
+const GAP: Duration = Duration::from_secs(5);
+/// Statuses that are written at once.
+const AT_ONCE: usize = 8;
+
+/// What is to be written, and what was.
+#[derive(Default)]
+pub(super) struct Statuses {
+    objects: BTreeMap<ObjectKey, Said>,
+    under_way: usize,
+}
+
+#[derive(Default)]
+struct Said {
+    /// When it was written last.
+    last: Option<Instant>,
+    /// What was written last, until the index shows it.
+    digest: Option<u64>,
+    wanted: Option<Wanted>,
+    under_way: bool,
+}
+
+/// A status to write.
+pub(super) struct Wanted {
+    uid: Box<str>,
+    /// Nothing: what restarts said is taken back.
+    status: Option<ExternalSecretStatus>,
+    digest: u64,
+}
+
+impl Statuses {
+    /// Sees to it that the status of `object`, whose index says `said`, says `report`.
+    pub(super) fn want(
+        &mut self,
+        object: &ObjectKey,
+        (uid, generation): (Box<str>, i64),
+        said: u64,
+        report: Option<Report>,
+        now: Timestamp,
+    ) {
+        let status = report.map(|report| status_of(report, generation, now));
+        let digest = status.as_ref().map_or(0, digest_of_restarts);
+        if digest == said && !self.objects.contains_key(object) {
+            return;
+        }
+        let known = self.objects.entry(object.clone()).or_default();
+        if known.digest == Some(said) {
+            known.digest = None;
+        }
+        let wanted = Wanted { uid, status, digest };
+        known.wanted = (known.digest.unwrap_or(said) != digest).then_some(wanted);
+    }
+
+    /// What is to be written now.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(ObjectKey, Wanted)> {
+        let mut due = Vec::new();
+        for (object, said) in &mut self.objects {
+            if self.under_way >= AT_ONCE {
+                break;
+            }
+            let rested = said.last.is_none_or(|last| now >= last + GAP);
+            if said.under_way || !rested {
+                continue;
+            }
+            if let Some(wanted) = said.wanted.take() {
+                said.under_way = true;
+                self.under_way += 1;
+                due.push((object.clone(), wanted));
+            }
+        }
+        self.objects.retain(|_, said| {
+            said.under_way
+                || said.wanted.is_some()
+                || said.digest.is_some()
+                || said.last.is_some_and(|last| now < last + GAP)
+        });
+        due
+    }
+
+    /// When something is due next.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let waiting = |said: &&Said| said.wanted.is_some() && !said.under_way;
+        let last = self.objects.values().filter(waiting).filter_map(|said| said.last);
+        last.map(|last| last + GAP).min()
+    }
+
+    /// A status was written, or not.
+    pub(super) fn done(
+        &mut self,
+        object: &ObjectKey,
+        wanted: Wanted,
+        written: Result<(), cluster::Error>,
+        now: Instant,
+    ) {
+        self.under_way = self.under_way.saturating_sub(1);
+        let Some(said) = self.objects.get_mut(object) else {
+            return;
+        };
+        said.under_way = false;
+        said.last = Some(now);
+        match written {
+            Ok(()) => {
+                said.digest = Some(wanted.digest);
+                if said
+                    .wanted
+                    .as_ref()
+                    .is_some_and(|next| next.digest == wanted.digest)
+                {
+                    said.wanted = None;
+                }
+            }
+            Err(error) if matches!(error.class, Class::NotFound | Class::UidMismatch) => {
+                self.objects.remove(object);
+            }
+            Err(error) => {
+                tracing::warn!(%object, %error, "the status of restarts was not written; it is tried again");
+                said.wanted.get_or_insert(wanted);
+            }
+        }
+    }
+}
+
+fn status_of(report: Report, generation: i64, now: Timestamp) -> ExternalSecretStatus {
+    let Report {
+        status,
+        reason,
+        message,
+    } = report;
+    let holds = reason
+        .status(ConditionType::RestartsComplete)
+        .unwrap_or(Status::Unknown);
+    ExternalSecretStatus {
+        conditions: Some(vec![Condition {
+            type_: ConditionType::RestartsComplete.as_str().to_owned(),
+            status: holds.as_str().to_owned(),
+            reason: reason.as_str().to_owned(),
+            message,
+            observed_generation: Some(generation),
+            last_transition_time: Time(now),
+        }]),
+        restart: Some(status),
+        ..ExternalSecretStatus::default()
+    }
+}
+
+impl Context {
+    /// Writes the part of a status that restarts own, where it differs.
+    pub(super) async fn write_status(
+        &self,
+        object: &ObjectKey,
+        wanted: &Wanted,
+    ) -> Result<(), cluster::Error> {
+        let Some(live) = self.writer.cluster().find::<ExternalSecret>(object).await? else {
+            return Ok(());
+        };
+        if live.metadata.uid.as_deref() != Some(&*wanted.uid)
+            || live.status.as_ref().map_or(0, digest_of_restarts) == wanted.digest
+        {
+            return Ok(());
+        }
+        let now = self.started.elapsed();
+        tokio::time::sleep(self.pace.turn(now).saturating_sub(now)).await;
+        let writer = &self.writer;
+        let Some(status) = &wanted.status else {
+            let nothing = json!({});
+            return writer
+                .apply_status::<ExternalSecret>(object, &wanted.uid, RESTART_MANAGER, &nothing)
+                .await
+                .map(|_| ());
+        };
+        let mut status = status.clone();
+        for condition in status.conditions.iter_mut().flatten() {
+            let before = live
+                .status
+                .iter()
+                .flat_map(|status| status.conditions.iter().flatten());
+            let mut before =
+                before.filter(|was| was.type_ == condition.type_ && was.status == condition.status);
+            if let Some(was) = before.next() {
+                condition.last_transition_time = was.last_transition_time.clone();
+            }
+        }
+        writer
+            .apply_status::<ExternalSecret>(object, &wanted.uid, RESTART_MANAGER, &status)
+            .await
+            .map(|_| ())
+    }
+
+    /// A restart was taken by the API server.
+    pub(super) fn tell_triggered(&self, go: &Go, verb: &'static str, pod: Option<&str>) {
+        let secrets: Vec<&str> = go.carried.iter().map(|carried| &*carried.secret).collect();
+        let secrets = secrets.join(", ");
+        let note = match pod {
+            None => format!("{} is restarted, since Secret {secrets} changed", go.key),
+            Some(pod) => format!(
+                "Pod {pod} of {} is evicted, since Secret {secrets} changed",
+                go.key
+            ),
+        };
+        self.emit(EventReason::RestartTriggered, &reference(&go.key, &go.uid), &note);
+        for carried in &go.carried {
+            self.emit_on_object(EventReason::RestartTriggered, &carried.object, &note);
+        }
+        self.metrics.count(go.key.kind.as_str(), "triggered");
+        let join = |part: fn(&super::queue::Carried) -> String| {
+            go.carried.iter().map(part).collect::<Vec<_>>().join(" ")
+        };
+        let workload = format!("{} {}", go.key.kind, go.key.key);
+        let evicted = pod.map(|pod| format!("Pod {}/{pod}", go.key.key.namespace));
+        tracing::info!(
+            target: "audit",
+            action = "restart",
+            external_secrets = join(|carried| carried.object.to_string()),
+            secrets = join(|carried| carried.secret.to_string()),
+            rollouts = join(|carried| carried.asked.record.token.to_string()),
+            workload,
+            verb,
+            object = evicted.as_deref().unwrap_or(&workload),
+            urgent = if go.urgent { "true" } else { "false" },
+        );
+    }
+
+    /// A restart was refused.
+    pub(super) fn tell_refused(&self, go: &Go, why: &str) {
+        let note = format!("{}: {why}", go.key);
+        self.emit(EventReason::RestartFailed, &reference(&go.key, &go.uid), &note);
+        for carried in &go.carried {
+            self.emit_on_object(EventReason::RestartFailed, &carried.object, &note);
+        }
+    }
+
+    /// Something happened to a workload or to all of an ExternalSecret's.
+    pub(super) fn tell(&self, happened: &Happening, uids: &HashMap<&WorkloadKey, &str>) {
+        let Happening {
+            object,
+            workload,
+            event,
+            sentence,
+            changed_at,
+        } = happened;
+        self.emit_on_object(*event, object, sentence);
+        let Some(key) = workload else { return };
+        if let Some(uid) = uids.get(key) {
+            self.emit(*event, &reference(key, uid), sentence);
+        }
+        let kind = key.kind.as_str();
+        match event {
+            EventReason::RestartCompleted => self.metrics.count(kind, "completed"),
+            EventReason::RestartFailed => self.metrics.count(kind, "failed"),
+            EventReason::RestartReverted => {
+                self.metrics.reverted.inc();
+            }
+            _ => {}
+        }
+        if let Some(changed_at) = changed_at {
+            let lag = self.time.now().duration_since(*changed_at);
+            self.metrics.lag.observe(lag.as_secs_f64().max(0.0));
+        }
+    }
+
+    fn emit_on_object(&self, event: EventReason, object: &ObjectKey, note: &str) {
+        let Some((uid, _)) = self.identity(object) else {
+            return;
+        };
+        let about = ObjectReference {
+            api_version: Some(API_VERSION.to_owned()),
+            kind: Some("ExternalSecret".to_owned()),
+            name: Some(object.name.to_string()),
+            namespace: Some(object.namespace.to_string()),
+            uid: Some(uid.into()),
+            ..ObjectReference::default()
+        };
+        self.emit(event, &about, note);
+    }
+
+    fn emit(&self, event: EventReason, about: &ObjectReference, note: &str) {
+        let type_ = if event.is_warning() {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
+        self.events
+            .emit(about.clone(), type_, event.as_str(), "Restart", note);
+    }
+}
+
+fn reference(key: &WorkloadKey, uid: &str) -> ObjectReference {
+    let version = match key.kind {
+        WorkloadKind::Rollout => "argoproj.io/v1alpha1",
+        WorkloadKind::Deployment | WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => "apps/v1",
+    };
+    let text = |text: &Arc<str>| Some(text.to_string());
+    ObjectReference {
+        api_version: Some(version.to_owned()),
+        kind: Some(key.kind.as_str().to_owned()),
+        name: text(&key.key.name),
+        namespace: text(&key.key.namespace),
+        uid: Some(uid.to_owned()),
+        ..ObjectReference::default()
+    }
+}

@@ -1,0 +1,229 @@
+//! One namespace: what is known of it, and when it is looked at.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    memory::Memory,
+    model::{Pod, WorkloadKey},
+    need,
+    target::{self, Listed, ObjectFacts, Observed, Setting, Standing, Target},
+};
+use crate::restart::Context;
+
+/// Changes that come together are looked at together.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+/// Pods that were never listed are, after the last list, not before.
+const FIRST: Duration = Duration::from_secs(1);
+/// Pods are listed again after a change not before.
+const AGAIN: Duration = Duration::from_secs(5);
+/// While something rolls out, pods are listed this often.
+const ROLLING: Duration = Duration::from_secs(10);
+/// While something waits, pods are listed this often: who replaces them changes the workload, and that is seen.
+const WAITING: Duration = Duration::from_mins(5);
+/// After a list that failed.
+const FAILED: Duration = Duration::from_secs(10);
+
+/// A namespace.
+#[derive(Default)]
+pub(super) struct Space {
+    /// Its ExternalSecrets that want restarts, by name.
+    pub(super) objects: BTreeSet<Arc<str>>,
+    /// Its workloads that restarts can concern.
+    pub(super) workloads: BTreeSet<WorkloadKey>,
+    /// What its ExternalSecrets say, as of the last look.
+    pub(super) facts: Vec<ObjectFacts>,
+    /// Where its workloads stand, as of the last look.
+    pub(super) targets: Vec<Target>,
+    /// When it is looked at next.
+    pub(super) due: Option<Instant>,
+    /// When its pods are listed next.
+    pub(super) list_at: Option<Instant>,
+    /// Whether they are being listed.
+    pub(super) listing: bool,
+    /// Whether it was looked at since the last decision.
+    pub(super) fresh: bool,
+    listed: Option<Instant>,
+    failed: bool,
+    /// Whether a workload changed since pods were listed.
+    touched: bool,
+    pods: HashMap<WorkloadKey, Kept>,
+}
+
+/// The pods of one workload.
+struct Kept {
+    uid: Box<str>,
+    at: Timestamp,
+    pods: Vec<Pod>,
+}
+
+impl Space {
+    /// Looks at it soon.
+    pub(super) fn mark(&mut self, now: Instant) {
+        self.mark_at(now + DEBOUNCE);
+    }
+
+    /// Looks at it at `at`, or before.
+    pub(super) fn mark_at(&mut self, at: Instant) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// A workload changed.
+    pub(super) fn touch(&mut self, now: Instant) {
+        self.touched = true;
+        self.mark(now);
+    }
+
+    /// Whether nothing of it concerns restarts.
+    pub(super) fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.workloads.is_empty()
+    }
+
+    /// Forgets a workload.
+    pub(super) fn forget(&mut self, key: &WorkloadKey) {
+        self.workloads.remove(key);
+        self.pods.remove(key);
+    }
+
+    /// Looks at everything.
+    pub(super) fn look(
+        &mut self,
+        context: &Context,
+        namespace: &Arc<str>,
+        setting: &Setting<'_>,
+        memory: &mut Memory,
+        now: Instant,
+    ) {
+        self.due = None;
+        self.fresh = true;
+        let keys = self.objects.iter();
+        self.facts = keys
+            .filter_map(|name| {
+                context.facts(&crate::api::ObjectKey::new(
+                    Arc::clone(namespace),
+                    Arc::clone(name),
+                ))
+            })
+            .collect();
+        let wishes = context.wishes(namespace);
+        self.targets.clear();
+        for key in &self.workloads {
+            let Some(known) = context.workloads.get(key) else {
+                continue;
+            };
+            let Some(workload) = known.as_deref() else {
+                continue;
+            };
+            let kept = self.pods.get(key).filter(|kept| kept.uid == workload.uid);
+            let observed = Observed {
+                key,
+                workload,
+                namespace: &wishes,
+                pods: kept.map(|kept| Listed {
+                    pods: &kept.pods,
+                    at: kept.at,
+                }),
+            };
+            self.targets
+                .extend(target::assess(setting, &self.facts, &observed, memory));
+        }
+        let open: BTreeSet<&WorkloadKey> = self
+            .targets
+            .iter()
+            .filter(|t| is_open(t))
+            .map(|t| &t.key)
+            .collect();
+        self.pods.retain(|key, _| open.contains(key));
+        self.plan(setting.now, now);
+    }
+
+    /// When pods are listed next.
+    fn plan(&mut self, time: Timestamp, now: Instant) {
+        if self.listing {
+            self.list_at = None;
+            return;
+        }
+        let since = |wait: Duration| self.listed.map_or(now, |listed| listed + wait);
+        let mut at: Option<Instant> = None;
+        for target in &self.targets {
+            let unseen = target.pods_wanted.map(|wanted| {
+                let floor = if self.pods.contains_key(&target.key) {
+                    AGAIN
+                } else {
+                    FIRST
+                };
+                instant(wanted, time, now).max(since(floor))
+            });
+            let waiting = is_open(target).then(|| {
+                let busy = target.rolling
+                    || target
+                        .claims
+                        .iter()
+                        .any(|claim| matches!(claim.standing, Standing::Failed { .. } | Standing::Rolling));
+                match (busy, self.touched) {
+                    (_, true) => since(AGAIN),
+                    (true, false) => since(ROLLING),
+                    (false, false) => since(WAITING),
+                }
+            });
+            at = at.into_iter().chain(unseen).chain(waiting).min();
+        }
+        let floor = if self.failed { since(FAILED) } else { now };
+        self.list_at = at.map(|at| at.max(floor));
+    }
+
+    /// Its pods are being listed.
+    pub(super) fn lists(&mut self, now: Instant) {
+        (self.listing, self.touched) = (true, false);
+        (self.listed, self.list_at) = (Some(now), None);
+    }
+
+    /// Its pods were listed; none if that failed.
+    pub(super) fn listed(&mut self, context: &Context, pods: Option<(Timestamp, Vec<Pod>)>, now: Instant) {
+        self.listing = false;
+        self.failed = pods.is_none();
+        self.mark_at(now);
+        let Some((at, pods)) = pods else { return };
+        let open: Vec<WorkloadKey> = self
+            .targets
+            .iter()
+            .filter(|t| is_open(t))
+            .map(|t| t.key.clone())
+            .collect();
+        for key in open {
+            let Some(known) = context.workloads.get(&key) else {
+                continue;
+            };
+            let Some(workload) = known.as_deref() else {
+                continue;
+            };
+            let own = need::pods_of(&key, workload, &pods)
+                .into_iter()
+                .cloned()
+                .collect();
+            self.keep(key, workload.uid.clone(), at, own);
+        }
+    }
+
+    /// Remembers the pods of one workload.
+    pub(super) fn keep(&mut self, key: WorkloadKey, uid: Box<str>, at: Timestamp, pods: Vec<Pod>) {
+        self.pods.insert(key, Kept { uid, at, pods });
+    }
+}
+
+/// Whether something is still to come of the workload.
+fn is_open(target: &Target) -> bool {
+    target.rolling || target.claims.iter().any(|claim| claim.standing != Standing::Done)
+}
+
+/// The moment of `wanted`, `time` being now.
+pub(super) fn instant(wanted: Timestamp, time: Timestamp, now: Instant) -> Instant {
+    let wait = Duration::try_from(wanted.duration_since(time)).unwrap_or_default();
+    now.checked_add(wait).unwrap_or(now + Duration::from_hours(24))
+}

@@ -1,0 +1,519 @@
+//! Where a workload stands with each content that it must follow. Pure.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    block::{self, Block, Word},
+    health::{self, Failure, Health, Rollout},
+    member::{Membership, Terms, member},
+    memory::{Memory, SENT},
+    model::{Content, Pod, Update, Wishes, Workload, WorkloadKey},
+    need::{self, CREATED_MARGIN, later},
+    patch,
+};
+use crate::{
+    api::{ObjectKey, RestartStrategy},
+    cluster::Control,
+    sync::entry::Restarts,
+};
+
+/// How long a rollout may take whose ExternalSecret is gone.
+const TIMEOUT: std::time::Duration = std::time::Duration::from_mins(10);
+/// A restart that was taken back is tried this often at all.
+const ATTEMPTS: u8 = 2;
+
+/// An ExternalSecret with its Secret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObjectFacts {
+    /// What pods must hold.
+    pub content: Arc<Content>,
+    /// What it says about restarts.
+    pub restarts: Arc<Restarts>,
+}
+
+impl ObjectFacts {
+    /// The ExternalSecret.
+    pub fn key(&self) -> &ObjectKey {
+        &self.content.object
+    }
+}
+
+/// What holds for all workloads.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting<'a> {
+    /// The API server's time.
+    pub now: Timestamp,
+    /// The ConfigMap `keyturn-control`, if there is one.
+    pub control: Option<&'a Control>,
+    /// Whether the operator may evict pods.
+    pub evict_allowed: bool,
+}
+
+/// What is seen of a workload.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed<'a> {
+    /// Its name.
+    pub key: &'a WorkloadKey,
+    /// Itself.
+    pub workload: &'a Workload,
+    /// What its Namespace says.
+    pub namespace: &'a Wishes,
+    /// Pods, if they were listed.
+    pub pods: Option<Listed<'a>>,
+}
+
+/// Pods of a namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    /// All of them, or those of one workload at least.
+    pub pods: &'a [Pod],
+    /// A time before they were listed.
+    pub at: Timestamp,
+}
+
+/// A workload that has to do with restarts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// Its name.
+    pub key: WorkloadKey,
+    /// Its uid.
+    pub uid: Box<str>,
+    /// What it must follow; empty if it only rolls out for what it had to follow before.
+    pub claims: Vec<Claim>,
+    /// Whether it rolls out for us now, for whatever content.
+    pub rolling: bool,
+    /// Whether it is healthy, or was before the rollout that is under way.
+    pub healthy: bool,
+    /// When our last patch of it was taken.
+    pub patched_at: Option<Timestamp>,
+    /// Since when it is known to be pending.
+    pub pending_since: Option<Timestamp>,
+    /// A request that was refused, for now.
+    pub refused: Option<Block>,
+    /// When its pods must be listed to tell more.
+    pub pods_wanted: Option<Timestamp>,
+}
+
+/// A content that a workload must follow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// Whose.
+    pub object: ObjectFacts,
+    /// When it changed.
+    pub changed_at: Timestamp,
+    /// How.
+    pub terms: Terms,
+    /// How far it is.
+    pub standing: Standing,
+    /// What holds it up, if it is stale.
+    pub block: Option<Block>,
+    /// The number of the attempt that comes next.
+    pub attempt: u8,
+    /// Whether the workload rolls out for this Secret, now or for older content: it holds one of its slots.
+    pub rolling: bool,
+}
+
+/// How far a workload is with a content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its pods are not known.
+    Unknown,
+    /// No pod holds older content.
+    Done,
+    /// So many pods do.
+    Stale(usize),
+    /// It was restarted and rolls out.
+    Rolling,
+    /// It was restarted and does not get there.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// Whether it was healthy before.
+        was_healthy: bool,
+    },
+}
+
+/// Where a workload stands with the contents of `objects`; none if it has nothing to do with any.
+pub fn assess(
+    setting: &Setting<'_>,
+    objects: &[ObjectFacts],
+    observed: &Observed<'_>,
+    memory: &mut Memory,
+) -> Option<Target> {
+    let look = Look::new(setting, observed);
+    let mut claims: Vec<Claim> = objects
+        .iter()
+        .filter(|object| need::counts(&object.content))
+        .filter_map(|object| look.claim(object, memory))
+        .collect();
+    claims.sort_by(|a, b| a.object.key().cmp(b.object.key()));
+    let rolling = look.rolls_otherwise(objects, &claims, memory) || claims.iter().any(|claim| claim.rolling);
+    if claims.is_empty() && !rolling {
+        return None;
+    }
+    let Observed { key, workload, .. } = *observed;
+    let stale = claims
+        .iter()
+        .any(|claim| matches!(claim.standing, Standing::Stale(_)));
+    let known = |claim: &Claim| matches!(claim.standing, Standing::Done);
+    let open = rolling || !claims.iter().all(known);
+    let refused = memory
+        .refusal(&workload.uid)
+        .filter(|refused| setting.now < refused.until);
+    Some(Target {
+        key: key.clone(),
+        uid: workload.uid.clone(),
+        rolling,
+        healthy: health::steady(key.kind, workload)
+            || (rolling && workload.records.values().any(|record| record.was_healthy)),
+        patched_at: workload.patched_at,
+        refused: refused
+            .map(|refused| Block::new(Word::Refused, refused.why.to_string(), Some(refused.until))),
+        pods_wanted: look.pods_wanted(open, &claims),
+        pending_since: memory.pending(&workload.uid, stale, setting.now),
+        claims,
+    })
+}
+
+/// One workload, being looked at.
+struct Look<'a> {
+    setting: &'a Setting<'a>,
+    observed: &'a Observed<'a>,
+    /// Its pods, if they were listed.
+    pods: Option<Vec<&'a Pod>>,
+}
+
+impl<'a> Look<'a> {
+    fn new(setting: &'a Setting<'a>, observed: &'a Observed<'a>) -> Self {
+        let pods = observed
+            .pods
+            .map(|listed| need::pods_of(observed.key, observed.workload, listed.pods));
+        Self {
+            setting,
+            observed,
+            pods,
+        }
+    }
+
+    fn claim(&self, object: &ObjectFacts, memory: &mut Memory) -> Option<Claim> {
+        let Observed {
+            key,
+            workload,
+            namespace,
+            ..
+        } = *self.observed;
+        let content = &object.content;
+        let membership = member(&object.restarts.policy, key, workload, namespace, content);
+        let terms = match membership {
+            Membership::Out => return None,
+            Membership::In(terms) | Membership::LeftToReloader(terms) | Membership::Unreadable(terms) => {
+                terms
+            }
+        };
+        let mut claim = Claim {
+            object: object.clone(),
+            changed_at: content.changed_at?,
+            terms,
+            standing: Standing::Unknown,
+            block: None,
+            attempt: 1,
+            rolling: false,
+        };
+        claim.standing = self.standing(&claim, memory);
+        claim.rolling = claim.standing == Standing::Rolling
+            || self.rolls_for_older(&claim, memory)
+            || self.evicts(&claim, memory);
+        if matches!(claim.standing, Standing::Stale(_)) {
+            let reverted = self.reverted(&mut claim, memory);
+            claim.block =
+                block::block(self.setting, object, &membership, &terms, workload, namespace).or(reverted);
+        }
+        Some(claim)
+    }
+
+    fn standing(&self, claim: &Claim, memory: &mut Memory) -> Standing {
+        let Observed { key, workload, .. } = *self.observed;
+        let content = &claim.object.content;
+        let (uid, hash, token) = (&*workload.uid, &*content.hash, &*content.token);
+        let stale = self.stale(claim);
+        let asked = self.carries(claim) && workload.patched_at.is_some();
+        if asked && !memory.is_complete(uid, hash, token) {
+            match self.health(claim, stale.map(|stale| stale > 0)) {
+                Some(Health::Rolling) => return Standing::Rolling,
+                Some(Health::Failed(failure)) => {
+                    let record = workload
+                        .records
+                        .get(hash)
+                        .filter(|record| *record.token == *token);
+                    return Standing::Failed {
+                        failure,
+                        was_healthy: record.is_none_or(|record| record.was_healthy),
+                    };
+                }
+                Some(Health::Complete) if stale.is_some_and(|stale| stale == 0) || self.tells(content) => {
+                    memory.complete(uid, hash, token);
+                    memory.satisfy(uid, hash, token);
+                    return Standing::Done;
+                }
+                Some(Health::Complete | Health::AwaitingPodDeletion) | None => {}
+            }
+        }
+        if need::told_by_template(key, workload, content) {
+            memory.satisfy(uid, hash, token);
+        }
+        if claim.terms.strategy == RestartStrategy::Evict
+            && let Some(standing) = self.evicting(claim, stale, memory)
+        {
+            return standing;
+        }
+        if memory.is_satisfied(uid, hash, token) {
+            return Standing::Done;
+        }
+        match stale {
+            None => Standing::Unknown,
+            Some(0) if self.listed_after(later(claim.changed_at, CREATED_MARGIN)) => {
+                memory.satisfy(uid, hash, token);
+                Standing::Done
+            }
+            Some(0) => Standing::Unknown,
+            Some(_) if self.sent_lately(claim, memory) => Standing::Rolling,
+            Some(stale) => Standing::Stale(stale),
+        }
+    }
+
+    /// How many pods are stale, if they were listed.
+    fn stale(&self, claim: &Claim) -> Option<usize> {
+        let pods = self.pods.as_deref()?;
+        let content = &claim.object.content;
+        Some(need::stale(&claim.terms, self.observed.workload, content, pods).len())
+    }
+
+    fn tells(&self, content: &Content) -> bool {
+        need::told_by_template(self.observed.key, self.observed.workload, content)
+    }
+
+    fn listed_after(&self, time: Timestamp) -> bool {
+        self.observed.pods.is_some_and(|listed| listed.at > time)
+    }
+
+    /// Whether the workload says that it was asked to follow this very content.
+    fn carries(&self, claim: &Claim) -> bool {
+        let workload = self.observed.workload;
+        let content = &claim.object.content;
+        if workload.tokens.get(&content.hash) == Some(&content.token) {
+            return true;
+        }
+        let recorded = workload
+            .records
+            .get(&content.hash)
+            .is_some_and(|record| record.token == content.token);
+        let asked = patch::restart_at(claim.changed_at);
+        recorded && workload.restart_at.is_some_and(|at| at >= asked)
+    }
+
+    fn health(&self, claim: &Claim, stale: Option<bool>) -> Option<Health> {
+        let content = &claim.object.content;
+        let timeout = claim.object.restarts.policy.timeout;
+        self.health_of(Some((&content.hash, &content.token)), timeout, stale)
+    }
+
+    fn health_of(
+        &self,
+        made_with: Option<(&Box<str>, &Box<str>)>,
+        timeout: std::time::Duration,
+        stale: Option<bool>,
+    ) -> Option<Health> {
+        let Observed { key, workload, .. } = *self.observed;
+        let since = workload.patched_at?;
+        let new: Option<Vec<&Pod>> = self.pods.as_ref().map(|pods| {
+            let is_new = |pod: &&&Pod| {
+                pod.created > since
+                    || made_with.is_some_and(|(hash, token)| pod.tokens.get(hash) == Some(token))
+            };
+            pods.iter().filter(is_new).copied().collect()
+        });
+        let rollout = Rollout {
+            kind: key.kind,
+            workload,
+            since,
+            timeout,
+            new: new.as_deref(),
+            stale,
+        };
+        Some(health::health(&rollout, self.setting.now))
+    }
+
+    /// Whether the workload still rolls out for older content of the same Secret.
+    fn rolls_for_older(&self, claim: &Claim, memory: &mut Memory) -> bool {
+        let content = &claim.object.content;
+        let token = self.observed.workload.tokens.get(&content.hash);
+        token.is_some_and(|token| {
+            *token != content.token
+                && self.rolls_for(&content.hash, token, claim.object.restarts.policy.timeout, memory)
+        })
+    }
+
+    /// Whether the workload rolls out for something that it need not follow any more.
+    fn rolls_otherwise(&self, objects: &[ObjectFacts], claims: &[Claim], memory: &mut Memory) -> bool {
+        let workload = self.observed.workload;
+        let claimed = |hash: &str| claims.iter().any(|claim| *claim.object.content.hash == *hash);
+        let timeout = |hash: &str| {
+            let object = objects.iter().find(|object| *object.content.hash == *hash);
+            object.map_or(TIMEOUT, |object| object.restarts.policy.timeout)
+        };
+        workload
+            .tokens
+            .iter()
+            .filter(|(hash, _)| !claimed(hash))
+            .fold(false, |rolls, (hash, token)| {
+                self.rolls_for(hash, token, timeout(hash), memory) || rolls
+            })
+    }
+
+    fn rolls_for(
+        &self,
+        hash: &Box<str>,
+        token: &Box<str>,
+        timeout: std::time::Duration,
+        memory: &mut Memory,
+    ) -> bool {
+        let workload = self.observed.workload;
+        if workload.update == Update::OnDelete || memory.is_complete(&workload.uid, hash, token) {
+            return false;
+        }
+        let Some(since) = workload.patched_at else {
+            return false;
+        };
+        if health::rolled_out(self.observed.key.kind, workload) {
+            memory.complete(&workload.uid, hash, token);
+            return false;
+        }
+        let timeout_at =
+            SignedDuration::try_from(timeout).map_or(Timestamp::MAX, |timeout| later(since, timeout));
+        self.setting.now < timeout_at
+            && self.health_of(Some((hash, token)), timeout, None) == Some(Health::Rolling)
+    }
+
+    /// A patch that was sent and that the workload, as it is known, does not show yet.
+    fn sent_lately(&self, claim: &Claim, memory: &Memory) -> bool {
+        let content = &claim.object.content;
+        memory
+            .sent(&self.observed.workload.uid, &content.hash)
+            .is_some_and(|sent| sent.token == content.token && self.setting.now < later(sent.at, SENT))
+            && !self.taken_back(claim)
+    }
+
+    /// Whether the workload says that it was patched, and its template lacks the token.
+    fn taken_back(&self, claim: &Claim) -> bool {
+        let content = &claim.object.content;
+        let records = &self.observed.workload.records;
+        !self.carries(claim)
+            && records
+                .get(&content.hash)
+                .is_some_and(|record| record.token == content.token)
+    }
+
+    /// Whether somebody took the restart back; sets the number of the next attempt.
+    fn reverted(&self, claim: &mut Claim, memory: &Memory) -> Option<Block> {
+        let Observed { key, workload, .. } = *self.observed;
+        let content = &claim.object.content;
+        if claim.terms.strategy == RestartStrategy::Evict || self.carries(claim) {
+            return None;
+        }
+        let recorded = workload
+            .records
+            .get(&content.hash)
+            .filter(|record| record.token == content.token)
+            .map(|record| (record.attempt, workload.patched_at));
+        let sent = memory
+            .sent(&workload.uid, &content.hash)
+            .filter(|sent| sent.taken && sent.token == content.token)
+            .map(|sent| (sent.attempt, Some(sent.at)));
+        let said = claim
+            .object
+            .restarts
+            .reverted
+            .as_ref()
+            .is_some_and(|(rollout, workloads)| {
+                *rollout == content.token
+                    && workloads
+                        .iter()
+                        .any(|(kind, name)| **kind == *key.kind.as_str() && **name == *key.key.name)
+            });
+        let (attempts, at) = recorded.max(sent).unwrap_or((0, None));
+        claim.attempt = attempts.saturating_add(1);
+        if said || attempts >= ATTEMPTS {
+            return Some(Block::new(Word::Reverted, REVERTED, None));
+        }
+        let again = later(at?, SENT);
+        (attempts > 0 && self.setting.now < again).then(|| {
+            Block::new(
+                Word::TakenBack,
+                "somebody took the annotation of the restart back; it is tried once more",
+                Some(again),
+            )
+        })
+    }
+
+    /// Whether some of its pods were evicted and others are to follow: it keeps its slot meanwhile.
+    fn evicts(&self, claim: &Claim, memory: &Memory) -> bool {
+        claim.terms.strategy == RestartStrategy::Evict
+            && matches!(claim.standing, Standing::Stale(_))
+            && memory.evicting(&self.observed.workload.uid).is_some()
+    }
+
+    /// How an eviction of pods, one by one, goes; none while none is under way.
+    fn evicting(&self, claim: &Claim, stale: Option<usize>, memory: &mut Memory) -> Option<Standing> {
+        let Observed { key, workload, .. } = *self.observed;
+        let pods = self.pods.as_deref()?;
+        let margin = later(claim.changed_at, CREATED_MARGIN);
+        let new = || pods.iter().filter(|pod| need::lives(pod) && pod.created > margin);
+        let stale = stale?;
+        let since = memory.evicting(&workload.uid);
+        if stale == 0 && since.is_none() {
+            return None;
+        }
+        if let Some(reason) = new().find_map(|pod| health::broken(pod, self.setting.now)) {
+            return Some(Standing::Failed {
+                failure: Failure::Pod(reason),
+                was_healthy: true,
+            });
+        }
+        let going = pods.iter().any(|pod| pod.ending && pod.created <= margin);
+        let waiting = going || new().any(|pod| !pod.ready);
+        let ended = !waiting && health::steady(key.kind, workload);
+        if stale == 0 && ended {
+            memory.evicted(&workload.uid);
+            return None;
+        }
+        let timeout =
+            SignedDuration::try_from(claim.object.restarts.policy.timeout).unwrap_or(SignedDuration::MAX);
+        if since.is_some_and(|since| self.setting.now >= later(since, timeout)) && !ended {
+            return Some(Standing::Failed {
+                failure: Failure::TimedOut,
+                was_healthy: true,
+            });
+        }
+        (waiting || stale == 0).then_some(Standing::Rolling)
+    }
+
+    fn pods_wanted(&self, open: bool, claims: &[Claim]) -> Option<Timestamp> {
+        if !open {
+            return None;
+        }
+        if self.pods.is_none() {
+            return Some(self.setting.now);
+        }
+        // A list that is too young cannot tell that nothing is stale.
+        claims
+            .iter()
+            .filter(|claim| claim.standing == Standing::Unknown)
+            .map(|claim| later(claim.changed_at, CREATED_MARGIN + SignedDuration::from_secs(1)))
+            .min()
+    }
+}
+
+const REVERTED: &str = "somebody takes the annotation of the restart back, so its pods keep the old content: let your GitOps \
+     tool ignore differences in annotations restart.keyturn.dev/*, or choose the strategy Evict";

@@ -1,0 +1,88 @@
+//! Reading what people wrote about restarts. Pure.
+
+use std::collections::BTreeMap;
+
+use super::model::{Until, Wish, Wishes};
+use crate::api::{RestartStrategy, names::annotation};
+
+impl Wishes {
+    /// Of a workload's or a Namespace's annotations; `value` gives the one of a full name.
+    pub fn read<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Self {
+        Self {
+            restart: match value(annotation::RESTART) {
+                None => Wish::Unsaid,
+                Some("true") => Wish::Yes,
+                Some("false") => Wish::No,
+                Some(_) => Wish::Unreadable,
+            },
+            strategy: value(annotation::RESTART_STRATEGY).and_then(RestartStrategy::parse),
+            hot_reload: value(annotation::HOT_RELOAD) == Some("true"),
+            suspended: match value(annotation::SUSPEND_RESTARTS_UNTIL).map(str::parse) {
+                None => Until::Unset,
+                Some(Ok(until)) => Until::Time(until),
+                Some(Err(_)) => Until::Unreadable,
+            },
+        }
+    }
+
+    /// Of a Namespace's annotations as its index has them, without our domain.
+    pub fn of_namespace(annotations: &BTreeMap<String, String>) -> Self {
+        Self::read(|name| {
+            let name = name.strip_prefix("keyturn.dev/")?;
+            annotations.get(name).map(String::as_str)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &'static str)]) -> Wishes {
+        Wishes::read(|name| {
+            pairs
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| *value)
+        })
+    }
+
+    #[test]
+    fn what_is_not_said_is_no_wish_and_what_cannot_be_read_is_known_as_that() {
+        assert_eq!(read(&[]), Wishes::default());
+        let wishes = read(&[
+            ("keyturn.dev/restart", "yes"),
+            ("keyturn.dev/restart-strategy", "Explode"),
+            ("keyturn.dev/hot-reload", "TRUE"),
+            ("keyturn.dev/suspend-restarts-until", "tomorrow"),
+        ]);
+        assert_eq!(
+            wishes,
+            Wishes {
+                restart: Wish::Unreadable,
+                strategy: None,
+                hot_reload: false,
+                suspended: Until::Unreadable,
+            }
+        );
+    }
+
+    #[test]
+    fn a_namespace_says_the_same_words_as_a_workload() {
+        let pairs = [
+            ("restart", "false"),
+            ("restart-strategy", "Evict"),
+            ("hot-reload", "true"),
+            ("suspend-restarts-until", "2030-01-01T00:00:00Z"),
+        ];
+        let annotations = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let wishes = Wishes::of_namespace(&annotations.into());
+        assert_eq!(wishes.restart, Wish::No);
+        assert_eq!(wishes.strategy, Some(RestartStrategy::Evict));
+        assert!(wishes.hot_reload);
+        assert_eq!(
+            wishes.suspended,
+            Until::Time("2030-01-01T00:00:00Z".parse().unwrap())
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! What a Secret says of its content, and since when: what restarts follow from.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+
+use super::{Data, Recorded, Wanted, Written, belongs::annotation_of, whole};
+use crate::api::{
+    ObjectKey,
+    names::{self, annotation},
+    token::TokenKey,
+};
+
+/// What an existing Secret is to say of itself.
+pub(super) fn stamps(
+    key: &TokenKey,
+    now: Timestamp,
+    wanted: &Wanted<'_>,
+    live: &Secret,
+    type_: &str,
+    adopting: bool,
+) -> Written {
+    let mut written = tokens(key, wanted, type_);
+    let said = time_of(live, annotation::CHANGED_AT);
+    let nothing = Data::new();
+    let same = same(
+        wanted.trigger,
+        live.data.as_ref().unwrap_or(&nothing),
+        wanted.data,
+    );
+    let recorded = recorded(wanted);
+    written.changed_at = if adopting {
+        // What was said of another's content, or of ours before it was another's, is no measure for those that use it.
+        if same { said } else { Some(now) }
+    } else if changed(wanted, live, &written, same) {
+        Some(now)
+    } else {
+        // Drift, another scope of the tokens, or nothing at all. What was taken off by hand is remembered by the status.
+        let same = |recorded: &Recorded<'_>| recorded.is_of(&written);
+        said.or_else(|| recorded.filter(same)?.changed_at)
+    }
+    .map(whole);
+    written.restart_since = time_of(live, annotation::RESTART_SINCE)
+        .map(whole)
+        .or_else(|| since(now, wanted, &written));
+    written
+}
+
+/// What a Secret that is made is to say of itself.
+pub(super) fn stamps_of_new(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>) -> Written {
+    let mut written = tokens(key, wanted, names::OPAQUE);
+    written.changed_at = recorded(wanted)
+        .filter(|recorded| recorded.rollout.is_some())
+        .and_then(|recorded| {
+            // A Secret made again is no change for those that hold what it held before.
+            let same = recorded.rollout == Some(&written.rollout)
+                || recorded
+                    .content
+                    .is_some_and(|content| *content == written.content);
+            if same { recorded.changed_at } else { Some(now) }
+        })
+        .map(whole);
+    written.restart_since = since(now, wanted, &written);
+    written
+}
+
+impl Recorded<'_> {
+    /// Whether it tells of just this content.
+    fn is_of(&self, written: &Written) -> bool {
+        self.rollout == Some(&written.rollout) || self.content == Some(&written.content)
+    }
+}
+
+fn tokens(key: &TokenKey, wanted: &Wanted<'_>, type_: &str) -> Written {
+    let secret = ObjectKey::new(wanted.object.namespace.clone(), wanted.target);
+    Written {
+        content: key.content(&secret, type_, wanted.data).into(),
+        rollout: key.rollout(&secret, wanted.data, wanted.trigger).into(),
+        scope: key.scope(&secret, wanted.trigger).into(),
+        ..Written::default()
+    }
+}
+
+/// Whether those that use the Secret have reason to be restarted, now. `same`: the data that count are there already.
+fn changed(wanted: &Wanted<'_>, live: &Secret, written: &Written, same: bool) -> bool {
+    let recorded = recorded(wanted);
+    let said = |name| annotation_of(live, name).map(String::as_str);
+    let content = said(annotation::CONTENT).or_else(|| recorded?.content);
+    let rollout = said(annotation::ROLLOUT).or_else(|| recorded?.rollout);
+    // As we wrote it last: what differs since is drift.
+    if content == Some(&written.content) || rollout == Some(&written.rollout) {
+        return false;
+    }
+    if !same {
+        return true;
+    }
+    // The data are right, the token is not: another key of the tokens or other keys of the Secret made it, or somebody
+    // wrote the new value by hand before us.
+    annotation_of(live, annotation::ROLLOUT).is_some()
+        && annotation_of(live, annotation::SCOPE) == Some(&written.scope)
+}
+
+/// Since when restarts are wanted, where the Secret does not say: from now on, unless they were looked after before.
+fn since(now: Timestamp, wanted: &Wanted<'_>, written: &Written) -> Option<Timestamp> {
+    let before = recorded(wanted).filter(|recorded| recorded.restarts);
+    wanted
+        .restarts
+        .then(|| {
+            before
+                .and(written.changed_at)
+                .map_or(now, |changed_at| changed_at.min(now))
+        })
+        .map(whole)
+}
+
+/// Whether two contents are the same as far as restarts are concerned.
+fn same(trigger: &[String], one: &Data, other: &Data) -> bool {
+    if trigger.is_empty() {
+        return one == other;
+    }
+    trigger.iter().all(|key| one.get(key) == other.get(key))
+}
+
+/// What the status records of this very target.
+fn recorded<'a>(wanted: &Wanted<'a>) -> Option<Recorded<'a>> {
+    wanted.recorded.filter(|recorded| recorded.name == wanted.target)
+}
+
+fn time_of(live: &Secret, name: &str) -> Option<Timestamp> {
+    annotation_of(live, name).and_then(|at| at.parse().ok())
+}

@@ -1,0 +1,227 @@
+//! What restarts follow from: the scope of the tokens, the keys that count, and since when restarts are wanted.
+
+use super::*;
+
+fn stamp<'a>(secret: &'a Secret, name: &str) -> Option<&'a str> {
+    annotation_in(secret, name)
+}
+
+fn changed_at(wish: &Wish, live: &Secret) -> Option<String> {
+    let after = apply(Some(live), &wish.plan(Some(live)));
+    stamp(&after, annotation::CHANGED_AT).map(str::to_owned)
+}
+
+fn on(pairs: &[(&str, &str)], trigger: &[&str]) -> Wish {
+    Wish {
+        trigger: trigger.iter().map(|key| (*key).to_owned()).collect(),
+        restarts: true,
+        ..Wish::of(pairs)
+    }
+}
+
+/// The Secret of `wish`, whose content changed at `THEN`.
+fn changed_then(wish: &Wish) -> Secret {
+    let mut secret = wish.made();
+    annotate(&mut secret, annotation::CHANGED_AT, Some(THEN));
+    secret
+}
+
+#[test]
+fn only_the_chosen_keys_count() {
+    let live = on(&[("password", "1"), ("host", "a")], &["password"]).made();
+    for (pairs, counts) in [
+        (&[("password", "1"), ("host", "b")][..], false),
+        (&[("password", "1")], false),
+        (&[("password", "1"), ("host", "a"), ("more", "x")], false),
+        (&[("password", "2"), ("host", "a")], true),
+        (&[("host", "a")], true),
+    ] {
+        let wish = on(pairs, &["password"]);
+        let plan = wish.plan(Some(&live));
+        assert_eq!(written(&plan).changed_at.is_some(), counts, "{pairs:?}");
+        let after = apply(Some(&live), &plan);
+        let same = stamp(&after, annotation::ROLLOUT) == stamp(&live, annotation::ROLLOUT);
+        assert_eq!(same, !counts, "{pairs:?}");
+    }
+}
+
+#[test]
+fn other_keys_that_count_are_no_change() {
+    let pairs = [("password", "1"), ("host", "a")];
+    for (before, after) in [
+        (&[][..], &["password"][..]),
+        (&["password"], &[]),
+        (&["password"], &["host", "password"]),
+        (&["host"], &["password"]),
+    ] {
+        let live = changed_then(&on(&pairs, before));
+        let wish = on(&pairs, after);
+        assert_eq!(
+            changed_at(&wish, &live).as_deref(),
+            Some(THEN),
+            "{before:?} {after:?}"
+        );
+        // Neither is it where the new keys never changed, nor once it was written.
+        let never = on(&pairs, before).made();
+        assert_eq!(changed_at(&wish, &never), None);
+        let once = apply(Some(&never), &wish.plan(Some(&never)));
+        assert!(matches!(wish.plan(Some(&once)), Plan::Nothing(_)));
+        // A Secret edited by hand meanwhile is repaired, as far as we know what it held.
+        let mut drifted = live.clone();
+        drifted.data = Some(data(&[("password", "x"), ("host", "x")]));
+        assert_eq!(changed_at(&wish, &drifted).as_deref(), Some(THEN));
+        // A new value is a change, whatever else is new.
+        let new = on(&[("password", "2"), ("host", "b")], after);
+        assert_eq!(changed_at(&new, &live).as_deref(), Some(NOW));
+    }
+}
+
+#[test]
+fn another_key_of_the_tokens_is_no_change() {
+    let live = changed_then(&on(&[("password", "1")], &[]));
+    let rekeyed = Wish {
+        key: [8; 32],
+        ..on(&[("password", "1")], &[])
+    };
+    let plan = rekeyed.plan(Some(&live));
+    let after = apply(Some(&live), &plan);
+    assert_eq!(stamp(&after, annotation::CHANGED_AT), Some(THEN));
+    assert_ne!(
+        stamp(&after, annotation::ROLLOUT),
+        stamp(&live, annotation::ROLLOUT)
+    );
+    assert_ne!(stamp(&after, annotation::SCOPE), stamp(&live, annotation::SCOPE));
+}
+
+#[test]
+fn a_value_that_somebody_wrote_by_hand_before_us_is_a_change() {
+    let mut live = on(&[("password", "1")], &[]).made();
+    live.data = Some(data(&[("password", "2")]));
+    let wish = on(&[("password", "2")], &[]);
+    assert_eq!(changed_at(&wish, &live).as_deref(), Some(NOW));
+    let after = apply(Some(&live), &wish.plan(Some(&live)));
+    assert!(matches!(
+        wish.plan_at("2026-11-03T09:30:00Z", Some(&after)),
+        Plan::Nothing(_)
+    ));
+}
+
+#[test]
+fn a_secret_without_a_scope_is_taken_as_it_is() {
+    let wish = on(&[("password", "1")], &["password"]);
+    // As an earlier version left it: tokens over all keys, no scope.
+    let earlier = Wish {
+        trigger: Vec::new(),
+        ..wish.clone()
+    };
+    for changed in [None, Some(THEN)] {
+        let mut live = earlier.made();
+        annotate(&mut live, annotation::SCOPE, None);
+        annotate(&mut live, annotation::CHANGED_AT, changed);
+        assert_eq!(changed_at(&wish, &live).as_deref(), changed);
+        let new = on(&[("password", "2")], &["password"]);
+        assert_eq!(changed_at(&new, &live).as_deref(), Some(NOW));
+        live.data = Some(data(&[("password", "by hand")]));
+        assert_eq!(changed_at(&wish, &live).as_deref(), changed);
+    }
+}
+
+#[test]
+fn stamps_edited_by_hand_are_no_change() {
+    let wish = on(&[("password", "1")], &[]);
+    for name in [annotation::ROLLOUT, annotation::SCOPE, annotation::CONTENT] {
+        for value in [None, Some("x")] {
+            let mut live = changed_then(&wish);
+            annotate(&mut live, name, value);
+            let after = apply(Some(&live), &wish.plan(Some(&live)));
+            assert_eq!(
+                after.metadata.annotations,
+                changed_then(&wish).metadata.annotations,
+                "{name} {value:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_value_that_moves_forth_and_back_within_a_pass_is_no_change() {
+    let wish = on(&[("password", "1")], &[]);
+    let live = wish.made();
+    let put_again = Wish {
+        versions: r#"{"0":"v3"}"#.into(),
+        ..wish
+    };
+    let plan = put_again.plan(Some(&live));
+    assert_eq!(why(&plan), Why::Annotated);
+    assert_eq!(written(&plan).changed_at, None);
+}
+
+#[test]
+fn restarts_are_wanted_from_when_they_are_enabled_and_that_never_moves() {
+    let off = Wish::of(&[("password", "1")]);
+    let live = off.made();
+    assert_eq!(stamp(&live, annotation::RESTART_SINCE), None);
+    let wish = on(&[("password", "1")], &[]);
+    let enabled = apply(Some(&live), &wish.plan(Some(&live)));
+    assert_eq!(stamp(&enabled, annotation::RESTART_SINCE), Some(NOW));
+    let later = "2026-11-03T09:30:00Z";
+    for wish in [&wish, &off, &on(&[("password", "2")], &[])] {
+        let after = apply(Some(&enabled), &wish.plan_at(later, Some(&enabled)));
+        assert_eq!(stamp(&after, annotation::RESTART_SINCE), Some(NOW));
+    }
+    // A change in the same write counts.
+    let new = on(&[("password", "2")], &[]);
+    let plan = new.plan(Some(&live));
+    assert_eq!(written(&plan).changed_at, Some(time(NOW)));
+    assert_eq!(written(&plan).restart_since, Some(time(NOW)));
+}
+
+#[test]
+fn a_secret_made_again_forgets_no_restart() {
+    let wish = on(&[("password", "1")], &[]);
+    let live = changed_then(&wish);
+    let was = written(&wish.plan(Some(&live))).clone();
+    for (wish, changed, since) in [
+        // What changed before the deletion and is not done yet is still to be done.
+        (wish.clone().after(&was), Some(THEN), Some(THEN)),
+        (on(&[("password", "2")], &[]).after(&was), Some(NOW), Some(NOW)),
+        // Restarts that are enabled just now are not retroactive.
+        (
+            Wish {
+                recorded_restarts: false,
+                ..wish.clone().after(&was)
+            },
+            Some(THEN),
+            Some(NOW),
+        ),
+        // Other keys count now, but the content is the same.
+        (
+            on(&[("password", "1")], &["password"]).after(&was),
+            Some(THEN),
+            Some(THEN),
+        ),
+        (wish, None, Some(NOW)),
+    ] {
+        let made = apply(None, &wish.plan(None));
+        assert_eq!(stamp(&made, annotation::CHANGED_AT), changed);
+        assert_eq!(stamp(&made, annotation::RESTART_SINCE), since);
+    }
+}
+
+#[test]
+fn adoption_counts_the_chosen_keys() {
+    let mut live = foreign(&[("password", "1"), ("host", "a")]);
+    annotate(&mut live, annotation::ADOPT, Some("db"));
+    for (pairs, counts) in [
+        (&[("password", "1"), ("host", "b")][..], false),
+        (&[("password", "2"), ("host", "a")], true),
+    ] {
+        let wish = Wish {
+            adopt_existing: true,
+            ..on(pairs, &["password"])
+        };
+        let plan = wish.plan(Some(&live));
+        assert_eq!(written(&plan).changed_at.is_some(), counts, "{pairs:?}");
+        assert_eq!(written(&plan).restart_since, Some(time(NOW)));
+    }
+}

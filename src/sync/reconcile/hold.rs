@@ -1,0 +1,110 @@
+//! Holding everything up, by the ConfigMap that people write in an incident.
+
+use std::time::Duration;
+
+use super::{Context, Ended};
+use crate::{
+    api::{ObjectKey, Reason, names::CONTROL_CONFIG_MAP},
+    cluster::Control,
+    sync::{
+        entry::Entry,
+        plan::seconds,
+        queue::Class,
+        status::{Draft, Verdict},
+    },
+};
+
+/// A far end is looked at again before it: clocks change.
+const FAR: Duration = Duration::from_hours(24);
+
+impl Context {
+    /// What holds up the objects of `namespace` now, if anything does.
+    pub(super) fn held(&self, namespace: &str) -> Option<Control> {
+        self.control
+            .in_force(self.time.now(), namespace)
+            .filter(|control| control.sync)
+    }
+
+    /// Nothing is read and nothing written of the object, whatever else is said of it.
+    pub(super) async fn hold(&self, object: &ObjectKey, entry: &Entry, control: &Control) -> Ended {
+        self.unsubscribe(object);
+        // Nothing is promised meanwhile.
+        self.remember(object, |memory| memory.wanted_since = None);
+        let draft = Draft {
+            generation: entry.said.generation(),
+            current: Some(Verdict::fails(Reason::Suspended, held_message(control))),
+            ..Draft::default()
+        };
+        let ended = match control.until {
+            Some(until) => {
+                let left = Duration::try_from(until.duration_since(self.time.now())).unwrap_or_default();
+                Ended::Again(left.clamp(Duration::from_secs(1), FAR))
+            }
+            None => Ended::Well,
+        };
+        self.say(object, entry, draft, None, ended).await
+    }
+
+    /// The ConfigMap changed: what it holds up now is asked for no more from this moment on, before each object's turn to
+    /// say so comes; and all of them are looked at.
+    pub fn control_changed(&self) {
+        for object in self.objects.keys_where(|_, _| true) {
+            if self.held(&object.namespace).is_some() {
+                self.unsubscribe(&object);
+            }
+            self.work.push(object, Class::Periodic);
+        }
+    }
+}
+
+fn held_message(control: &Control) -> String {
+    let mut message = match control.until {
+        Some(until) => format!(
+            "suspended until {} by ConfigMap {CONTROL_CONFIG_MAP} in the operator's namespace",
+            seconds(until)
+        ),
+        None => format!(
+            "suspended by ConfigMap {CONTROL_CONFIG_MAP} in the operator's namespace, which names no end: it lasts until \
+             somebody removes suspendSync from it"
+        ),
+    };
+    if !control.unreadable.is_empty() {
+        message += &format!(
+            ". It holds up because its entries {} cannot be read: mend them",
+            control.unreadable.join(" and ")
+        );
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_says_until_when_and_what_cannot_be_read() {
+        let control = |until: Option<&str>, unreadable: &[&'static str]| Control {
+            sync: true,
+            until: until.map(|until| until.parse().unwrap()),
+            unreadable: unreadable.to_vec(),
+            ..Control::default()
+        };
+        let until = Some("2026-11-01T08:00:00Z");
+        for (control, parts) in [
+            (
+                control(until, &[]),
+                &["until 2026-11-01T08:00:00Z", "keyturn-control"][..],
+            ),
+            (control(None, &[]), &["names no end", "suspendSync"]),
+            (
+                control(None, &["until"]),
+                &["names no end", "entries until cannot be read"],
+            ),
+        ] {
+            let message = held_message(&control);
+            for part in parts {
+                assert!(message.contains(part), "{part}: {message}");
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What changes no content restarts nothing.
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use keyturn::api::ExternalSecret;
+use serde_json::json;
+
+use crate::{
+    harness::{API_SERVER, OFTEN, SELDOM, bed, common, entry, quarried, same},
+    rolling::{Anchor, restarted, web},
+};
+
+#[tokio::test]
+async fn what_changes_no_content_restarts_nothing() -> Result<()> {
+    common().await?;
+    bed("nothing", async |bed| {
+        let names = ["created", "equal", "stages", "drifted", "edited", "remade", "removed"];
+        let mut sources = Vec::new();
+        // The workloads are there first: the first creation of each Secret is one of the cases.
+        bed.run_workloads(names.map(|name| web(&format!("{name}-web"), name)))
+            .await?;
+        let history = bed.history().await?;
+        for name in names {
+            sources.push(bed.restarting(name, json!({})).await?);
+        }
+        let [_, equal, stages, ..] = sources.as_slice() else {
+            unreachable!()
+        };
+
+        // Adoption with equal data.
+        bed.create(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "adopted",
+            "annotations": {"keyturn.dev/adopt": "adopted"}}, "stringData": {"value": "first"}}))
+            .await?;
+        bed.run_workloads([web("adopted-web", "adopted")]).await?;
+        bed.restarting_with("adopted", json!({"target": {"adoptExisting": true}}))
+            .await?;
+
+        // The same value put again.
+        bed.aws.put_secret_value(&equal.arn, "first")?;
+        // A stage moved forth and back while nobody looks: the interval is too long to see it.
+        let spec = |interval: &str| {
+            json!({"data": [entry("value", "app/stages")], "refreshInterval": interval,
+                "restart": {"mode": "Automatic"}})
+        };
+        bed.external_secret("stages", spec(SELDOM)).await?;
+        bed.synced("stages").await?;
+        let before = bed.aws.stages(&stages.arn)?;
+        bed.aws.put_secret_value(&stages.arn, "second")?;
+        bed.aws
+            .move_stage(&stages.arn, "AWSCURRENT", &before["AWSCURRENT"])?;
+        bed.external_secret("stages", spec(OFTEN)).await?;
+
+        bed.patch::<Secret>("drifted", json!({"stringData": {"value": "by hand"}}))
+            .await?;
+        bed.event("drifted", "DriftRepaired").await?;
+
+        bed.external_secret(
+            "edited",
+            json!({"data": [{"secretKey": "value", "remoteRef": {"key": "app/edited", "version": "AWSCURRENT"}}],
+                "metadata": {"labels": {"team": "a"}}, "refreshInterval": "2s",
+                "restart": {"mode": "Automatic", "pacing": {"maxConcurrent": 2}}}),
+        )
+        .await?;
+        bed.synced("edited").await?;
+
+        bed.delete::<Secret>("remade").await?;
+        bed.holds("remade", &[("value", "first")]).await?;
+
+        bed.delete::<ExternalSecret>("removed").await?;
+        bed.gone("removed").await?;
+        bed.rounds(3).await?;
+
+        let mut anchor = Anchor::drop(bed).await?;
+        anchor.holds().await?;
+        restarted(&history, &[]).await?;
+        for name in ["created", "adopted", "equal", "stages", "drifted", "edited", "remade"] {
+            same(name, &bed.changed_at(name).await?, &None)?;
+            bed.restarts(name, &["NothingPending", "Complete"]).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn adoption_with_other_data_restarts() -> Result<()> {
+    bed("adopts", async |bed| {
+        bed.create(
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db",
+            "annotations": {"keyturn.dev/adopt": "db"}}, "stringData": {"value": "older"}}),
+        )
+        .await?;
+        bed.run_workloads([web("web", "db")]).await?;
+        let history = bed.history().await?;
+        bed.restarting_with("db", json!({"target": {"adoptExisting": true}}))
+            .await?;
+        let token = bed.rollout("db").await?;
+        bed.follows(("Deployment", "web"), "db", &token).await?;
+        restarted(&history, &[("Deployment web", 1)]).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_changed_before_restarts_were_wanted_restarts_nothing() -> Result<()> {
+    bed("since", async |bed| {
+        let arn = bed.secret("app/db", "first")?;
+        bed.plain("db", "app/db").await?;
+        bed.holds("db", &[("value", "first")]).await?;
+        bed.run_workloads([web("web", "db")]).await?;
+        let history = bed.history().await?;
+        let source = crate::rolling::Source {
+            name: "db".to_owned(),
+            arn,
+        };
+        bed.rotate(&source, "second").await?;
+        let mut anchor = Anchor::drop(bed).await?;
+        anchor.holds().await?;
+        restarted(&history, &[]).await?;
+        // Switching restarts on is no reason for one.
+        bed.re_restarting("db", json!({})).await?;
+        bed.restarts("db", &["NothingPending", "Complete"]).await?;
+        anchor.holds().await?;
+        restarted(&history, &[]).await?;
+        let token = bed.rotate(&source, "third").await?;
+        bed.follows(("Deployment", "web"), "db", &token).await?;
+        // Switching them off ends them, and takes nothing back.
+        bed.re_restarting("db", json!({"mode": "Disabled"})).await?;
+        bed.synced("db").await?;
+        bed.rotate(&source, "fourth").await?;
+        anchor.holds().await?;
+        restarted(&history, &[("Deployment web", 1)]).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn another_start_another_leader_and_a_lost_status_restart_nothing() -> Result<()> {
+    let _api_server = API_SERVER.read().await;
+    quarried("lost-status", &[], async |bed, operator| {
+        let source = bed.restarting("db", json!({})).await?;
+        let waiting = bed.restarting("waiting", json!({})).await?;
+        let paused = crate::rolling::with(web("paused", "waiting"), &["paused"], json!(false));
+        bed.run_workloads([web("web", "db"), paused]).await?;
+        bed.patch_workload("Deployment", "paused", json!({"spec": {"paused": true}}))
+            .await?;
+        let history = bed.history().await?;
+        let token = bed.rotate(&source, "second").await?;
+        let pending = bed.rotate(&waiting, "second").await?;
+        bed.follows(("Deployment", "web"), "db", &token).await?;
+        bed.restarts("db", &["Complete"]).await?;
+        bed.restarts("waiting", &["Pending", "InProgress"]).await?;
+
+        // Started anew with all status gone.
+        operator.terminate().await?;
+        for name in ["db", "waiting"] {
+            let api = bed.all::<ExternalSecret>();
+            let nothing = kube::api::Patch::Merge(json!({"status": null}));
+            api.patch_status(name, &kube::api::PatchParams::default(), &nothing)
+                .await?;
+            ensure!(
+                bed.get(name)
+                    .await?
+                    .status
+                    .is_none_or(|status| status.conditions.is_none())
+            );
+        }
+        operator.start().await?;
+        operator.led(&bed.client, None).await?;
+        bed.restarts("db", &["Complete", "NothingPending"]).await?;
+        bed.restarts("waiting", &["Pending", "InProgress"]).await?;
+
+        // Killed, while another one stands by.
+        let (former, _) = operator.led(&bed.client, None).await?;
+        let mut second = operator.another().await?;
+        second.wait_ready().await?;
+        operator.kill()?;
+        operator.expire_lease(&bed.client).await?;
+        operator.led(&bed.client, Some(&former)).await?;
+        bed.patch_workload("Deployment", "paused", json!({"spec": {"paused": false}}))
+            .await?;
+        // What was pending still happens; what was done is not done again.
+        bed.follows(("Deployment", "paused"), "waiting", &pending).await?;
+        let mut anchor = Anchor::drop(bed).await?;
+        anchor.holds().await?;
+        restarted(&history, &[("Deployment web", 1), ("Deployment paused", 1)]).await?;
+        let status = second.terminate().await?;
+        ensure!(status.success(), "it ended with {status}");
+        Ok(())
+    })
+    .await
+}
