@@ -205,6 +205,18 @@ impl Remote {
                 .is_none_or(|trouble| trouble.failure == Failure::Identity)
     }
 
+    /// Forgets what failed, if every view has shown a version before. Gives whether anything did.
+    pub(super) fn dismiss_trouble(&mut self) -> bool {
+        if self.views.iter().any(View::is_blank) {
+            return false;
+        }
+        let mut failed = self.trouble.take().is_some();
+        for view in &mut self.views {
+            failed |= std::mem::take(&mut view.missing);
+        }
+        failed
+    }
+
     /// When to ask for it alone; none while a call is under way.
     pub(super) fn due(&self) -> Option<Now> {
         if self.asked.is_some() {

@@ -3,6 +3,7 @@
 //! There may be 100,000 of them, so the spec stays with the API server until it is rendered: what is kept says which
 //! remote secrets are needed, how fresh, and by which digest a change of the rest is noticed.
 
+mod conditions;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use aws_lc_rs::digest;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
+pub use self::conditions::{Reasons, Tally};
 use crate::{
     api::{
         ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, ExternalSecretStatus, Interval,
@@ -65,6 +67,8 @@ pub struct Entry {
     pub ready: Option<bool>,
     /// The reason of `Current` is `Stale`.
     pub stale: bool,
+    /// What the conditions say.
+    pub reasons: Reasons,
     /// The Secret that the status records.
     pub recorded: Option<RecordedTarget>,
     /// What it says about restarts; none where they are disabled.
@@ -271,6 +275,7 @@ impl Entry {
             said: Digest::of(status.as_ref()),
             ready,
             stale,
+            reasons: Reasons::of(status.as_ref()),
             recorded: status
                 .as_ref()
                 .and_then(|status| status.target.as_ref())

@@ -756,6 +756,60 @@ fn permanent_failures_are_rechecked_at_five_minutes_or_the_interval() {
 }
 
 #[test]
+fn what_is_wanted_once_is_rechecked_until_its_first_success_only() {
+    for failure in [Failure::Denied, Failure::KeyDenied, Failure::NotFound] {
+        let mut world = World::with(policy());
+        world.put("a", "v1");
+        let mended = world.now + mins(12);
+        let fails = failure.clone();
+        world.fault = Box::new(move |now, _, key| (key == "a" && now < mended).then(|| fails.clone()));
+        world.subscribe(0, Refresh::Once, &[("a", current(), None)]);
+        world.run(mins(11));
+        assert!(
+            (2..=6).contains(&world.calls.len()),
+            "{failure:?}: {:?}",
+            world.calls
+        );
+        world.run(mins(6));
+        world.read_again();
+        assert_eq!(world.holds(0, "a"), Some(&version("v1")), "{failure:?}");
+        world.calls.clear();
+        world.run(mins(600));
+        assert_eq!(world.counts(), (0, 0, 0), "{failure:?}");
+    }
+}
+
+#[test]
+fn what_is_wanted_once_is_not_rechecked_for_others_that_are_gone() {
+    for (what, failure) in [("denied", Some(Failure::Denied)), ("missing", None)] {
+        let mut world = World::with(policy());
+        world.put("a", "v1");
+        world.subscribe(0, Refresh::Once, &[("a", current(), Some("v1"))]);
+        world.subscribe(1, MINUTE, &[("a", current(), Some("v1"))]);
+        world.run(mins(2));
+        match failure {
+            Some(failure) => world.fault = Box::new(move |_, _, _| Some(failure.clone())),
+            None => world.set(
+                "a",
+                Some(super::world::State {
+                    stages: super::world::stages(&[("v1", "AWSPREVIOUS")]),
+                    deleted: false,
+                    suffix: "AbCdEf",
+                }),
+            ),
+        }
+        world.run(mins(10));
+        assert!(world.woken(1, Cause::Failing) > 0, "{what}: {:?}", world.wakes);
+        world.tracker.unsubscribe(&object(1));
+        world.calls.clear();
+        world.wakes.clear();
+        world.run(mins(600));
+        assert_eq!(world.counts(), (0, 0, 0), "{what}");
+        assert_eq!(world.woken(0, Cause::Recovered), 1, "{what}");
+    }
+}
+
+#[test]
 fn an_outage_turns_nothing_red_and_its_end_brings_no_storm() {
     let mut world = World::with(policy());
     fleet(&mut world, 2000, MINUTE, false);
