@@ -112,6 +112,8 @@ impl Controller {
         self.phases.remove(&go.key);
         if let Some(space) = self.spaces.get_mut(&go.key.key.namespace) {
             space.touch(&go.key, now);
+            // What is remembered of the request must be seen before anything else is decided: it holds a slot.
+            space.mark_at(now);
         }
         let time = self.context.time.now();
         let error = match sent {

@@ -320,7 +320,7 @@ impl Controller {
         let mut targets: Vec<Target> = spaces.flat_map(|space| space.targets.iter().cloned()).collect();
         for target in &mut targets {
             if matches!(self.phases.get(&target.key), Some(Phase::Busy(_))) {
-                hold(target);
+                hold(target, time);
             }
         }
         let mut decisions = queue::decide(time, &self.context.limits, &targets, &self.memory);
@@ -408,8 +408,9 @@ impl Controller {
 }
 
 /// Takes a workload whose restart is being carried out for one that rolls out, so that its slot is taken.
-fn hold(target: &mut Target) {
+fn hold(target: &mut Target, now: Timestamp) {
     target.rolling = true;
+    target.patched_at = Some(now);
     for claim in &mut target.claims {
         if matches!(claim.standing, Standing::Stale(_)) && claim.block.is_none() {
             claim.standing = Standing::Rolling;

@@ -516,4 +516,4 @@ impl<'a> Look<'a> {
 }
 
 const REVERTED: &str = "somebody takes the annotation of the restart back, so its pods keep the old content: let your GitOps \
-     tool ignore differences in annotations restart.keyturn.dev/*, or choose the strategy Evict";
+     tool ignore the annotations restart.keyturn.dev/* (ignoreDifferences of Argo CD), or choose the strategy Evict";

@@ -19,7 +19,7 @@ use super::{
     health::Failure,
     memory::Memory,
     model::{Record, WorkloadKey},
-    need::later,
+    need::{CREATED_MARGIN, later},
     patch::Asked,
     target::{Claim, Standing, Target},
 };
@@ -31,6 +31,10 @@ pub const SETTLE: SignedDuration = SignedDuration::from_secs(5);
 pub const COALESCE: SignedDuration = SignedDuration::from_secs(10);
 /// What never rests is followed after this time all the same.
 pub const COALESCE_AT_MOST: SignedDuration = SignedDuration::from_secs(60);
+
+/// A pod that takes an evicted one's place carries no token: only one made so late is known to hold the new content. Times
+/// have whole seconds.
+pub const EVICT: SignedDuration = CREATED_MARGIN.saturating_add(SignedDuration::from_secs(2));
 
 /// How many workloads roll out at once, whatever ExternalSecrets say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,7 +283,11 @@ fn settled_at(target: &Target, ready: &[&Claim], urgent: bool, objects: &Objects
     };
     let first = target.pending_since.map_or(oldest, |since| since.max(oldest));
     let rest = if urgent { SETTLE } else { COALESCE };
-    later(latest, rest).min(later(first, COALESCE_AT_MOST))
+    let at = later(latest, rest).min(later(first, COALESCE_AT_MOST));
+    let evicts = ready
+        .iter()
+        .any(|claim| claim.terms.strategy == RestartStrategy::Evict);
+    if evicts { at.max(later(latest, EVICT)) } else { at }
 }
 
 fn settling(at: Timestamp) -> Block {
