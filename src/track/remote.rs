@@ -251,10 +251,14 @@ impl Remote {
 
     /// Which call checks it alone.
     pub(super) fn call(&self) -> Call {
+        // Of stages other than AWSCURRENT only Describe tells whether they are there by now.
+        let elsewhere = |failure: &Failure| {
+            matches!(failure, Failure::StageNotFound(stage) if !stage.is_current()) && !self.undescribed
+        };
         let unread = self
             .trouble
             .as_ref()
-            .is_some_and(|trouble| trouble.call == Call::Read);
+            .is_some_and(|trouble| trouble.call == Call::Read && !elsewhere(&trouble.failure));
         // A missing secret is described first, since only that decides.
         let undecided = self.urgent.is_some() && !self.undescribed;
         if self.has_current() && ((unread && !undecided) || (self.undescribed && self.batchable)) {

@@ -77,6 +77,9 @@ pub struct Entry {
     pub rotation: Option<Box<Rule>>,
 }
 
+/// The rollout of `status.restart`, and kind and name of the workloads that took it back.
+pub type Reverted = (Box<str>, Vec<(Box<str>, Box<str>)>);
+
 /// What an ExternalSecret says about restarts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Restarts {
@@ -94,8 +97,8 @@ pub struct Restarts {
     pub deadline: Option<Timestamp>,
     /// Whether the status says that a rotation is under way.
     pub rotating: bool,
-    /// The rollout of `status.restart`, and the workloads that it calls reverted: kind and name.
-    pub reverted: Option<(Box<str>, Vec<(Box<str>, Box<str>)>)>,
+    /// The workloads that the status calls reverted.
+    pub reverted: Option<Reverted>,
     /// Digest of the part of the status that restarts own: 0 without one.
     pub said: u64,
     /// `trigger.keys`: the keys of the Secret whose change restarts; all where there are none.
@@ -345,7 +348,7 @@ impl Restarts {
 }
 
 /// The rollout of this status and the workloads that took it back.
-fn reverted(status: &RestartStatus) -> Option<(Box<str>, Vec<(Box<str>, Box<str>)>)> {
+fn reverted(status: &RestartStatus) -> Option<Reverted> {
     let rollout = status.rollout.as_deref()?;
     let reverted = status
         .exceptions

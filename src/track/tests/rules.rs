@@ -1040,6 +1040,42 @@ fn facts_are_asked_for_of_those_alone_that_want_them() {
 }
 
 #[test]
+fn a_stage_that_one_object_misses_hides_no_rotation_from_another_and_is_seen_when_it_comes() {
+    let mut world = World::with(detect(Detection::Describe));
+    world.put("a", "v1");
+    let pending = Selector::parse(Some("AWSPENDING"));
+    world.subscribe_rotation(0, MINUTE, true, &[("a", current(), None)]);
+    world.subscribe(1, MINUTE, &[("a", pending.clone(), None)]);
+    world.tracker.observe(
+        world.now,
+        crate::track::Observation::Failed {
+            source: S,
+            call: Call::Read,
+            keys: vec!["a".into()],
+            failure: Failure::StageNotFound(pending.clone()),
+        },
+    );
+    world.run(mins(5));
+    world.set(
+        "a",
+        Some(State {
+            stages: stages(&[("v1", "AWSCURRENT"), ("v2", "AWSPENDING")]),
+            deleted: false,
+            suffix: "AbCdEf",
+        }),
+    );
+    world.run(mins(5));
+    assert_eq!(
+        world.tracker.rotation(S, "a").unwrap().pending,
+        Some(version("v2"))
+    );
+    assert_eq!(
+        world.tracker.known(S, "a", &pending),
+        Known::Version(version("v2"))
+    );
+}
+
+#[test]
 fn one_describe_tells_the_facts_when_a_version_moved() {
     let mut world = World::with(policy());
     world.put("a", "v1");
