@@ -16,3 +16,6 @@ pub mod report;
 pub mod step;
 pub mod target;
 pub mod uses;
+
+#[cfg(test)]
+mod tests;
