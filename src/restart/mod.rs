@@ -30,3 +30,6 @@ pub mod workload;
 
 pub use context::{Context, Workloads};
 pub use controller::run;
+
+#[cfg(test)]
+mod tests;

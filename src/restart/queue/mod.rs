@@ -137,10 +137,21 @@ pub fn decide(now: Timestamp, limits: &Limits, targets: &[Target], memory: &Memo
                 None => ready.push(claim),
             }
         }
-        let urgent = ready.iter().any(|claim| objects.urgent(claim.object.key()));
-        let at = settled_at(target, &ready, urgent, &objects);
         if ready.is_empty() {
             continue;
+        }
+        let urgent = ready.iter().any(|claim| objects.urgent(claim.object.key()));
+        let at = settled_at(target, &ready, urgent, &objects);
+        let is_settled = |claim: &&Claim| later(claim.changed_at, SETTLE) <= now;
+        if now >= at && ready.iter().any(is_settled) {
+            ready.retain(|claim| {
+                let settled = is_settled(claim);
+                if !settled {
+                    let at = later(claim.changed_at, SETTLE);
+                    waits.insert((claim.object.key(), &target.key), settling(at));
+                }
+                settled
+            });
         }
         if now < at {
             for claim in ready {
@@ -281,7 +292,7 @@ fn settled_at(target: &Target, ready: &[&Claim], urgent: bool, objects: &Objects
     let (Some(oldest), Some(latest)) = (times().min(), times().max()) else {
         return Timestamp::MAX;
     };
-    let first = target.pending_since.map_or(oldest, |since| since.max(oldest));
+    let first = target.changing_since.map_or(oldest, |since| since.min(oldest));
     let rest = if urgent { SETTLE } else { COALESCE };
     let at = later(latest, rest).min(later(first, COALESCE_AT_MOST));
     let evicts = ready
