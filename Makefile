@@ -29,7 +29,7 @@ test: tools lint ## formatting, lints, unit and integration tests, generated fil
 
 crashes: tools ## 300 rotations while the operator is killed at every write; takes a while
 	@$(SAY) "killing the operator at every write"
-	KEYTURN_TEST_ROTATIONS=300 cargo test $(ALL) --test integration -- restart_crashes --nocapture
+	cargo test $(ALL) --test integration -- restart_crashes --include-ignored --nocapture
 
 bench: tools ## the measurements, as a table and as JSON
 	@$(SAY) "building the release"

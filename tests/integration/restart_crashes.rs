@@ -23,8 +23,8 @@ use crate::{
     rolling::{LATER, Source, hash, user},
 };
 
-/// Rotations in all, unless `KEYTURN_TEST_ROTATIONS` says otherwise: `make crashes` asks for 300.
-const ROTATIONS: usize = 30;
+/// Rotations in all, unless `KEYTURN_TEST_ROTATIONS` says otherwise.
+const ROTATIONS: usize = 300;
 /// Namespaces, and Secrets in each.
 const NAMESPACES: usize = 5;
 const SECRETS: usize = 6;
@@ -268,6 +268,7 @@ async fn world() -> Result<(World, Operator)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long: make crashes"]
 async fn killed_at_any_write_each_content_restarts_once() -> Result<()> {
     let _api_server = API_SERVER.read().await;
     let rotations = env::var("KEYTURN_TEST_ROTATIONS").map_or(Ok(ROTATIONS), |text| text.parse())?;
