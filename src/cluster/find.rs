@@ -117,8 +117,8 @@ impl Cluster {
         }
     }
 
-    /// Whether the API server serves this kind. Where it does not say, it does not.
-    pub(super) async fn serves<K: Resource<DynamicType = ()>>(&self) -> bool {
+    /// Whether the API server serves this kind; none if it does not say.
+    pub(super) async fn serves<K: Resource<DynamicType = ()>>(&self) -> Option<bool> {
         let key = ObjectKey::new("", "");
         let call = Call {
             verb: Verb::List,
@@ -126,14 +126,13 @@ impl Cluster {
             key: &key,
         };
         let path = format!("/apis/{}/{}", K::group(&()), K::version(&()));
-        let Ok(request) = http::Request::get(path).body(Vec::new()) else {
-            return false;
-        };
+        let request = http::Request::get(path).body(Vec::new()).ok()?;
         match self.call::<Served>(call, request).await {
-            Ok(Served { resources }) => resources.iter().any(|kind| kind.name == K::plural(&())),
+            Ok(Served { resources }) => Some(resources.iter().any(|kind| kind.name == K::plural(&()))),
+            Err(error) if error.class == Class::NotFound => Some(false),
             Err(error) => {
-                tracing::debug!(kind = kind_of::<K>(), %error, "a kind is not served, or was not shown");
-                false
+                tracing::debug!(kind = kind_of::<K>(), %error, "whether a kind is served is not known");
+                None
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     metrics::Metrics,
@@ -61,17 +61,27 @@ pub struct Workloads {
     stateful_sets: Arc<Index<Known>>,
     daemon_sets: Arc<Index<Known>>,
     rollouts: Arc<Index<Known>>,
+    rollouts_known: watch::Receiver<bool>,
 }
 
 impl Workloads {
     /// Adds their watches. Rollouts are followed once the cluster has them.
     pub fn watch(watches: &mut Watches) -> Self {
+        let (rollouts, rollouts_known) = watches.optional(workload::Workloads::<Rollout>::default());
         Self {
             deployments: watches.watch(workload::Workloads::<Deployment>::default()),
             stateful_sets: watches.watch(workload::Workloads::<StatefulSet>::default()),
             daemon_sets: watches.watch(workload::Workloads::<DaemonSet>::default()),
-            rollouts: watches.optional(workload::Workloads::<Rollout>::default()),
+            rollouts,
+            rollouts_known,
         }
+    }
+
+    /// Returns once the Rollouts are known too, or that there are none.
+    pub(super) async fn known(&self) {
+        let mut known = self.rollouts_known.clone();
+        // An error is the end of the watches, which ends the process.
+        let _end = known.wait_for(|known| *known).await;
     }
 
     fn of(&self, kind: WorkloadKind) -> &Index<Known> {

@@ -37,6 +37,8 @@ const DECISIONS: Duration = Duration::from_millis(100);
 const ASTRAY: Duration = Duration::from_mins(1);
 /// How long the first lists of pods may take before it is told what happens.
 pub(super) const WARM: Duration = Duration::from_mins(1);
+/// How long restarts wait for the first list of Rollouts, which readiness does not wait for.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often what is gone is forgotten.
 const SWEEP: Duration = Duration::from_mins(5);
 /// How long requests under way may take to end.
@@ -44,9 +46,17 @@ const GRACE: Duration = Duration::from_secs(15);
 
 /// Works until `stop` completes, then lets requests under way end. Begin with complete indexes, as the leader.
 pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Output = ()>) {
+    let mut stop = std::pin::pin!(stop);
+    tokio::select! {
+        biased;
+        () = &mut stop => return,
+        // What nobody knows of takes no part in waves, nor in what rolls out.
+        known = timeout(PATIENCE, context.workloads.known()) => if known.is_err() {
+            tracing::warn!("Rollouts could not be listed; the restarts begin without them");
+        },
+    }
     let mut controller = Controller::new(context);
     controller.begin();
-    let mut stop = std::pin::pin!(stop);
     loop {
         let alarm = controller.turn();
         tokio::select! {

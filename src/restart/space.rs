@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
@@ -133,8 +134,14 @@ impl Space {
                     at: kept.at,
                 }),
             };
-            self.targets
-                .extend(target::assess(setting, &self.facts, &observed, memory));
+            let assess = || target::assess(setting, &self.facts, &observed, memory);
+            // One workload that we cannot judge must not end the judgement of all others.
+            match catch_unwind(AssertUnwindSafe(assess)) {
+                Ok(target) => self.targets.extend(target),
+                Err(_) => {
+                    tracing::error!(workload = %key, %namespace, "judging a workload panicked; this is a bug, please report it");
+                }
+            }
         }
         let open: BTreeSet<&WorkloadKey> = self
             .targets

@@ -550,12 +550,18 @@ async fn an_absent_kind_costs_a_check_a_minute_and_nothing_waits_for_it() {
     let metrics = cluster.metrics.clone();
     let changes = Changes::default();
     let mut watches = Watches::new(cluster, Scope::Cluster, changes.clone());
-    let index = watches.optional(Rollouts);
+    let (index, known) = watches.optional(Rollouts);
     let run = tokio::spawn(watches.run());
     assert_eq!(changes.next().await, Change::Ready);
     let check = "/apis/argoproj.io/v1alpha1";
+    assert!(!*known.borrow());
+    // A broken answer tells nothing, and is asked for again soon.
+    server.expect("GET", check).await.answer(500, &json!({}));
+    server.stays_silent(Duration::from_secs(4)).await;
+    assert!(!*known.borrow());
     server.expect("GET", check).await.answer(404, &json!({}));
     server.stays_silent(Duration::from_secs(59)).await;
+    assert!(*known.borrow());
     // Another kind of that group is none of ours.
     let others = json!({"resources": [{"name": "workflows"}]});
     server.expect("GET", check).await.answer(200, &others);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::{BoxFuture, join, join_all};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
@@ -20,6 +20,9 @@ use crate::{
 
 /// How often it is looked whether a kind that may be absent has come.
 const ABSENT: Duration = Duration::from_mins(1);
+
+/// The same, after nothing was found out.
+const UNKNOWN: Duration = Duration::from_secs(5);
 
 /// Which namespaces are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,24 +83,34 @@ impl Watches {
     }
 
     /// Adds a kind that the cluster may not have. It is looked for now and every minute; its absence is nobody's fault,
-    /// and nothing waits for its list.
-    pub fn optional<P: Project>(&mut self, project: P) -> Arc<Index<P::Entry>> {
+    /// and the first lists of the others do not wait for it. What is returned becomes true once it is known to be absent
+    /// or was listed.
+    pub fn optional<P: Project>(&mut self, project: P) -> (Arc<Index<P::Entry>>, watch::Receiver<bool>) {
         let namespaces = self.places::<P>();
         let (index, followers) = self.followers(project, namespaces, true);
         let cluster = self.cluster.clone();
+        let (known, is_known) = watch::channel(false);
         self.starts.push(Box::new(move |listed| {
             // Nobody waits any more when the process is ending.
             let _ = listed.send(());
             Box::pin(async move {
                 loop {
-                    if cluster.serves::<P::Kind>().await {
-                        join_all(followers.iter().map(|follower| follower.run(None))).await;
-                    }
-                    sleep(ABSENT).await;
+                    let wait = match cluster.serves::<P::Kind>().await {
+                        Some(true) => {
+                            while_served(&followers, &known).await;
+                            ABSENT
+                        }
+                        Some(false) => {
+                            known.send_replace(true);
+                            ABSENT
+                        }
+                        None => UNKNOWN,
+                    };
+                    sleep(wait).await;
                 }
             })
         }));
-        index
+        (index, is_known)
     }
 
     fn places<P: Project>(&self) -> Vec<Arc<str>> {
@@ -160,4 +173,21 @@ impl Watches {
         followers.join_next().await;
         WatchEnded
     }
+}
+
+/// Follows a kind until it is gone everywhere.
+async fn while_served<P: Project>(followers: &[Follower<P>], known: &watch::Sender<bool>) {
+    let (runs, lists): (Vec<_>, Vec<_>) = followers
+        .iter()
+        .map(|follower| {
+            let (listed, list) = oneshot::channel();
+            (follower.run(Some(listed)), list)
+        })
+        .unzip();
+    let all_listed = async {
+        // An error is a kind that went away before it was listed: that is known, too.
+        join_all(lists).await;
+        known.send_replace(true);
+    };
+    join(join_all(runs), all_listed).await;
 }
