@@ -545,6 +545,25 @@ impl Project for Rollouts {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_kind_that_is_served_is_listed_before_all_is_ready() {
+    let (cluster, mut server) = cluster();
+    let changes = Changes::default();
+    let mut watches = Watches::new(cluster, Scope::Cluster, changes.clone());
+    let index = watches.optional(Rollouts);
+    let run = tokio::spawn(watches.run());
+    let served = json!({"resources": [{"name": "rollouts"}]});
+    server
+        .expect("GET", "/apis/argoproj.io/v1alpha1")
+        .await
+        .answer(200, &served);
+    let web = json!({"metadata": {"namespace": "shop", "name": "web", "resourceVersion": "3"}});
+    server.next().await.answer(200, &page("5", "", &[web]));
+    while changes.next().await != Change::Ready {}
+    assert!(!index.is_empty());
+    run.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_absent_kind_costs_a_check_a_minute_and_nothing_waits_for_it() {
     let (cluster, mut server) = cluster();
     let metrics = cluster.metrics.clone();

@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::{BoxFuture, join, join_all};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -20,6 +20,8 @@ use crate::{
 
 /// How often it is looked whether a kind that may be absent has come.
 const ABSENT: Duration = Duration::from_mins(1);
+/// The longest that the first list of such a kind is waited for.
+const FIRST_LIST: Duration = Duration::from_secs(5);
 
 /// Which namespaces are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,22 +81,33 @@ impl Watches {
         self.follow(project, namespaces)
     }
 
-    /// Adds a kind that the cluster may not have. It is looked for now and every minute; its absence is nobody's fault,
-    /// and nothing waits for its list.
+    /// Adds a kind that the cluster may not have. It is looked for now and every minute; its absence is nobody's fault. Where
+    /// it is served, its first list is waited for as for others, but not for long.
     pub fn optional<P: Project>(&mut self, project: P) -> Arc<Index<P::Entry>> {
         let namespaces = self.places::<P>();
         let (index, followers) = self.followers(project, namespaces, true);
         let cluster = self.cluster.clone();
         self.starts.push(Box::new(move |listed| {
-            // Nobody waits any more when the process is ending.
-            let _ = listed.send(());
-            Box::pin(async move {
+            let (mut tell, lists): (Vec<_>, Vec<_>) = followers.iter().map(|_| oneshot::channel()).unzip();
+            let follow = async move {
                 loop {
+                    let mut tell = std::mem::take(&mut tell).into_iter();
                     if cluster.serves::<P::Kind>().await {
-                        join_all(followers.iter().map(|follower| follower.run(None))).await;
+                        join_all(followers.iter().map(|follower| follower.run(tell.next()))).await;
+                    } else {
+                        drop(tell);
                     }
                     sleep(ABSENT).await;
                 }
+            };
+            Box::pin(async move {
+                let told = async {
+                    // In time or not: the work of all others must not wait for a kind that nobody may list.
+                    let _listed = timeout(FIRST_LIST, join_all(lists)).await;
+                    // Nobody waits any more when the process is ending.
+                    let _ = listed.send(());
+                };
+                join(follow, told).await;
             })
         }));
         index
