@@ -68,6 +68,9 @@ pub struct TargetStatus {
     /// When `rollout` last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_at: Option<Time>,
+    /// Since when restarts are wanted: what changed before asks for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_since: Option<Time>,
 }
 
 /// The rotation of the remote secrets.

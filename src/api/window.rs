@@ -3,19 +3,30 @@
 use std::{fmt, time::Duration};
 
 use cronexpr::{Crontab, MakeTimestamp};
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::{
+    Timestamp, ToSpan as _,
+    civil::DateTime,
+    tz::{AmbiguousOffset, TimeZone},
+};
 
 use super::{interval, restart::RestartWindow};
 
 /// The shortest and the longest time that a window may stay open.
 const LIMITS: std::ops::RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(7 * 24);
 
+/// No clock jumps by more hours than this, but once in a century.
+const LONGEST_JUMP: i64 = 2;
+/// So many openings lie in that time at most, with the hour that a clock may repeat.
+const TRIES: usize = 200;
+
 /// A window, read.
 #[derive(Clone)]
 pub struct Window {
     /// As it is written, to tell windows apart.
     text: Box<str>,
+    /// In local time, read as if it were UTC.
     opens: Box<Crontab>,
+    zone: TimeZone,
     duration: Duration,
 }
 
@@ -65,29 +76,30 @@ impl Window {
             duration,
             time_zone,
         } = window;
-        let zone = time_zone.as_deref().unwrap_or("UTC");
+        let zone_name = time_zone.as_deref().unwrap_or("UTC");
         let bad = |field, message| BadWindow { field, message };
-        if TimeZone::get(zone).is_err() {
-            return Err(bad(
+        let zone = TimeZone::get(zone_name).map_err(|_| {
+            bad(
                 "timeZone",
                 "is no time zone of the IANA database: write one such as Europe/Vienna, or leave it out for UTC",
-            ));
-        }
+            )
+        })?;
         if cron.split_ascii_whitespace().count() != 5 {
             return Err(bad(
                 "cron",
                 "needs five fields: minute, hour, day of month, month, day of week",
             ));
         }
-        let opens = cronexpr::parse_crontab(&format!("{cron} {zone}"))
+        let opens = cronexpr::parse_crontab(&format!("{cron} UTC"))
             .map_err(|_| bad("cron", "is no cron expression: write one such as 0 2 * * *"))?;
         let duration = interval::parse_go(duration)
             .ok()
             .filter(|duration| LIMITS.contains(duration))
             .ok_or_else(|| bad("duration", "must be a duration from 1m to 168h, such as 2h"))?;
         Ok(Self {
-            text: format!("{cron} {zone} {duration:?}").into(),
+            text: format!("{cron} {zone_name} {duration:?}").into(),
             opens: Box::new(opens),
+            zone,
             duration,
         })
     }
@@ -104,8 +116,35 @@ impl Window {
     }
 
     fn next(&self, after: Timestamp) -> Option<Timestamp> {
-        let next = self.opens.find_next(MakeTimestamp(after)).ok()?;
-        Some(next.timestamp())
+        let utc = TimeZone::UTC;
+        // What is skipped by a clock that jumps ahead lies behind `after` on the clock and opens at the jump.
+        let mut local = self
+            .zone
+            .to_datetime(after)
+            .checked_sub(LONGEST_JUMP.hours())
+            .ok()?;
+        for _ in 0..TRIES {
+            let as_utc = utc.to_timestamp(local).ok()?;
+            local = utc.to_datetime(self.opens.find_next(MakeTimestamp(as_utc)).ok()?.timestamp());
+            let opens = self.moment(local)?;
+            if opens > after {
+                return Some(opens);
+            }
+        }
+        None
+    }
+
+    /// When the zone's clock shows `local`: the first time if it does so twice, and the jump if it skips it.
+    fn moment(&self, local: DateTime) -> Option<Timestamp> {
+        let ambiguous = self.zone.to_ambiguous_timestamp(local);
+        let skipped = matches!(ambiguous.offset(), AmbiguousOffset::Gap { .. });
+        let moment = ambiguous.compatible().ok()?;
+        if !skipped {
+            return Some(moment);
+        }
+        let just_after = moment.checked_add(1.nanosecond()).ok()?;
+        let jump = self.zone.preceding(just_after).next();
+        Some(jump.map_or(moment, |jump| jump.timestamp()))
     }
 
     fn end(&self, start: Timestamp) -> Timestamp {
@@ -130,4 +169,115 @@ pub fn opening(windows: &[Window], now: Timestamp) -> Opening {
         }
     }
     closes.map_or(Opening::Closed { next }, |until| Opening::Open { until })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(cron: &str, duration: &str, zone: &str) -> Window {
+        Window::parse(&RestartWindow {
+            cron: cron.to_owned(),
+            duration: duration.to_owned(),
+            time_zone: Some(zone.to_owned()),
+        })
+        .unwrap()
+    }
+
+    fn time(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn says(windows: &[Window], now: &str) -> String {
+        match opening(windows, time(now)) {
+            Opening::Open { until } => format!("open until {until}"),
+            Opening::Closed { next: Some(next) } => format!("closed until {next}"),
+            Opening::Closed { next: None } => "closed".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_window_is_open_from_its_start_until_before_its_end() {
+        let nightly = [window("0 2 * * *", "2h", "UTC")];
+        for (now, expected) in [
+            ("2026-06-01T01:59:59Z", "closed until 2026-06-01T02:00:00Z"),
+            ("2026-06-01T02:00:00Z", "open until 2026-06-01T04:00:00Z"),
+            ("2026-06-01T03:59:59.9Z", "open until 2026-06-01T04:00:00Z"),
+            ("2026-06-01T04:00:00Z", "closed until 2026-06-02T02:00:00Z"),
+        ] {
+            assert_eq!(says(&nightly, now), expected, "{now}");
+        }
+    }
+
+    #[test]
+    fn clocks_that_jump_neither_lose_a_window_nor_hold_it_open() {
+        let early = [window("0 2 * * *", "2h", "Europe/Vienna")];
+        // 02:00 does not exist on 2026-03-29 and begins twice on 2026-10-25.
+        for (now, expected) in [
+            ("2026-03-28T01:00:00Z", "open until 2026-03-28T03:00:00Z"),
+            ("2026-03-29T01:00:00Z", "open until 2026-03-29T03:00:00Z"),
+            ("2026-03-30T00:00:00Z", "open until 2026-03-30T02:00:00Z"),
+            ("2026-03-29T00:59:59Z", "closed until 2026-03-29T01:00:00Z"),
+            ("2026-10-25T00:00:00Z", "open until 2026-10-25T02:00:00Z"),
+            ("2026-10-25T02:00:00Z", "closed until 2026-10-26T01:00:00Z"),
+            ("2026-10-26T01:00:00Z", "open until 2026-10-26T03:00:00Z"),
+        ] {
+            assert_eq!(says(&early, now), expected, "{now}");
+        }
+        let in_the_gap = [window("30 2 * * *", "1h", "Europe/Vienna")];
+        assert_eq!(
+            says(&in_the_gap, "2026-03-29T01:45:00Z"),
+            "open until 2026-03-29T02:00:00Z"
+        );
+        let each_minute = [window("* * * * *", "1m", "Europe/Vienna")];
+        assert!(says(&each_minute, "2026-10-25T00:30:30Z").starts_with("open"));
+        assert_eq!(
+            says(&each_minute, "2026-10-25T01:30:30Z"),
+            "closed until 2026-10-25T02:00:00Z"
+        );
+    }
+
+    #[test]
+    fn windows_add_up() {
+        let two = [window("0 2 * * *", "2h", "UTC"), window("0 3 * * *", "3h", "UTC")];
+        for (now, expected) in [
+            ("2026-06-01T02:30:00Z", "open until 2026-06-01T04:00:00Z"),
+            ("2026-06-01T03:30:00Z", "open until 2026-06-01T06:00:00Z"),
+            ("2026-06-01T06:00:00Z", "closed until 2026-06-02T02:00:00Z"),
+        ] {
+            assert_eq!(says(&two, now), expected, "{now}");
+        }
+        // One that opens again before it closes.
+        let often = [window("0 * * * *", "2h", "UTC")];
+        assert!(says(&often, "2026-06-01T02:30:00Z").starts_with("open"));
+        assert!(says(&[], "2026-06-01T02:30:00Z").starts_with("open"));
+    }
+
+    #[test]
+    fn what_never_opens_is_closed_without_an_end() {
+        let never = [window("0 0 30 2 *", "2h", "UTC")];
+        assert_eq!(says(&never, "2026-06-01T00:00:00Z"), "closed");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_window_is_named() {
+        for (cron, duration, zone, field) in [
+            ("0 2 * * *", "2h", "Europe/Nowhere", "timeZone"),
+            ("0 2 * * *", "2h", "", "timeZone"),
+            ("0 2 * *", "2h", "UTC", "cron"),
+            ("0 2 * * * *", "2h", "UTC", "cron"),
+            ("0 25 * * *", "2h", "UTC", "cron"),
+            ("x y z a b", "2h", "UTC", "cron"),
+            ("0 2 * * *", "59s", "UTC", "duration"),
+            ("0 2 * * *", "169h", "UTC", "duration"),
+            ("0 2 * * *", "long", "UTC", "duration"),
+        ] {
+            let read = Window::parse(&RestartWindow {
+                cron: cron.to_owned(),
+                duration: duration.to_owned(),
+                time_zone: Some(zone.to_owned()),
+            });
+            assert_eq!(read.unwrap_err().field, field, "{cron} {duration} {zone}");
+        }
+    }
 }

@@ -22,7 +22,7 @@ impl Pace {
         }
     }
 
-    /// The next free turn, by any clock that does not go back, the same for all callers: it is the caller's: `now`, if nobody else's is close.
+    /// The next free turn by the clock of `now`, which all callers share: now itself, if nobody else's is close.
     pub fn turn(&self, now: Duration) -> Duration {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = now.max(*next);
@@ -48,7 +48,7 @@ mod tests {
     fn what_nobody_used_is_not_saved_up() {
         let pace = Pace::new(50);
         pace.turn(Duration::from_secs(1));
-        let now = Duration::from_secs(60);
+        let now = Duration::from_mins(1);
         assert_eq!(pace.turn(now), now);
         assert_eq!(pace.turn(now), now + Duration::from_millis(20));
     }

@@ -16,35 +16,27 @@ use tokio::{
 use super::{
     Context,
     apply::Looked,
-    block::Word,
     memory::Memory,
-    model::{Pod, Wishes, WorkloadKey},
-    queue::{self, Decisions, Go, State},
-    report::{self, Seen},
+    model::{Pod, WorkloadKey},
+    queue::{self, Go, State},
+    report::Seen,
     say::{Statuses, Wanted},
     space::{Space, instant},
-    step::{self, Step},
-    target::{self, Listed, ObjectFacts, Observed, Setting, Standing, Target},
+    target::{Setting, Standing, Target},
 };
 use crate::{
     api::ObjectKey,
-    cluster::{self, Change, Changes, Class, Control},
+    cluster::{self, Change, Changes, Control},
 };
 
-/// Restarts that are carried out at once.
-const AT_ONCE: usize = 32;
 /// Namespaces whose pods are listed at once.
 const LISTS: usize = 4;
 /// Decisions are at least this far apart.
 const DECISIONS: Duration = Duration::from_millis(100);
-/// A decision that did not hold when its workload was read again is not repeated before.
-const REST: Duration = Duration::from_secs(2);
 /// A request that has not ended by then has gone astray.
 const ASTRAY: Duration = Duration::from_mins(1);
 /// How long the first lists of pods may take before it is told what happens.
-const WARM: Duration = Duration::from_mins(1);
-/// How long a status waits for what is not known yet.
-const UNKNOWN: Duration = Duration::from_secs(30);
+pub(super) const WARM: Duration = Duration::from_mins(1);
 /// How often what is gone is forgotten.
 const SWEEP: Duration = Duration::from_mins(5);
 /// How long requests under way may take to end.
@@ -75,7 +67,7 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
 }
 
 /// What a task hands back.
-enum Done {
+pub(super) enum Done {
     Listed {
         namespace: Arc<str>,
         pods: Result<(Timestamp, Vec<Pod>), cluster::Error>,
@@ -97,33 +89,33 @@ enum Done {
 }
 
 /// How a decision is being carried out.
-enum Phase {
+pub(super) enum Phase {
     /// A request is under way since then.
     Busy(Instant),
     /// It did not hold; not again before.
     Resting(Instant),
 }
 
-struct Controller {
-    context: Arc<Context>,
-    spaces: BTreeMap<Arc<str>, Space>,
-    memory: Memory,
-    seen: Seen,
-    phases: HashMap<WorkloadKey, Phase>,
-    statuses: Statuses,
+pub(super) struct Controller {
+    pub(super) context: Arc<Context>,
+    pub(super) spaces: BTreeMap<Arc<str>, Space>,
+    pub(super) memory: Memory,
+    pub(super) seen: Seen,
+    pub(super) phases: HashMap<WorkloadKey, Phase>,
+    pub(super) statuses: Statuses,
     /// What was reported last of an object, as a number of its states.
-    reported: HashMap<ObjectKey, Vec<State>>,
+    pub(super) reported: HashMap<ObjectKey, Vec<State>>,
     /// Since when something of an object is not known.
-    unknown: HashMap<ObjectKey, Instant>,
-    control: Option<Control>,
-    tasks: JoinSet<Done>,
-    lists: usize,
-    undecided: bool,
-    decided: Instant,
-    wake: Option<Instant>,
-    swept: Instant,
-    started: Instant,
-    warm: bool,
+    pub(super) unknown: HashMap<ObjectKey, Instant>,
+    pub(super) control: Option<Control>,
+    pub(super) tasks: JoinSet<Done>,
+    pub(super) lists: usize,
+    pub(super) undecided: bool,
+    pub(super) decided: Instant,
+    pub(super) wake: Option<Instant>,
+    pub(super) swept: Instant,
+    pub(super) started: Instant,
+    pub(super) warm: bool,
 }
 
 impl Controller {
@@ -199,11 +191,11 @@ impl Controller {
                 let key = WorkloadKey { kind, key };
                 if self.context.workloads.get(&key).is_some() {
                     let space = self.spaces.entry(Arc::clone(&key.key.namespace)).or_default();
+                    space.touch(&key, now);
                     space.workloads.insert(key);
-                    space.touch(now);
                 } else if let Some(space) = self.spaces.get_mut(&key.key.namespace) {
                     space.forget(&key);
-                    space.touch(now);
+                    space.mark(now);
                 }
             }
         }
@@ -328,7 +320,7 @@ impl Controller {
         let mut targets: Vec<Target> = spaces.flat_map(|space| space.targets.iter().cloned()).collect();
         for target in &mut targets {
             if matches!(self.phases.get(&target.key), Some(Phase::Busy(_))) {
-                hold(target);
+                hold(target, time);
             }
         }
         let mut decisions = queue::decide(time, &self.context.limits, &targets, &self.memory);
@@ -338,110 +330,6 @@ impl Controller {
         }
         self.tell(&targets, &decisions, now);
         self.report(&decisions, time, now);
-    }
-
-    /// Begins to carry a decision out.
-    fn go(&mut self, go: Go, now: Instant) {
-        let busy = self
-            .phases
-            .values()
-            .filter(|phase| matches!(phase, Phase::Busy(_)));
-        if self.phases.contains_key(&go.key) || busy.count() >= AT_ONCE {
-            return;
-        }
-        self.phases.insert(go.key.clone(), Phase::Busy(now));
-        let context = Arc::clone(&self.context);
-        self.tasks.spawn(async move {
-            let looked = context.look_again(&go.key).await;
-            Done::Looked { go, looked }
-        });
-    }
-
-    /// Events and numbers of what happened.
-    fn tell(&mut self, targets: &[Target], decisions: &Decisions, now: Instant) {
-        let mut counts = report::count(decisions.states.iter());
-        let halted = decisions
-            .states
-            .iter()
-            .filter(|state| state.word == Word::Halted)
-            .count();
-        counts.pending = counts.pending.saturating_sub(halted);
-        for (state, count) in [
-            ("pending", counts.pending),
-            ("in_flight", counts.in_flight),
-            ("failed", counts.failed),
-            ("halted", halted),
-        ] {
-            self.context.metrics.state(state, count);
-        }
-        let looking = decisions.states.iter().any(|state| state.word == Word::Looking);
-        self.warm |= !looking || now >= self.started + WARM;
-        if !self.warm {
-            // What stands as it did before this process began is no event.
-            return;
-        }
-        let happened = self.seen.look(decisions);
-        if happened.is_empty() {
-            return;
-        }
-        let uids: HashMap<&WorkloadKey, &str> =
-            targets.iter().map(|target| (&target.key, &*target.uid)).collect();
-        for happened in &happened {
-            self.context.tell(happened, &uids);
-        }
-    }
-
-    /// Sees to the statuses of the objects of which something changed.
-    fn report(&mut self, decisions: &Decisions, time: Timestamp, now: Instant) {
-        let mut of: HashMap<&ObjectKey, &[State]> = HashMap::new();
-        for states in decisions.states.chunk_by(|a, b| a.object == b.object) {
-            if let Some(first) = states.first() {
-                of.insert(&first.object, states);
-            }
-        }
-        let mut wanted: Vec<ObjectFacts> = Vec::new();
-        for space in self.spaces.values_mut() {
-            let fresh = std::mem::take(&mut space.fresh);
-            for facts in &space.facts {
-                let states = of.get(facts.key()).copied().unwrap_or_default();
-                let same = self.reported.get(facts.key()).map_or(&[][..], Vec::as_slice) == states;
-                if fresh || !same {
-                    wanted.push(facts.clone());
-                }
-            }
-        }
-        for facts in wanted {
-            let object = facts.key();
-            let states = of.get(object).copied().unwrap_or_default();
-            if states.iter().any(|state| state.word == Word::Looking) {
-                let since = *self.unknown.entry(object.clone()).or_insert(now);
-                if now < since + UNKNOWN {
-                    continue;
-                }
-            } else {
-                self.unknown.remove(object);
-            }
-            let part = Decisions {
-                states: states.to_vec(),
-                objects: decisions
-                    .objects
-                    .get(object)
-                    .map(|state| (object.clone(), state.clone()))
-                    .into_iter()
-                    .collect(),
-                ..Decisions::default()
-            };
-            let report = report::report(&facts.content, &part);
-            if let Some(identity) = self.context.identity(object) {
-                let said = facts.restarts.said;
-                self.statuses.want(object, identity, said, Some(report), time);
-            }
-            if states.is_empty() {
-                self.reported.remove(object);
-            } else {
-                self.reported.insert(object.clone(), part.states);
-            }
-        }
     }
 
     fn ended(&mut self, done: Result<Done, tokio::task::JoinError>) {
@@ -473,127 +361,6 @@ impl Controller {
             .ok();
         if let Some(space) = self.spaces.get_mut(namespace) {
             space.listed(&self.context, pods, now);
-        }
-    }
-
-    /// A workload was read again: judge again, and send.
-    fn looked(&mut self, go: Go, looked: Result<Option<Looked>, cluster::Error>, now: Instant) {
-        let namespace = Arc::clone(&go.key.key.namespace);
-        let looked = match looked {
-            Ok(Some(looked)) => looked,
-            Ok(None) => return self.rest(&go, now),
-            Err(error) => {
-                tracing::warn!(workload = %go.key, %error, "a workload was not read before its restart; it is tried again");
-                return self.rest(&go, now);
-            }
-        };
-        let Looked {
-            observed,
-            workload,
-            pods,
-            at,
-        } = looked;
-        let time = self.context.time.now();
-        let names: Vec<Arc<str>> = self
-            .spaces
-            .get(&namespace)
-            .map(|space| space.objects.iter().cloned().collect())
-            .unwrap_or_default();
-        let facts: Vec<ObjectFacts> = names
-            .into_iter()
-            .filter_map(|name| self.context.facts(&ObjectKey::new(Arc::clone(&namespace), name)))
-            .collect();
-        let wishes: Wishes = self.context.wishes(&namespace);
-        let control = self.context.control();
-        let setting = Setting {
-            now: time,
-            control: control.as_ref(),
-            evict_allowed: self.context.evict_allowed,
-        };
-        let seen = Observed {
-            key: &go.key,
-            workload: &workload,
-            namespace: &wishes,
-            pods: Some(Listed { pods: &pods, at }),
-        };
-        let fresh = target::assess(&setting, &facts, &seen, &mut self.memory);
-        let step = fresh.map_or(Step::Nothing, |fresh| {
-            step::step(&go, &observed.resource_version, &seen, &fresh)
-        });
-        let uid = workload.uid.clone();
-        if let Some(space) = self.spaces.get_mut(&namespace) {
-            space.keep(go.key.clone(), uid, at, pods);
-        }
-        let (go, evicted) = match &step {
-            Step::Nothing => return self.rest(&go, now),
-            Step::Patch { go, .. } => (go.clone(), None),
-            Step::Evict { go, pod, .. } => (go.clone(), Some(pod.clone())),
-        };
-        self.memory.sending(&go, time);
-        self.phases.insert(go.key.clone(), Phase::Busy(now));
-        let context = Arc::clone(&self.context);
-        self.tasks.spawn(async move {
-            let sent = context.send(&go.key, &observed, step).await;
-            Done::Sent { go, evicted, sent }
-        });
-    }
-
-    fn sent(&mut self, go: &Go, evicted: Option<&str>, sent: Result<(), cluster::Error>, now: Instant) {
-        self.phases.remove(&go.key);
-        if let Some(space) = self.spaces.get_mut(&go.key.key.namespace) {
-            space.touch(now);
-        }
-        let time = self.context.time.now();
-        let error = match sent {
-            Ok(()) => {
-                self.memory.taken(go);
-                self.seen.triggered(go);
-                let verb = if evicted.is_some() { "evict" } else { "patch" };
-                self.context.tell_triggered(go, verb, evicted);
-                return;
-            }
-            Err(error) => error,
-        };
-        match &error.class {
-            Class::Conflict | Class::UidMismatch | Class::NotFound | Class::AlreadyExists => {
-                self.memory.conflicted(go);
-            }
-            Class::Disruption => self.memory.evict_later(go, time, &error.to_string()),
-            Class::Throttled { .. } | Class::NotLeading | Class::Unauthorized => {
-                tracing::warn!(workload = %go.key, %error, "a restart was not taken; it is tried again");
-                self.memory.conflicted(go);
-                self.rest(go, now);
-            }
-            Class::Timeout | Class::Unavailable { .. } => {
-                // It may have been taken all the same: the workload will tell.
-                tracing::warn!(workload = %go.key, %error, "nothing is known of a restart; it is looked at again");
-            }
-            Class::Forbidden
-            | Class::Invalid { .. }
-            | Class::FieldConflict { .. }
-            | Class::TooLarge
-            | Class::Expired
-            | Class::Rejected { .. }
-            | Class::Malformed(_) => {
-                let why = format!(
-                    "{error}: allow it in the operator's role, or mend the admission policy or webhook that refuses it"
-                );
-                tracing::warn!(workload = %go.key, %error, "a restart was refused; it is tried again later");
-                let first = self.memory.refusal(&go.uid).is_none();
-                self.memory.refused(go, time, &why);
-                self.context.metrics.count(go.key.kind.as_str(), "refused");
-                if first {
-                    self.context.tell_refused(go, &why);
-                }
-            }
-        }
-    }
-
-    /// The decision did not hold; it is not taken again at once.
-    fn rest(&mut self, go: &Go, now: Instant) {
-        self.phases.insert(go.key.clone(), Phase::Resting(now + REST));
-        if let Some(space) = self.spaces.get_mut(&go.key.key.namespace) {
-            space.touch(now);
         }
     }
 
@@ -641,8 +408,9 @@ impl Controller {
 }
 
 /// Takes a workload whose restart is being carried out for one that rolls out, so that its slot is taken.
-fn hold(target: &mut Target) {
+fn hold(target: &mut Target, now: Timestamp) {
     target.rolling = true;
+    target.patched_at = Some(now);
     for claim in &mut target.claims {
         if matches!(claim.standing, Standing::Stale(_)) && claim.block.is_none() {
             claim.standing = Standing::Rolling;

@@ -8,7 +8,10 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{need::later, queue::Go};
+use super::{
+    need::later,
+    queue::{COALESCE, Go},
+};
 use crate::api::{ObjectKey, RestartStrategy};
 
 /// For how long an index may lag behind a patch that was sent, and how long after a patch was taken back the second one is
@@ -36,10 +39,17 @@ pub struct Memory {
 struct Kept {
     satisfied: Tokens,
     complete: Tokens,
-    pending_since: Option<Timestamp>,
+    changes: Option<Changes>,
     sent: BTreeMap<Box<str>, Sent>,
     refused: Option<Refused>,
     evicting: Option<Timestamp>,
+}
+
+/// Changes that follow each other so closely that they make one restart.
+#[derive(Clone, Copy, Debug)]
+struct Changes {
+    first: Timestamp,
+    latest: Timestamp,
 }
 
 /// A patch that was sent.
@@ -75,6 +85,7 @@ impl Memory {
             self.objects.insert(carried.object.clone(), now);
         }
         let kept = self.workloads.entry(go.uid.clone()).or_default();
+        kept.changes = None;
         if go.strategy == RestartStrategy::Evict {
             kept.evicting.get_or_insert(now);
             return;
@@ -193,16 +204,21 @@ impl Memory {
         }
     }
 
-    /// Since when the workload is known to be pending; none resets it.
-    pub(super) fn pending(&mut self, uid: &str, pending: bool, now: Timestamp) -> Option<Timestamp> {
-        if !pending {
+    /// The first of the changes that ask for the workload's next restart without a rest between them, given the `latest`.
+    pub(super) fn changed(&mut self, uid: &str, latest: Option<Timestamp>) -> Option<Timestamp> {
+        let Some(latest) = latest else {
             if let Some(kept) = self.workloads.get_mut(uid) {
-                kept.pending_since = None;
+                kept.changes = None;
             }
             return None;
-        }
+        };
         let kept = self.workloads.entry(uid.into()).or_default();
-        Some(*kept.pending_since.get_or_insert(now))
+        let first = kept
+            .changes
+            .filter(|changes| latest < later(changes.latest, COALESCE))
+            .map_or(latest, |changes| changes.first.min(latest));
+        kept.changes = Some(Changes { first, latest });
+        Some(first)
     }
 
     pub(super) fn sent(&self, uid: &str, hash: &str) -> Option<&Sent> {

@@ -6,6 +6,7 @@
 
 mod apply;
 pub mod block;
+mod carry;
 mod context;
 mod controller;
 pub mod door;
@@ -22,9 +23,13 @@ mod say;
 mod space;
 pub mod step;
 pub mod target;
+mod told;
 pub mod uses;
 pub mod wishes;
 pub mod workload;
 
 pub use context::{Context, Workloads};
 pub use controller::run;
+
+#[cfg(test)]
+mod tests;

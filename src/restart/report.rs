@@ -60,7 +60,7 @@ pub fn report(content: &Content, decisions: &Decisions) -> Report {
         .collect();
     let number = |count: usize| Some(i32::try_from(count).unwrap_or(i32::MAX));
     let all = states.len();
-    let (reason, message) = condition(changed, &states, counts, halted);
+    let (reason, message) = condition(changed, &content.token, &states, counts, halted);
     Report {
         status: RestartStatus {
             rollout: changed.then(|| content.token.to_string()),
@@ -117,7 +117,13 @@ fn exception(state: &State) -> RestartException {
     }
 }
 
-fn condition(changed: bool, states: &[&State], counts: Counts, halted: bool) -> (Reason, String) {
+fn condition(
+    changed: bool,
+    token: &str,
+    states: &[&State],
+    counts: Counts,
+    halted: bool,
+) -> (Reason, String) {
     let has = |word: Word| states.iter().find(|state| state.word == word);
     let all = states.len();
     if !changed {
@@ -146,7 +152,8 @@ fn condition(changed: bool, states: &[&State], counts: Counts, halted: bool) -> 
         return (
             Reason::Halted,
             format!(
-                "{rest}; no more are restarted since {} failed{failed}",
+                "{rest}; no more are restarted since {} failed{failed}. Mend it, or annotate the ExternalSecret with \
+                 keyturn.dev/resume={token} to go on",
                 counts.failed
             ),
         );

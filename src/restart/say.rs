@@ -331,3 +331,87 @@ fn reference(key: &WorkloadKey, uid: &str) -> ObjectReference {
         ..ObjectReference::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Reason, RestartStatus};
+
+    fn key() -> ObjectKey {
+        ObjectKey::new("shop", "db")
+    }
+
+    fn report(done: i32) -> Report {
+        Report {
+            status: RestartStatus {
+                done: Some(done),
+                ..RestartStatus::default()
+            },
+            reason: Reason::InProgress,
+            message: "some hold it".to_owned(),
+        }
+    }
+
+    fn want(statuses: &mut Statuses, said: u64, done: i32) {
+        statuses.want(&key(), ("u1".into(), 1), said, Some(report(done)), Timestamp::UNIX_EPOCH);
+    }
+
+    fn digest(done: i32) -> u64 {
+        digest_of_restarts(&status_of(report(done), 1, Timestamp::UNIX_EPOCH))
+    }
+
+    fn write(statuses: &mut Statuses, now: Instant) -> bool {
+        let mut due = statuses.due(now);
+        assert!(due.len() <= 1);
+        let Some((object, wanted)) = due.pop() else {
+            return false;
+        };
+        statuses.done(&object, wanted, Ok(()), now);
+        true
+    }
+
+    #[test]
+    fn what_is_there_already_is_not_written() {
+        let mut statuses = Statuses::default();
+        want(&mut statuses, digest(1), 1);
+        assert!(!write(&mut statuses, Instant::now()));
+        assert!(statuses.objects.is_empty());
+    }
+
+    #[test]
+    fn a_status_is_written_once_in_five_seconds_and_the_last_word_wins() {
+        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        want(&mut statuses, 0, 1);
+        assert!(write(&mut statuses, now));
+        // The index does not show it yet: it is not written again.
+        want(&mut statuses, 0, 1);
+        assert!(!write(&mut statuses, now + GAP));
+        want(&mut statuses, digest(1), 2);
+        want(&mut statuses, digest(1), 3);
+        assert!(!write(&mut statuses, now + GAP - Duration::from_millis(1)));
+        assert_eq!(statuses.next(), Some(now + GAP));
+        assert!(write(&mut statuses, now + GAP));
+        // All is said, and the index shows it: nothing is kept.
+        want(&mut statuses, digest(3), 3);
+        assert!(!write(&mut statuses, now + GAP * 3));
+        assert!(statuses.objects.is_empty());
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_and_what_is_gone_is_not() {
+        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        let failed = |class| cluster::Error {
+            verb: cluster::Verb::Apply,
+            kind: "ExternalSecret",
+            key: key(),
+            class,
+        };
+        want(&mut statuses, 0, 1);
+        for (class, again) in [(Class::Timeout, true), (Class::NotFound, false)] {
+            let (object, wanted) = statuses.due(now + GAP).pop().unwrap();
+            statuses.done(&object, wanted, Err(failed(class)), now);
+            assert_eq!(statuses.next().is_some(), again);
+        }
+        assert!(statuses.objects.is_empty());
+    }
+}

@@ -1,7 +1,7 @@
 //! One namespace: what is known of it, and when it is looked at.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -15,16 +15,22 @@ use super::{
     need,
     target::{self, Listed, ObjectFacts, Observed, Setting, Standing, Target},
 };
-use crate::restart::Context;
+use crate::{api::ObjectKey, restart::Context};
 
 /// Changes that come together are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+/// At most one part in so many of the time goes into looks at one namespace.
+const SHARE: u32 = 20;
+/// The longest that a change waits for a look.
+const LONGEST: Duration = Duration::from_secs(5);
 /// Pods that were never listed are, after the last list, not before.
 const FIRST: Duration = Duration::from_secs(1);
 /// Pods are listed again after a change not before.
 const AGAIN: Duration = Duration::from_secs(5);
 /// While something rolls out, pods are listed this often.
 const ROLLING: Duration = Duration::from_secs(10);
+/// While something is broken, pods are listed this often.
+const BROKEN: Duration = Duration::from_mins(1);
 /// While something waits, pods are listed this often: who replaces them changes the workload, and that is seen.
 const WAITING: Duration = Duration::from_mins(5);
 /// After a list that failed.
@@ -47,8 +53,11 @@ pub(super) struct Space {
     pub(super) list_at: Option<Instant>,
     /// Whether they are being listed.
     pub(super) listing: bool,
-    /// Whether it was looked at since the last decision.
-    pub(super) fresh: bool,
+    /// The ExternalSecrets of which something changed since the last report.
+    pub(super) fresh: BTreeSet<Arc<str>>,
+    generations: BTreeMap<Arc<str>, i64>,
+    /// How long a look takes.
+    took: Duration,
     listed: Option<Instant>,
     failed: bool,
     /// Whether a workload changed since pods were listed.
@@ -64,9 +73,9 @@ struct Kept {
 }
 
 impl Space {
-    /// Looks at it soon.
+    /// Looks at it soon; the later, the longer that takes.
     pub(super) fn mark(&mut self, now: Instant) {
-        self.mark_at(now + DEBOUNCE);
+        self.mark_at(now + (self.took * SHARE).clamp(DEBOUNCE, LONGEST));
     }
 
     /// Looks at it at `at`, or before.
@@ -75,8 +84,11 @@ impl Space {
     }
 
     /// A workload changed.
-    pub(super) fn touch(&mut self, now: Instant) {
-        self.touched = true;
+    pub(super) fn touch(&mut self, key: &WorkloadKey, now: Instant) {
+        self.touched |= self
+            .targets
+            .iter()
+            .any(|target| target.key == *key && is_open(target));
         self.mark(now);
     }
 
@@ -101,16 +113,7 @@ impl Space {
         now: Instant,
     ) {
         self.due = None;
-        self.fresh = true;
-        let keys = self.objects.iter();
-        self.facts = keys
-            .filter_map(|name| {
-                context.facts(&crate::api::ObjectKey::new(
-                    Arc::clone(namespace),
-                    Arc::clone(name),
-                ))
-            })
-            .collect();
+        self.learn(context, namespace);
         let wishes = context.wishes(namespace);
         self.targets.clear();
         for key in &self.workloads {
@@ -141,6 +144,30 @@ impl Space {
             .collect();
         self.pods.retain(|key, _| open.contains(key));
         self.plan(setting.now, now);
+        self.took = now.elapsed();
+    }
+
+    /// Reads what its ExternalSecrets say.
+    fn learn(&mut self, context: &Context, namespace: &Arc<str>) {
+        let before = std::mem::take(&mut self.facts);
+        let before: HashMap<&ObjectKey, &ObjectFacts> =
+            before.iter().map(|facts| (facts.key(), facts)).collect();
+        let generations = std::mem::take(&mut self.generations);
+        for name in &self.objects {
+            let key = ObjectKey::new(Arc::clone(namespace), Arc::clone(name));
+            let (Some(facts), Some((_, generation))) = (context.facts(&key), context.identity(&key)) else {
+                continue;
+            };
+            self.generations.insert(Arc::clone(name), generation);
+            let same = generations.get(name) == Some(&generation);
+            match before.get(&key) {
+                Some(before) if same && **before == facts => self.facts.push((*before).clone()),
+                _ => {
+                    self.facts.push(facts);
+                    self.fresh.insert(Arc::clone(name));
+                }
+            }
+        }
     }
 
     /// When pods are listed next.
@@ -161,15 +188,15 @@ impl Space {
                 instant(wanted, time, now).max(since(floor))
             });
             let waiting = is_open(target).then(|| {
-                let busy = target.rolling
-                    || target
-                        .claims
-                        .iter()
-                        .any(|claim| matches!(claim.standing, Standing::Failed { .. } | Standing::Rolling));
-                match (busy, self.touched) {
-                    (_, true) => since(AGAIN),
-                    (true, false) => since(ROLLING),
-                    (false, false) => since(WAITING),
+                let any = |is: fn(&Standing) -> bool| target.claims.iter().any(|claim| is(&claim.standing));
+                if self.touched {
+                    since(AGAIN)
+                } else if target.rolling || any(|standing| *standing == Standing::Rolling) {
+                    since(ROLLING)
+                } else if any(|standing| matches!(standing, Standing::Failed { .. })) {
+                    since(BROKEN)
+                } else {
+                    since(WAITING)
                 }
             });
             at = at.into_iter().chain(unseen).chain(waiting).min();

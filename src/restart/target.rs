@@ -88,8 +88,8 @@ pub struct Target {
     pub healthy: bool,
     /// When our last patch of it was taken.
     pub patched_at: Option<Timestamp>,
-    /// Since when it is known to be pending.
-    pub pending_since: Option<Timestamp>,
+    /// The first of the changes that ask for its next restart and follow each other without a rest.
+    pub changing_since: Option<Timestamp>,
     /// A request that was refused, for now.
     pub refused: Option<Block>,
     /// When its pods must be listed to tell more.
@@ -154,11 +154,11 @@ pub fn assess(
         return None;
     }
     let Observed { key, workload, .. } = *observed;
-    let stale = claims
-        .iter()
-        .any(|claim| matches!(claim.standing, Standing::Stale(_)));
-    let known = |claim: &Claim| matches!(claim.standing, Standing::Done);
-    let open = rolling || !claims.iter().all(known);
+    let stale = |claim: &&Claim| matches!(claim.standing, Standing::Stale(_)) && claim.block.is_none();
+    let latest = claims.iter().filter(stale).map(|claim| claim.changed_at).max();
+    let open = rolling || !claims.iter().all(|claim| claim.standing == Standing::Done);
+    // Before its pods were looked at, nothing is learnt of its changes.
+    let known = claims.iter().all(|claim| claim.standing != Standing::Unknown);
     let refused = memory
         .refusal(&workload.uid)
         .filter(|refused| setting.now < refused.until);
@@ -172,7 +172,11 @@ pub fn assess(
         refused: refused
             .map(|refused| Block::new(Word::Refused, refused.why.to_string(), Some(refused.until))),
         pods_wanted: look.pods_wanted(open, &claims),
-        pending_since: memory.pending(&workload.uid, stale, setting.now),
+        changing_since: if known {
+            memory.changed(&workload.uid, latest)
+        } else {
+            None
+        },
         claims,
     })
 }
@@ -516,4 +520,4 @@ impl<'a> Look<'a> {
 }
 
 const REVERTED: &str = "somebody takes the annotation of the restart back, so its pods keep the old content: let your GitOps \
-     tool ignore differences in annotations restart.keyturn.dev/*, or choose the strategy Evict";
+     tool ignore the annotations restart.keyturn.dev/* (ignoreDifferences of Argo CD), or choose the strategy Evict";

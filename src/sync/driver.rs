@@ -95,6 +95,13 @@ impl Tracking {
         self.outages().get(&source).map(|outage| outage.kind)
     }
 
+    /// Ends the checks of a source, and forgets how it fared.
+    pub fn remove_source(&self, source: SourceId) {
+        // Before its outage, so that none comes back behind it.
+        self.tell(|tracker, _| tracker.remove_source(source));
+        self.outages().remove(&source);
+    }
+
     /// A source has answered, or has failed for a reason that passes; what to tell of it.
     fn weather(&self, source: SourceId, failed: Option<OutageKind>) -> Option<Notice> {
         let mut outages = self.outages();
@@ -104,6 +111,10 @@ impl Tracking {
                 .filter(|outage| outage.told)
                 .map(|_| Notice::Up(source));
         };
+        // The last calls of a source end after it was removed.
+        if !self.lock().has_source(source) {
+            return None;
+        }
         let now = self.clock.now();
         let outage = outages.entry(source).or_insert(Outage {
             since: now,
@@ -466,5 +477,33 @@ pub fn failure(error: &aws::Error, selector: &Selector) -> Failure {
         C::KeyAccessDenied => Failure::KeyDenied,
         C::Identity => Failure::Identity,
         C::Invalid => Failure::Invalid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::track::{Config, SourcePolicy};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_source_leaves_no_outage_behind() {
+        let tracking = Tracking::new(Clock::start(), Tracker::new(Config::default()));
+        let (one, other) = (SourceId(1), SourceId(2));
+        for source in [one, other] {
+            tracking.tell(|tracker, now| tracker.set_source(now, source, SourcePolicy::default()));
+            assert_eq!(tracking.weather(source, Some(OutageKind::Throttled)), None);
+        }
+        tracking.remove_source(one);
+        // A call that was under way ends.
+        tokio::time::advance(OUTAGE).await;
+        assert_eq!(tracking.weather(one, Some(OutageKind::Throttled)), None);
+        assert_eq!(tracking.outage(one), None);
+        assert_eq!(tracking.outages().len(), 1);
+        assert_eq!(
+            tracking.weather(other, Some(OutageKind::Unavailable)),
+            Some(Notice::Down(other, OutageKind::Unavailable))
+        );
+        assert_eq!(tracking.weather(other, None), Some(Notice::Up(other)));
+        assert!(tracking.outages().is_empty());
     }
 }

@@ -11,6 +11,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::{api::ConditionType, sync::entry::Tally};
+
 /// How a pass ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Outcome {
@@ -38,6 +40,27 @@ pub struct QueueLabels {
     pub state: &'static str,
 }
 
+/// The labels of ExternalSecrets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ConditionLabels {
+    /// Which condition.
+    pub condition: &'static str,
+    /// `True`, `False` or `Unknown`.
+    pub status: &'static str,
+    /// Its reason; empty where nothing was said yet.
+    pub reason: &'static str,
+}
+
+impl From<(ConditionType, &'static str, &'static str)> for ConditionLabels {
+    fn from((type_, status, reason): (ConditionType, &'static str, &'static str)) -> Self {
+        Self {
+            condition: type_.as_str(),
+            status,
+            reason,
+        }
+    }
+}
+
 /// The metrics of this room.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -47,6 +70,8 @@ pub struct Metrics {
     pub duration: Histogram,
     /// Objects in the queue.
     pub queue: Family<QueueLabels, Gauge>,
+    /// ExternalSecrets by what their conditions say.
+    pub conditions: Family<ConditionLabels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -56,17 +81,29 @@ impl Default for Metrics {
             // 100 us to about 100 s.
             duration: Histogram::new(exponential_buckets(0.0001, 4.0, 11)),
             queue: Family::default(),
+            conditions: Family::default(),
         }
     }
 }
 
 impl Metrics {
+    /// Shows `now` where `former` was shown.
+    pub fn show(&self, former: &Tally, now: &Tally) {
+        for (said, count) in now.counts() {
+            self.conditions.get_or_create(&said.into()).set(count);
+        }
+        for said in now.gone(former) {
+            self.conditions.remove(&said.into());
+        }
+    }
+
     /// Adds them to a registry.
     pub fn register(&self, registry: &mut Registry) {
         let Self {
             passes,
             duration,
             queue,
+            conditions,
         } = self;
         registry.register(
             "reconcile_passes",
@@ -83,6 +120,11 @@ impl Metrics {
             "reconcile_queue",
             "ExternalSecrets in the work queue, by state",
             queue.clone(),
+        );
+        registry.register(
+            "externalsecrets",
+            "ExternalSecrets, by what each of their conditions says",
+            conditions.clone(),
         );
     }
 }

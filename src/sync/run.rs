@@ -15,10 +15,10 @@ use tokio::{
 
 use crate::{
     api::{ObjectKey, StoreKind},
-    cluster::{Change, Changes},
+    cluster::{Change, Changes, Indexed},
     sync::{
         driver::{self, Notice},
-        entry::Entry,
+        entry::{Entry, Tally},
         metrics::{Outcome, PassLabels, QueueLabels},
         queue::Class,
         reconcile::{Context, Ended},
@@ -194,6 +194,12 @@ async fn follow(context: Arc<Context>, changes: Changes, targets: Arc<Mutex<Targ
                 context.stores.work.push(ObjectKey::new("", name), Class::Urgent);
             }
             Change::Namespace(name) => {
+                let namespace = context.namespaces.get(&ObjectKey::new("", name.clone()));
+                let live = namespace
+                    .as_ref()
+                    .and_then(Indexed::entry)
+                    .map(|entry| &*entry.uid);
+                context.stores.leave_namespace(&name, live);
                 for object in context.objects.keys_where(|object, _| object.namespace == name) {
                     context.work.push(object, Class::Periodic);
                 }
@@ -266,20 +272,24 @@ fn users_of(context: &Context, targets: &Mutex<Targets>, secret: &ObjectKey) -> 
     users
 }
 
-/// Time passes without events: compares what `Current` says with the clock, and counts the queue.
+/// Time passes without events: compares what `Current` says with the clock, and counts objects and the queue.
 async fn sweep(context: Arc<Context>) {
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut shown = Tally::default();
     loop {
         tick.tick().await;
+        let mut tally = Tally::default();
         let mut turned = Vec::new();
         context.objects.for_each(|object, indexed| {
-            if let Some(entry) = indexed.entry()
-                && context.is_stale(object, entry) != entry.stale
-            {
+            let Some(entry) = indexed.entry() else { return };
+            tally.add(entry.reasons);
+            if context.is_stale(object, entry) != entry.stale {
                 turned.push(object.clone());
             }
         });
+        context.metrics.show(&shown, &tally);
+        shown = tally;
         for object in turned {
             context.work.push(object, Class::Periodic);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     api::Selector,
     track::{
-        Config, Effect, Mode, Refresh,
+        Cause, Config, Effect, Mode, Refresh,
         plan::{Question, SLOW, Sweep},
         remote::{FACTS, Facts, Lane, RemoteId},
         source::{Context, Source},
@@ -92,7 +92,7 @@ impl Source {
     }
 
     /// Works out anew what the secret's subscribers want together.
-    fn refresh_wants(&mut self, id: RemoteId, context: &Context<'_>) {
+    fn refresh_wants(&mut self, id: RemoteId, context: &mut Context<'_>) {
         let Some(remote) = self.remotes.get(&id) else {
             return;
         };
@@ -132,6 +132,9 @@ impl Source {
         for selector in selectors {
             remote.view_mut(selector);
         }
+        // Whoever wanted it checked is gone, and with him the reason to look after what fails. Those who have what they
+        // wanted once need nothing; who does not tries again now.
+        let dismissed = remote.interval.is_some() && interval.is_none() && remote.dismiss_trouble();
         remote.interval = interval;
         remote.batchable = batchable;
         remote.foreign = foreign;
@@ -154,6 +157,9 @@ impl Source {
             _ => {}
         }
         self.rotating += usize::from(rotation);
+        if dismissed {
+            self.wake(id, Cause::Recovered, context, |_| true);
+        }
     }
 
     /// Chooses the plan; gives whether it is another one.

@@ -205,6 +205,18 @@ impl Remote {
                 .is_none_or(|trouble| trouble.failure == Failure::Identity)
     }
 
+    /// Forgets what failed, if every view has shown a version before. Gives whether anything did.
+    pub(super) fn dismiss_trouble(&mut self) -> bool {
+        if self.views.iter().any(View::is_blank) {
+            return false;
+        }
+        let mut failed = self.trouble.take().is_some();
+        for view in &mut self.views {
+            failed |= std::mem::take(&mut view.missing);
+        }
+        failed
+    }
+
     /// When to ask for it alone; none while a call is under way.
     pub(super) fn due(&self) -> Option<Now> {
         if self.asked.is_some() {
@@ -239,10 +251,14 @@ impl Remote {
 
     /// Which call checks it alone.
     pub(super) fn call(&self) -> Call {
+        // Of stages other than AWSCURRENT only Describe tells whether they are there by now.
+        let elsewhere = |failure: &Failure| {
+            matches!(failure, Failure::StageNotFound(stage) if !stage.is_current()) && !self.undescribed
+        };
         let unread = self
             .trouble
             .as_ref()
-            .is_some_and(|trouble| trouble.call == Call::Read);
+            .is_some_and(|trouble| trouble.call == Call::Read && !elsewhere(&trouble.failure));
         // A missing secret is described first, since only that decides.
         let undecided = self.urgent.is_some() && !self.undescribed;
         if self.has_current() && ((unread && !undecided) || (self.undescribed && self.batchable)) {

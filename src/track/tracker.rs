@@ -303,6 +303,13 @@ impl Tracker {
         oldest
     }
 
+    /// Whether the source is set.
+    pub fn has_source(&self, source: SourceId) -> bool {
+        self.sources
+            .get(&source)
+            .is_some_and(|source| source.policy.is_some())
+    }
+
     /// Whether the listing that [`Effect::List`] asked for is to go on: it may show enough before its end.
     pub fn is_listing(&self, source: SourceId) -> bool {
         self.sources

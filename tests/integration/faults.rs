@@ -246,14 +246,14 @@ async fn misses(bed: &Bed, operator: &mut crate::operator::Operator, round: usiz
         .of(operator.user())
         .only(|request| request.writes() && request.resource == "secrets" && request.code < 300);
     let of = |verb: &str| -> Vec<&str> {
-        let mut names: Vec<_> = written
+        let mut all: Vec<_> = written
             .0
             .iter()
             .filter(|request| request.verb == verb)
             .map(|request| &*request.name)
             .collect();
-        names.sort_unstable();
-        names
+        all.sort_unstable();
+        all
     };
     ensure!(
         of("patch") == [named("drifted"), named("edited")],

@@ -19,6 +19,7 @@
 mod admission;
 mod canary;
 mod conditions;
+mod control;
 mod deletion;
 mod faults;
 mod harness;
@@ -39,6 +40,7 @@ mod restart_rollouts;
 mod restart_scope;
 mod restart_steady;
 mod rolling;
+mod rotation;
 mod status;
 mod steady_state;
 mod stores;

@@ -2,9 +2,9 @@
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use testbed::requests;
+use testbed::{requests, wait};
 
-use crate::harness::{Bed, SELDOM, STORE, bed, common, entry, property};
+use crate::harness::{Bed, SELDOM, SOON, STORE, bed, common, entry, property};
 
 #[tokio::test]
 async fn an_external_secret_becomes_a_secret_and_follows_aws() -> Result<()> {
@@ -199,7 +199,14 @@ async fn metrics_and_health_are_served() -> Result<()> {
             "none of ours: {:?}",
             metrics.0.keys()
         );
-        Ok(())
+        // Other tests have objects too, so how many there are is not known.
+        wait::until("the objects to be counted", SOON, async || {
+            let said = [("condition", "Ready"), ("status", "True"), ("reason", "Synced")];
+            let metrics = operator.metrics().await?;
+            let counted = metrics.sum_where("keyturn_externalsecrets", &said);
+            Ok((counted >= 1.0).then_some(()))
+        })
+        .await
     })
     .await
 }

@@ -302,6 +302,15 @@ async fn allowed_keys_keep_tenants_of_one_cluster_store_apart() -> Result<()> {
             let said = one.ready("theirs", "KeyNotAllowed").await?;
             assert_actionable(&said.message, &[&two.namespace, &store]);
             assert!(one.find("theirs").await?.is_none());
+            // It is looked at every second, and audited once.
+            one.rounds(4).await?;
+            let log = common().await?.operator.log()?;
+            let refused = format!("{}/theirs", one.namespace);
+            let audited = log
+                .lines()
+                .filter(|line| line.contains("\"refusal\"") && line.contains(&refused))
+                .count();
+            assert_eq!(audited, 1);
             one.cluster
                 .kubectl(["delete", "clustersecretstore.keyturn.dev", &store])
                 .await?;

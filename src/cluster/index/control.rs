@@ -44,13 +44,13 @@ impl Control {
         let (sync, restarts) = (flag("suspendSync"), flag("suspendRestarts"));
         let until = match data.get("until").map(|text| text.trim()) {
             None | Some("") => None,
-            Some(text) => match text.parse() {
-                Ok(until) => Some(until),
-                Err(_) => {
+            Some(text) => {
+                let until = text.parse().ok();
+                if until.is_none() {
                     unreadable.push("until");
-                    None
                 }
-            },
+                until
+            }
         };
         let namespaces = data.get("namespaces").map_or("", String::as_str);
         Self {

@@ -19,7 +19,7 @@ use super::{
     health::Failure,
     memory::Memory,
     model::{Record, WorkloadKey},
-    need::later,
+    need::{CREATED_MARGIN, later},
     patch::Asked,
     target::{Claim, Standing, Target},
 };
@@ -31,6 +31,10 @@ pub const SETTLE: SignedDuration = SignedDuration::from_secs(5);
 pub const COALESCE: SignedDuration = SignedDuration::from_secs(10);
 /// What never rests is followed after this time all the same.
 pub const COALESCE_AT_MOST: SignedDuration = SignedDuration::from_secs(60);
+
+/// A pod that takes an evicted one's place carries no token: only one made so late is known to hold the new content. Times
+/// have whole seconds.
+pub const EVICT: SignedDuration = CREATED_MARGIN.saturating_add(SignedDuration::from_secs(2));
 
 /// How many workloads roll out at once, whatever ExternalSecrets say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,10 +137,21 @@ pub fn decide(now: Timestamp, limits: &Limits, targets: &[Target], memory: &Memo
                 None => ready.push(claim),
             }
         }
-        let urgent = ready.iter().any(|claim| objects.urgent(claim.object.key()));
-        let at = settled_at(target, &ready, urgent, &objects);
         if ready.is_empty() {
             continue;
+        }
+        let urgent = ready.iter().any(|claim| objects.urgent(claim.object.key()));
+        let at = settled_at(target, &ready, urgent, &objects);
+        let is_settled = |claim: &&Claim| later(claim.changed_at, SETTLE) <= now;
+        if now >= at && ready.iter().any(is_settled) {
+            ready.retain(|claim| {
+                let settled = is_settled(claim);
+                if !settled {
+                    let at = later(claim.changed_at, SETTLE);
+                    waits.insert((claim.object.key(), &target.key), settling(at));
+                }
+                settled
+            });
         }
         if now < at {
             for claim in ready {
@@ -277,9 +292,13 @@ fn settled_at(target: &Target, ready: &[&Claim], urgent: bool, objects: &Objects
     let (Some(oldest), Some(latest)) = (times().min(), times().max()) else {
         return Timestamp::MAX;
     };
-    let first = target.pending_since.map_or(oldest, |since| since.max(oldest));
+    let first = target.changing_since.map_or(oldest, |since| since.min(oldest));
     let rest = if urgent { SETTLE } else { COALESCE };
-    later(latest, rest).min(later(first, COALESCE_AT_MOST))
+    let at = later(latest, rest).min(later(first, COALESCE_AT_MOST));
+    let evicts = ready
+        .iter()
+        .any(|claim| claim.terms.strategy == RestartStrategy::Evict);
+    if evicts { at.max(later(latest, EVICT)) } else { at }
 }
 
 fn settling(at: Timestamp) -> Block {

@@ -3,6 +3,7 @@
 //! There may be 100,000 of them, so the spec stays with the API server until it is rendered: what is kept says which
 //! remote secrets are needed, how fresh, and by which digest a change of the rest is noticed.
 
+mod conditions;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use aws_lc_rs::digest;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
+pub use self::conditions::{Reasons, Tally};
 use crate::{
     api::{
         ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, ExternalSecretStatus, Interval,
@@ -65,6 +67,8 @@ pub struct Entry {
     pub ready: Option<bool>,
     /// The reason of `Current` is `Stale`.
     pub stale: bool,
+    /// What the conditions say.
+    pub reasons: Reasons,
     /// The Secret that the status records.
     pub recorded: Option<RecordedTarget>,
     /// What it says about restarts; none where they are disabled.
@@ -72,6 +76,9 @@ pub struct Entry {
     /// What it says about its rotation; none where nobody wants to know of it.
     pub rotation: Option<Box<Rule>>,
 }
+
+/// The rollout of `status.restart`, and kind and name of the workloads that took it back.
+pub type Reverted = (Box<str>, Vec<(Box<str>, Box<str>)>);
 
 /// What an ExternalSecret says about restarts.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,8 +97,8 @@ pub struct Restarts {
     pub deadline: Option<Timestamp>,
     /// Whether the status says that a rotation is under way.
     pub rotating: bool,
-    /// The rollout of `status.restart`, and the workloads that it calls reverted: kind and name.
-    pub reverted: Option<(Box<str>, Vec<(Box<str>, Box<str>)>)>,
+    /// The workloads that the status calls reverted.
+    pub reverted: Option<Reverted>,
     /// Digest of the part of the status that restarts own: 0 without one.
     pub said: u64,
     /// `trigger.keys`: the keys of the Secret whose change restarts; all where there are none.
@@ -271,6 +278,7 @@ impl Entry {
             said: Digest::of(status.as_ref()),
             ready,
             stale,
+            reasons: Reasons::of(status.as_ref()),
             recorded: status
                 .as_ref()
                 .and_then(|status| status.target.as_ref())
@@ -340,7 +348,7 @@ impl Restarts {
 }
 
 /// The rollout of this status and the workloads that took it back.
-fn reverted(status: &RestartStatus) -> Option<(Box<str>, Vec<(Box<str>, Box<str>)>)> {
+fn reverted(status: &RestartStatus) -> Option<Reverted> {
     let rollout = status.rollout.as_deref()?;
     let reverted = status
         .exceptions

@@ -76,8 +76,8 @@ pub struct Recorded<'a> {
     pub rollout: Option<&'a str>,
     /// Since when.
     pub changed_at: Option<Timestamp>,
-    /// Whether restarts were looked after then.
-    pub restarts: bool,
+    /// Since when restarts are wanted.
+    pub restart_since: Option<Timestamp>,
 }
 
 /// What to do.

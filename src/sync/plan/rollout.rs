@@ -39,9 +39,7 @@ pub(super) fn stamps(
         said.or_else(|| recorded.filter(same)?.changed_at)
     }
     .map(whole);
-    written.restart_since = time_of(live, annotation::RESTART_SINCE)
-        .map(whole)
-        .or_else(|| since(now, wanted, &written));
+    written.restart_since = since(now, wanted, time_of(live, annotation::RESTART_SINCE));
     written
 }
 
@@ -59,7 +57,7 @@ pub(super) fn stamps_of_new(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>)
             if same { recorded.changed_at } else { Some(now) }
         })
         .map(whole);
-    written.restart_since = since(now, wanted, &written);
+    written.restart_since = since(now, wanted, None);
     written
 }
 
@@ -99,16 +97,11 @@ fn changed(wanted: &Wanted<'_>, live: &Secret, written: &Written, same: bool) ->
         && annotation_of(live, annotation::SCOPE) == Some(&written.scope)
 }
 
-/// Since when restarts are wanted, where the Secret does not say: from now on, unless they were looked after before.
-fn since(now: Timestamp, wanted: &Wanted<'_>, written: &Written) -> Option<Timestamp> {
-    let before = recorded(wanted).filter(|recorded| recorded.restarts);
-    wanted
-        .restarts
-        .then(|| {
-            before
-                .and(written.changed_at)
-                .map_or(now, |changed_at| changed_at.min(now))
-        })
+/// Since when restarts are wanted: as the Secret says, or else the status, or else from now on. That never moves, so that a
+/// Secret made again forgets no restart that is still to be done.
+fn since(now: Timestamp, wanted: &Wanted<'_>, said: Option<Timestamp>) -> Option<Timestamp> {
+    said.or_else(|| recorded(wanted)?.restart_since)
+        .or_else(|| wanted.restarts.then_some(now))
         .map(whole)
 }
 

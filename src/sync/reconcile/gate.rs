@@ -139,7 +139,7 @@ impl Context {
         };
         for (need, key) in entry.needs.iter().zip(keys) {
             if !resolved.allowed.allows(&key, resolved.home()) {
-                tracing::info!(target: "audit", action = "refusal", external_secret = %object, reason = "KeyNotAllowed", subject = %key);
+                self.audit_refusal(object, entry, &key);
                 return Err(asked.denied(&object.namespace, &key).into());
             }
             resolved.needs.push(Wanted {

@@ -58,7 +58,7 @@ impl Context {
 }
 
 fn held_message(control: &Control) -> String {
-    let mut message = match control.until {
+    let message = match control.until {
         Some(until) => format!(
             "suspended until {} by ConfigMap {CONTROL_CONFIG_MAP} in the operator's namespace",
             seconds(until)
@@ -68,13 +68,11 @@ fn held_message(control: &Control) -> String {
              somebody removes suspendSync from it"
         ),
     };
-    if !control.unreadable.is_empty() {
-        message += &format!(
-            ". It holds up because its entries {} cannot be read: mend them",
-            control.unreadable.join(" and ")
-        );
+    if control.unreadable.is_empty() {
+        return message;
     }
-    message
+    let unreadable = control.unreadable.join(" and ");
+    format!("{message}. It holds up because its entries {unreadable} cannot be read: mend them")
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -20,19 +21,20 @@ const SEEN_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct Memories(Mutex<HashMap<ObjectKey, Memory>>);
 
-/// What a process remembers of an object; losing it costs at most a read.
+/// What a process remembers of an object; losing it costs at most a read. There may be 100,000 of them, so what few of
+/// them have at a time is boxed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory {
     /// The refresh annotation that was last answered, and when.
     pub(super) asked: Option<(u64, Duration)>,
     /// The revision and the versions that an immutable target refused.
-    pub(super) refused: Option<(u64, String)>,
+    pub(super) refused: Option<Box<(u64, String)>>,
     /// The revision that a foreign target refused, and the target's state then.
-    pub(super) conflict: Option<(u64, Observed)>,
+    pub(super) conflict: Option<Box<(u64, Observed)>>,
     /// Since when the target is one that an earlier object of this name left to the garbage collector.
     pub(super) leftover: Option<Duration>,
     /// The Secret as our last write left it, and when, until the watch shows it or a later one.
-    pub(super) written: Option<(Duration, ObjectKey, SecretEntry)>,
+    pub(super) written: Option<Box<(Duration, ObjectKey, SecretEntry)>>,
     /// Writes for no new version since then: what others changed or deleted.
     pub(super) mends: Option<(Duration, u32)>,
     /// The status as we wrote it last, and when.
@@ -43,6 +45,8 @@ pub(super) struct Memory {
     pub(super) seen: Option<(Box<str>, u64)>,
     /// When the first pass wanted something of AWS.
     pub(super) wanted_since: Option<Duration>,
+    /// The revision and the subject, as a hash, whose refusal was audited last.
+    pub(super) audited: Option<(u64, u64)>,
     /// The generation that was said to be malformed.
     pub(super) malformed: Option<i64>,
     /// What was seen of the last change until a rotation explains it, and the same after the last judgement of it.
@@ -51,7 +55,7 @@ pub(super) struct Memory {
     /// What we said of the rotation last.
     pub(super) rotation: Option<Box<RotationStatus>>,
     /// With creationPolicy None: the inputs and versions that were last read.
-    pub(super) read: Option<(String, String)>,
+    pub(super) read: Option<Box<(String, String)>>,
 }
 
 /// For how long the index may not show a status that we wrote.
@@ -88,7 +92,7 @@ impl Context {
         let Some(memory) = memories.get_mut(object) else {
             return indexed;
         };
-        let Some((at, key, written)) = &memory.written else {
+        let Some((at, key, written)) = memory.written.as_deref() else {
             return indexed;
         };
         let behind = match &indexed {
@@ -117,7 +121,7 @@ impl Context {
             return None;
         }
         let memories = self.memory.lock();
-        let (at, key, _) = memories.get(object)?.written.as_ref()?;
+        let (at, key, _) = memories.get(object)?.written.as_deref()?;
         (key == target).then(|| (*at + SEEN_WITHIN).saturating_sub(self.clock.now()))
     }
 
@@ -154,7 +158,7 @@ impl Context {
         let Some(memory) = memories.get_mut(object) else {
             return false;
         };
-        let own = memory.written.as_ref().is_some_and(|(_, key, written)| {
+        let own = memory.written.as_deref().is_some_and(|(_, key, written)| {
             key == secret
                 && self.secrets.with(secret, |indexed| {
                     indexed.entry().is_some_and(|entry| {
@@ -168,6 +172,20 @@ impl Context {
             memory.written = None;
         }
         own
+    }
+
+    /// Audits that a key was refused: once for each state of the object, not at every look.
+    pub(super) fn audit_refusal(&self, object: &ObjectKey, entry: &Entry, subject: &str) {
+        let mut hasher = DefaultHasher::new();
+        subject.hash(&mut hasher);
+        let refused = (entry.revision, hasher.finish());
+        let mut again = false;
+        self.remember(object, |memory| {
+            again = memory.audited.replace(refused) == Some(refused);
+        });
+        if !again {
+            tracing::info!(target: "audit", action = "refusal", external_secret = %object, reason = "KeyNotAllowed", subject);
+        }
     }
 
     pub(super) fn recall(&self, object: &ObjectKey) -> Memory {
@@ -207,6 +225,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_object_takes_little_memory() {
+        assert!(size_of::<Memory>() <= 256, "{}", size_of::<Memory>());
+    }
 
     #[test]
     fn resource_versions_compare_as_numbers() {

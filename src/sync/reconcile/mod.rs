@@ -233,7 +233,7 @@ impl Context {
         let inputs = self.inputs(entry, &target, resolved);
 
         let (recorded_inputs, recorded_versions) = match (&secret, entry.creation) {
-            (_, CreationPolicy::None) => memory.read.clone().unzip(),
+            (_, CreationPolicy::None) => memory.read.as_deref().cloned().unzip(),
             (Some(secret), _) => (
                 secret.inputs.as_deref().map(str::to_owned),
                 secret.versions.as_deref().map(str::to_owned),
@@ -324,7 +324,7 @@ impl Context {
             && intact
             && memory
                 .refused
-                .is_some_and(|refused| refused == (entry.revision, self.known_versions(&needs)))
+                .is_some_and(|refused| *refused == (entry.revision, self.known_versions(&needs)))
         {
             let ended = self.unseen(object, &target).map_or(Ended::Well, Ended::Again);
             return self.say_current(object, entry, ended).await;
@@ -410,7 +410,7 @@ impl Context {
             tracing::warn!(%object, secret = %target, "somebody changes the Secret as fast as it is mended; pausing");
             return Some(Ended::Again(left));
         }
-        let (revision, observed) = memory.conflict?;
+        let (revision, observed) = *memory.conflict?;
         if revision != entry.revision {
             return None;
         }

@@ -80,7 +80,7 @@ impl Context {
                     return Err(gone(need, deleted).into());
                 }
                 Answer::Value(value) => {
-                    Self::admit(object, resolved, &value)?;
+                    self.admit(object, entry, resolved, &value)?;
                     answers.push(Answer::Value(value));
                 }
                 gone @ Answer::Gone { .. } => answers.push(gone),
@@ -204,14 +204,20 @@ impl Context {
     }
 
     /// The name in AWS's answer is checked again: what was asked for and what came must both be allowed.
-    fn admit(object: &ObjectKey, resolved: &Resolved, value: &RemoteValue) -> Result<(), Stop> {
+    fn admit(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        resolved: &Resolved,
+        value: &RemoteValue,
+    ) -> Result<(), Stop> {
         if resolved
             .allowed
             .allows_answer(&value.name, &value.arn, resolved.home())
         {
             return Ok(());
         }
-        tracing::info!(target: "audit", action = "refusal", external_secret = %object, reason = "KeyNotAllowed", subject = %value.arn);
+        self.audit_refusal(object, entry, &value.arn);
         Err(Refusal::new(
             Reason::KeyNotAllowed,
             format!(

@@ -69,6 +69,7 @@ impl Context {
                     content: secret.content.to_string(),
                     rollout: secret.rollout.as_deref().unwrap_or_default().to_owned(),
                     changed_at: secret.changed_at,
+                    restart_since: secret.restart_since,
                     ..Written::default()
                 };
                 let name = entry.target(object).to_owned();

@@ -23,7 +23,15 @@ impl Context {
         let Some(restarts) = &entry.restart else {
             return true;
         };
-        secret.restart_since.is_some()
+        // What the status recorded is the token as we wrote it: another one was edited by hand, or comes from a write that
+        // the status does not show yet, which costs a look.
+        let recorded = entry
+            .recorded
+            .as_ref()
+            .filter(|recorded| recorded.former.is_none())
+            .and_then(|recorded| recorded.rollout.as_deref());
+        recorded.is_none_or(|recorded| secret.rollout.as_deref() == Some(recorded))
+            && secret.restart_since.is_some()
             && secret.scope == Some(self.key.scope(target, &restarts.trigger).short())
     }
 
@@ -98,9 +106,8 @@ impl Context {
         match applied {
             Some(Ok(_)) => Ok(()),
             Some(Err(NotWritten::Kubernetes(error))) => Err(failed(error).await),
-            Some(Err(NotWritten::Held)) => Err(Ended::Again(BEHIND)),
             Some(Err(NotWritten::Refused(..) | NotWritten::Contended)) => Err(Ended::Failed),
-            None => Err(Ended::Again(BEHIND)),
+            Some(Err(NotWritten::Held)) | None => Err(Ended::Again(BEHIND)),
         }
     }
 
@@ -113,7 +120,7 @@ impl Context {
             content: target.content.as_deref(),
             rollout: target.rollout.as_deref(),
             changed_at: target.changed_at.as_ref().map(|at| at.0),
-            restarts: status.restart.is_some(),
+            restart_since: target.restart_since.as_ref().map(|at| at.0),
         })
     }
 }

@@ -124,7 +124,7 @@ impl Context {
         let sources = Self::sources(entry, resolved, sources);
         if entry.creation == CreationPolicy::None {
             self.remember(object, |memory| {
-                memory.read = Some((inputs.to_owned(), versions.clone()));
+                memory.read = Some(Box::new((inputs.to_owned(), versions.clone())));
             });
             let draft = self.draft(
                 object,
@@ -193,9 +193,9 @@ impl Context {
                 if !matches!(ended, Ended::Failed | Ended::Unsaid(_)) {
                     self.remember(object, |memory| {
                         if immutable {
-                            memory.refused = Some((entry.revision, versions.clone()));
+                            memory.refused = Some(Box::new((entry.revision, versions.clone())));
                         } else {
-                            memory.conflict = observed.map(|observed| (entry.revision, observed));
+                            memory.conflict = observed.map(|observed| Box::new((entry.revision, observed)));
                         }
                     });
                 }
@@ -350,7 +350,7 @@ impl Context {
                 immutable: wanted.immutable,
                 type_: None,
             };
-            memory.written = Some((now, target.clone(), written));
+            memory.written = Some(Box::new((now, target.clone(), written)));
             if !matches!(why, Some(Why::Updated | Why::Adopted)) {
                 memory.mends = match memory.mends {
                     Some((since, count)) if now < since + FIGHT => Some((since, count + 1)),

@@ -156,6 +156,7 @@ impl Digest {
                     target.content.as_deref(),
                     target.rollout.as_deref(),
                     target.changed_at.as_ref().map(|at| seconds(at.0)),
+                    target.restart_since.as_ref().map(|at| seconds(at.0)),
                 ))
             }),
             rotation: digest_of_rotation(
@@ -208,13 +209,14 @@ impl Digest {
                     rollout,
                     changed_at,
                     scope: _,
-                    restart_since: _,
+                    restart_since,
                 } = &target.written;
                 hash(&(
                     &*target.name,
                     Some(content.as_str()),
                     Some(rollout.as_str()),
                     changed_at.map(seconds),
+                    restart_since.map(seconds),
                 )) != self.target
             })
             || match rotation {
@@ -283,13 +285,14 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
                     rollout,
                     changed_at,
                     scope: _,
-                    restart_since: _,
+                    restart_since,
                 },
         }) => Some(TargetStatus {
             name: name.clone(),
             content: Some(content.clone()),
             rollout: Some(rollout.clone()),
             changed_at: changed_at.map(Time),
+            restart_since: restart_since.map(Time),
         }),
         None => before.target.clone(),
     };

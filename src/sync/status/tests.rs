@@ -230,6 +230,7 @@ prop_compose! {
             ("[ab]", "[vw]").prop_map(|(key, version)| source(&key, &version)),
             0..70,
         )),
+        restart_since in prop::option::of((0_i64..9).prop_map(|at| Timestamp::from_second(at).unwrap())),
         target in prop::option::of((
             "[db]",
             "[01]?",
@@ -245,7 +246,7 @@ prop_compose! {
             sources,
             target: target.map(|(name, content, rollout, changed_at)| TargetDraft {
                 name,
-                written: Written { content, rollout, changed_at, ..Written::default() },
+                written: Written { content, rollout, changed_at, restart_since, ..Written::default() },
             }),
             rotation,
         }

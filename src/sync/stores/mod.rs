@@ -91,6 +91,39 @@ struct Known {
     sources: HashMap<SourceId, (ObjectKey, SourcePolicy)>,
     /// Accounts of identities that depend on the namespace.
     accounts: HashMap<SourceId, Arc<str>>,
+    /// The namespaces, by name and uid, of sources that are only theirs.
+    tenants: HashMap<SourceId, (Arc<str>, Arc<str>)>,
+}
+
+impl Known {
+    /// Takes out a source.
+    fn remove(&mut self, id: SourceId) {
+        let Self {
+            standings: _,
+            suspended: _,
+            sources,
+            accounts,
+            tenants,
+        } = self;
+        sources.remove(&id);
+        accounts.remove(&id);
+        tenants.remove(&id);
+    }
+
+    /// Takes out the sources of a namespace of this name, but those of the one that is there now.
+    fn leave(&mut self, namespace: &str, live: Option<&str>) -> Vec<SourceId> {
+        let left = |(name, uid): &(Arc<str>, Arc<str>)| **name == *namespace && Some(&**uid) != live;
+        let gone: Vec<_> = self
+            .tenants
+            .iter()
+            .filter(|(_, tenant)| left(tenant))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &gone {
+            self.remove(*id);
+        }
+        gone
+    }
 }
 
 /// What a [`Stores`] is made of.
@@ -299,13 +332,23 @@ impl Stores {
                 .map(|(id, _)| *id)
                 .collect();
             for id in &gone {
-                known.sources.remove(id);
-                known.accounts.remove(id);
+                known.remove(*id);
             }
             gone
         };
+        self.forget(gone);
+    }
+
+    /// Drops the sources that only a namespace had that is there no more; `live` is the uid of the one of its name that
+    /// is there now.
+    pub fn leave_namespace(&self, namespace: &str, live: Option<&str>) {
+        let gone = self.lock().leave(namespace, live);
+        self.forget(gone);
+    }
+
+    fn forget(&self, gone: Vec<SourceId>) {
         for id in gone {
-            self.tracking.tell(|tracker, _| tracker.remove_source(id));
+            self.tracking.remove_source(id);
             self.aws.forget(id);
         }
     }
@@ -334,5 +377,42 @@ fn kind_of(key: &ObjectKey) -> StoreKind {
         StoreKind::ClusterSecretStore
     } else {
         StoreKind::SecretStore
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_of_a_namespace_go_with_it_and_no_others() {
+        let store = ObjectKey::new("", "aws");
+        for (live, expected) in [
+            (None, vec![1, 2]),
+            (Some("u2"), vec![1]),
+            (Some("u3"), vec![1, 2]),
+        ] {
+            let mut known = Known::default();
+            for (id, tenant) in [
+                (1, Some(("shop", "u1"))),
+                (2, Some(("shop", "u2"))),
+                (3, Some(("shop-2", "u1"))),
+                (4, None),
+            ] {
+                let id = SourceId(id);
+                known.sources.insert(id, (store.clone(), SourcePolicy::default()));
+                known.accounts.insert(id, "111122223333".into());
+                if let Some((name, uid)) = tenant {
+                    known.tenants.insert(id, (name.into(), uid.into()));
+                }
+            }
+            let mut gone = known.leave("shop", live);
+            gone.sort_unstable();
+            let expected: Vec<_> = expected.into_iter().map(SourceId).collect();
+            assert_eq!(gone, expected, "{live:?}");
+            assert_eq!(known.sources.len(), 4 - gone.len());
+            assert_eq!(known.accounts.len(), 4 - gone.len());
+            assert_eq!(known.tenants.len(), 3 - gone.len());
+        }
     }
 }

@@ -117,11 +117,16 @@ impl Stores {
         };
         let asked = entry.asked(store, &key);
         let source = asked.source(&self.rules, namespace)?;
+        let tenant = tenant.filter(|_| asked.is_per_namespace());
         let source = match tenant {
-            Some(tenant) if asked.is_per_namespace() => source.of_tenant(&tenant.uid),
-            _ => source,
+            Some(tenant) => source.of_tenant(&tenant.uid),
+            None => source,
         };
         let id = self.aws.intern(source.clone());
+        if let Some(tenant) = tenant {
+            let of = || (namespace.into(), (*tenant.uid).into());
+            self.lock().tenants.entry(id).or_insert_with(of);
+        }
         if account.is_none() {
             account = self.lock().accounts.get(&id).cloned();
         }

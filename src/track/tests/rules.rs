@@ -756,6 +756,60 @@ fn permanent_failures_are_rechecked_at_five_minutes_or_the_interval() {
 }
 
 #[test]
+fn what_is_wanted_once_is_rechecked_until_its_first_success_only() {
+    for failure in [Failure::Denied, Failure::KeyDenied, Failure::NotFound] {
+        let mut world = World::with(policy());
+        world.put("a", "v1");
+        let mended = world.now + mins(12);
+        let fails = failure.clone();
+        world.fault = Box::new(move |now, _, key| (key == "a" && now < mended).then(|| fails.clone()));
+        world.subscribe(0, Refresh::Once, &[("a", current(), None)]);
+        world.run(mins(11));
+        assert!(
+            (2..=6).contains(&world.calls.len()),
+            "{failure:?}: {:?}",
+            world.calls
+        );
+        world.run(mins(6));
+        world.read_again();
+        assert_eq!(world.holds(0, "a"), Some(&version("v1")), "{failure:?}");
+        world.calls.clear();
+        world.run(mins(600));
+        assert_eq!(world.counts(), (0, 0, 0), "{failure:?}");
+    }
+}
+
+#[test]
+fn what_is_wanted_once_is_not_rechecked_for_others_that_are_gone() {
+    for (what, failure) in [("denied", Some(Failure::Denied)), ("missing", None)] {
+        let mut world = World::with(policy());
+        world.put("a", "v1");
+        world.subscribe(0, Refresh::Once, &[("a", current(), Some("v1"))]);
+        world.subscribe(1, MINUTE, &[("a", current(), Some("v1"))]);
+        world.run(mins(2));
+        match failure {
+            Some(failure) => world.fault = Box::new(move |_, _, _| Some(failure.clone())),
+            None => world.set(
+                "a",
+                Some(super::world::State {
+                    stages: super::world::stages(&[("v1", "AWSPREVIOUS")]),
+                    deleted: false,
+                    suffix: "AbCdEf",
+                }),
+            ),
+        }
+        world.run(mins(10));
+        assert!(world.woken(1, Cause::Failing) > 0, "{what}: {:?}", world.wakes);
+        world.tracker.unsubscribe(&object(1));
+        world.calls.clear();
+        world.wakes.clear();
+        world.run(mins(600));
+        assert_eq!(world.counts(), (0, 0, 0), "{what}");
+        assert_eq!(world.woken(0, Cause::Recovered), 1, "{what}");
+    }
+}
+
+#[test]
 fn an_outage_turns_nothing_red_and_its_end_brings_no_storm() {
     let mut world = World::with(policy());
     fleet(&mut world, 2000, MINUTE, false);
@@ -983,6 +1037,42 @@ fn facts_are_asked_for_of_those_alone_that_want_them() {
     assert_eq!(described("b"), 0);
     assert!(world.tracker.rotation(S, "a").is_some());
     assert_eq!(world.tracker.rotation(S, "b"), None);
+}
+
+#[test]
+fn a_stage_that_one_object_misses_hides_no_rotation_from_another_and_is_seen_when_it_comes() {
+    let mut world = World::with(detect(Detection::Describe));
+    world.put("a", "v1");
+    let pending = Selector::parse(Some("AWSPENDING"));
+    world.subscribe_rotation(0, MINUTE, true, &[("a", current(), None)]);
+    world.subscribe(1, MINUTE, &[("a", pending.clone(), None)]);
+    world.tracker.observe(
+        world.now,
+        crate::track::Observation::Failed {
+            source: S,
+            call: Call::Read,
+            keys: vec!["a".into()],
+            failure: Failure::StageNotFound(pending.clone()),
+        },
+    );
+    world.run(mins(5));
+    world.set(
+        "a",
+        Some(State {
+            stages: stages(&[("v1", "AWSCURRENT"), ("v2", "AWSPENDING")]),
+            deleted: false,
+            suffix: "AbCdEf",
+        }),
+    );
+    world.run(mins(5));
+    assert_eq!(
+        world.tracker.rotation(S, "a").unwrap().pending,
+        Some(version("v2"))
+    );
+    assert_eq!(
+        world.tracker.known(S, "a", &pending),
+        Known::Version(version("v2"))
+    );
 }
 
 #[test]

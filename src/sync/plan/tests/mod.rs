@@ -22,8 +22,8 @@ pub(super) struct Wish {
     pub(super) recorded: Option<(String, Option<String>, Option<Timestamp>)>,
     /// The content that it records.
     pub(super) recorded_content: Option<String>,
-    /// Whether it says something of restarts.
-    pub(super) recorded_restarts: bool,
+    /// Since when restarts are wanted, as it records.
+    pub(super) recorded_since: Option<Timestamp>,
     pub(super) creation: CreationPolicy,
     pub(super) adopt_existing: bool,
     pub(super) immutable: bool,
@@ -43,7 +43,7 @@ impl Default for Wish {
             key: [7; 32],
             recorded: None,
             recorded_content: None,
-            recorded_restarts: false,
+            recorded_since: None,
             creation: CreationPolicy::Owner,
             adopt_existing: false,
             immutable: false,
@@ -72,7 +72,7 @@ impl Wish {
         Self {
             recorded: Some(("db".into(), Some(written.rollout.clone()), written.changed_at)),
             recorded_content: Some(written.content.clone()),
-            recorded_restarts: written.restart_since.is_some(),
+            recorded_since: written.restart_since,
             ..self
         }
     }
@@ -93,7 +93,7 @@ impl Wish {
                 content: self.recorded_content.as_deref(),
                 rollout: rollout.as_deref(),
                 changed_at: *changed_at,
-                restarts: self.recorded_restarts,
+                restart_since: self.recorded_since,
             }),
             creation: self.creation,
             adopt_existing: self.adopt_existing,

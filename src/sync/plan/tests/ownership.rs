@@ -69,7 +69,7 @@ fn a_name_counts_only_on_the_present_or_the_recorded_target() {
         content: None,
         rollout: None,
         changed_at: None,
-        restarts: false,
+        restart_since: None,
     };
     for (name, ours) in [("copied", true), ("other", false)] {
         let whose = belongs(&object, UID, "db", Some(recorded(name)), &secret);

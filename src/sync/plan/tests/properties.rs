@@ -29,13 +29,16 @@ prop_compose! {
         data in values(),
         (inputs, versions, user) in ("[ij]", "[vw]", prop::option::of("[uv]")),
         (trigger, restarts) in (prop::collection::vec("[a-d]", 0..2), any::<bool>()),
-        (recorded_content, recorded_restarts) in (prop::option::of("[01]"), any::<bool>()),
+        (recorded_content, recorded_since) in (
+            prop::option::of("[01]"),
+            prop::option::of((0_i64..5).prop_map(|at| Timestamp::from_second(at).unwrap())),
+        ),
     ) -> Wish {
         Wish {
             key: [u8::from(other_key); 32],
             recorded,
             recorded_content,
-            recorded_restarts,
+            recorded_since,
             creation: if orphan { CreationPolicy::Orphan } else { CreationPolicy::Owner },
             adopt_existing,
             immutable,

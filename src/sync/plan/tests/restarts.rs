@@ -184,11 +184,11 @@ fn a_secret_made_again_forgets_no_restart() {
     for (wish, changed, since) in [
         // What changed before the deletion and is not done yet is still to be done.
         (wish.clone().after(&was), Some(THEN), Some(THEN)),
-        (on(&[("password", "2")], &[]).after(&was), Some(NOW), Some(NOW)),
+        (on(&[("password", "2")], &[]).after(&was), Some(NOW), Some(THEN)),
         // Restarts that are enabled just now are not retroactive.
         (
             Wish {
-                recorded_restarts: false,
+                recorded_since: None,
                 ..wish.clone().after(&was)
             },
             Some(THEN),

@@ -1,6 +1,9 @@
 //! What is read of workloads and pods as the API server has them. Unknown fields and nulls never fail: what we cannot read
 //! whole must not hide the object.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;

@@ -1,0 +1,171 @@
+//! Carrying decisions out: one at a time for a workload, each judged again right before its request.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    apply::Looked,
+    controller::{Controller, Done, Phase},
+    model::Wishes,
+    queue::Go,
+    step::{self, Step},
+    target::{self, Listed, ObjectFacts, Observed, Setting},
+};
+use crate::{
+    api::ObjectKey,
+    cluster::{self, Class},
+};
+
+/// Restarts that are carried out at once.
+const AT_ONCE: usize = 32;
+/// A decision that did not hold when its workload was read again is not repeated before.
+const REST: Duration = Duration::from_secs(2);
+
+impl Controller {
+    /// Begins to carry a decision out.
+    pub(super) fn go(&mut self, go: Go, now: Instant) {
+        let busy = self
+            .phases
+            .values()
+            .filter(|phase| matches!(phase, Phase::Busy(_)));
+        if self.phases.contains_key(&go.key) || busy.count() >= AT_ONCE {
+            return;
+        }
+        self.phases.insert(go.key.clone(), Phase::Busy(now));
+        let context = Arc::clone(&self.context);
+        self.tasks.spawn(async move {
+            let looked = context.look_again(&go.key).await;
+            Done::Looked { go, looked }
+        });
+    }
+
+    /// A workload was read again: judge again, and send.
+    pub(super) fn looked(&mut self, go: Go, looked: Result<Option<Looked>, cluster::Error>, now: Instant) {
+        let namespace = Arc::clone(&go.key.key.namespace);
+        let looked = match looked {
+            Ok(Some(looked)) => looked,
+            Ok(None) => return self.rest(&go, now),
+            Err(error) => {
+                tracing::warn!(workload = %go.key, %error, "a workload was not read before its restart; it is tried again");
+                return self.rest(&go, now);
+            }
+        };
+        let Looked {
+            observed,
+            workload,
+            pods,
+            at,
+        } = looked;
+        let time = self.context.time.now();
+        let names: Vec<Arc<str>> = self
+            .spaces
+            .get(&namespace)
+            .map(|space| space.objects.iter().cloned().collect())
+            .unwrap_or_default();
+        let facts: Vec<ObjectFacts> = names
+            .into_iter()
+            .filter_map(|name| self.context.facts(&ObjectKey::new(Arc::clone(&namespace), name)))
+            .collect();
+        let wishes: Wishes = self.context.wishes(&namespace);
+        let control = self.context.control();
+        let setting = Setting {
+            now: time,
+            control: control.as_ref(),
+            evict_allowed: self.context.evict_allowed,
+        };
+        let seen = Observed {
+            key: &go.key,
+            workload: &workload,
+            namespace: &wishes,
+            pods: Some(Listed { pods: &pods, at }),
+        };
+        let fresh = target::assess(&setting, &facts, &seen, &mut self.memory);
+        let step = fresh.map_or(Step::Nothing, |fresh| {
+            step::step(&go, &observed.resource_version, &seen, &fresh)
+        });
+        let uid = workload.uid.clone();
+        if let Some(space) = self.spaces.get_mut(&namespace) {
+            space.keep(go.key.clone(), uid, at, pods);
+        }
+        let (go, evicted) = match &step {
+            Step::Nothing => return self.rest(&go, now),
+            Step::Patch { go, .. } => (go.clone(), None),
+            Step::Evict { go, pod, .. } => (go.clone(), Some(pod.clone())),
+        };
+        self.memory.sending(&go, time);
+        self.phases.insert(go.key.clone(), Phase::Busy(now));
+        let context = Arc::clone(&self.context);
+        self.tasks.spawn(async move {
+            let sent = context.send(&go.key, &observed, step).await;
+            Done::Sent { go, evicted, sent }
+        });
+    }
+
+    pub(super) fn sent(
+        &mut self,
+        go: &Go,
+        evicted: Option<&str>,
+        sent: Result<(), cluster::Error>,
+        now: Instant,
+    ) {
+        self.phases.remove(&go.key);
+        if let Some(space) = self.spaces.get_mut(&go.key.key.namespace) {
+            space.touch(&go.key, now);
+            // What is remembered of the request must be seen before anything else is decided: it holds a slot.
+            space.mark_at(now);
+        }
+        let time = self.context.time.now();
+        let error = match sent {
+            Ok(()) => {
+                self.memory.taken(go);
+                self.seen.triggered(go);
+                let verb = if evicted.is_some() { "evict" } else { "patch" };
+                self.context.tell_triggered(go, verb, evicted);
+                return;
+            }
+            Err(error) => error,
+        };
+        match &error.class {
+            Class::Conflict | Class::UidMismatch | Class::NotFound | Class::AlreadyExists => {
+                self.memory.conflicted(go);
+            }
+            Class::Disruption => self.memory.evict_later(go, time, &error.to_string()),
+            Class::Throttled { .. } | Class::NotLeading | Class::Unauthorized => {
+                tracing::warn!(workload = %go.key, %error, "a restart was not taken; it is tried again");
+                self.memory.conflicted(go);
+                self.rest(go, now);
+            }
+            Class::Timeout | Class::Unavailable { .. } => {
+                // It may have been taken all the same: the workload will tell.
+                tracing::warn!(workload = %go.key, %error, "nothing is known of a restart; it is looked at again");
+            }
+            Class::Forbidden
+            | Class::Invalid { .. }
+            | Class::FieldConflict { .. }
+            | Class::TooLarge
+            | Class::Expired
+            | Class::Rejected { .. }
+            | Class::Malformed(_) => {
+                let why = format!(
+                    "{error}: allow it in the operator's role, or mend the admission policy or webhook that refuses it"
+                );
+                tracing::warn!(workload = %go.key, %error, "a restart was refused; it is tried again later");
+                let first = self.memory.refusal(&go.uid).is_none();
+                self.memory.refused(go, time, &why);
+                self.context.metrics.count(go.key.kind.as_str(), "refused");
+                if first {
+                    self.context.tell_refused(go, &why);
+                }
+            }
+        }
+    }
+
+    /// The decision did not hold; it is not taken again at once.
+    pub(super) fn rest(&mut self, go: &Go, now: Instant) {
+        self.phases.insert(go.key.clone(), Phase::Resting(now + REST));
+        if let Some(space) = self.spaces.get_mut(&go.key.key.namespace) {
+            space.touch(&go.key, now);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What the decisions promise.
+
+mod health;
+mod member;
+mod need;
+mod patch;
+mod properties;
+mod queue;
+mod report;
+mod simulation;
+mod uses;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    model::{Container, Content, Pod, PodSelector, Progress, Update, Use, Wishes, Workload, WorkloadKey},
+    target::ObjectFacts,
+};
+use crate::{
+    api::{
+        DeadlinePolicy, Discovery, ObjectKey, OnFailure, Reloader, RestartMode, RestartPolicy,
+        RotationStrategy, WorkloadKind,
+    },
+    sync::entry::{Restarts, Suspension},
+};
+
+/// When the content changed: seconds in tests count from here.
+const CHANGED: i64 = 1_800_000_000;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(CHANGED + second).unwrap()
+}
+
+fn seconds(count: i64) -> SignedDuration {
+    SignedDuration::from_secs(count)
+}
+
+fn key(kind: WorkloadKind, name: &str) -> WorkloadKey {
+    WorkloadKey {
+        kind,
+        key: ObjectKey::new("shop", name),
+    }
+}
+
+fn policy() -> RestartPolicy {
+    RestartPolicy {
+        mode: RestartMode::Automatic,
+        discovery: Discovery::Auto,
+        targets: Vec::new(),
+        reloader: Reloader::Defer,
+        max_concurrent: 1,
+        urgent_max_concurrent: 5,
+        min_interval: Duration::ZERO,
+        windows: Vec::new(),
+        deadline: DeadlinePolicy::Bypass,
+        margin: Duration::from_hours(1),
+        timeout: Duration::from_mins(10),
+        on_failure: OnFailure::Halt,
+    }
+}
+
+fn restarts() -> Restarts {
+    Restarts {
+        policy: policy(),
+        approved: None,
+        resumed: None,
+        suspended: Suspension::None,
+        strategy: RotationStrategy::Opaque,
+        deadline: None,
+        rotating: false,
+        reverted: None,
+        said: 0,
+    }
+}
+
+/// The content `token` of the Secret `secret`, changed at 0.
+fn content(secret: &str, token: &str) -> Content {
+    Content {
+        object: ObjectKey::new("shop", secret),
+        secret: secret.into(),
+        hash: format!("hash-{secret}").into(),
+        token: token.into(),
+        changed_at: Some(at(0)),
+        since: None,
+        reloader: Arc::default(),
+    }
+}
+
+fn object(secret: &str, token: &str) -> ObjectFacts {
+    ObjectFacts {
+        content: Arc::new(content(secret, token)),
+        restarts: Arc::new(restarts()),
+    }
+}
+
+/// `object` with another policy or other words.
+fn with(object: &ObjectFacts, change: impl FnOnce(&mut Restarts)) -> ObjectFacts {
+    let mut restarts = (*object.restarts).clone();
+    change(&mut restarts);
+    ObjectFacts {
+        content: Arc::clone(&object.content),
+        restarts: Arc::new(restarts),
+    }
+}
+
+/// Its container `app` has the Secret in its environment.
+fn env(secret: &str) -> Use {
+    Use {
+        secret: secret.into(),
+        fixed: vec!["app".into()],
+        init: false,
+        mounted: false,
+    }
+}
+
+/// A healthy workload of one pod, labelled `app: <name>`, with the Secret `db` in its environment; made long ago.
+fn workload(name: &str) -> Workload {
+    Workload {
+        uid: format!("uid-{name}").into(),
+        created: at(-100_000),
+        generation: 1,
+        observed_generation: 1,
+        ending: false,
+        labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
+        wishes: Wishes::default(),
+        reloader: BTreeMap::new(),
+        selector: PodSelector {
+            labels: BTreeMap::from([("app".into(), name.into())]),
+            expressions: Vec::new(),
+        },
+        uses: vec![env("db")],
+        tokens: BTreeMap::new(),
+        records: BTreeMap::new(),
+        patched_at: None,
+        paused: false,
+        update: Update::Rolling { partition: 0 },
+        progress: Progress {
+            desired: 1,
+            total: 1,
+            updated: 1,
+            ready: 1,
+            available: 1,
+            one_revision: true,
+            deadline_exceeded: false,
+            phase_healthy: true,
+            restarted_at: None,
+        },
+        restart_at: None,
+        borrowed_template: false,
+    }
+}
+
+/// A ready pod of the workload `name`, made at `created`.
+fn pod(name: &str, created: i64) -> Pod {
+    Pod {
+        name: format!("{name}-{created}").into(),
+        uid: format!("pod-{name}-{created}").into(),
+        created: at(created),
+        labels: BTreeMap::from([("app".into(), name.into())]),
+        controller: Some(("ReplicaSet".into(), format!("{name}-abc").into())),
+        tokens: BTreeMap::new(),
+        containers: vec![container("app", created)],
+        ready: true,
+        ending: false,
+        finished: false,
+    }
+}
+
+fn container(name: &str, started: i64) -> Container {
+    Container {
+        name: name.into(),
+        started: Some(at(started)),
+        restarts: 0,
+        waiting: None,
+    }
+}

@@ -1,0 +1,427 @@
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{at, key, object, seconds, with};
+use crate::{
+    api::{
+        DeadlinePolicy, ObjectKey, OnFailure, RestartStrategy, RestartWindow, RotationStrategy, Window,
+        WorkloadKind,
+    },
+    restart::{
+        block::{Block, Word},
+        health::Failure,
+        member::Terms,
+        memory::Memory,
+        queue::{Decisions, Limits, decide},
+        target::{Claim, ObjectFacts, Standing, Target},
+    },
+    sync::entry::Restarts,
+};
+
+fn target(name: &str, object: &ObjectFacts, standing: Standing) -> Target {
+    let rolling = standing == Standing::Rolling;
+    let mut key = key(WorkloadKind::Deployment, name);
+    key.key.namespace = object.key().namespace.clone();
+    Target {
+        key,
+        uid: name.into(),
+        claims: vec![Claim {
+            object: object.clone(),
+            changed_at: object.content.changed_at.unwrap(),
+            terms: Terms {
+                wave: 0,
+                strategy: RestartStrategy::Template,
+                hot_reload: false,
+                uses: true,
+            },
+            standing,
+            block: None,
+            attempt: 1,
+            rolling,
+        }],
+        rolling,
+        healthy: true,
+        patched_at: None,
+        changing_since: Some(at(0)),
+        refused: None,
+        pods_wanted: None,
+    }
+}
+
+fn stale(name: &str, object: &ObjectFacts) -> Target {
+    target(name, object, Standing::Stale(1))
+}
+
+fn failed(name: &str, object: &ObjectFacts) -> Target {
+    let failure = Failure::TimedOut;
+    target(
+        name,
+        object,
+        Standing::Failed {
+            failure,
+            was_healthy: true,
+        },
+    )
+}
+
+fn in_wave(wave: i32, mut target: Target) -> Target {
+    target.claims[0].terms.wave = wave;
+    target
+}
+
+fn blocked(word: Word, mut target: Target) -> Target {
+    target.claims[0].block = Some(Block::new(word, "why", None));
+    target
+}
+
+fn at_time(now: Timestamp, targets: &[Target]) -> Decisions {
+    decide(now, &Limits::default(), targets, &Memory::default())
+}
+
+/// Who goes at `second`.
+fn goes(second: i64, targets: &[Target]) -> Vec<String> {
+    names(&at_time(at(second), targets))
+}
+
+fn names(decisions: &Decisions) -> Vec<String> {
+    decisions
+        .go
+        .iter()
+        .map(|go| go.key.key.name.to_string())
+        .collect()
+}
+
+fn word(decisions: &Decisions, name: &str) -> Word {
+    decisions
+        .states
+        .iter()
+        .find(|state| *state.key.key.name == *name)
+        .unwrap()
+        .word
+}
+
+fn db(change: impl FnOnce(&mut Restarts)) -> ObjectFacts {
+    with(&object("db", "t"), change)
+}
+
+/// Open from a day after the change at 02:00 UTC.
+fn nightly(restarts: &mut Restarts) {
+    restarts.policy.windows = vec![
+        Window::parse(&RestartWindow {
+            cron: "0 2 * * *".to_owned(),
+            duration: "2h".to_owned(),
+            time_zone: None,
+        })
+        .unwrap(),
+    ];
+}
+
+/// Seconds from the change, at 08:00:00 UTC, to the next opening.
+const OPENS: i64 = 18 * 3600;
+
+#[test]
+fn a_change_settles_and_others_are_waited_for() {
+    let calm = db(|_| {});
+    let urgent = db(|restarts| restarts.strategy = RotationStrategy::SingleUser);
+    for (object, second, expected) in [(&calm, 9, 0), (&calm, 10, 1), (&urgent, 4, 0), (&urgent, 5, 1)] {
+        assert_eq!(goes(second, &[stale("a", object)]).len(), expected, "{second}");
+    }
+    let decisions = at_time(at(3), &[stale("a", &calm)]);
+    assert_eq!(
+        (word(&decisions, "a"), decisions.wake),
+        (Word::Settling, Some(at(10)))
+    );
+}
+
+#[test]
+fn windows_hold_what_is_not_urgent() {
+    let change = object("db", "t").content.changed_at.unwrap();
+    assert_eq!(change.to_string(), "2027-01-15T08:00:00Z");
+    let calm = db(nightly);
+    let urgent = |policy| {
+        db(|restarts| {
+            nightly(restarts);
+            restarts.strategy = RotationStrategy::SingleUser;
+            restarts.policy.deadline = policy;
+        })
+    };
+    let table = [
+        ("before", &calm, OPENS - 1, false),
+        ("as it opens", &calm, OPENS, true),
+        ("before it closes", &calm, OPENS + 7199, true),
+        ("as it closes", &calm, OPENS + 7200, false),
+        ("after a window that was missed", &calm, OPENS + 86_400, true),
+        ("urgent", &urgent(DeadlinePolicy::Bypass), 60, true),
+        ("urgent that waits", &urgent(DeadlinePolicy::Wait), 60, false),
+        ("urgent that waited", &urgent(DeadlinePolicy::Wait), OPENS, true),
+    ];
+    for (name, object, second, expected) in table {
+        assert_eq!(
+            !goes(second, &[stale("a", object)]).is_empty(),
+            expected,
+            "{name}"
+        );
+    }
+    let decisions = at_time(at(60), &[stale("a", &calm)]);
+    assert_eq!(
+        (word(&decisions, "a"), decisions.wake),
+        (Word::WaitingForWindow, Some(at(OPENS)))
+    );
+}
+
+#[test]
+fn a_window_that_closes_lets_what_runs_go_on_and_nothing_follow() {
+    let calm = db(nightly);
+    let targets = [target("a", &calm, Standing::Rolling), stale("b", &calm)];
+    let decisions = at_time(at(OPENS + 7200), &targets);
+    assert!(decisions.go.is_empty());
+    assert_eq!(
+        (word(&decisions, "a"), word(&decisions, "b")),
+        (Word::RollingOut, Word::WaitingForWindow)
+    );
+}
+
+#[test]
+fn the_deadline_opens_in_time() {
+    let near = |strategy, deadline: Option<i64>| {
+        db(|restarts| {
+            nightly(restarts);
+            restarts.strategy = strategy;
+            restarts.deadline = deadline.map(at);
+        })
+    };
+    use RotationStrategy::{AlternatingUsers, Opaque, Overlap};
+    // An hour of margin, and a minute for the one workload.
+    let table = [
+        (AlternatingUsers, Some(20_000), 20_000 - 3661, false),
+        (AlternatingUsers, Some(20_000), 20_000 - 3660, true),
+        (Overlap, Some(20_000), 20_000 - 3660, true),
+        (Opaque, Some(20_000), 20_000 - 3660, false),
+        (AlternatingUsers, None, 20_000, false),
+        (AlternatingUsers, Some(100), 60, true),
+    ];
+    for (strategy, deadline, second, expected) in table {
+        let object = near(strategy, deadline);
+        let went = !goes(second, &[stale("a", &object)]).is_empty();
+        assert_eq!(went, expected, "{strategy:?} {deadline:?} {second}");
+    }
+    let object = near(AlternatingUsers, Some(20_000));
+    assert_eq!(
+        at_time(at(60), &[stale("a", &object)]).wake,
+        Some(at(20_000 - 3660))
+    );
+    // Six workloads, five at once: two rounds.
+    let six: Vec<Target> = (0..6)
+        .map(|number| stale(&format!("w{number}"), &object))
+        .collect();
+    assert_eq!(goes(20_000 - 3721, &six).len(), 0);
+    assert_eq!(goes(20_000 - 3720, &six).len(), 5);
+}
+
+#[test]
+fn a_rotation_that_begins_while_pods_are_stale_is_urgent_unless_opaque() {
+    for (strategy, expected) in [
+        (RotationStrategy::AlternatingUsers, 1),
+        (RotationStrategy::Overlap, 1),
+        (RotationStrategy::Opaque, 0),
+    ] {
+        let object = db(|restarts| {
+            nightly(restarts);
+            (restarts.strategy, restarts.rotating) = (strategy, true);
+        });
+        assert_eq!(goes(60, &[stale("a", &object)]).len(), expected, "{strategy:?}");
+    }
+}
+
+#[test]
+fn a_wave_waits_for_those_before_it_but_not_for_what_can_never_go() {
+    let object = db(|_| {});
+    let first = |standing| target("first", &object, standing);
+    let table = [
+        ("done", first(Standing::Done), true),
+        ("stale", stale("first", &object), false),
+        ("rolling", first(Standing::Rolling), false),
+        ("unknown", first(Standing::Unknown), false),
+        ("paused", blocked(Word::Paused, stale("first", &object)), false),
+        (
+            "suspended",
+            blocked(Word::Suspended, stale("first", &object)),
+            false,
+        ),
+        (
+            "left to Reloader",
+            blocked(Word::LeftToReloader, stale("first", &object)),
+            true,
+        ),
+        ("reverted", blocked(Word::Reverted, stale("first", &object)), true),
+        (
+            "on delete",
+            blocked(Word::AwaitingPodDeletion, stale("first", &object)),
+            true,
+        ),
+    ];
+    for (name, first, expected) in table {
+        let decisions = at_time(at(60), &[first, in_wave(1, stale("second", &object))]);
+        assert_eq!(
+            names(&decisions).contains(&"second".to_owned()),
+            expected,
+            "{name}"
+        );
+        if !expected {
+            assert_eq!(word(&decisions, "second"), Word::WaitingForWave, "{name}");
+        }
+    }
+    let order = [in_wave(1, stale("a", &object)), in_wave(-1, stale("z", &object))];
+    assert_eq!(goes(60, &order), ["z"]);
+}
+
+#[test]
+fn one_failure_halts_and_two_halt_what_is_urgent() {
+    let go_on = |restarts: &mut Restarts| restarts.policy.on_failure = OnFailure::Continue;
+    let urgent = |restarts: &mut Restarts| restarts.strategy = RotationStrategy::SingleUser;
+    let table: [(&str, ObjectFacts, usize, bool); 6] = [
+        ("one", db(|_| {}), 1, true),
+        ("continue", db(go_on), 3, false),
+        ("urgent, one", db(urgent), 1, false),
+        ("urgent, two", db(urgent), 2, true),
+        (
+            "resumed",
+            db(|restarts| restarts.resumed = Some("t".into())),
+            2,
+            false,
+        ),
+        (
+            "an older content resumed",
+            db(|restarts| restarts.resumed = Some("s".into())),
+            1,
+            true,
+        ),
+    ];
+    for (name, object, failures, halted) in table {
+        let mut targets: Vec<Target> = (0..failures)
+            .map(|number| failed(&format!("f{number}"), &object))
+            .collect();
+        targets.push(stale("next", &object));
+        let decisions = at_time(at(60), &targets);
+        assert_eq!(decisions.objects[object.key()].halted, halted, "{name}");
+        assert_eq!(decisions.go.is_empty(), halted, "{name}");
+    }
+    let object = db(|_| {});
+    let mut before = failed("broken", &object);
+    before.claims[0].standing = Standing::Failed {
+        failure: Failure::TimedOut,
+        was_healthy: false,
+    };
+    assert_eq!(goes(60, &[before, stale("next", &object)]), ["next"]);
+}
+
+#[test]
+fn the_limit_of_an_external_secret_is_raised_by_urgency() {
+    let four =
+        |object: &ObjectFacts| -> Vec<Target> { (0..4).map(|n| stale(&format!("w{n}"), object)).collect() };
+    assert_eq!(goes(60, &four(&db(|_| {}))), ["w0"]);
+    assert_eq!(
+        goes(60, &four(&db(|restarts| restarts.policy.max_concurrent = 3))).len(),
+        3
+    );
+    let urgent = db(|restarts| {
+        restarts.strategy = RotationStrategy::SingleUser;
+        restarts.policy.urgent_max_concurrent = 2;
+    });
+    assert_eq!(goes(60, &four(&urgent)).len(), 2);
+}
+
+#[test]
+fn who_rolls_out_with_older_content_keeps_its_slot_and_goes_at_once() {
+    let object = db(|_| {});
+    let mut rolling = stale("z", &object);
+    (rolling.rolling, rolling.claims[0].rolling) = (true, true);
+    assert_eq!(goes(60, &[stale("a", &object), rolling]), ["z"]);
+}
+
+#[test]
+fn namespaces_take_turns() {
+    let of = |namespace: &str| {
+        let mut object = db(|restarts| restarts.policy.max_concurrent = 100);
+        let mut content = (*object.content).clone();
+        content.object = ObjectKey::new(namespace, "db");
+        object.content = content.into();
+        object
+    };
+    let mut targets: Vec<Target> = (0..9).map(|n| stale(&format!("w{n}"), &of("big"))).collect();
+    targets.push(stale("x", &of("small")));
+    let limits = Limits {
+        namespace: 5,
+        cluster: 2,
+    };
+    let decisions = decide(at(60), &limits, &targets, &Memory::default());
+    assert_eq!(names(&decisions), ["w0", "x"]);
+    // One slot: whoever was served last waits.
+    let limits = Limits {
+        namespace: 5,
+        cluster: 1,
+    };
+    let mut memory = Memory::default();
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        let decisions = decide(at(60), &limits, &targets, &memory);
+        let go = &decisions.go[0];
+        memory.sending(go, at(60));
+        order.push(go.key.key.namespace.to_string());
+    }
+    assert_eq!(order, ["big", "small", "big", "small"]);
+}
+
+#[test]
+fn the_least_time_between_two_restarts_holds() {
+    let object = db(|restarts| {
+        restarts.policy.min_interval = Duration::from_mins(5);
+        restarts.policy.max_concurrent = 3;
+    });
+    assert_eq!(goes(60, &[stale("a", &object), stale("b", &object)]), ["a"]);
+    let mut done = target("a", &object, Standing::Done);
+    done.patched_at = Some(at(60));
+    let decisions = at_time(at(359), &[done.clone(), stale("b", &object)]);
+    assert_eq!((decisions.go.len(), decisions.wake), (0, Some(at(360))));
+    assert_eq!(goes(360, &[done, stale("b", &object)]), ["b"]);
+}
+
+#[test]
+fn a_refused_workload_frees_its_slot() {
+    let object = db(|_| {});
+    let mut refused = stale("a", &object);
+    refused.refused = Some(Block::new(Word::Refused, "why", Some(at(90))));
+    let decisions = at_time(at(60), &[refused, stale("b", &object)]);
+    assert_eq!(names(&decisions), ["b"]);
+    assert_eq!(
+        (word(&decisions, "a"), decisions.wake),
+        (Word::Refused, Some(at(90)))
+    );
+}
+
+#[test]
+fn decisions_do_not_depend_on_the_order_of_the_facts() {
+    let object = db(|restarts| restarts.policy.max_concurrent = 2);
+    let mut targets: Vec<Target> = (0..5).map(|n| stale(&format!("w{n}"), &object)).collect();
+    let forward = at_time(at(60), &targets);
+    targets.reverse();
+    assert_eq!(at_time(at(60), &targets), forward);
+}
+
+#[test]
+fn a_back_off_grows_to_five_minutes() {
+    let object = db(|_| {});
+    let decisions = at_time(at(60), &[stale("a", &object)]);
+    let go = &decisions.go[0];
+    let mut memory = Memory::default();
+    let mut waits = Vec::new();
+    for _ in 0..40 {
+        memory.refused(go, at(0), "why");
+        waits.push(memory.refusal("a").unwrap().until.duration_since(at(0)));
+    }
+    assert_eq!(waits[..6], [10, 20, 40, 80, 160, 300].map(seconds));
+    assert_eq!(waits[39], seconds(300));
+    memory.retain(|_| false, |_| false);
+    assert!(memory.is_empty());
+}

@@ -1,0 +1,375 @@
+//! A small cluster: workloads whose controllers replace pods one by one, a self-healer, and a process that crashes, loses
+//! answers and is refused. It records what an observer of the API server sees.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+
+use super::{at, key, object, pod, workload};
+use crate::{
+    api::{ObjectKey, RestartStrategy, WorkloadKind},
+    restart::{
+        memory::Memory,
+        model::{Container, Pod, Wishes, Workload, WorkloadKey},
+        need,
+        queue::{Decisions, Limits, decide},
+        step::{Step, step},
+        target::{Listed, ObjectFacts, Observed, Setting, Target, assess},
+    },
+};
+
+/// How a workload's pods behave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nature {
+    /// A new pod is ready after so many seconds.
+    Ready(i64),
+    /// A new pod crashes.
+    Crashing,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is taken and answered.
+    Taken,
+    /// It is taken, the answer is lost.
+    Lost,
+    /// It is refused: somebody else wrote.
+    Conflict,
+    /// It is refused: not allowed.
+    Denied,
+    /// The process dies before it is sent.
+    CrashBefore,
+    /// The process dies after it is taken.
+    CrashAfter,
+}
+
+pub(super) struct Simulated {
+    pub(super) key: WorkloadKey,
+    pub(super) workload: Workload,
+    pub(super) nature: Nature,
+    /// A self-healer strips our annotation from the template.
+    pub(super) healed: bool,
+    pub(super) pods: Vec<Pod>,
+    template: BTreeMap<Box<str>, Box<str>>,
+    made: usize,
+}
+
+/// A request that the API server took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) second: i64,
+    pub(super) workload: usize,
+    pub(super) tokens: Vec<Box<str>>,
+}
+
+pub(super) struct Cluster {
+    pub(super) second: i64,
+    pub(super) objects: Vec<ObjectFacts>,
+    pub(super) workloads: Vec<Simulated>,
+    pub(super) memory: Memory,
+    pub(super) limits: Limits,
+    pub(super) taken: Vec<Taken>,
+    pub(super) evict_allowed: bool,
+    /// The most workloads that were without all their pods of the newest template at once, after we asked.
+    pub(super) most_rolling: usize,
+    pub(super) decisions: Decisions,
+}
+
+impl Cluster {
+    /// Workloads `w0`, ... of two pods each that use the Secret `db`, whose content is baseline.
+    pub(super) fn new(natures: &[Nature]) -> Self {
+        let mut first = object("db", "t0");
+        Arc::make_mut(&mut first.content).changed_at = None;
+        Self {
+            second: 0,
+            objects: vec![first],
+            workloads: natures
+                .iter()
+                .enumerate()
+                .map(|(index, nature)| Simulated::new(&format!("w{index}"), *nature))
+                .collect(),
+            memory: Memory::default(),
+            limits: Limits::default(),
+            taken: Vec::new(),
+            evict_allowed: false,
+            most_rolling: 0,
+            decisions: Decisions::default(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        at(self.second)
+    }
+
+    /// The Secret has other content.
+    pub(super) fn change(&mut self, object: usize, token: &str) {
+        let now = self.now();
+        let content = Arc::make_mut(&mut self.objects[object].content);
+        (content.token, content.changed_at) = (token.into(), Some(now));
+    }
+
+    /// A second passes: controllers work, then we do.
+    pub(super) fn tick(&mut self, mut fate: impl FnMut(&Taken) -> Fate) {
+        self.second += 1;
+        for workload in &mut self.workloads {
+            workload.tick(self.second);
+        }
+        self.pass(&mut fate);
+        let rolling = self.workloads.iter().filter(|workload| workload.is_rolling());
+        self.most_rolling = self.most_rolling.max(rolling.count());
+    }
+
+    pub(super) fn run(&mut self, seconds: i64) {
+        for _ in 0..seconds {
+            self.tick(|_| Fate::Taken);
+        }
+    }
+
+    fn assess(&mut self, index: usize) -> Option<Target> {
+        let now = self.now();
+        let setting = Setting {
+            now,
+            control: None,
+            evict_allowed: self.evict_allowed,
+        };
+        let Simulated {
+            key, workload, pods, ..
+        } = &self.workloads[index];
+        let namespace = Wishes::default();
+        let mut observed = Observed {
+            key,
+            workload,
+            namespace: &namespace,
+            pods: None,
+        };
+        let target = assess(&setting, &self.objects, &observed, &mut self.memory)?;
+        if target.pods_wanted.is_none_or(|wanted| wanted > now) {
+            return Some(target);
+        }
+        observed.pods = Some(Listed { pods, at: now });
+        assess(&setting, &self.objects, &observed, &mut self.memory)
+    }
+
+    fn pass(&mut self, fate: &mut impl FnMut(&Taken) -> Fate) {
+        let targets: Vec<Target> = (0..self.workloads.len())
+            .filter_map(|index| self.assess(index))
+            .collect();
+        let now = self.now();
+        self.decisions = decide(now, &self.limits, &targets, &self.memory);
+        for go in self.decisions.go.clone() {
+            let Some(index) = self.workloads.iter().position(|workload| workload.key == go.key) else {
+                continue;
+            };
+            let Some(fresh) = self.assess(index) else { continue };
+            let Simulated {
+                key, workload, pods, ..
+            } = &self.workloads[index];
+            let namespace = Wishes::default();
+            let observed = Observed {
+                key,
+                workload,
+                namespace: &namespace,
+                pods: Some(Listed { pods, at: now }),
+            };
+            let next = step(&go, "1", &observed, &fresh);
+            let go = match &next {
+                Step::Nothing => continue,
+                Step::Patch { go, .. } | Step::Evict { go, .. } => go.clone(),
+            };
+            let taken = Taken {
+                second: self.second,
+                workload: index,
+                tokens: go
+                    .carried
+                    .iter()
+                    .map(|carried| carried.asked.record.token.clone())
+                    .collect(),
+            };
+            let fate = fate(&taken);
+            self.memory.sending(&go, now);
+            if matches!(fate, Fate::Taken | Fate::Lost | Fate::CrashAfter) {
+                self.taken.push(taken);
+                let second = self.second;
+                let workload = &mut self.workloads[index];
+                match &next {
+                    Step::Evict { uid, .. } => workload.pods.retain(|pod| pod.uid != *uid),
+                    _ => workload.patch(second, &go),
+                }
+            }
+            match fate {
+                Fate::Taken => self.memory.taken(&go),
+                Fate::Lost => {}
+                Fate::Conflict => self.memory.conflicted(&go),
+                Fate::Denied => self.memory.refused(&go, now, "not allowed"),
+                Fate::CrashBefore | Fate::CrashAfter => {
+                    self.memory = Memory::default();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// How many requests were taken for the workload and token.
+    pub(super) fn count(&self, workload: usize, token: &str) -> usize {
+        self.taken
+            .iter()
+            .filter(|taken| taken.workload == workload && taken.tokens.iter().any(|found| **found == *token))
+            .count()
+    }
+
+    /// Whether a pod of the workload holds older content than the first object's.
+    pub(super) fn is_stale(&self, workload: usize) -> bool {
+        let content = &self.objects[0].content;
+        let workload = &self.workloads[workload];
+        content.changed_at.is_some_and(|changed| {
+            let margin = need::later(changed, need::CREATED_MARGIN);
+            workload
+                .pods
+                .iter()
+                .any(|pod| pod.created <= margin && pod.tokens.get(&content.hash) != Some(&content.token))
+        })
+    }
+
+    /// Whether every workload that has to do with it is done.
+    pub(super) fn is_done(&self) -> bool {
+        self.words().iter().all(|(_, _, word)| *word == "Done")
+    }
+
+    pub(super) fn words(&self) -> Vec<(ObjectKey, String, &'static str)> {
+        let states = self.decisions.states.iter();
+        states
+            .map(|state| {
+                (
+                    state.object.clone(),
+                    state.key.key.name.to_string(),
+                    state.word.as_str(),
+                )
+            })
+            .collect()
+    }
+}
+
+impl Simulated {
+    pub(super) fn new(name: &str, nature: Nature) -> Self {
+        let mut workload = workload(name);
+        workload.progress.desired = 2;
+        let pods = [-5000, -4999].map(|created| pod(name, created)).to_vec();
+        let mut simulated = Self {
+            key: key(WorkloadKind::Deployment, name),
+            workload,
+            nature,
+            healed: false,
+            pods,
+            template: BTreeMap::new(),
+            made: 0,
+        };
+        simulated.observe();
+        simulated
+    }
+
+    fn patch(&mut self, second: i64, go: &crate::restart::queue::Go) {
+        assert_eq!(go.strategy, RestartStrategy::Template);
+        for carried in &go.carried {
+            let asked = &carried.asked;
+            self.workload
+                .tokens
+                .insert(asked.hash.clone(), asked.record.token.clone());
+            self.workload
+                .records
+                .insert(asked.hash.clone(), asked.record.clone());
+        }
+        self.workload.generation += 1;
+        self.workload.patched_at = Some(at(second));
+    }
+
+    /// A new image, say: another template by another hand.
+    pub(super) fn deploy(&mut self) {
+        self.workload.generation += 1;
+        self.template
+            .insert("image".into(), format!("{}", self.workload.generation).into());
+    }
+
+    fn tick(&mut self, second: i64) {
+        if self.healed && !self.workload.tokens.is_empty() && second % 3 == 0 {
+            self.workload.tokens.clear();
+            self.workload.generation += 1;
+        }
+        self.workload.observed_generation = self.workload.generation;
+        for pod in &mut self.pods {
+            match self.nature {
+                Nature::Ready(after) => pod.ready |= at(second) >= pod.created + super::seconds(after),
+                Nature::Crashing if !pod.ready => {
+                    pod.containers[0].restarts += 1;
+                    pod.containers[0].waiting = Some("CrashLoopBackOff".into());
+                }
+                Nature::Crashing => {}
+            }
+            if pod.ready {
+                pod.containers[0].waiting = None;
+            }
+        }
+        let desired = usize::try_from(self.workload.progress.desired).unwrap();
+        let new = self.pods.iter().filter(|pod| self.is_new(pod)).count();
+        let unready = self
+            .pods
+            .iter()
+            .filter(|pod| self.is_new(pod) && !pod.ready)
+            .count();
+        if self.pods.len() < desired || (new < desired && unready == 0) {
+            self.create(second);
+        } else if self.pods.len() > desired {
+            let ready = self.pods.iter().filter(|pod| pod.ready).count();
+            let old = self
+                .pods
+                .iter()
+                .position(|pod| !self.is_new(pod) && (!pod.ready || ready > desired));
+            let extra = old.or_else(|| (new > desired).then_some(0));
+            if let Some(index) = extra {
+                self.pods.remove(index);
+            }
+        }
+        self.observe();
+    }
+
+    fn create(&mut self, second: i64) {
+        self.made += 1;
+        let name = self.key.key.name.to_string();
+        let mut made = pod(&name, second);
+        made.name = format!("{name}-new-{}", self.made).into();
+        made.uid = format!("uid-{name}-{}", self.made).into();
+        made.ready = false;
+        made.tokens = self.workload.tokens.clone();
+        made.tokens.extend(self.template.clone());
+        made.containers = vec![Container {
+            name: "app".into(),
+            started: None,
+            restarts: 0,
+            waiting: None,
+        }];
+        self.pods.push(made);
+    }
+
+    fn is_new(&self, pod: &Pod) -> bool {
+        let mut template = self.workload.tokens.clone();
+        template.extend(self.template.clone());
+        pod.tokens == template
+    }
+
+    fn observe(&mut self) {
+        let number = |count: usize| i32::try_from(count).unwrap();
+        let ready = self.pods.iter().filter(|pod| pod.ready).count();
+        let new = self.pods.iter().filter(|pod| self.is_new(pod)).count();
+        let progress = &mut self.workload.progress;
+        progress.total = number(self.pods.len());
+        progress.updated = number(new);
+        (progress.ready, progress.available) = (number(ready), number(ready));
+    }
+
+    /// Whether it was asked for and is not through, nor broken.
+    pub(super) fn is_rolling(&self) -> bool {
+        let through = self.pods.iter().all(|pod| self.is_new(pod) && pod.ready)
+            && self.workload.observed_generation == self.workload.generation;
+        self.workload.patched_at.is_some() && !through && self.nature != Nature::Crashing && !self.healed
+    }
+}

@@ -1,0 +1,108 @@
+//! What follows from decisions for people: events, numbers, statuses.
+
+use std::{collections::HashMap, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    block::Word,
+    controller::{Controller, WARM},
+    model::WorkloadKey,
+    queue::{Decisions, State},
+    report,
+    target::{ObjectFacts, Target},
+};
+use crate::api::ObjectKey;
+
+/// How long a status waits for what is not known yet.
+const UNKNOWN: Duration = Duration::from_secs(30);
+
+impl Controller {
+    /// Events and numbers of what happened.
+    pub(super) fn tell(&mut self, targets: &[Target], decisions: &Decisions, now: Instant) {
+        let mut counts = report::count(decisions.states.iter());
+        let halted = decisions
+            .states
+            .iter()
+            .filter(|state| state.word == Word::Halted)
+            .count();
+        counts.pending = counts.pending.saturating_sub(halted);
+        for (state, count) in [
+            ("pending", counts.pending),
+            ("in_flight", counts.in_flight),
+            ("failed", counts.failed),
+            ("halted", halted),
+        ] {
+            self.context.metrics.state(state, count);
+        }
+        let looking = decisions.states.iter().any(|state| state.word == Word::Looking);
+        self.warm |= !looking || now >= self.started + WARM;
+        if !self.warm {
+            // What stands as it did before this process began is no event.
+            return;
+        }
+        let happened = self.seen.look(decisions);
+        if happened.is_empty() {
+            return;
+        }
+        let uids: HashMap<&WorkloadKey, &str> =
+            targets.iter().map(|target| (&target.key, &*target.uid)).collect();
+        for happened in &happened {
+            self.context.tell(happened, &uids);
+        }
+    }
+
+    /// Sees to the statuses of the objects of which something changed.
+    pub(super) fn report(&mut self, decisions: &Decisions, time: Timestamp, now: Instant) {
+        let mut of: HashMap<&ObjectKey, &[State]> = HashMap::new();
+        for states in decisions.states.chunk_by(|a, b| a.object == b.object) {
+            if let Some(first) = states.first() {
+                of.insert(&first.object, states);
+            }
+        }
+        let mut wanted: Vec<ObjectFacts> = Vec::new();
+        for space in self.spaces.values_mut() {
+            let fresh = std::mem::take(&mut space.fresh);
+            for facts in &space.facts {
+                let states = of.get(facts.key()).copied().unwrap_or_default();
+                let same = self.reported.get(facts.key()).map_or(&[][..], Vec::as_slice) == states;
+                if !same || fresh.contains(&facts.key().name) {
+                    wanted.push(facts.clone());
+                }
+            }
+        }
+        for facts in wanted {
+            let object = facts.key();
+            let states = of.get(object).copied().unwrap_or_default();
+            if states.iter().any(|state| state.word == Word::Looking) {
+                let since = *self.unknown.entry(object.clone()).or_insert(now);
+                if now < since + UNKNOWN {
+                    continue;
+                }
+            } else {
+                self.unknown.remove(object);
+            }
+            let part = Decisions {
+                states: states.to_vec(),
+                objects: decisions
+                    .objects
+                    .get(object)
+                    .map(|state| (object.clone(), state.clone()))
+                    .into_iter()
+                    .collect(),
+                ..Decisions::default()
+            };
+            let report = report::report(&facts.content, &part);
+            if let Some(identity) = self.context.identity(object) {
+                let said = facts.restarts.said;
+                self.statuses.want(object, identity, said, Some(report), time);
+            }
+            if states.is_empty() {
+                self.reported.remove(object);
+            } else {
+                self.reported.insert(object.clone(), part.states);
+            }
+        }
+    }
+}
