@@ -102,7 +102,7 @@ async fn the_api_server_takes_every_manifest() -> Result<()> {
     for (page, text) in pages() {
         for manifest in blocks(&text, "yaml") {
             let foreign = |group: &&str| manifest.contains(&format!("apiVersion: {group}"));
-            if FOREIGN.iter().any(|group| foreign(&group)) {
+            if FOREIGN.iter().any(foreign) {
                 continue;
             }
             let manifest = manifest

@@ -127,7 +127,7 @@ pub(super) fn block(
     setting: &Setting<'_>,
     object: &ObjectFacts,
     membership: &Membership,
-    terms: &Terms,
+    terms: Terms,
     workload: &Workload,
     namespace: &Wishes,
 ) -> Option<Block> {
@@ -198,7 +198,7 @@ fn by_membership(membership: &Membership) -> Option<Block> {
     }
 }
 
-fn by_workload(setting: &Setting<'_>, terms: &Terms, workload: &Workload) -> Option<Block> {
+fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Option<Block> {
     if terms.strategy == RestartStrategy::Evict {
         return (!setting.evict_allowed).then(|| {
             Block::new(

@@ -41,6 +41,10 @@ impl Controller {
     }
 
     /// A workload was read again: judge again, and send.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "handed over by the task that carried it"
+    )]
     pub(super) fn looked(&mut self, go: Go, looked: Result<Option<Looked>, cluster::Error>, now: Instant) {
         let namespace = Arc::clone(&go.key.key.namespace);
         let looked = match looked {

@@ -353,7 +353,13 @@ mod tests {
     }
 
     fn want(statuses: &mut Statuses, said: u64, done: i32) {
-        statuses.want(&key(), ("u1".into(), 1), said, Some(report(done)), Timestamp::UNIX_EPOCH);
+        statuses.want(
+            &key(),
+            ("u1".into(), 1),
+            said,
+            Some(report(done)),
+            Timestamp::UNIX_EPOCH,
+        );
     }
 
     fn digest(done: i32) -> u64 {

@@ -232,7 +232,7 @@ impl<'a> Look<'a> {
         if matches!(claim.standing, Standing::Stale(_)) {
             let reverted = self.reverted(&mut claim, memory);
             claim.block =
-                block::block(self.setting, object, &membership, &terms, workload, namespace).or(reverted);
+                block::block(self.setting, object, &membership, terms, workload, namespace).or(reverted);
         }
         Some(claim)
     }
@@ -276,12 +276,11 @@ impl<'a> Look<'a> {
             return Standing::Done;
         }
         match stale {
-            None => Standing::Unknown,
             Some(0) if self.listed_after(later(claim.changed_at, CREATED_MARGIN)) => {
                 memory.satisfy(uid, hash, token);
                 Standing::Done
             }
-            Some(0) => Standing::Unknown,
+            None | Some(0) => Standing::Unknown,
             Some(_) if self.sent_lately(claim, memory) => Standing::Rolling,
             Some(stale) => Standing::Stale(stale),
         }
@@ -325,7 +324,7 @@ impl<'a> Look<'a> {
 
     fn health_of(
         &self,
-        made_with: Option<(&Box<str>, &Box<str>)>,
+        made_with: Option<(&str, &str)>,
         timeout: std::time::Duration,
         stale: Option<bool>,
     ) -> Option<Health> {
@@ -334,7 +333,9 @@ impl<'a> Look<'a> {
         let new: Option<Vec<&Pod>> = self.pods.as_ref().map(|pods| {
             let is_new = |pod: &&&Pod| {
                 pod.created > since
-                    || made_with.is_some_and(|(hash, token)| pod.tokens.get(hash) == Some(token))
+                    || made_with.is_some_and(|(hash, token)| {
+                        pod.tokens.get(hash).is_some_and(|held| **held == *token)
+                    })
             };
             pods.iter().filter(is_new).copied().collect()
         });
@@ -376,13 +377,7 @@ impl<'a> Look<'a> {
             })
     }
 
-    fn rolls_for(
-        &self,
-        hash: &Box<str>,
-        token: &Box<str>,
-        timeout: std::time::Duration,
-        memory: &mut Memory,
-    ) -> bool {
+    fn rolls_for(&self, hash: &str, token: &str, timeout: std::time::Duration, memory: &mut Memory) -> bool {
         let workload = self.observed.workload;
         if workload.update == Update::OnDelete || memory.is_complete(&workload.uid, hash, token) {
             return false;

@@ -657,7 +657,6 @@ async fn fields_that_come_later_are_refused_with_a_sentence() -> Result<()> {
             ("find", json!({"dataFrom": [{"find": {"name": {"regexp": ".*"}}}]})),
             ("sourceRef", json!({"data": [{"secretKey": "v", "remoteRef": {"key": KEY}, "sourceRef": {"storeRef": {"name": "x"}}}]})),
             ("creationPolicy", json!({"data": [entry("v", KEY)], "target": {"creationPolicy": "Merge"}})),
-            ("restart", json!({"data": [entry("v", KEY)], "restart": {"mode": "Automatic"}})),
         ] {
             let refused = bed.create(external_secret("later", spec)).await.unwrap_err();
             let text = format!("{refused:#}");

@@ -11,12 +11,13 @@ use testbed::wait;
 use crate::harness::{Bed, OFTEN, SELDOM, SOON, annotation, assert_actionable, bed, data, entry, property};
 
 /// All that `api.md` writes on a Secret that was made and never changed.
-const ALWAYS: [&str; 5] = [
+const ALWAYS: [&str; 6] = [
     "keyturn.dev/owner",
     "keyturn.dev/content",
     "keyturn.dev/inputs",
     "keyturn.dev/versions",
     "keyturn.dev/rollout",
+    "keyturn.dev/scope",
 ];
 
 fn targeted(target: Value) -> Value {

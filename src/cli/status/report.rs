@@ -278,10 +278,9 @@ fn hold(now: Timestamp, control: Seen<Control>) -> Option<Hold> {
     );
     let mut message = format!("{CONTROL_CONFIG_MAP} holds up {what} in {place}, {end}");
     if !unreadable.is_empty() {
-        message += &format!(
-            "; what it says of {} cannot be read and counts as a hold",
-            unreadable.join(", ")
-        );
+        message.push_str("; what it says of ");
+        message.push_str(&unreadable.join(", "));
+        message.push_str(" cannot be read and counts as a hold");
     }
     Some(Hold {
         sync,
@@ -505,6 +504,7 @@ fn seconds<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::E
     serializer.collect_str(&format_args!("{time:.0}"))
 }
 
+#[expect(clippy::ref_option, reason = "as serde calls it")]
 fn maybe_seconds<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => seconds(time, serializer),

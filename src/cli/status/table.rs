@@ -26,7 +26,7 @@ pub(super) fn table(report: &Report) -> String {
         } else {
             "WARNING"
         };
-        text += &format!("{mark}: {}\n", clean(&control.message));
+        text.extend([mark, ": ", &clean(&control.message), "\n"]);
     }
     if !findings.is_empty() {
         let head = ["NAMESPACE", "NAME", "WHAT", "SINCE", "WHY"].map(str::to_owned);
@@ -63,7 +63,7 @@ fn row(now: Timestamp, finding: &Finding) -> [String; 5] {
         why += message;
     }
     if let Some(until) = until {
-        why += &format!(" (until {until:.0})");
+        why = format!("{why} (until {until:.0})");
     }
     [clean(namespace), clean(name), clean(what), since, clean(&why)]
 }
@@ -83,7 +83,7 @@ fn summary(counts: &Counts) -> String {
          {rotating} rotating, {restarting} restarting"
     );
     if *unreadable > 0 {
-        text += &format!(", {unreadable} that this version cannot read");
+        text.extend([", ", &unreadable.to_string(), " that this version cannot read"]);
     }
     text.push('\n');
     text
@@ -101,7 +101,7 @@ fn aligned(rows: &[[String; 5]]) -> String {
     for row in rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
-            line += &format!("{cell:<width$}   ");
+            line = format!("{line}{cell:<width$}   ");
         }
         // The last column is the longest sentence of all: padding it would break lines on every terminal.
         text += line.trim_end();

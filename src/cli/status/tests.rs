@@ -52,6 +52,7 @@ fn condition(type_: &str, status: &str, reason: &str, since: &str, message: &str
         "lastTransitionTime": format!("2026-11-23T{since}Z")})
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a table reads better with values")]
 fn object(name: &str, status: Value) -> Value {
     let mut object =
         json!({"metadata": {"namespace": "shop", "name": name, "generation": 1}, "status": status});

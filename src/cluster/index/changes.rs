@@ -50,6 +50,7 @@ struct Waiting {
 
 impl Changes {
     /// Another queue that is given every change from now on, for another receiver.
+    #[must_use]
     pub fn fork(&self) -> Self {
         let fork = Self::default();
         let mut forks = self.0.forks.write().unwrap_or_else(PoisonError::into_inner);

@@ -580,8 +580,8 @@ async fn an_absent_kind_costs_a_check_a_minute_and_nothing_waits_for_it() {
     server.expect("GET", check).await.answer(200, &others);
     server.stays_silent(Duration::from_secs(59)).await;
 
-    let served = json!({"resources": [{"name": "rollouts"}, {"name": "rollouts/status"}]});
-    server.expect("GET", check).await.answer(200, &served);
+    let kinds = json!({"resources": [{"name": "rollouts"}, {"name": "rollouts/status"}]});
+    server.expect("GET", check).await.answer(200, &kinds);
     let web = json!({"metadata": {"namespace": "shop", "name": "web", "resourceVersion": "3"}});
     let list = server.next().await;
     assert!(

@@ -44,7 +44,7 @@ fn put(target: &mut Value, change: &Value) {
     match (target, change) {
         (Value::Object(target), Value::Object(change)) => {
             for (name, value) in change {
-                put(target.entry(name.clone()).or_default(), value);
+                put(target.entry(name.clone()).or_insert(Value::Null), value);
             }
         }
         (target, change) => *target = change.clone(),
@@ -125,10 +125,7 @@ fn our_marks_and_those_of_others_are_told_apart() {
     .unwrap();
     assert_eq!(web.wishes.restart, Wish::No);
     assert_eq!(web.patched_at, Some("2026-01-01T00:00:09Z".parse().unwrap()));
-    assert_eq!(
-        web.tokens,
-        [("0badcafe0badcafe".into(), "token".into())].into()
-    );
+    assert_eq!(web.tokens, [("0badcafe0badcafe".into(), "token".into())].into());
     let record = Record {
         token: "token".into(),
         attempt: 2,
@@ -200,7 +197,9 @@ fn each_kind_says_in_its_own_words_how_far_it_is() {
     );
     assert_eq!(rollout.observed_generation, 3);
     assert_eq!(rollout.restart_at, rollout.progress.restarted_at);
-    assert!(rollout.borrowed_template && rollout.progress.deadline_exceeded && !rollout.progress.phase_healthy);
+    assert!(
+        rollout.borrowed_template && rollout.progress.deadline_exceeded && !rollout.progress.phase_healthy
+    );
 }
 
 #[test]
@@ -231,13 +230,17 @@ fn a_pod_is_read() {
 
 #[test]
 fn a_pod_whose_age_is_not_known_is_no_pod_that_could_be_judged() {
-    assert_eq!(pod(&json!({"metadata": {"name": "web-1", "creationTimestamp": null}})), None);
+    assert_eq!(
+        pod(&json!({"metadata": {"name": "web-1", "creationTimestamp": null}})),
+        None
+    );
     for (status, ending, finished) in [
         (json!({"phase": "Succeeded"}), false, true),
         (json!({"phase": "Failed"}), false, true),
         (json!(null), false, false),
     ] {
-        let web = pod(&json!({"metadata": {"name": "web-1", "creationTimestamp": TIME}, "status": status})).unwrap();
+        let web = pod(&json!({"metadata": {"name": "web-1", "creationTimestamp": TIME}, "status": status}))
+            .unwrap();
         assert_eq!((web.ending, web.finished, web.ready), (ending, finished, false));
     }
 }

@@ -22,6 +22,7 @@ const ROUND: i64 = 60;
 pub(super) struct Objects<'a>(BTreeMap<&'a ObjectKey, Pace>);
 
 /// How fast an ExternalSecret's workloads go.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Pace {
     pub(super) urgent: bool,
     pub(super) halted: bool,
@@ -34,6 +35,7 @@ pub(super) struct Pace {
     /// Whether there is a least time between two.
     pub(super) spaced: bool,
     /// Set while it waits for a window: when the next one opens, if one does.
+    #[expect(clippy::option_option, reason = "closed, and when it opens, if it does")]
     closed: Option<Option<Timestamp>>,
     /// When the pace changes by itself.
     wake: Option<Timestamp>,

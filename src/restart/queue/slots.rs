@@ -14,6 +14,9 @@ use crate::{
     },
 };
 
+/// How much a namespace is due: whether the workload needs no slot of its own, what was given and is held, the last turn.
+type Rank<'a> = (bool, u64, usize, u64, &'a str);
+
 /// Slots that are held, and how many there are.
 pub(super) struct Slots<'a> {
     now: Timestamp,
@@ -57,7 +60,7 @@ impl<'a> Slots<'a> {
 
     /// The next candidate that there is a slot for: of the namespace that has the fewest and waits the longest.
     pub(super) fn next(&self, candidates: &[Candidate<'a>], memory: &Memory) -> Option<usize> {
-        let mut best: Option<((bool, u64, usize, u64, &str), usize)> = None;
+        let mut best: Option<(Rank<'_>, usize)> = None;
         let mut seen: BTreeSet<&str> = BTreeSet::new();
         for (index, candidate) in candidates.iter().enumerate() {
             let namespace = &*candidate.target.key.key.namespace;

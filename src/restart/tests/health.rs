@@ -44,6 +44,8 @@ fn waiting(reason: &str, restarts: i32) -> Pod {
     pod
 }
 
+type Row<'a> = (&'a str, Option<&'a [&'a Pod]>, Option<bool>, i64, Health);
+
 #[test]
 fn each_kind_says_in_its_own_way_that_it_is_done() {
     use WorkloadKind::{DaemonSet, Deployment, Rollout, StatefulSet};
@@ -178,7 +180,7 @@ fn what_takes_too_long_fails_unless_it_is_another_s() {
         ready: false,
         ..pod("api", 5000)
     };
-    let table: [(&str, Option<&[&Pod]>, Option<bool>, i64, Health); 6] = [
+    let table: [Row<'_>; 6] = [
         ("in time", Some(&[&slow]), Some(true), 609, Health::Rolling),
         (
             "old pods left",

@@ -41,6 +41,8 @@ fn listed(name: &str) -> RestartTarget {
     }
 }
 
+type Pairs<'a> = &'a [(&'a str, &'a str)];
+
 #[test]
 fn discovery_and_wishes_decide_who_follows() {
     use Discovery::{Auto, Explicit, OptIn};
@@ -199,7 +201,7 @@ fn the_nearest_word_on_the_strategy_wins() {
 fn what_reloader_restarts_is_left_to_it_or_taken_over() {
     let auto = ("reloader.stakater.com/auto", "true");
     // On the workload, on the Secret, whether Reloader restarts it.
-    let table: &[(&[(&str, &str)], &[(&str, &str)], bool)] = &[
+    let table: &[(Pairs<'_>, Pairs<'_>, bool)] = &[
         (&[], &[], false),
         (&[auto], &[], true),
         (&[("reloader.stakater.com/auto", "false")], &[], false),

@@ -72,6 +72,7 @@ fn restarts() -> Restarts {
         rotating: false,
         reverted: None,
         said: 0,
+        trigger: Box::default(),
     }
 }
 

@@ -331,7 +331,7 @@ fn the_limits_of_namespace_and_cluster_hold() {
         let mut cluster = Cluster::new(&[Nature::Ready(9); 8]);
         cluster.limits = limits;
         cluster.objects[0] = with(&cluster.objects[0], |restarts| {
-            restarts.policy.max_concurrent = 100
+            restarts.policy.max_concurrent = 100;
         });
         cluster.change(0, "t1");
         cluster.run(400);

@@ -184,6 +184,8 @@ fn a_window_that_closes_lets_what_runs_go_on_and_nothing_follow() {
 
 #[test]
 fn the_deadline_opens_in_time() {
+    use RotationStrategy::{AlternatingUsers, Opaque, Overlap};
+
     let near = |strategy, deadline: Option<i64>| {
         db(|restarts| {
             nightly(restarts);
@@ -191,7 +193,6 @@ fn the_deadline_opens_in_time() {
             restarts.deadline = deadline.map(at);
         })
     };
-    use RotationStrategy::{AlternatingUsers, Opaque, Overlap};
     // An hour of margin, and a minute for the one workload.
     let table = [
         (AlternatingUsers, Some(20_000), 20_000 - 3661, false),

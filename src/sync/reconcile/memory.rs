@@ -50,8 +50,8 @@ pub(super) struct Memory {
     /// The generation that was said to be malformed.
     pub(super) malformed: Option<i64>,
     /// What was seen of the last change until a rotation explains it, and the same after the last judgement of it.
-    pub(super) traces: Traces,
-    pub(super) judged: Option<Traces>,
+    pub(super) traces: Option<Box<Traces>>,
+    pub(super) judged: Option<Box<Traces>>,
     /// What we said of the rotation last.
     pub(super) rotation: Option<Box<RotationStatus>>,
     /// With creationPolicy None: the inputs and versions that were last read.

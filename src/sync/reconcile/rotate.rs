@@ -10,7 +10,7 @@ use crate::{
     sync::{
         entry::Entry,
         events,
-        rotation::{self, Judged, Seen},
+        rotation::{self, Judged, Seen, Traces},
         status::{self, Draft, RotationPart},
     },
 };
@@ -35,10 +35,15 @@ impl Context {
                     hidden: tracker.stages_hidden(need.source, &need.key),
                 })
                 .collect();
-            rotation::judge(now, &rule, &seen, memory.traces)
+            rotation::judge(
+                now,
+                &rule,
+                &seen,
+                memory.traces.map(|traces| *traces).unwrap_or_default(),
+            )
         });
         // `rotated` and `moved` are spent only once the status that follows from them is written.
-        self.remember(object, |memory| memory.judged = Some(traces));
+        self.remember(object, |memory| memory.judged = Some(Box::new(traces)));
         if let Some(again) = again {
             let wait = Duration::try_from(again.duration_since(now)).unwrap_or_default();
             self.work
@@ -55,7 +60,7 @@ impl Context {
         self.remember(object, |memory| {
             memory.rotation = Some(Box::new(said.status.clone()));
             if let Some(traces) = memory.judged.take() {
-                memory.traces = traces;
+                memory.traces = (*traces != Traces::default()).then_some(traces);
             }
         });
     }

@@ -287,7 +287,9 @@ impl Context {
                 Ok(answer) => {
                     if why == Some(Why::Updated) {
                         let moved = (self.time.now(), Users::compare(user.as_deref(), wanted.user));
-                        self.remember(wanted.object, |memory| memory.traces.moved = Some(moved));
+                        self.remember(wanted.object, |memory| {
+                            memory.traces.get_or_insert_default().moved = Some(moved);
+                        });
                     }
                     self.wrote(wanted, target, &answer, why, &written);
                     return Ok(written);

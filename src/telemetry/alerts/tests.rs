@@ -254,7 +254,7 @@ async fn more_than_may_wait_are_dropped_and_counted() {
     let running = sink(
         address,
         Patience {
-            answer: Duration::from_secs(60),
+            answer: Duration::from_mins(1),
             ..QUICK
         },
     );
@@ -279,7 +279,7 @@ async fn the_end_hangs_on_no_receiver() {
     let running = sink(
         address,
         Patience {
-            answer: Duration::from_secs(60),
+            answer: Duration::from_mins(1),
             ..QUICK
         },
     );
