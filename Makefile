@@ -8,7 +8,7 @@ SHELL := /bin/bash
 ALL := --locked --workspace
 SAY := printf '\n==> %s\n'
 
-.PHONY: help tools build lint test bench demo generate stacks
+.PHONY: help tools build lint test crashes bench demo generate stacks
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,6 +26,10 @@ test: tools lint ## formatting, lints, unit and integration tests, generated fil
 	cargo test $(ALL)
 	@$(MAKE) --no-print-directory stacks
 	@$(SAY) "all is well"
+
+crashes: tools ## 300 rotations while the operator is killed at every write; takes a while
+	@$(SAY) "killing the operator at every write"
+	cargo test $(ALL) --test integration -- restart_crashes --include-ignored --nocapture
 
 bench: tools ## the measurements, as a table and as JSON
 	@$(SAY) "building the release"

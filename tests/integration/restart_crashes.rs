@@ -268,6 +268,7 @@ async fn world() -> Result<(World, Operator)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long: make crashes"]
 async fn killed_at_any_write_each_content_restarts_once() -> Result<()> {
     let _api_server = API_SERVER.read().await;
     let rotations = env::var("KEYTURN_TEST_ROTATIONS").map_or(Ok(ROTATIONS), |text| text.parse())?;

@@ -57,6 +57,7 @@ fn revision(object: &impl ResourceExt) -> Result<u64> {
 }
 
 #[tokio::test]
+#[ignore = "needs a machine that writes well over 50 Secrets a second: elsewhere both kinds of writes keep step"]
 async fn secrets_do_not_wait_for_the_pace_of_statuses() -> Result<()> {
     const OBJECTS: usize = 300;
     // With so many passes at a time a status may be written before the last Secret is, but not many of them: 50 a second.

@@ -36,7 +36,7 @@ pub(super) struct Memory {
     /// The Secret as our last write left it, and when, until the watch shows it or a later one.
     pub(super) written: Option<Box<(Duration, ObjectKey, SecretEntry)>>,
     /// Writes for no new version since then: what others changed or deleted.
-    pub(super) mends: Option<(Duration, u32)>,
+    pub(super) mends: Option<Box<(Duration, u32)>>,
     /// The status as we wrote it last, and when.
     pub(super) said: Option<(Duration, Digest)>,
     /// When the status may be written, if many are to be.
@@ -46,7 +46,7 @@ pub(super) struct Memory {
     /// When the first pass wanted something of AWS.
     pub(super) wanted_since: Option<Duration>,
     /// The revision and the subject, as a hash, whose refusal was audited last.
-    pub(super) audited: Option<(u64, u64)>,
+    pub(super) audited: Option<Box<(u64, u64)>>,
     /// The generation that was said to be malformed.
     pub(super) malformed: Option<i64>,
     /// What was seen of the last change until a rotation explains it, and the same after the last judgement of it.
@@ -181,7 +181,10 @@ impl Context {
         let refused = (entry.revision, hasher.finish());
         let mut again = false;
         self.remember(object, |memory| {
-            again = memory.audited.replace(refused) == Some(refused);
+            again = memory
+                .audited
+                .replace(Box::new(refused))
+                .is_some_and(|last| *last == refused);
         });
         if !again {
             tracing::info!(target: "audit", action = "refusal", external_secret = %object, reason = "KeyNotAllowed", subject);

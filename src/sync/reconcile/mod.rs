@@ -403,7 +403,7 @@ impl Context {
             return Some(Ended::Again(RECHECK_LEFTOVER));
         }
         let memory = self.recall(object);
-        if let Some((since, count)) = memory.mends
+        if let Some((since, count)) = memory.mends.map(|mends| *mends)
             && count >= write::MENDS
             && let Some(left) = (since + write::FIGHT).checked_sub(now)
         {

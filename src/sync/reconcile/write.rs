@@ -354,10 +354,11 @@ impl Context {
             };
             memory.written = Some(Box::new((now, target.clone(), written)));
             if !matches!(why, Some(Why::Updated | Why::Adopted)) {
-                memory.mends = match memory.mends {
-                    Some((since, count)) if now < since + FIGHT => Some((since, count + 1)),
-                    _ => Some((now, 1)),
+                let mends = match memory.mends.as_deref() {
+                    Some((since, count)) if now < *since + FIGHT => (*since, count + 1),
+                    _ => (now, 1),
                 };
+                memory.mends = Some(Box::new(mends));
             }
         });
         let (reason, note) = match why {
