@@ -551,11 +551,11 @@ async fn a_kind_that_is_served_is_listed_before_all_is_ready() {
     let mut watches = Watches::new(cluster, Scope::Cluster, changes.clone());
     let index = watches.optional(Rollouts);
     let run = tokio::spawn(watches.run());
-    let served = json!({"resources": [{"name": "rollouts"}]});
+    let kinds = json!({"resources": [{"name": "rollouts"}]});
     server
         .expect("GET", "/apis/argoproj.io/v1alpha1")
         .await
-        .answer(200, &served);
+        .answer(200, &kinds);
     let web = json!({"metadata": {"namespace": "shop", "name": "web", "resourceVersion": "3"}});
     server.next().await.answer(200, &page("5", "", &[web]));
     while changes.next().await != Change::Ready {}
