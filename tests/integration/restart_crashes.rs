@@ -23,8 +23,9 @@ use crate::{
     rolling::{LATER, Source, hash, user},
 };
 
-/// Rotations in all, unless `KEYTURN_TEST_ROTATIONS` says otherwise.
-const ROTATIONS: usize = 300;
+/// Rotations in every run of the suite, and in the long form unless `KEYTURN_TEST_ROTATIONS` says otherwise.
+const FEW: usize = 60;
+const MANY: usize = 300;
 /// Namespaces, and Secrets in each.
 const NAMESPACES: usize = 5;
 const SECRETS: usize = 6;
@@ -268,10 +269,19 @@ async fn world() -> Result<(World, Operator)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes long: make crashes"]
+async fn killed_at_some_writes_each_content_restarts_once() -> Result<()> {
+    killed_at_writes(FEW).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes 5 minutes: make crashes"]
 async fn killed_at_any_write_each_content_restarts_once() -> Result<()> {
+    let rotations = env::var("KEYTURN_TEST_ROTATIONS").map_or(Ok(MANY), |text| text.parse())?;
+    killed_at_writes(rotations).await
+}
+
+async fn killed_at_writes(rotations: usize) -> Result<()> {
     let _api_server = API_SERVER.read().await;
-    let rotations = env::var("KEYTURN_TEST_ROTATIONS").map_or(Ok(ROTATIONS), |text| text.parse())?;
     let rounds = rotations.div_ceil(NAMESPACES * SECRETS).max(1);
     let (mut world, mut operator) = world().await?;
     let outcome = async {

@@ -140,20 +140,27 @@ pub(super) async fn measure(
         "s",
         Some(bound * SLACK + BEFORE),
     );
-    let more = |usage: u64| (bytes(usage) - bytes(without.resident)) / MIB;
-    report.add(
-        part,
-        "memory for the workloads at rest",
-        more(with.resident),
-        "MiB",
-        Some(20.0),
-    );
-    report.add(
-        part,
-        "memory for them at the most",
-        more(after.peak.max(without.resident)),
-        "MiB",
-        Some(20.0),
+    let more = |now: u64, before: u64| (bytes(now) - bytes(before)) / MIB;
+    for (name, more) in [
+        (
+            "memory for the workloads, at rest",
+            more(with.resident, without.resident),
+        ),
+        (
+            "memory for them, after the restarts",
+            more(after.resident, without.resident),
+        ),
+        ("memory for them, at the most", more(after.peak, without.peak)),
+    ] {
+        report.add(part, name, more, "MiB", Some(20.0));
+    }
+    report.detail(
+        "restarts: memory in MiB",
+        json!(
+            [without, with, after].map(
+                |usage| json!({"resident": bytes(usage.resident) / MIB, "peak": bytes(usage.peak) / MIB})
+            )
+        ),
     );
     report.add(part, "CPU", after.cpu_seconds - with.cpu_seconds, "s", None);
     report.detail("restarts: Kubernetes requests", json!(super::counts(&asked)));
