@@ -58,6 +58,17 @@ pub(super) struct Memory {
     pub(super) read: Option<Box<(String, String)>>,
 }
 
+impl Memory {
+    /// A pass looks at this state of the object. What is remembered of an earlier object of its name, such as the status that
+    /// was written a moment ago, says nothing of this one.
+    pub(super) fn see(&mut self, uid: &str, revision: u64) {
+        if self.seen.as_ref().is_some_and(|(seen, _)| **seen != *uid) {
+            *self = Self::default();
+        }
+        self.seen = Some((uid.into(), revision));
+    }
+}
+
 /// For how long the index may not show a status that we wrote.
 const SHOWN_WITHIN: Duration = Duration::from_secs(2);
 
@@ -232,6 +243,18 @@ mod tests {
     #[test]
     fn an_object_takes_little_memory() {
         assert!(size_of::<Memory>() <= 256, "{}", size_of::<Memory>());
+    }
+
+    #[test]
+    fn what_is_remembered_of_an_earlier_object_of_the_name_is_forgotten() {
+        let mut memory = Memory::default();
+        memory.see("u1", 1);
+        memory.said = Some((Duration::ZERO, Digest::of(None)));
+        memory.see("u1", 2);
+        assert!(memory.said.is_some());
+        memory.see("u2", 2);
+        assert!(memory.said.is_none());
+        assert_eq!(memory.seen, Some(("u2".into(), 2)));
     }
 
     #[test]

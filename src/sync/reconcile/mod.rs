@@ -185,7 +185,7 @@ impl Context {
             // What is deleted with it must not come back meanwhile.
             Some(Indexed::Entry(entry)) if entry.ending => {
                 self.remember(object, |memory| {
-                    memory.seen = Some((entry.uid.clone(), entry.revision));
+                    memory.see(&entry.uid, entry.revision);
                     memory.wanted_since = None;
                 });
                 self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
@@ -196,7 +196,7 @@ impl Context {
         };
         let now = self.clock.now();
         self.remember(object, |memory| {
-            memory.seen = Some((entry.uid.clone(), entry.revision));
+            memory.see(&entry.uid, entry.revision);
             memory.wanted_since.get_or_insert(now);
         });
         if let Some(control) = self.held(&object.namespace) {
