@@ -192,11 +192,11 @@ impl Stage {
         self.first_sync(terminal).await?;
         self.denials(terminal).await?;
         self.quiet(terminal).await?;
-        self.on_demand(terminal).await?;
-        self.drift(terminal).await?;
         self.workloads(terminal).await?;
         self.rotation(terminal).await?;
         self.halt(terminal).await?;
+        self.on_demand(terminal).await?;
+        self.drift(terminal).await?;
         account::who_read_what(terminal, &self.arns, &self.aws.calls_since(before))?;
         account::bill(terminal, &self.aws.calls_since(before), applied.elapsed())?;
         if let Some(status) = self.operator.ended()? {
@@ -218,6 +218,11 @@ impl Stage {
         manifest::apply(&self.client, OBJECTS).await?;
         for (namespace, name, _) in SYNCED {
             self.reaches(namespace, name, "True", "Synced").await?;
+        }
+        for name in ["db", "mail"] {
+            self.says(name, "RestartsComplete", "True", "NothingPending")
+                .await?;
+            self.says(name, "RotationHealthy", "True", "Idle").await?;
         }
         terminal.command("kubectl apply -f tests/testbed/manifests/demo.yaml", "");
         terminal.say(&format!(
@@ -302,14 +307,14 @@ impl Stage {
     async fn on_demand(&self, terminal: &mut Terminal) -> Result<()> {
         terminal.step("A new password that shall be there at once");
         self.aws
-            .put_secret_value(self.arn("k8s/shop/db")?, login("demo-password-2"))?;
+            .put_secret_value(self.arn("k8s/shop/db")?, login("demo-password-3"))?;
         let asked = Instant::now();
         self.kubectl(
             terminal,
             "--namespace shop annotate kes db keyturn.dev/refresh=now",
         )
         .await?;
-        self.password_is(&login_password("demo-password-2")).await?;
+        self.password_is(&login_password("demo-password-3")).await?;
         terminal.say(&format!(
             "The Secret holds it {} after the command began.",
             seconds(asked.elapsed())
@@ -336,7 +341,7 @@ impl Stage {
             &format!("kubectl --namespace shop patch secret db-credentials --patch '{patch}'"),
             &output,
         );
-        self.password_is(&login_password("demo-password-2")).await?;
+        self.password_is(&login_password("demo-password-3")).await?;
         let taken = edited.elapsed();
         let secret = self.secret("shop", "db-credentials").await?;
         let keys: Vec<String> = secret.data.unwrap_or_default().into_keys().collect();

@@ -64,7 +64,7 @@ impl Stage {
         let lambda = format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:rotate");
         self.aws.enable_rotation(arn, &lambda, 30)?;
         let rotation = self.aws.begin_rotation(arn)?;
-        rotation.create_secret(login("demo-password-3"))?;
+        rotation.create_secret(login("demo-password-2"))?;
         terminal.say("createSecret: a new version with the new password, labelled AWSPENDING.");
         let mark = self.aws.mark();
         rotation.set_secret()?;
@@ -89,7 +89,7 @@ impl Stage {
         rotation.finish_secret()?;
         let finished = Instant::now();
         terminal.say("finishSecret: AWSCURRENT moves to the new version.");
-        let new = self.password_is(&login_password("demo-password-3")).await?;
+        let new = self.password_is(&login_password("demo-password-2")).await?;
         terminal.say(&format!(
             "The Secret holds {new}, {} later (refreshInterval is 10 s here; 1h unless set).",
             seconds(finished.elapsed()),
@@ -287,13 +287,19 @@ impl Stage {
 
     /// Waits until `RestartsComplete` of an ExternalSecret is so, and gives its message.
     async fn restarts(&self, name: &str, status: &str, reason: &str) -> Result<String> {
-        let what = format!("RestartsComplete of {name} to be {status}/{reason}");
+        self.says(name, "RestartsComplete", status, reason).await
+    }
+
+    /// Waits until a condition of an ExternalSecret of shop is so, and gives its message.
+    pub(super) async fn says(&self, name: &str, kind: &str, status: &str, reason: &str) -> Result<String> {
+        let what = format!("{kind} of {name} to be {status}/{reason}");
         wait::until(&what, ROLLED, async || {
             let object = conditions::external_secrets(&self.client, NAMESPACE)
                 .get(name)
                 .await?;
-            let found = conditions::condition(&object, "RestartsComplete");
-            let Some(found) = found else { return Ok(None) };
+            let Some(found) = conditions::condition(&object, kind) else {
+                return Ok(None);
+            };
             if found.status == status && found.reason == reason {
                 return Ok(Some(found.message));
             }
