@@ -25,8 +25,9 @@ use super::{
 };
 use crate::api::{ObjectKey, RestartStrategy};
 
-/// A change settles: kubelets and the systems that know the credential follow with a delay.
-pub const SETTLE: SignedDuration = SignedDuration::from_secs(5);
+/// A change settles: kubelets and the systems that know the credential follow with a delay. Five seconds, and one more since
+/// times of changes are cut to whole seconds.
+pub const SETTLE: SignedDuration = SignedDuration::from_secs(6);
 /// Other changes are waited for, so that they make one restart.
 pub const COALESCE: SignedDuration = SignedDuration::from_secs(10);
 /// What never rests is followed after this time all the same.
