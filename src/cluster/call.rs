@@ -22,6 +22,9 @@ use crate::api::ObjectKey;
 /// How long a call may take, its retries and its wait for a turn included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest wait that an answer can ask for.
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
+
 /// What is done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verb {
@@ -215,7 +218,9 @@ pub(super) fn class_of(err: &kube::Error) -> Class {
 
 fn seconds(headers: &http::HeaderMap) -> Option<Duration> {
     let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
-    text.parse().ok().map(Duration::from_secs)
+    let asked = text.parse().ok().map(Duration::from_secs)?;
+    // Nobody waits so long; and times that leave the calendar are none.
+    Some(asked.min(LONGEST_WAIT))
 }
 
 fn with_retry_after(class: Class, header: Option<Duration>) -> Class {

@@ -1,6 +1,7 @@
 //! Events on objects, for people. Never awaited by what emits them: late, refused or surplus ones are dropped.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,6 +16,8 @@ use crate::api::EventReason;
 
 /// Events waiting to be sent; more are dropped. Events mark transitions, a burst of them is an incident.
 const QUEUE: usize = 256;
+/// Those of one namespace among them: one where much happens must not silence the others.
+const SHARE: usize = 128;
 /// The longest note the API server takes, in bytes.
 const NOTE: usize = 1024;
 /// How long an event may take. Longer ones are given up.
@@ -36,9 +39,40 @@ const ALERTING: [EventReason; 4] = [
 #[derive(Clone, Debug)]
 pub struct Events {
     queue: mpsc::Sender<(ObjectReference, Event)>,
+    waiting: Waiting,
     alerts: Arc<Mutex<Option<mpsc::Sender<Alert>>>>,
     time: ServerTime,
     metrics: Metrics,
+}
+
+/// How many events of a namespace wait.
+#[derive(Clone, Debug, Default)]
+struct Waiting(Arc<Mutex<HashMap<String, usize>>>);
+
+impl Waiting {
+    /// Counts one more, if there is room for it.
+    fn begin(&self, regarding: &ObjectReference) -> bool {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(namespace(regarding)).or_default();
+        let room = *count < SHARE;
+        *count += usize::from(room);
+        room
+    }
+
+    fn end(&self, regarding: &ObjectReference) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let namespace = namespace(regarding);
+        if let Some(count) = counts.get_mut(&namespace) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&namespace);
+            }
+        }
+    }
+}
+
+fn namespace(regarding: &ObjectReference) -> String {
+    regarding.namespace.clone().unwrap_or_default()
 }
 
 /// An event that somebody may want to be called for, besides the event itself.
@@ -61,6 +95,7 @@ pub struct Alert {
 /// Sends what was put in, one after another.
 pub struct EventWorker {
     queue: mpsc::Receiver<(ObjectReference, Event)>,
+    waiting: Waiting,
     recorder: Recorder,
     leadership: Arc<Leadership>,
     metrics: Metrics,
@@ -75,8 +110,10 @@ impl Events {
             instance: Some(instance.to_owned()),
         };
         let metrics = cluster.metrics.clone();
+        let waiting = Waiting::default();
         let worker = EventWorker {
             queue: receiver,
+            waiting: waiting.clone(),
             recorder: Recorder::new(cluster.client.clone(), reporter),
             leadership,
             metrics: metrics.clone(),
@@ -84,6 +121,7 @@ impl Events {
         (
             Self {
                 queue: sender,
+                waiting,
                 alerts: Arc::default(),
                 time: cluster.time().clone(),
                 metrics,
@@ -117,7 +155,12 @@ impl Events {
             note: Some(cut(note).to_owned()),
             secondary: None,
         };
-        if self.queue.try_send((regarding, event)).is_err() {
+        if !self.waiting.begin(&regarding) {
+            self.metrics.events_dropped.inc();
+            return;
+        }
+        if let Err(full) = self.queue.try_send((regarding, event)) {
+            self.waiting.end(&full.into_inner().0);
             self.metrics.events_dropped.inc();
         }
     }
@@ -149,6 +192,7 @@ impl EventWorker {
     /// Sends events until every [`Events`] is gone.
     pub async fn run(mut self) {
         while let Some((regarding, event)) = self.queue.recv().await {
+            self.waiting.end(&regarding);
             let Some(_turn) = Leadership::turn(Arc::clone(&self.leadership)).await else {
                 self.metrics.events_dropped.inc();
                 continue;

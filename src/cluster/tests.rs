@@ -541,19 +541,22 @@ async fn an_event_that_fails_is_dropped_and_the_next_one_goes_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn surplus_events_are_dropped_without_waiting() {
+async fn surplus_events_are_dropped_without_waiting_and_no_namespace_fills_the_queue() {
     let (cluster, _server) = cluster();
     let (events, _worker) = Events::new(&cluster, Leadership::alone(), "replica-0");
-    for _ in 0..300 {
-        events.emit(
-            ObjectReference::default(),
-            EventType::Normal,
-            "Updated",
-            "Sync",
-            "",
-        );
-    }
-    assert_eq!(cluster.metrics.events_dropped.get(), 300 - 256);
+    let emit = |namespace: &str, count: usize| {
+        let about = ObjectReference {
+            namespace: Some(namespace.to_owned()),
+            ..ObjectReference::default()
+        };
+        for _ in 0..count {
+            events.emit(about.clone(), EventType::Normal, "Updated", "Sync", "");
+        }
+        cluster.metrics.events_dropped.get()
+    };
+    assert_eq!(emit("loud", 300), 300 - 128);
+    assert_eq!(emit("other", 100), 300 - 128);
+    assert_eq!(emit("third", 100), 300 - 128 + 100 - 28);
 }
 
 #[tokio::test(start_paused = true)]

@@ -121,9 +121,14 @@ fn age(age: SignedDuration) -> String {
     }
 }
 
+/// Whether a character turns the direction of what follows, so that a line reads as another one.
+fn turns(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Statuses can be written by others: what steers a terminal is not passed on.
 fn clean(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if c.is_control() || turns(c) { ' ' } else { c })
         .collect()
 }

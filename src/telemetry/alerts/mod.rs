@@ -33,6 +33,8 @@ pub use self::post::{Webhook, WebhookError};
 
 /// Alerts that wait; those that come while as many do are dropped.
 const QUEUE: usize = 256;
+/// Those of one namespace among them: one that raises many must not silence the others.
+const SHARE: usize = 32;
 /// The longest message, in bytes.
 const MESSAGE: usize = 1024;
 
@@ -199,10 +201,15 @@ impl AlertSink {
     }
 
     fn queue(&self, waiting: &mut VecDeque<(Alert, Instant)>, alert: Alert) {
-        if waiting.len() < QUEUE {
-            waiting.push_back((alert, Instant::now()));
-        } else {
+        let of_namespace = waiting
+            .iter()
+            .filter(|(other, _)| other.namespace == alert.namespace);
+        if of_namespace.count() >= SHARE {
+            self.end(&alert, End::Dropped, "too many of its namespace wait");
+        } else if waiting.len() >= QUEUE {
             self.end(&alert, End::Dropped, "too many wait");
+        } else {
+            waiting.push_back((alert, Instant::now()));
         }
     }
 
@@ -235,7 +242,8 @@ impl AlertSink {
                 return (End::Refused, why);
             }
             let wait = waits.next().unwrap_or(self.patience.longest);
-            let wait = retry_after.map_or(wait, |asked| asked.max(wait));
+            // Also a wait that no clock can hold ends with the alert's time.
+            let wait = retry_after.map_or(wait, |asked| asked.max(wait).min(self.patience.alert));
             if Instant::now() + wait >= deadline {
                 return (End::GivenUp, why);
             }

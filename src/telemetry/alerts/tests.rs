@@ -258,19 +258,51 @@ async fn more_than_may_wait_are_dropped_and_counted() {
             ..QUICK
         },
     );
-    // One is being posted and 256 wait.
-    for _ in 0..QUEUE + 4 {
-        running.alerts.send(alert("a")).await.unwrap();
+    let send = async |namespace: String, count: usize| {
+        for _ in 0..count {
+            let alert = Alert {
+                namespace: namespace.clone(),
+                ..alert("a")
+            };
+            running.alerts.send(alert).await.unwrap();
+        }
+    };
+    let dropped = async |count: usize| {
+        let line = format!("alerts_total{{result=\"dropped\"}} {count}\n");
+        let counted = async {
+            while !shown(&running.metrics).contains(&line) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), counted)
+            .await
+            .expect("as many are counted");
+    };
+    // One is being posted and 32 of its namespace wait.
+    send("loud".to_owned(), SHARE + 4).await;
+    dropped(3).await;
+    // 256 of all.
+    for namespace in 1..QUEUE / SHARE {
+        send(format!("n{namespace}"), SHARE).await;
     }
-    let dropped = "alerts_total{result=\"dropped\"} 3";
+    send("late".to_owned(), 2).await;
+    dropped(5).await;
+}
+
+#[tokio::test]
+async fn a_wait_that_no_clock_can_hold_ends_with_the_alert() {
+    let (_receiver, address) = receiver(&[Does::Later(u64::MAX)]).await;
+    let running = sink(address, QUICK);
+    running.alerts.send(alert("a")).await.unwrap();
+    let given_up = "alerts_total{result=\"given_up\"} 1";
     let counted = async {
-        while !shown(&running.metrics).contains(dropped) {
+        while !shown(&running.metrics).contains(given_up) {
             sleep(Duration::from_millis(10)).await;
         }
     };
     timeout(Duration::from_secs(10), counted)
         .await
-        .expect("three are counted");
+        .expect("it is given up");
 }
 
 #[tokio::test]
