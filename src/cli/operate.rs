@@ -6,7 +6,10 @@ use anyhow::Context as _;
 use futures::{FutureExt as _, future::FusedFuture as _};
 use prometheus_client::registry::Registry;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+};
 
 use crate::{
     api::{ObjectKey, RestartMode, SourceId},
@@ -273,8 +276,18 @@ pub(super) async fn operate(
         tokio::try_join!(syncs, restarts).map(|((), ())| ())
     };
     let mut stop_lease = release;
-    // The Lease outlives the work, so that the next leader begins when our last write has ended.
-    let leading = lease.run(async move { ended(&mut stop_lease).await });
+    // The Lease outlives the work, so that the next leader begins when our last write has ended. It is renewed in a task of
+    // its own: however long a decision thinks, it is not lost.
+    let mut lease_task = JoinSet::new();
+    lease_task.spawn(lease.run(async move { ended(&mut stop_lease).await }));
+    let leading = async move {
+        match lease_task.join_next().await {
+            Some(Ok(led)) => anyhow::Ok(led?),
+            Some(Err(_)) | None => {
+                anyhow::bail!("the task of the Lease panicked; this is a bug, please report it")
+            }
+        }
+    };
     let mut leading = std::pin::pin!(leading);
     let mut alerting = std::pin::pin!(alerting.fuse());
     let mut event_worker = Box::pin(event_worker.run());
