@@ -329,7 +329,7 @@ pub enum DeadlinePolicy {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RestartHealth {
-    /// How long a rollout may take, as a Go duration from `1s`; `10m` by default. Crash loops count before it.
+    /// How long a rollout may take, as a Go duration from `1s` to `24h`; `10m` by default. Crash loops count before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
     pub timeout: Option<String>,

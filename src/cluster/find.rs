@@ -11,17 +11,17 @@ use super::{
 };
 use crate::api::ObjectKey;
 
-/// Objects of one page. Pods have a few kB each.
-const PAGE: u32 = 500;
+/// Objects of one page. Pods have about ten kB each, and a page is held whole.
+const PAGE: u32 = 100;
 /// How often a list begins again because its continuation was too old.
 const ATTEMPTS: u32 = 3;
 
 /// What a list found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found<T> {
-    /// Those that could be read.
+    /// Those that were kept.
     pub objects: Vec<T>,
-    /// How many could not: they exist all the same.
+    /// How many could not be read: they exist all the same.
     pub malformed: usize,
 }
 
@@ -52,16 +52,22 @@ struct ServedKind {
 }
 
 impl Cluster {
-    /// Reads the objects of one kind in `namespace` as they are now, those that `labels` chooses, page by page. Each is
-    /// parsed alone, so that a malformed one harms no other. All of them or an error, never some.
-    pub async fn find_all<K, T>(&self, namespace: &str, labels: Option<&str>) -> Result<Found<T>, Error>
+    /// Reads the objects of one kind in `namespace` as they are now, those that `labels` chooses, page by page; `keep` cuts
+    /// each down to what is kept of it. Each is parsed alone, so that a malformed one harms no other. All of them or an
+    /// error, never some.
+    pub async fn find_all<K, T, U>(
+        &self,
+        namespace: &str,
+        labels: Option<&str>,
+        keep: impl Fn(T) -> Option<U>,
+    ) -> Result<Found<U>, Error>
     where
         K: Resource<DynamicType = ()>,
         T: DeserializeOwned,
     {
         let mut attempt = 1;
         loop {
-            match self.find_all_once::<K, T>(namespace, labels).await {
+            match self.find_all_once::<K, T, U>(namespace, labels, &keep).await {
                 Err(Error {
                     class: Class::Expired,
                     ..
@@ -71,7 +77,12 @@ impl Cluster {
         }
     }
 
-    async fn find_all_once<K, T>(&self, namespace: &str, labels: Option<&str>) -> Result<Found<T>, Error>
+    async fn find_all_once<K, T, U>(
+        &self,
+        namespace: &str,
+        labels: Option<&str>,
+        keep: &impl Fn(T) -> Option<U>,
+    ) -> Result<Found<U>, Error>
     where
         K: Resource<DynamicType = ()>,
         T: DeserializeOwned,
@@ -97,9 +108,9 @@ impl Cluster {
                 .map_err(|_| call.failed(UNBUILDABLE))?;
             let page = self.call_with(call, request, |body| {
                 let Page { metadata, items } = serde_json::from_slice(body)?;
-                let read: Vec<Option<T>> = items
+                let read: Vec<Option<U>> = items
                     .into_iter()
-                    .map(|item| serde_json::from_str(item.get()).ok())
+                    .map(|item| keep(serde_json::from_str(item.get()).ok()?))
                     .collect();
                 Ok((metadata, read))
             });

@@ -595,11 +595,11 @@ async fn pods_are_listed_page_by_page_and_a_malformed_one_harms_no_other() {
     let (cluster, mut server) = cluster();
     let list = tokio::spawn(async move {
         cluster
-            .find_all::<Pod, Pod>("shop", Some("app=web,tier notin (x)"))
+            .find_all::<Pod, Pod, _>("shop", Some("app=web,tier notin (x)"), Some)
             .await
     });
     let first = server.next().await;
-    let query = "limit=500&labelSelector=app%3Dweb%2Ctier+notin+%28x%29";
+    let query = "limit=100&labelSelector=app%3Dweb%2Ctier+notin+%28x%29";
     assert!(
         first.target.starts_with("/api/v1/namespaces/shop/pods?"),
         "{}",
@@ -629,7 +629,7 @@ async fn pods_are_listed_page_by_page_and_a_malformed_one_harms_no_other() {
 #[tokio::test(start_paused = true)]
 async fn a_list_that_breaks_off_is_an_error_or_begins_again_and_never_shorter() {
     let (cluster, mut server) = cluster();
-    let list = tokio::spawn(async move { cluster.find_all::<Pod, Pod>("shop", None).await });
+    let list = tokio::spawn(async move { cluster.find_all::<Pod, Pod, _>("shop", None, Some).await });
     let more = json!({"metadata": {"continue": "more"}, "items": [{"metadata": {"name": "a"}}]});
     for _ in 0..2 {
         server.next().await.answer(200, &more);

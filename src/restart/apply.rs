@@ -1,5 +1,7 @@
 //! Carrying a decision out: the workload and its pods are read again, judged again, and one request is sent.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment, StatefulSet},
@@ -24,7 +26,7 @@ pub(super) struct Looked {
     /// The workload.
     pub(super) workload: Workload,
     /// Its pods.
-    pub(super) pods: Vec<Pod>,
+    pub(super) pods: Vec<Arc<Pod>>,
     /// A time before they were listed.
     pub(super) at: Timestamp,
 }
@@ -51,6 +53,8 @@ impl Context {
             return Ok(None);
         };
         let (at, pods) = self.pods(&object.namespace, Some(&selector)).await?;
+        let pods = self.workloads.sort_pods(&object.namespace, pods);
+        let pods = pods.of(&object.name).cloned().collect();
         Ok(Some(Looked {
             observed,
             workload,
@@ -67,10 +71,13 @@ impl Context {
     ) -> Result<(Timestamp, Vec<Pod>), Error> {
         let at = self.time.now();
         let cluster = self.writer.cluster();
-        let Found { objects, malformed } = cluster.find_all::<v1::Pod, PodDoor>(namespace, selector).await?;
-        let all = objects.len() + malformed;
-        let pods: Vec<Pod> = objects.into_iter().filter_map(PodDoor::pod).collect();
-        let unread = all - pods.len();
+        let found = cluster
+            .find_all::<v1::Pod, _, _>(namespace, selector, PodDoor::pod)
+            .await?;
+        let Found {
+            objects: pods,
+            malformed: unread,
+        } = found;
         if unread == 0 {
             return Ok((at, pods));
         }

@@ -5,9 +5,10 @@ use std::{borrow::Cow, fmt};
 use jiff::Timestamp;
 
 use super::{
+    facts::ObjectFacts,
     member::{Membership, Terms},
     model::{Until, Update, Wishes, Workload},
-    target::{ObjectFacts, Setting},
+    target::Setting,
 };
 use crate::{
     api::{RestartMode, RestartStrategy},

@@ -1,26 +1,26 @@
 //! Carrying decisions out: one at a time for a workload, each judged again right before its request.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use super::{
     apply::Looked,
     controller::{Controller, Done, Phase},
-    model::Wishes,
+    facts::Facts,
+    model::{Pod, Wishes},
     queue::Go,
     step::{self, Step},
-    target::{self, Listed, ObjectFacts, Observed, Setting},
+    target::{self, Listed, Observed, Setting},
 };
-use crate::{
-    api::ObjectKey,
-    cluster::{self, Class},
-};
+use crate::cluster::{self, Class};
 
 /// Restarts that are carried out at once.
 const AT_ONCE: usize = 32;
-/// A decision that did not hold when its workload was read again is not repeated before.
-const REST: Duration = Duration::from_secs(2);
 
 impl Controller {
     /// Begins to carry a decision out.
@@ -62,15 +62,14 @@ impl Controller {
             at,
         } = looked;
         let time = self.context.time.now();
-        let names: Vec<Arc<str>> = self
-            .spaces
-            .get(&namespace)
-            .map(|space| space.objects.iter().cloned().collect())
+        let space = self.spaces.get(&namespace);
+        let concerning = space
+            .map(|space| space.facts.concerning(&workload))
             .unwrap_or_default();
-        let facts: Vec<ObjectFacts> = names
+        let facts = concerning
             .into_iter()
-            .filter_map(|name| self.context.facts(&ObjectKey::new(Arc::clone(&namespace), name)))
-            .collect();
+            .filter_map(|facts| self.context.facts(facts.key()));
+        let facts = Facts::new(facts.collect());
         let wishes: Wishes = self.context.wishes(&namespace);
         let control = self.context.control();
         let setting = Setting {
@@ -78,15 +77,22 @@ impl Controller {
             control: control.as_ref(),
             evict_allowed: self.context.evict_allowed,
         };
+        let own: Vec<&Pod> = pods.iter().map(|pod| &**pod).collect();
         let seen = Observed {
             key: &go.key,
             workload: &workload,
             namespace: &wishes,
-            pods: Some(Listed { pods: &pods, at }),
+            pods: Some(Listed { pods: &own, at }),
         };
-        let fresh = target::assess(&setting, &facts, &seen, &mut self.memory);
-        let step = fresh.map_or(Step::Nothing, |fresh| {
-            step::step(&go, &observed.resource_version, &seen, &fresh)
+        let judge = || {
+            let fresh = target::assess(&setting, &facts, &seen, &mut self.memory);
+            fresh.map_or(Step::Nothing, |fresh| {
+                step::step(&go, &observed.resource_version, &seen, &fresh)
+            })
+        };
+        let step = catch_unwind(AssertUnwindSafe(judge)).unwrap_or_else(|_| {
+            tracing::error!(workload = %go.key, %namespace, "judging a workload panicked; this is a bug, please report it");
+            Step::Nothing
         });
         let uid = workload.uid.clone();
         if let Some(space) = self.spaces.get_mut(&namespace) {
@@ -113,11 +119,10 @@ impl Controller {
         sent: Result<(), cluster::Error>,
         now: Instant,
     ) {
-        self.phases.remove(&go.key);
+        // What is remembered of the request must be seen before anything else is decided: it holds a slot.
+        self.phases.insert(go.key.clone(), Phase::Answered);
         if let Some(space) = self.spaces.get_mut(&go.key.key.namespace) {
             space.touch(&go.key, now);
-            // What is remembered of the request must be seen before anything else is decided: it holds a slot.
-            space.mark_at(now);
         }
         let time = self.context.time.now();
         let error = match sent {
@@ -155,7 +160,7 @@ impl Controller {
                     "{error}: allow it in the operator's role, or mend the admission policy or webhook that refuses it"
                 );
                 tracing::warn!(workload = %go.key, %error, "a restart was refused; it is tried again later");
-                let first = self.memory.refusal(&go.uid).is_none();
+                let first = !self.memory.was_refused(&go.uid);
                 self.memory.refused(go, time, &why);
                 self.context.metrics.count(go.key.kind.as_str(), "refused");
                 if first {
@@ -167,7 +172,8 @@ impl Controller {
 
     /// The decision did not hold; it is not taken again at once.
     pub(super) fn rest(&mut self, go: &Go, now: Instant) {
-        self.phases.insert(go.key.clone(), Phase::Resting(now + REST));
+        let wait = Duration::try_from(self.memory.rest(&go.uid)).unwrap_or_default();
+        self.phases.insert(go.key.clone(), Phase::Resting(now + wait));
         if let Some(space) = self.spaces.get_mut(&go.key.key.namespace) {
             space.touch(&go.key, now);
         }

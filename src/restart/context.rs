@@ -6,10 +6,11 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    facts::ObjectFacts,
     metrics::Metrics,
-    model::{Content, Wishes, Workload, WorkloadKey},
+    model::{Content, Pod, Wishes, Workload, WorkloadKey},
+    pods::Pods,
     queue::Limits,
-    target::ObjectFacts,
     workload::{self, Kind as _, Known},
 };
 use crate::{
@@ -99,6 +100,16 @@ impl Workloads {
             Indexed::Entry(known) => known.is_some().then_some(known),
             Indexed::Malformed(_) => None,
         }
+    }
+
+    /// Sorts the pods of a namespace by workload.
+    pub(super) fn sort_pods(&self, namespace: &Arc<str>, pods: Vec<Pod>) -> Pods {
+        Pods::new(pods, |name| {
+            let key = ObjectKey::new(Arc::clone(namespace), name);
+            [&self.deployments, &self.rollouts]
+                .iter()
+                .any(|index| index.with(&key, |_| ()).is_some())
+        })
     }
 
     /// Those that restarts can concern, in no order.

@@ -2,12 +2,13 @@
 //! is remembered; what waits for the API server runs beside it and hands back what it saw.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
@@ -16,8 +17,10 @@ use tokio::{
 use super::{
     Context,
     apply::Looked,
+    block::{Block, Word},
     memory::Memory,
     model::{Pod, WorkloadKey},
+    need::later,
     queue::{self, Go, State},
     report::Seen,
     say::{Statuses, Wanted},
@@ -33,6 +36,9 @@ use crate::{
 const LISTS: usize = 4;
 /// Decisions are at least this far apart.
 const DECISIONS: Duration = Duration::from_millis(100);
+/// At most one part in so many of the time goes into decisions, but this is as long as one waits.
+const SHARE: u32 = 10;
+const LONGEST: Duration = Duration::from_secs(10);
 /// A request that has not ended by then has gone astray.
 const ASTRAY: Duration = Duration::from_mins(1);
 /// How long the first lists of pods may take before it is told what happens.
@@ -102,6 +108,8 @@ pub(super) enum Done {
 pub(super) enum Phase {
     /// A request is under way since then.
     Busy(Instant),
+    /// It was answered; what is remembered of it is not looked at yet.
+    Answered,
     /// It did not hold; not again before.
     Resting(Instant),
 }
@@ -122,6 +130,8 @@ pub(super) struct Controller {
     pub(super) lists: usize,
     pub(super) undecided: bool,
     pub(super) decided: Instant,
+    /// How long the last decision took.
+    pub(super) took: Duration,
     pub(super) wake: Option<Instant>,
     pub(super) swept: Instant,
     pub(super) started: Instant,
@@ -145,6 +155,7 @@ impl Controller {
             lists: 0,
             undecided: true,
             decided: now.checked_sub(DECISIONS).unwrap_or(now),
+            took: Duration::ZERO,
             wake: None,
             swept: now,
             started: now,
@@ -240,7 +251,9 @@ impl Controller {
     fn turn(&mut self) -> Instant {
         let now = Instant::now();
         self.look(now);
-        if self.undecided && now >= self.decided + DECISIONS || self.wake.is_some_and(|wake| wake <= now) {
+        let decide_at = self.decided + (self.took * SHARE).clamp(DECISIONS, LONGEST);
+        let wanted = self.undecided || self.wake.is_some_and(|wake| wake <= now);
+        if wanted && now >= decide_at {
             self.decide(now);
         }
         self.list(now);
@@ -261,14 +274,15 @@ impl Controller {
         let spaces = self.spaces.values();
         let listing = self.lists < LISTS;
         let times = spaces.flat_map(|space| [space.due, space.list_at.filter(|_| listing)]);
-        let resting = self.phases.values().map(|phase| match phase {
-            Phase::Busy(since) => *since + ASTRAY,
-            Phase::Resting(until) => *until,
+        let resting = self.phases.values().filter_map(|phase| match phase {
+            Phase::Busy(since) => Some(*since + ASTRAY),
+            Phase::Answered => None,
+            Phase::Resting(until) => Some(*until),
         });
         times
             .flatten()
-            .chain(self.wake)
-            .chain(self.undecided.then_some(self.decided + DECISIONS))
+            .chain(self.wake.map(|wake| wake.max(decide_at)))
+            .chain(self.undecided.then_some(decide_at))
             .chain(self.statuses.next())
             .chain(resting)
             .chain([self.swept + SWEEP])
@@ -295,6 +309,9 @@ impl Controller {
         for (namespace, space) in &mut self.spaces {
             if space.due.is_some_and(|due| due <= now) {
                 space.look(&self.context, namespace, &setting, &mut self.memory, now);
+                self.phases.retain(|key, phase| {
+                    !(matches!(phase, Phase::Answered) && key.key.namespace == *namespace)
+                });
                 self.undecided = true;
             }
         }
@@ -302,14 +319,13 @@ impl Controller {
 
     /// Lists pods where it is due.
     fn list(&mut self, now: Instant) {
-        for (namespace, space) in &mut self.spaces {
-            if self.lists >= LISTS {
-                return;
-            }
-            if space.list_at.is_none_or(|at| at > now) {
-                continue;
-            }
-            space.lists(now);
+        let spaces = self.spaces.iter_mut();
+        let mut due: Vec<_> = spaces
+            .filter_map(|(namespace, space)| Some((space.list_at.filter(|at| *at <= now)?, namespace, space)))
+            .collect();
+        due.sort_by_key(|(at, ..)| *at);
+        for (_, namespace, space) in due.into_iter().take(LISTS.saturating_sub(self.lists)) {
+            space.lists();
             self.lists += 1;
             let (context, namespace) = (Arc::clone(&self.context), Arc::clone(namespace));
             self.tasks.spawn(async move {
@@ -324,22 +340,26 @@ impl Controller {
         let time = self.context.time.now();
         self.phases.retain(|_, phase| match phase {
             Phase::Busy(since) => now < *since + ASTRAY,
+            Phase::Answered => true,
             Phase::Resting(until) => now < *until,
         });
         let spaces = self.spaces.values();
-        let mut targets: Vec<Target> = spaces.flat_map(|space| space.targets.iter().cloned()).collect();
-        for target in &mut targets {
-            if matches!(self.phases.get(&target.key), Some(Phase::Busy(_))) {
-                hold(target, time);
-            }
-        }
-        let mut decisions = queue::decide(time, &self.context.limits, &targets, &self.memory);
+        let targets: Vec<Cow<'_, Target>> = spaces
+            .flat_map(|space| &space.targets)
+            .map(|target| match self.phases.get(&target.key) {
+                None => Cow::Borrowed(target),
+                Some(phase) => Cow::Owned(in_phase(target.clone(), phase, time, now)),
+            })
+            .collect();
+        let targets: Vec<&Target> = targets.iter().map(|target| &**target).collect();
+        let mut decisions = queue::decide(time, &self.context.limits, &targets, &mut self.memory);
         self.wake = decisions.wake.map(|wake| instant(wake, time, now));
         for go in std::mem::take(&mut decisions.go) {
             self.go(go, now);
         }
-        self.tell(&targets, &decisions, now);
+        self.tell(&decisions, now);
         self.report(&decisions, time, now);
+        self.took = now.elapsed();
     }
 
     fn ended(&mut self, done: Result<Done, tokio::task::JoinError>) {
@@ -370,7 +390,7 @@ impl Controller {
             .inspect_err(|error| tracing::warn!(%error, "pods were not listed; it is tried again"))
             .ok();
         if let Some(space) = self.spaces.get_mut(namespace) {
-            space.listed(&self.context, pods, now);
+            space.listed(&self.context, namespace, pods, now);
         }
     }
 
@@ -378,6 +398,10 @@ impl Controller {
     fn sweep(&mut self, now: Instant) {
         self.swept = now;
         self.spaces.retain(|_, space| !space.is_empty() || space.listing);
+        let spaces = &self.spaces;
+        self.phases.retain(|key, phase| {
+            !matches!(phase, Phase::Answered) || spaces.contains_key(&key.key.namespace)
+        });
         let mut uids: HashSet<Box<str>> = HashSet::new();
         self.context.workloads.for_each(|_, workload| {
             uids.insert(workload.uid.clone());
@@ -417,14 +441,28 @@ impl Controller {
     }
 }
 
-/// Takes a workload whose restart is being carried out for one that rolls out, so that its slot is taken.
-fn hold(target: &mut Target, now: Timestamp) {
-    target.rolling = true;
-    target.patched_at = Some(now);
-    for claim in &mut target.claims {
-        if matches!(claim.standing, Standing::Stale(_)) && claim.block.is_none() {
-            claim.standing = Standing::Rolling;
-            claim.rolling = true;
+/// A workload whose restart is being carried out rolls out, so that its slot is taken; one whose restart did not hold waits.
+fn in_phase(mut target: Target, phase: &Phase, time: Timestamp, now: Instant) -> Target {
+    match phase {
+        Phase::Busy(_) | Phase::Answered => {
+            (target.rolling, target.holds, target.patched_at) = (true, true, Some(time));
+            for claim in &mut target.claims {
+                if matches!(claim.standing, Standing::Stale(_)) && claim.block.is_none() {
+                    claim.standing = Standing::Rolling;
+                    claim.rolling = true;
+                }
+            }
+        }
+        Phase::Resting(until) => {
+            let wait = SignedDuration::try_from(until.saturating_duration_since(now)).unwrap_or_default();
+            target.refused.get_or_insert_with(|| {
+                Block::new(
+                    Word::WaitingForTurn,
+                    "it was not as expected when it was read again; it is looked at once more",
+                    Some(later(time, wait)),
+                )
+            });
         }
     }
+    target
 }

@@ -1,12 +1,10 @@
 //! Which workloads must follow a Secret, and on what terms. Pure.
 
-use regex::Regex;
-
-use super::model::{Content, Use, Wish, Wishes, Workload, WorkloadKey};
+use super::{
+    model::{Content, Use, Wish, Wishes, Workload, WorkloadKey},
+    reloader::Reloading,
+};
 use crate::api::{Discovery, Reloader, RestartPolicy, RestartStrategy, RestartTarget, WorkloadKind};
-
-/// Longer entries of Reloader's lists are read as plain names.
-const LONGEST_EXPRESSION: usize = 512;
 
 /// Whether a workload follows a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +37,7 @@ pub fn member(
     policy: &RestartPolicy,
     key: &WorkloadKey,
     workload: &Workload,
+    reloading: &Reloading<'_>,
     namespace: &Wishes,
     content: &Content,
 ) -> Membership {
@@ -52,7 +51,7 @@ pub fn member(
     };
     let uses = use_of(workload, content).is_some();
     let listed = policy.targets.iter().find(|target| lists(target, key, workload));
-    let theirs = uses && policy.reloader != Reloader::Ignore && reloader_restarts(workload, content);
+    let theirs = uses && policy.reloader != Reloader::Ignore && reloading.restarts(content);
     let candidate = if uses {
         match policy.discovery {
             Discovery::Auto => true,
@@ -90,7 +89,11 @@ pub fn member(
 
 /// How the workload uses the Secret, if it does.
 pub fn use_of<'a>(workload: &'a Workload, content: &Content) -> Option<&'a Use> {
-    workload.uses.iter().find(|found| found.secret == content.secret)
+    let uses = &workload.uses;
+    let at = uses
+        .binary_search_by(|found| found.secret.cmp(&content.secret))
+        .ok()?;
+    uses.get(at)
 }
 
 fn strategy(kind: WorkloadKind, asked: Option<RestartStrategy>) -> RestartStrategy {
@@ -115,39 +118,4 @@ fn lists(target: &RestartTarget, key: &WorkloadKey, workload: &Workload) -> bool
             let mut labels = selector.match_labels.iter();
             labels.all(|(label, value)| workload.labels.get(label) == Some(value))
         })
-}
-
-/// Whether stakater Reloader restarts the workload, which uses the Secret, when the Secret changes.
-fn reloader_restarts(workload: &Workload, content: &Content) -> bool {
-    let on_workload = |name: &str| workload.reloader.get(name).map(|value| &**value);
-    let on_secret = |name: &str| content.reloader.get(name).map(|value| &**value);
-    let names = |list: Option<&str>| list.is_some_and(|list| any_matches(list, &content.secret));
-    let ignore = "reloader.stakater.com/ignore";
-    if says_yes(on_secret(ignore)) || says_yes(on_workload(ignore)) {
-        return false;
-    }
-    if names(on_workload("secrets.exclude.reloader.stakater.com/reload"))
-        || names(on_workload("secret.reloader.stakater.com/exclude"))
-    {
-        return false;
-    }
-    names(on_workload("secret.reloader.stakater.com/reload"))
-        || (says_yes(on_workload("reloader.stakater.com/search"))
-            && says_yes(on_secret("reloader.stakater.com/match")))
-        || says_yes(on_workload("secret.reloader.stakater.com/auto"))
-        || says_yes(on_workload("reloader.stakater.com/auto"))
-}
-
-/// As Go's `strconv.ParseBool` does.
-fn says_yes(value: Option<&str>) -> bool {
-    value.is_some_and(|value| ["1", "t", "T", "TRUE", "true", "True"].contains(&value))
-}
-
-/// Whether an entry of the comma list, read as an anchored expression, matches `name`.
-fn any_matches(list: &str, name: &str) -> bool {
-    list.split(',').map(str::trim).any(|entry| {
-        entry == name
-            || (entry.len() <= LONGEST_EXPRESSION
-                && Regex::new(&format!("^(?:{entry})$")).is_ok_and(|expression| expression.is_match(name)))
-    })
 }

@@ -9,10 +9,14 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    facts::ObjectFacts,
     need::later,
     queue::{COALESCE, Go},
 };
-use crate::api::{ObjectKey, RestartStrategy};
+use crate::{
+    api::{ObjectKey, Opening, RestartStrategy, window},
+    sync::entry::Restarts,
+};
 
 /// For how long an index may lag behind a patch that was sent, and how long after a patch was taken back the second one is
 /// tried.
@@ -21,6 +25,11 @@ pub const SENT: SignedDuration = SignedDuration::from_secs(30);
 pub const EVICT_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 const FIRST_BACK_OFF: i64 = 10;
 const LONGEST_BACK_OFF: i64 = 300;
+/// How long a decision rests that did not hold, the first time and at most.
+const REST: SignedDuration = SignedDuration::from_secs(2);
+const LONGEST_REST: SignedDuration = SignedDuration::from_secs(30);
+/// Windows that do not open within four years are looked at again after this time.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_hours(24);
 
 /// A token by the hash of its Secret's name.
 type Tokens = BTreeMap<Box<str>, Box<str>>;
@@ -30,6 +39,7 @@ type Tokens = BTreeMap<Box<str>, Box<str>>;
 pub struct Memory {
     workloads: HashMap<Box<str>, Kept>,
     objects: HashMap<ObjectKey, Timestamp>,
+    openings: HashMap<ObjectKey, Known>,
     served: HashMap<Arc<str>, u64>,
     turn: u64,
 }
@@ -42,7 +52,27 @@ struct Kept {
     changes: Option<Changes>,
     sent: BTreeMap<Box<str>, Sent>,
     refused: Option<Refused>,
-    evicting: Option<Timestamp>,
+    evicting: Option<Evicting>,
+    /// How many decisions in a row did not hold when the workload was read again.
+    rests: u32,
+}
+
+/// Pods of a workload are evicted, one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evicting {
+    /// Since then.
+    pub since: Timestamp,
+    /// Whether this process does. Before it, it may have been another one of ours, or anybody.
+    pub ours: bool,
+}
+
+/// Whether an ExternalSecret's windows are open.
+#[derive(Clone, Debug)]
+struct Known {
+    restarts: Arc<Restarts>,
+    opening: Opening,
+    since: Timestamp,
+    until: Timestamp,
 }
 
 /// Changes that follow each other so closely that they make one restart.
@@ -87,7 +117,8 @@ impl Memory {
         let kept = self.workloads.entry(go.uid.clone()).or_default();
         kept.changes = None;
         if go.strategy == RestartStrategy::Evict {
-            kept.evicting.get_or_insert(now);
+            let since = kept.evicting.map_or(now, |evicting| evicting.since);
+            kept.evicting = Some(Evicting { since, ours: true });
             return;
         }
         for carried in &go.carried {
@@ -104,7 +135,7 @@ impl Memory {
     /// The request was taken.
     pub fn taken(&mut self, go: &Go) {
         let kept = self.workloads.entry(go.uid.clone()).or_default();
-        kept.refused = None;
+        (kept.refused, kept.rests) = (None, 0);
         for carried in &go.carried {
             if let Some(sent) = kept.sent.get_mut(&carried.asked.hash) {
                 sent.taken = true;
@@ -138,9 +169,10 @@ impl Memory {
         });
     }
 
-    /// A disruption budget refused the eviction for now.
+    /// A disruption budget refused the eviction for now: nothing is under way that holds a slot.
     pub fn evict_later(&mut self, go: &Go, now: Timestamp, why: &str) {
         let kept = self.workloads.entry(go.uid.clone()).or_default();
+        kept.evicting = None;
         kept.refused = Some(Refused {
             until: later(now, EVICT_AGAIN),
             times: 0,
@@ -156,6 +188,7 @@ impl Memory {
     ) {
         self.workloads.retain(|uid, _| workload(uid));
         self.objects.retain(|key, _| object(key));
+        self.openings.retain(|key, _| object(key));
         let objects = &self.objects;
         self.served
             .retain(|namespace, _| objects.keys().any(|key| key.namespace == *namespace));
@@ -174,6 +207,29 @@ impl Memory {
     /// When a workload was last restarted for the object, as this process knows.
     pub(super) fn last_patch(&self, object: &ObjectKey) -> Option<Timestamp> {
         self.objects.get(object).copied()
+    }
+
+    /// Whether the object's windows are open. It is remembered until that changes: it takes long to find out.
+    pub(super) fn opening(&mut self, object: &ObjectFacts, now: Timestamp) -> Opening {
+        let windows = &object.restarts.policy.windows;
+        let holds = |known: &&Known| {
+            known.restarts.policy.windows == *windows && known.since <= now && now < known.until
+        };
+        if let Some(known) = self.openings.get(object.key()).filter(holds) {
+            return known.opening;
+        }
+        let opening = window::opening(windows, now);
+        let known = Known {
+            restarts: Arc::clone(&object.restarts),
+            opening,
+            since: now,
+            until: match opening {
+                Opening::Open { until: end } | Opening::Closed { next: Some(end) } => end,
+                Opening::Closed { next: None } => later(now, LOOK_AGAIN),
+            },
+        };
+        self.openings.insert(object.key().clone(), known);
+        opening
     }
 
     /// The turn in which the namespace was last served; 0 if never.
@@ -225,12 +281,48 @@ impl Memory {
         self.kept(uid)?.sent.get(hash)
     }
 
-    pub(super) fn refusal(&self, uid: &str) -> Option<&Refused> {
-        self.kept(uid)?.refused.as_ref()
+    /// Whether a patch was sent that the workload, as it is known, may not show yet.
+    pub(super) fn has_sent(&self, uid: &str, now: Timestamp) -> bool {
+        let kept = self.kept(uid);
+        kept.is_some_and(|kept| kept.sent.values().any(|sent| now < later(sent.at, SENT)))
     }
 
-    pub(super) fn evicting(&self, uid: &str) -> Option<Timestamp> {
+    /// The refusal that is in force.
+    pub(super) fn refusal(&self, uid: &str, now: Timestamp) -> Option<&Refused> {
+        self.kept(uid)?
+            .refused
+            .as_ref()
+            .filter(|refused| now < refused.until)
+    }
+
+    pub(super) fn was_refused(&self, uid: &str) -> bool {
+        self.kept(uid).is_some_and(|kept| kept.refused.is_some())
+    }
+
+    /// How long a decision rests that did not hold when the workload was read again: longer each time.
+    pub(super) fn rest(&mut self, uid: &str) -> SignedDuration {
+        let kept = self.workloads.entry(uid.into()).or_default();
+        let wait = REST.saturating_mul(1_i32.checked_shl(kept.rests).unwrap_or(i32::MAX));
+        kept.rests = kept.rests.saturating_add(1).min(16);
+        wait.min(LONGEST_REST)
+    }
+
+    pub(super) fn evicting(&self, uid: &str) -> Option<Evicting> {
         self.kept(uid)?.evicting
+    }
+
+    /// Notes whether pods of the workload are being replaced, by whomever.
+    pub(super) fn watch_eviction(&mut self, uid: &str, waiting: bool, now: Timestamp) -> Option<Evicting> {
+        if waiting {
+            let kept = self.workloads.entry(uid.into()).or_default();
+            kept.evicting.get_or_insert(Evicting {
+                since: now,
+                ours: false,
+            });
+        } else if self.evicting(uid).is_some_and(|evicting| !evicting.ours) {
+            self.evicted(uid);
+        }
+        self.evicting(uid)
     }
 
     pub(super) fn evicted(&mut self, uid: &str) {

@@ -31,9 +31,12 @@ pub fn pods_of<'a>(
     workload: &Workload,
     pods: impl IntoIterator<Item = &'a Pod>,
 ) -> Vec<&'a Pod> {
-    pods.into_iter()
-        .filter(|pod| controls(key, pod) && selects(&workload.selector, &pod.labels))
-        .collect()
+    pods.into_iter().filter(|pod| is_of(key, workload, pod)).collect()
+}
+
+/// Whether the pod is one of the workload's.
+pub fn is_of(key: &WorkloadKey, workload: &Workload, pod: &Pod) -> bool {
+    controls(key, pod) && selects(&workload.selector, &pod.labels)
 }
 
 /// Those of the workload's `pods` that hold content from before the last change.

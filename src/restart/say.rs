@@ -85,15 +85,14 @@ impl Statuses {
 
     /// What is to be written now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<(ObjectKey, Wanted)> {
+        let rested = |said: &Said| said.last.is_none_or(|last| now >= last + GAP);
+        let objects = self.objects.iter_mut();
+        let mut waiting: Vec<(&ObjectKey, &mut Said)> = objects
+            .filter(|(_, said)| said.wanted.is_some() && !said.under_way && rested(said))
+            .collect();
+        waiting.sort_by_key(|(_, said)| said.last);
         let mut due = Vec::new();
-        for (object, said) in &mut self.objects {
-            if self.under_way >= AT_ONCE {
-                break;
-            }
-            let rested = said.last.is_none_or(|last| now >= last + GAP);
-            if said.under_way || !rested {
-                continue;
-            }
+        for (object, said) in waiting.into_iter().take(AT_ONCE.saturating_sub(self.under_way)) {
             if let Some(wanted) = said.wanted.take() {
                 said.under_way = true;
                 self.under_way += 1;

@@ -11,10 +11,11 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
+    facts::{Facts, ObjectFacts},
     memory::Memory,
     model::{Pod, WorkloadKey},
     need,
-    target::{self, Listed, ObjectFacts, Observed, Setting, Standing, Target},
+    target::{self, Listed, Observed, Setting, Standing, Target},
 };
 use crate::{api::ObjectKey, restart::Context};
 
@@ -23,7 +24,7 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 /// At most one part in so many of the time goes into looks at one namespace.
 const SHARE: u32 = 20;
 /// The longest that a change waits for a look.
-const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_mins(5);
 /// Pods that were never listed are, after the last list, not before.
 const FIRST: Duration = Duration::from_secs(1);
 /// Pods are listed again after a change not before.
@@ -45,7 +46,7 @@ pub(super) struct Space {
     /// Its workloads that restarts can concern.
     pub(super) workloads: BTreeSet<WorkloadKey>,
     /// What its ExternalSecrets say, as of the last look.
-    pub(super) facts: Vec<ObjectFacts>,
+    pub(super) facts: Facts,
     /// Where its workloads stand, as of the last look.
     pub(super) targets: Vec<Target>,
     /// When it is looked at next.
@@ -70,7 +71,7 @@ pub(super) struct Space {
 struct Kept {
     uid: Box<str>,
     at: Timestamp,
-    pods: Vec<Pod>,
+    pods: Vec<Arc<Pod>>,
 }
 
 impl Space {
@@ -86,10 +87,11 @@ impl Space {
 
     /// A workload changed.
     pub(super) fn touch(&mut self, key: &WorkloadKey, now: Instant) {
-        self.touched |= self
-            .targets
-            .iter()
-            .any(|target| target.key == *key && is_open(target));
+        // In the order of `workloads`.
+        let found = self.targets.binary_search_by(|target| target.key.cmp(key)).ok();
+        self.touched |= found
+            .and_then(|index| self.targets.get(index))
+            .is_some_and(is_open);
         self.mark(now);
     }
 
@@ -125,12 +127,17 @@ impl Space {
                 continue;
             };
             let kept = self.pods.get(key).filter(|kept| kept.uid == workload.uid);
+            let pods: Vec<&Pod> = kept
+                .iter()
+                .flat_map(|kept| &kept.pods)
+                .map(|pod| &**pod)
+                .collect();
             let observed = Observed {
                 key,
                 workload,
                 namespace: &wishes,
                 pods: kept.map(|kept| Listed {
-                    pods: &kept.pods,
+                    pods: &pods,
                     at: kept.at,
                 }),
             };
@@ -159,6 +166,7 @@ impl Space {
         let before = std::mem::take(&mut self.facts);
         let before: HashMap<&ObjectKey, &ObjectFacts> =
             before.iter().map(|facts| (facts.key(), facts)).collect();
+        let mut now = Vec::with_capacity(self.objects.len());
         let generations = std::mem::take(&mut self.generations);
         for name in &self.objects {
             let key = ObjectKey::new(Arc::clone(namespace), Arc::clone(name));
@@ -168,13 +176,14 @@ impl Space {
             self.generations.insert(Arc::clone(name), generation);
             let same = generations.get(name) == Some(&generation);
             match before.get(&key) {
-                Some(before) if same && **before == facts => self.facts.push((*before).clone()),
+                Some(before) if same && **before == facts => now.push((*before).clone()),
                 _ => {
-                    self.facts.push(facts);
+                    now.push(facts);
                     self.fresh.insert(Arc::clone(name));
                 }
             }
         }
+        self.facts = Facts::new(now);
     }
 
     /// When pods are listed next.
@@ -213,17 +222,25 @@ impl Space {
     }
 
     /// Its pods are being listed.
-    pub(super) fn lists(&mut self, now: Instant) {
-        (self.listing, self.touched) = (true, false);
-        (self.listed, self.list_at) = (Some(now), None);
+    pub(super) fn lists(&mut self) {
+        (self.listing, self.touched, self.list_at) = (true, false, None);
     }
 
     /// Its pods were listed; none if that failed.
-    pub(super) fn listed(&mut self, context: &Context, pods: Option<(Timestamp, Vec<Pod>)>, now: Instant) {
+    pub(super) fn listed(
+        &mut self,
+        context: &Context,
+        namespace: &Arc<str>,
+        pods: Option<(Timestamp, Vec<Pod>)>,
+        now: Instant,
+    ) {
         self.listing = false;
         self.failed = pods.is_none();
-        self.mark_at(now);
+        // A list that takes long is followed by as long a pause as any.
+        self.listed = Some(now);
+        self.mark(now);
         let Some((at, pods)) = pods else { return };
+        let pods = context.workloads.sort_pods(namespace, pods);
         let open: Vec<WorkloadKey> = self
             .targets
             .iter()
@@ -237,8 +254,9 @@ impl Space {
             let Some(workload) = known.as_deref() else {
                 continue;
             };
-            let own = need::pods_of(&key, workload, &pods)
-                .into_iter()
+            let all = pods.of(&key.key.name);
+            let own = all
+                .filter(|pod| need::is_of(&key, workload, pod))
                 .cloned()
                 .collect();
             self.keep(key, workload.uid.clone(), at, own);
@@ -246,7 +264,7 @@ impl Space {
     }
 
     /// Remembers the pods of one workload.
-    pub(super) fn keep(&mut self, key: WorkloadKey, uid: Box<str>, at: Timestamp, pods: Vec<Pod>) {
+    pub(super) fn keep(&mut self, key: WorkloadKey, uid: Box<str>, at: Timestamp, pods: Vec<Arc<Pod>>) {
         self.pods.insert(key, Kept { uid, at, pods });
     }
 }

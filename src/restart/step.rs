@@ -74,7 +74,7 @@ pub fn step(go: &Go, resource_version: &str, observed: &Observed<'_>, fresh: &Ta
 fn evict(go: Go, observed: &Observed<'_>, fresh: &Target) -> Step {
     let Observed { key, workload, .. } = *observed;
     let listed = observed.pods.map_or(&[][..], |listed| listed.pods);
-    let pods = need::pods_of(key, workload, listed);
+    let pods = need::pods_of(key, workload, listed.iter().copied());
     let mut stale: Vec<&Pod> = fresh
         .claims
         .iter()

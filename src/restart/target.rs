@@ -1,44 +1,28 @@
 //! Where a workload stands with each content that it must follow. Pure.
 
-use std::sync::Arc;
-
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
     block::{self, Block, Word},
+    facts::{Facts, ObjectFacts},
     health::{self, Failure, Health, Rollout},
     member::{Membership, Terms, member},
     memory::{Memory, SENT},
     model::{Content, Pod, Update, Wishes, Workload, WorkloadKey},
     need::{self, CREATED_MARGIN, later},
     patch,
+    reloader::Reloading,
 };
-use crate::{
-    api::{ObjectKey, RestartStrategy},
-    cluster::Control,
-    sync::entry::Restarts,
-};
+use crate::{api::RestartStrategy, cluster::Control};
 
 /// How long a rollout may take whose ExternalSecret is gone.
 const TIMEOUT: std::time::Duration = std::time::Duration::from_mins(10);
 /// A restart that was taken back is tried this often at all.
 const ATTEMPTS: u8 = 2;
-
-/// An ExternalSecret with its Secret.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ObjectFacts {
-    /// What pods must hold.
-    pub content: Arc<Content>,
-    /// What it says about restarts.
-    pub restarts: Arc<Restarts>,
-}
-
-impl ObjectFacts {
-    /// The ExternalSecret.
-    pub fn key(&self) -> &ObjectKey {
-        &self.content.object
-    }
-}
+/// A rollout that takes longer holds no slot of the namespace and the cluster any more: others must not wait for it for ever.
+const HELD: SignedDuration = SignedDuration::from_mins(30);
+/// Clocks of API servers differ by less. A patch from further ahead is none of ours.
+const SKEW: SignedDuration = SignedDuration::from_secs(60);
 
 /// What holds for all workloads.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +52,7 @@ pub struct Observed<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Listed<'a> {
     /// All of them, or those of one workload at least.
-    pub pods: &'a [Pod],
+    pub pods: &'a [&'a Pod],
     /// A time before they were listed.
     pub at: Timestamp,
 }
@@ -84,6 +68,8 @@ pub struct Target {
     pub claims: Vec<Claim>,
     /// Whether it rolls out for us now, for whatever content.
     pub rolling: bool,
+    /// Whether it holds a slot of its namespace and of the cluster meanwhile.
+    pub holds: bool,
     /// Whether it is healthy, or was before the rollout that is under way.
     pub healthy: bool,
     /// When our last patch of it was taken.
@@ -135,21 +121,22 @@ pub enum Standing {
     },
 }
 
-/// Where a workload stands with the contents of `objects`; none if it has nothing to do with any.
+/// Where a workload stands with the contents of `facts`; none if it has nothing to do with any.
 pub fn assess(
     setting: &Setting<'_>,
-    objects: &[ObjectFacts],
+    facts: &Facts,
     observed: &Observed<'_>,
     memory: &mut Memory,
 ) -> Option<Target> {
     let look = Look::new(setting, observed);
+    let objects = facts.concerning(observed.workload);
     let mut claims: Vec<Claim> = objects
         .iter()
         .filter(|object| need::counts(&object.content))
         .filter_map(|object| look.claim(object, memory))
         .collect();
     claims.sort_by(|a, b| a.object.key().cmp(b.object.key()));
-    let rolling = look.rolls_otherwise(objects, &claims, memory) || claims.iter().any(|claim| claim.rolling);
+    let rolling = look.rolls_otherwise(&objects, &claims, memory) || claims.iter().any(|claim| claim.rolling);
     if claims.is_empty() && !rolling {
         return None;
     }
@@ -159,13 +146,12 @@ pub fn assess(
     let open = rolling || !claims.iter().all(|claim| claim.standing == Standing::Done);
     // Before its pods were looked at, nothing is learnt of its changes.
     let known = claims.iter().all(|claim| claim.standing != Standing::Unknown);
-    let refused = memory
-        .refusal(&workload.uid)
-        .filter(|refused| setting.now < refused.until);
+    let refused = memory.refusal(&workload.uid, setting.now);
     Some(Target {
         key: key.clone(),
         uid: workload.uid.clone(),
         rolling,
+        holds: rolling && look.holds(memory),
         healthy: health::steady(key.kind, workload)
             || (rolling && workload.records.values().any(|record| record.was_healthy)),
         patched_at: workload.patched_at,
@@ -187,17 +173,19 @@ struct Look<'a> {
     observed: &'a Observed<'a>,
     /// Its pods, if they were listed.
     pods: Option<Vec<&'a Pod>>,
+    reloading: Reloading<'a>,
 }
 
 impl<'a> Look<'a> {
     fn new(setting: &'a Setting<'a>, observed: &'a Observed<'a>) -> Self {
         let pods = observed
             .pods
-            .map(|listed| need::pods_of(observed.key, observed.workload, listed.pods));
+            .map(|listed| need::pods_of(observed.key, observed.workload, listed.pods.iter().copied()));
         Self {
             setting,
             observed,
             pods,
+            reloading: Reloading::new(observed.workload),
         }
     }
 
@@ -209,7 +197,8 @@ impl<'a> Look<'a> {
             ..
         } = *self.observed;
         let content = &object.content;
-        let membership = member(&object.restarts.policy, key, workload, namespace, content);
+        let policy = &object.restarts.policy;
+        let membership = member(policy, key, workload, &self.reloading, namespace, content);
         let terms = match membership {
             Membership::Out => return None,
             Membership::In(terms) | Membership::LeftToReloader(terms) | Membership::Unreadable(terms) => {
@@ -226,14 +215,14 @@ impl<'a> Look<'a> {
             rolling: false,
         };
         claim.standing = self.standing(&claim, memory);
-        claim.rolling = claim.standing == Standing::Rolling
-            || self.rolls_for_older(&claim, memory)
-            || self.evicts(&claim, memory);
         if matches!(claim.standing, Standing::Stale(_)) {
             let reverted = self.reverted(&mut claim, memory);
             claim.block =
                 block::block(self.setting, object, &membership, terms, workload, namespace).or(reverted);
         }
+        claim.rolling = claim.standing == Standing::Rolling
+            || self.rolls_for_older(&claim, memory)
+            || self.evicts(&claim, memory);
         Some(claim)
     }
 
@@ -361,17 +350,19 @@ impl<'a> Look<'a> {
     }
 
     /// Whether the workload rolls out for something that it need not follow any more.
-    fn rolls_otherwise(&self, objects: &[ObjectFacts], claims: &[Claim], memory: &mut Memory) -> bool {
+    fn rolls_otherwise(&self, objects: &[&ObjectFacts], claims: &[Claim], memory: &mut Memory) -> bool {
         let workload = self.observed.workload;
         let claimed = |hash: &str| claims.iter().any(|claim| *claim.object.content.hash == *hash);
         let timeout = |hash: &str| {
             let object = objects.iter().find(|object| *object.content.hash == *hash);
             object.map_or(TIMEOUT, |object| object.restarts.policy.timeout)
         };
+        let records = &workload.records;
+        let ours = |hash: &str, token: &str| records.get(hash).is_some_and(|record| *record.token == *token);
         workload
             .tokens
             .iter()
-            .filter(|(hash, _)| !claimed(hash))
+            .filter(|(hash, token)| !claimed(hash) && ours(hash, token))
             .fold(false, |rolls, (hash, token)| {
                 self.rolls_for(hash, token, timeout(hash), memory) || rolls
             })
@@ -458,41 +449,58 @@ impl<'a> Look<'a> {
 
     /// Whether some of its pods were evicted and others are to follow: it keeps its slot meanwhile.
     fn evicts(&self, claim: &Claim, memory: &Memory) -> bool {
+        let uid = &self.observed.workload.uid;
         claim.terms.strategy == RestartStrategy::Evict
             && matches!(claim.standing, Standing::Stale(_))
-            && memory.evicting(&self.observed.workload.uid).is_some()
+            && claim.block.is_none()
+            && memory.evicting(uid).is_some_and(|evicting| evicting.ours)
+    }
+
+    /// Whether the workload, which rolls out, began to lately and goes on: people can write all that it says of itself, so
+    /// nothing that it says holds others up for long.
+    fn holds(&self, memory: &Memory) -> bool {
+        let (workload, now) = (self.observed.workload, self.setting.now);
+        let is_late = |since: Timestamp| now >= later(since, HELD);
+        let patched = workload
+            .patched_at
+            .is_some_and(|at| !workload.paused && at <= later(now, SKEW) && !is_late(at));
+        let evicting = memory.evicting(&workload.uid);
+        patched
+            || memory.has_sent(&workload.uid, now)
+            || evicting.is_some_and(|evicting| !is_late(evicting.since))
     }
 
     /// How an eviction of pods, one by one, goes; none while none is under way.
     fn evicting(&self, claim: &Claim, stale: Option<usize>, memory: &mut Memory) -> Option<Standing> {
         let Observed { key, workload, .. } = *self.observed;
-        let pods = self.pods.as_deref()?;
+        let (pods, now) = (self.pods.as_deref()?, self.setting.now);
         let margin = later(claim.changed_at, CREATED_MARGIN);
         let new = || pods.iter().filter(|pod| need::lives(pod) && pod.created > margin);
         let stale = stale?;
-        let since = memory.evicting(&workload.uid);
-        if stale == 0 && since.is_none() {
+        if stale == 0 && memory.evicting(&workload.uid).is_none() {
             return None;
-        }
-        if let Some(reason) = new().find_map(|pod| health::broken(pod, self.setting.now)) {
-            return Some(Standing::Failed {
-                failure: Failure::Pod(reason),
-                was_healthy: true,
-            });
         }
         let going = pods.iter().any(|pod| pod.ending && pod.created <= margin);
         let waiting = going || new().any(|pod| !pod.ready);
         let ended = !waiting && health::steady(key.kind, workload);
+        let evicting = memory.watch_eviction(&workload.uid, waiting, now);
+        let was_healthy = evicting.is_some_and(|evicting| evicting.ours);
+        if let Some(reason) = new().find_map(|pod| health::broken(pod, now)) {
+            return Some(Standing::Failed {
+                failure: Failure::Pod(reason),
+                was_healthy,
+            });
+        }
         if stale == 0 && ended {
             memory.evicted(&workload.uid);
             return None;
         }
         let timeout =
             SignedDuration::try_from(claim.object.restarts.policy.timeout).unwrap_or(SignedDuration::MAX);
-        if since.is_some_and(|since| self.setting.now >= later(since, timeout)) && !ended {
+        if evicting.is_some_and(|evicting| now >= later(evicting.since, timeout)) && !ended {
             return Some(Standing::Failed {
                 failure: Failure::TimedOut,
-                was_healthy: true,
+                was_healthy,
             });
         }
         (waiting || stale == 0).then_some(Standing::Rolling)

@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use super::{
     block::Word,
     controller::{Controller, WARM},
+    facts::ObjectFacts,
     model::WorkloadKey,
     queue::{Decisions, State},
     report,
-    target::{ObjectFacts, Target},
 };
 use crate::api::ObjectKey;
 
@@ -20,7 +20,7 @@ const UNKNOWN: Duration = Duration::from_secs(30);
 
 impl Controller {
     /// Events and numbers of what happened.
-    pub(super) fn tell(&mut self, targets: &[Target], decisions: &Decisions, now: Instant) {
+    pub(super) fn tell(&mut self, decisions: &Decisions, now: Instant) {
         let mut counts = report::count(decisions.states.iter());
         let halted = decisions
             .states
@@ -46,8 +46,8 @@ impl Controller {
         if happened.is_empty() {
             return;
         }
-        let uids: HashMap<&WorkloadKey, &str> =
-            targets.iter().map(|target| (&target.key, &*target.uid)).collect();
+        let targets = self.spaces.values().flat_map(|space| &space.targets);
+        let uids: HashMap<&WorkloadKey, &str> = targets.map(|target| (&target.key, &*target.uid)).collect();
         for happened in &happened {
             self.context.tell(happened, &uids);
         }
@@ -64,7 +64,7 @@ impl Controller {
         let mut wanted: Vec<ObjectFacts> = Vec::new();
         for space in self.spaces.values_mut() {
             let fresh = std::mem::take(&mut space.fresh);
-            for facts in &space.facts {
+            for facts in space.facts.iter() {
                 let states = of.get(facts.key()).copied().unwrap_or_default();
                 let same = self.reported.get(facts.key()).map_or(&[][..], Vec::as_slice) == states;
                 if !same || fresh.contains(&facts.key().name) {

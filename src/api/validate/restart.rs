@@ -1,6 +1,6 @@
 //! `rotation` and `restart`: what the API server's rules cannot check of them, or might not have checked.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 
 use super::{Invalid, invalid, is_secret_key};
 use crate::api::{
@@ -12,6 +12,8 @@ use crate::api::{
 
 /// The longest duration that means something: with more, times would leave the calendar.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
+/// A rollout under way holds others up.
+const HEALTH_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 
 /// The first thing that is wrong with `rotation` or `restart`, if any.
 pub(super) fn validate(spec: &ExternalSecretSpec) -> Result<(), Invalid> {
@@ -19,7 +21,7 @@ pub(super) fn validate(spec: &ExternalSecretSpec) -> Result<(), Invalid> {
         duration(
             "spec.rotation.pendingTimeout",
             rotation.pending_timeout.as_deref(),
-            Duration::from_mins(1),
+            Duration::from_mins(1)..=LONGEST,
             "must be a duration from 1m to 8760h, such as 30m",
         )?;
     }
@@ -47,21 +49,26 @@ pub(super) fn validate(spec: &ExternalSecretSpec) -> Result<(), Invalid> {
     duration(
         "spec.restart.deadline.margin",
         margin,
-        Duration::ZERO,
+        Duration::ZERO..=LONGEST,
         "must be a duration up to 8760h, such as 1h",
     )?;
     let timeout = restart.health.as_ref().and_then(|all| all.timeout.as_deref());
     duration(
         "spec.restart.health.timeout",
         timeout,
-        Duration::from_secs(1),
-        "must be a duration from 1s to 8760h, such as 10m",
+        HEALTH_TIMEOUT,
+        "must be a duration from 1s to 24h, such as 10m",
     )
 }
 
-/// Checks a duration, which is at least `shortest` and at most a year.
-fn duration(path: &str, text: Option<&str>, shortest: Duration, message: &str) -> Result<(), Invalid> {
-    let fits = |text| parse_go(text).is_ok_and(|duration| (shortest..=LONGEST).contains(&duration));
+/// Checks that a duration lies in `range`.
+fn duration(
+    path: &str,
+    text: Option<&str>,
+    range: RangeInclusive<Duration>,
+    message: &str,
+) -> Result<(), Invalid> {
+    let fits = |text| parse_go(text).is_ok_and(|duration| range.contains(&duration));
     if text.is_none_or(fits) {
         return Ok(());
     }
@@ -176,7 +183,7 @@ fn validate_pacing(pacing: Option<&Pacing>) -> Result<(), Invalid> {
     duration(
         "spec.restart.pacing.minInterval",
         min_interval.as_deref(),
-        Duration::ZERO,
+        Duration::ZERO..=LONGEST,
         "must be a duration up to 8760h, such as 30s",
     )
 }
@@ -356,6 +363,10 @@ mod tests {
             ),
             (
                 restart("health", json!({"timeout": "999ms"})),
+                "restart.health.timeout",
+            ),
+            (
+                restart("health", json!({"timeout": "24h1s"})),
                 "restart.health.timeout",
             ),
         ] {

@@ -91,7 +91,7 @@ impl Status {
         };
         let place = namespace.as_deref().unwrap_or_default();
         let listed = cluster
-            .find_all::<ExternalSecret, report::Object>(place, None)
+            .find_all::<ExternalSecret, report::Object, _>(place, None, Some)
             .await;
         let found = listed.map_err(|error| match error.class {
             Class::NotFound => anyhow!("the API server knows no ExternalSecrets: the CRDs are not installed"),

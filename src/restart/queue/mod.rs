@@ -123,12 +123,12 @@ pub struct ObjectState {
 }
 
 /// Decides. `targets` are all workloads of the cluster that have to do with restarts, each once.
-pub fn decide(now: Timestamp, limits: &Limits, targets: &[Target], memory: &Memory) -> Decisions {
+pub fn decide(now: Timestamp, limits: &Limits, targets: &[&Target], memory: &mut Memory) -> Decisions {
     let objects = Objects::new(now, targets, memory);
     let mut slots = Slots::new(now, limits, targets, &objects);
     let mut candidates: Vec<Candidate<'_>> = Vec::new();
     let mut waits: BTreeMap<(&ObjectKey, &WorkloadKey), Block> = BTreeMap::new();
-    for target in targets {
+    for &target in targets {
         let mut ready = Vec::new();
         for claim in stale(target) {
             match target.refused.clone().or_else(|| objects.wait(now, claim)) {
@@ -320,7 +320,7 @@ fn turn() -> Block {
 
 fn states(
     now: Timestamp,
-    targets: &[Target],
+    targets: &[&Target],
     waits: &BTreeMap<(&ObjectKey, &WorkloadKey), Block>,
 ) -> Vec<State> {
     let mut states = Vec::new();

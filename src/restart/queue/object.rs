@@ -1,6 +1,6 @@
 //! What holds for all workloads of one ExternalSecret: how urgent it is, its window, its waves, and whether it is halted.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,9 +9,10 @@ use crate::{
     api::{DeadlinePolicy, ObjectKey, OnFailure, Opening, RestartMode, RotationStrategy, window},
     restart::{
         block::{Block, Word},
+        facts::ObjectFacts,
         memory::Memory,
         need::later,
-        target::{Claim, ObjectFacts, Standing, Target},
+        target::{Claim, Standing, Target},
     },
 };
 
@@ -44,9 +45,9 @@ pub(super) struct Pace {
 }
 
 impl<'a> Objects<'a> {
-    pub(super) fn new(now: Timestamp, targets: &'a [Target], memory: &Memory) -> Self {
+    pub(super) fn new(now: Timestamp, targets: &[&'a Target], memory: &mut Memory) -> Self {
         let mut of: BTreeMap<&ObjectKey, Vec<(&Target, &Claim)>> = BTreeMap::new();
-        for target in targets {
+        for &target in targets {
             for claim in &target.claims {
                 of.entry(claim.object.key()).or_default().push((target, claim));
             }
@@ -55,7 +56,7 @@ impl<'a> Objects<'a> {
             of.into_iter()
                 .filter_map(|(key, claims)| {
                     let object = &claims.first()?.1.object;
-                    Some((key, Pace::new(now, object, &claims, memory.last_patch(key))))
+                    Some((key, Pace::new(now, object, &claims, memory)))
                 })
                 .collect(),
         )
@@ -88,10 +89,15 @@ impl<'a> Objects<'a> {
         }
         if let Some(next) = pace.closed {
             let until = pace.wake.into_iter().chain(next).filter(|time| *time > now).min();
-            let sentence = if next.is_some() {
-                "it waits for a window of restart.windows"
-            } else {
-                "it waits for a window, but none of restart.windows opens within four years: correct them"
+            let sentence: Cow<'static, str> = match next {
+                Some(next) => {
+                    format!("it waits for a window of restart.windows; the next one opens at {next:.0}")
+                        .into()
+                }
+                None => {
+                    "it waits for a window, but none of restart.windows opens within four years: correct them"
+                        .into()
+                }
             };
             return Some(Block::new(Word::WaitingForWindow, sentence, until));
         }
@@ -121,23 +127,20 @@ impl<'a> Objects<'a> {
 }
 
 impl Pace {
-    fn new(
-        now: Timestamp,
-        object: &ObjectFacts,
-        claims: &[(&Target, &Claim)],
-        last_patch: Option<Timestamp>,
-    ) -> Self {
+    fn new(now: Timestamp, object: &ObjectFacts, claims: &[(&Target, &Claim)], memory: &mut Memory) -> Self {
         let restarts = &object.restarts;
         let policy = &restarts.policy;
         let stale = claims
             .iter()
             .filter(|(_, claim)| matches!(claim.standing, Standing::Stale(_)));
-        let urgency = urgency(now, object, stale.count());
+        let stale = stale.count();
+        let urgency = urgency(now, object, stale);
         let urgent = urgency == Urgency::Now;
-        let opening = match policy.mode {
-            // Whoever approves says that it is time.
-            RestartMode::Manual => window::opening(&[], now),
-            RestartMode::Automatic | RestartMode::Disabled => window::opening(&policy.windows, now),
+        // Whoever approves says that it is time.
+        let opening = if stale == 0 || policy.mode == RestartMode::Manual {
+            window::opening(&[], now)
+        } else {
+            memory.opening(object, now)
         };
         let bypassed = urgent && policy.deadline == DeadlinePolicy::Bypass;
         let closed = match opening {
@@ -162,7 +165,7 @@ impl Pace {
             goes_on,
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
             spaced: !policy.min_interval.is_zero(),
-            not_before: not_before(object, claims, last_patch),
+            not_before: not_before(object, claims, memory.last_patch(object.key())),
             closed,
             wake: urgency.wake().into_iter().chain(until).min(),
             wave: None,

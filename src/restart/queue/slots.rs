@@ -35,7 +35,7 @@ impl<'a> Slots<'a> {
     pub(super) fn new(
         now: Timestamp,
         limits: &'a Limits,
-        targets: &'a [Target],
+        targets: &[&'a Target],
         objects: &'a Objects<'a>,
     ) -> Self {
         let mut slots = Self {
@@ -48,13 +48,17 @@ impl<'a> Slots<'a> {
             given: BTreeMap::new(),
             in_cluster: 0,
         };
-        for target in targets.iter().filter(|target| target.rolling) {
-            slots.in_cluster += 1;
-            *slots.in_namespace.entry(&target.key.key.namespace).or_default() += 1;
+        for target in targets {
+            if target.holds {
+                *slots.in_namespace.entry(&target.key.key.namespace).or_default() += 1;
+            }
             for claim in target.claims.iter().filter(|claim| claim.rolling) {
                 *slots.of_object.entry(claim.object.key()).or_default() += 1;
             }
         }
+        // Whatever workloads of a namespace say of themselves, they take no more of the cluster's than their own.
+        let held = slots.in_namespace.values();
+        slots.in_cluster = held.map(|held| (*held).min(limits.namespace)).sum();
         slots
     }
 
@@ -65,14 +69,14 @@ impl<'a> Slots<'a> {
         for (index, candidate) in candidates.iter().enumerate() {
             let namespace = &*candidate.target.key.key.namespace;
             // In order within a namespace: only its first one that fits counts.
-            if (seen.contains(namespace) && !candidate.target.rolling) || !self.fits(candidate) {
+            if (seen.contains(namespace) && !candidate.target.holds) || !self.fits(candidate) {
                 continue;
             }
             seen.insert(namespace);
             let held = self.in_namespace.get(namespace).copied().unwrap_or_default();
             let given = self.given.get(namespace).copied().unwrap_or_default();
             let rank = (
-                !candidate.target.rolling,
+                !candidate.target.holds,
                 given,
                 held,
                 memory.served(namespace),
@@ -100,7 +104,7 @@ impl<'a> Slots<'a> {
         }
         let namespace = &*target.key.key.namespace;
         *self.given.entry(namespace).or_default() += 1;
-        if !target.rolling {
+        if !target.holds {
             self.in_cluster += 1;
             *self.in_namespace.entry(namespace).or_default() += 1;
         }
@@ -122,7 +126,7 @@ impl<'a> Slots<'a> {
     fn fits(&self, candidate: &Candidate<'_>) -> bool {
         let target = candidate.target;
         let namespace = self.in_namespace.get(&*target.key.key.namespace).copied();
-        let free = target.rolling
+        let free = target.holds
             || (self.in_cluster < self.limits.cluster
                 && namespace.unwrap_or_default() < self.limits.namespace);
         free && candidate.claims.iter().any(|claim| self.has_room(claim))

@@ -7,12 +7,31 @@ use crate::{
         WorkloadKind,
     },
     restart::{
-        member::{Membership, Terms, member},
-        model::{Wish, Wishes, Workload},
+        member,
+        member::{Membership, Terms},
+        model::{Content, Wish, Wishes, Workload, WorkloadKey},
+        reloader::Reloading,
     },
 };
 
 const DEPLOYMENT: WorkloadKind = WorkloadKind::Deployment;
+
+fn member(
+    policy: &RestartPolicy,
+    key: &WorkloadKey,
+    workload: &Workload,
+    namespace: &Wishes,
+    content: &Content,
+) -> Membership {
+    member::member(
+        policy,
+        key,
+        workload,
+        &Reloading::new(workload),
+        namespace,
+        content,
+    )
+}
 
 fn of(policy: &RestartPolicy, workload: &Workload, namespace: &Wishes) -> Membership {
     member(
@@ -211,6 +230,19 @@ fn what_reloader_restarts_is_left_to_it_or_taken_over() {
         (&[("secret.reloader.stakater.com/reload", "d.*")], &[], true),
         (&[("secret.reloader.stakater.com/reload", "d")], &[], false),
         (&[("secret.reloader.stakater.com/reload", "(db")], &[], false),
+        (
+            &[("secret.reloader.stakater.com/reload", "x.y, [a-d]{2}, ")],
+            &[],
+            true,
+        ),
+        (
+            &[(
+                "secret.reloader.stakater.com/reload",
+                "(((d{99}){99}){99}){99}|db",
+            )],
+            &[],
+            false,
+        ),
         (&[("reloader.stakater.com/search", "true")], &[], false),
         (
             &[("reloader.stakater.com/search", "true")],
@@ -275,5 +307,28 @@ fn what_reloader_restarts_is_left_to_it_or_taken_over() {
             "{on_workload:?} {on_secret:?}"
         );
         assert!(!is_in(of(Discovery::OptIn, Reloader::Ignore)));
+    }
+}
+
+#[test]
+fn lists_of_reloader_cost_no_more_than_a_moment() {
+    let list = (0..30_000)
+        .map(|n| format!("a.{n}"))
+        .collect::<Vec<_>>()
+        .join(",");
+    let mut workload = workload("api");
+    let name = "secret.reloader.stakater.com/reload";
+    workload.reloader = BTreeMap::from([(name.into(), format!("{list},a.,db").into())]);
+    let reloading = Reloading::new(&workload);
+    // Plain names are all read, and as many expressions as people write.
+    let secrets = [
+        ("db", true),
+        ("ax3", true),
+        ("ax29999", false),
+        ("a.29999", true),
+        ("ax", false),
+    ];
+    for (secret, theirs) in secrets {
+        assert_eq!(reloading.restarts(&content(secret, "t")), theirs, "{secret}");
     }
 }

@@ -8,6 +8,7 @@ mod properties;
 mod queue;
 mod report;
 mod simulation;
+mod target;
 mod uses;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -15,8 +16,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    facts::ObjectFacts,
     model::{Container, Content, Pod, PodSelector, Progress, Update, Use, Wishes, Workload, WorkloadKey},
-    target::ObjectFacts,
 };
 use crate::{
     api::{

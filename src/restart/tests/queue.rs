@@ -10,11 +10,12 @@ use crate::{
     },
     restart::{
         block::{Block, Word},
+        facts::ObjectFacts,
         health::Failure,
         member::Terms,
         memory::Memory,
         queue::{Decisions, Limits, decide},
-        target::{Claim, ObjectFacts, Standing, Target},
+        target::{Claim, Standing, Target},
     },
     sync::entry::Restarts,
 };
@@ -41,6 +42,7 @@ fn target(name: &str, object: &ObjectFacts, standing: Standing) -> Target {
             rolling,
         }],
         rolling,
+        holds: rolling,
         healthy: true,
         patched_at: None,
         changing_since: Some(at(0)),
@@ -75,8 +77,13 @@ fn blocked(word: Word, mut target: Target) -> Target {
     target
 }
 
+fn decide_with(now: Timestamp, limits: &Limits, targets: &[Target], memory: &mut Memory) -> Decisions {
+    let targets: Vec<&Target> = targets.iter().collect();
+    decide(now, limits, &targets, memory)
+}
+
 fn at_time(now: Timestamp, targets: &[Target]) -> Decisions {
-    decide(now, &Limits::default(), targets, &Memory::default())
+    decide_with(now, &Limits::default(), targets, &mut Memory::default())
 }
 
 /// Who goes at `second`.
@@ -356,7 +363,7 @@ fn namespaces_take_turns() {
         namespace: 5,
         cluster: 2,
     };
-    let decisions = decide(at(60), &limits, &targets, &Memory::default());
+    let decisions = decide_with(at(60), &limits, &targets, &mut Memory::default());
     assert_eq!(names(&decisions), ["w0", "x"]);
     // One slot: whoever was served last waits.
     let limits = Limits {
@@ -366,7 +373,7 @@ fn namespaces_take_turns() {
     let mut memory = Memory::default();
     let mut order = Vec::new();
     for _ in 0..4 {
-        let decisions = decide(at(60), &limits, &targets, &memory);
+        let decisions = decide_with(at(60), &limits, &targets, &mut memory);
         let go = &decisions.go[0];
         memory.sending(go, at(60));
         order.push(go.key.key.namespace.to_string());
@@ -419,10 +426,72 @@ fn a_back_off_grows_to_five_minutes() {
     let mut waits = Vec::new();
     for _ in 0..40 {
         memory.refused(go, at(0), "why");
-        waits.push(memory.refusal("a").unwrap().until.duration_since(at(0)));
+        waits.push(memory.refusal("a", at(0)).unwrap().until.duration_since(at(0)));
     }
     assert_eq!(waits[..6], [10, 20, 40, 80, 160, 300].map(seconds));
     assert_eq!(waits[39], seconds(300));
     memory.retain(|_| false, |_| false);
     assert!(memory.is_empty());
+}
+
+#[test]
+fn a_namespace_takes_no_more_of_the_clusters_slots_than_its_own() {
+    let of = |namespace: &str| {
+        let mut object = db(|restarts| restarts.policy.max_concurrent = 100);
+        let mut content = (*object.content).clone();
+        content.object = ObjectKey::new(namespace, "db");
+        object.content = content.into();
+        object
+    };
+    // Their own annotations make them look as if they rolled out for us.
+    let forged = (0..50).map(|n| target(&format!("w{n}"), &of("big"), Standing::Rolling));
+    let targets: Vec<Target> = forged
+        .chain([stale("v", &of("big")), stale("x", &of("small"))])
+        .collect();
+    let limits = Limits {
+        namespace: 5,
+        cluster: 6,
+    };
+    let decisions = decide_with(at(60), &limits, &targets, &mut Memory::default());
+    assert_eq!(names(&decisions), ["x"]);
+}
+
+#[test]
+fn a_rollout_that_gave_its_slot_up_needs_one_for_newer_content() {
+    let object = db(|restarts| restarts.policy.max_concurrent = 100);
+    let mut late = stale("a", &object);
+    (late.rolling, late.claims[0].rolling) = (true, true);
+    let limits = Limits {
+        namespace: 5,
+        cluster: 1,
+    };
+    let other = target("b", &object, Standing::Rolling);
+    for (holds, expected) in [(true, vec!["a"]), (false, vec![])] {
+        late.holds = holds;
+        let targets = [late.clone(), other.clone()];
+        let decisions = decide_with(at(60), &limits, &targets, &mut Memory::default());
+        assert_eq!(names(&decisions), expected, "{holds}");
+    }
+}
+
+#[test]
+fn an_opening_is_found_once_and_again_when_it_ends_or_the_windows_change() {
+    let mut memory = Memory::default();
+    let object = db(nightly);
+    let decisions = decide_with(at(60), &Limits::default(), &[stale("a", &object)], &mut memory);
+    let state = &decisions.states[0];
+    assert_eq!(state.word, Word::WaitingForWindow);
+    let next = decisions.wake.unwrap();
+    assert!(
+        state.sentence.contains(&format!("{next:.0}")),
+        "{}",
+        state.sentence
+    );
+    for (now, opens) in [(at(61), false), (next, true), (at(60), false)] {
+        let decisions = decide_with(now, &Limits::default(), &[stale("a", &object)], &mut memory);
+        assert_eq!(!decisions.go.is_empty(), opens, "{now}");
+    }
+    let always = db(|_| {});
+    let decisions = decide_with(at(60), &Limits::default(), &[stale("a", &always)], &mut memory);
+    assert_eq!(names(&decisions), ["a"]);
 }

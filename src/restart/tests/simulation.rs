@@ -9,12 +9,13 @@ use super::{at, key, object, pod, workload};
 use crate::{
     api::{ObjectKey, RestartStrategy, WorkloadKind},
     restart::{
+        facts::{Facts, ObjectFacts},
         memory::Memory,
         model::{Container, Pod, Wishes, Workload, WorkloadKey},
         need,
         queue::{Decisions, Limits, decide},
         step::{Step, step},
-        target::{Listed, ObjectFacts, Observed, Setting, Target, assess},
+        target::{Listed, Observed, Setting, Target, assess},
     },
 };
 
@@ -143,12 +144,14 @@ impl Cluster {
             namespace: &namespace,
             pods: None,
         };
-        let target = assess(&setting, &self.objects, &observed, &mut self.memory)?;
+        let facts = Facts::new(self.objects.clone());
+        let target = assess(&setting, &facts, &observed, &mut self.memory)?;
         if target.pods_wanted.is_none_or(|wanted| wanted > now) {
             return Some(target);
         }
-        observed.pods = Some(Listed { pods, at: now });
-        assess(&setting, &self.objects, &observed, &mut self.memory)
+        let pods: Vec<&Pod> = pods.iter().collect();
+        observed.pods = Some(Listed { pods: &pods, at: now });
+        assess(&setting, &facts, &observed, &mut self.memory)
     }
 
     fn pass(&mut self, fate: &mut impl FnMut(&Taken) -> Fate) {
@@ -156,7 +159,8 @@ impl Cluster {
             .filter_map(|index| self.assess(index))
             .collect();
         let now = self.now();
-        self.decisions = decide(now, &self.limits, &targets, &self.memory);
+        let targets: Vec<&Target> = targets.iter().collect();
+        self.decisions = decide(now, &self.limits, &targets, &mut self.memory);
         for go in self.decisions.go.clone() {
             let Some(index) = self.workloads.iter().position(|workload| workload.key == go.key) else {
                 continue;
@@ -166,11 +170,12 @@ impl Cluster {
                 key, workload, pods, ..
             } = &self.workloads[index];
             let namespace = Wishes::default();
+            let pods: Vec<&Pod> = pods.iter().collect();
             let observed = Observed {
                 key,
                 workload,
                 namespace: &namespace,
-                pods: Some(Listed { pods, at: now }),
+                pods: Some(Listed { pods: &pods, at: now }),
             };
             let next = step(&go, "1", &observed, &fresh);
             let go = match &next {

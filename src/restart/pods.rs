@@ -1,0 +1,43 @@
+//! Pods by the workload that they may belong to. Pure.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::model::Pod;
+
+/// Pods of one namespace. Selectors may overlap, by mistake or on purpose: what bears a workload's name is looked at for that
+/// one only, so that no pod is counted twice and no look is longer than the list.
+#[derive(Debug, Default)]
+pub struct Pods {
+    named: HashMap<Box<str>, Vec<Arc<Pod>>>,
+    /// Those of `ReplicaSets` that bear no workload's name: whoever adopted them, their selector tells.
+    strays: Vec<Arc<Pod>>,
+}
+
+impl Pods {
+    /// Sorts `pods`; `is_workload` says whether there is a Deployment or a Rollout of a name.
+    pub fn new(pods: Vec<Pod>, is_workload: impl Fn(&str) -> bool) -> Self {
+        let mut sorted = Self::default();
+        for pod in pods {
+            let Some((kind, controller)) = &pod.controller else {
+                continue;
+            };
+            let name = if **kind == *"ReplicaSet" {
+                let name = controller.rsplit_once('-').map(|(name, _hash)| name);
+                name.filter(|name| is_workload(name))
+            } else {
+                Some(&**controller)
+            };
+            let of = match name {
+                Some(name) => sorted.named.entry(name.into()).or_default(),
+                None => &mut sorted.strays,
+            };
+            of.push(Arc::new(pod));
+        }
+        sorted
+    }
+
+    /// Those that may belong to a workload of this name.
+    pub fn of(&self, name: &str) -> impl Iterator<Item = &Arc<Pod>> {
+        self.named.get(name).into_iter().flatten().chain(&self.strays)
+    }
+}
