@@ -201,6 +201,7 @@ pub(super) async fn operate(
         work: Work::new(clock, STORES, seed(&pod_name)),
     }));
     let at_once = |limit: NonZeroU32| usize::try_from(limit.get()).unwrap_or(usize::MAX);
+    let pace = Arc::new(Pace::new(STATUS_RATE));
     let restarts = Arc::new(restart::Context {
         objects: objects.clone(),
         secrets: secrets.clone(),
@@ -215,8 +216,8 @@ pub(super) async fn operate(
             cluster: at_once(restart_settings.max_concurrent),
         },
         evict_allowed: restart_settings.allow_evict,
-        pace: Pace::new(STATUS_RATE),
-        started: tokio::time::Instant::now(),
+        pace: Arc::clone(&pace),
+        clock,
         metrics: metrics.restart,
     });
     let context = Arc::new(Context {
@@ -242,7 +243,7 @@ pub(super) async fn operate(
             .collect(),
         metrics: metrics.sync,
         slots: Semaphore::new(WRITE_SLOTS),
-        pace: Pace::new(STATUS_RATE),
+        pace,
         memory: sync::reconcile::Memories::default(),
     });
 

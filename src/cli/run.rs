@@ -157,7 +157,7 @@ impl Run {
                 max_concurrent: max_concurrent_restarts,
                 max_concurrent_per_namespace: max_concurrent_restarts_per_namespace,
                 allow_evict,
-                alert_url: web_hook(alert_url)?,
+                alert_url: web_hook(&alert_url)?,
             },
         };
         ensure!(
@@ -283,16 +283,18 @@ fn at_once(text: &str) -> Result<NonZeroU32, String> {
 }
 
 /// Where alerts go, if anywhere. No parser of clap's, whose errors quote what they were given: it may hold a token.
-fn web_hook(text: SecretString) -> anyhow::Result<Option<SecretString>> {
-    if text.expose_secret().is_empty() {
+fn web_hook(text: &SecretString) -> anyhow::Result<Option<SecretString>> {
+    // A Secret that was made from a file ends with the end of its line.
+    let text = text.expose_secret().trim();
+    if text.is_empty() {
         return Ok(None);
     }
-    let url = text.expose_secret().parse::<Uri>().ok();
+    let url = text.parse::<Uri>().ok();
     let fits = url.is_some_and(|url| {
         matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some_and(|host| !host.is_empty())
     });
     ensure!(fits, "--alert-url (KEYTURN_ALERT_URL) is no http or https URL");
-    Ok(Some(text))
+    Ok(Some(text.into()))
 }
 
 fn named(names: Vec<String>) -> Vec<String> {
@@ -340,7 +342,11 @@ mod tests {
         assert_eq!(run.max_concurrent_restarts.get(), 20);
         assert_eq!(run.max_concurrent_restarts_per_namespace.get(), 5);
         assert!(!run.allow_evict);
-        assert!(web_hook(run.alert_url).unwrap().is_none());
+        assert!(web_hook(&run.alert_url).unwrap().is_none());
+        let from_file = web_hook(&"https://hooks.example.com/a\n".into())
+            .unwrap()
+            .unwrap();
+        assert_eq!(from_file.expose_secret(), "https://hooks.example.com/a");
     }
 
     #[test]
@@ -367,7 +373,7 @@ mod tests {
         assert_eq!(run.max_concurrent_restarts.get(), 3);
         assert_eq!(run.max_concurrent_restarts_per_namespace.get(), 1);
         assert!(run.allow_evict);
-        let url = web_hook(run.alert_url).unwrap().unwrap();
+        let url = web_hook(&run.alert_url).unwrap().unwrap();
         assert_eq!(url.expose_secret(), "https://hooks.example.com/keyturn?token=abc");
     }
 
@@ -381,7 +387,7 @@ mod tests {
             "http://s3cret:x y",
         ] {
             let run = parse(&[&format!("--alert-url={wrong}")]).unwrap();
-            let refusal = web_hook(run.alert_url).unwrap_err();
+            let refusal = web_hook(&run.alert_url).unwrap_err();
             assert!(!format!("{refusal:#}").contains("s3cret"), "{refusal:#}");
         }
     }

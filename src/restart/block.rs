@@ -8,6 +8,8 @@ use super::{
     facts::ObjectFacts,
     member::{Membership, Terms},
     model::{Until, Update, Wishes, Workload},
+    need::later,
+    patch::RESTART_AT,
     target::Setting,
 };
 use crate::{
@@ -62,7 +64,7 @@ words! {
     Reverted,
     /// Somebody holds restarts up.
     Suspended,
-    /// Its rollouts are paused.
+    /// Its rollouts are paused, or somebody planned its restart for later.
     Paused,
     /// Somebody must approve.
     AwaitingApproval,
@@ -214,6 +216,16 @@ fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Opti
             Word::BorrowedTemplate,
             "the Rollout takes its template from another workload: choose the strategy RestartAt",
             None,
+        ));
+    }
+    let planned = workload
+        .restart_at
+        .filter(|at| terms.strategy == RestartStrategy::RestartAt && *at > later(setting.now, RESTART_AT));
+    if let Some(at) = planned {
+        return Some(Block::new(
+            Word::Paused,
+            format!("somebody planned its restart for {at} (spec.restartAt): to have it now, remove that"),
+            Some(at),
         ));
     }
     // Argo Rollouts replaces pods for restartAt whatever else is paused; it is a canary's step, not a wish of somebody's.

@@ -10,14 +10,14 @@ use tokio::time::Instant;
 
 use super::{
     apply::Looked,
-    controller::{Controller, Done, Phase},
+    controller::{Controller, Done, Phase, caught},
     facts::Facts,
     model::{Pod, Wishes},
     queue::Go,
     step::{self, Step},
     target::{self, Listed, Observed, Setting},
 };
-use crate::cluster::{self, Class};
+use crate::cluster::{self, Class, Verb};
 
 /// Restarts that are carried out at once.
 const AT_ONCE: usize = 32;
@@ -35,7 +35,7 @@ impl Controller {
         self.phases.insert(go.key.clone(), Phase::Busy(now));
         let context = Arc::clone(&self.context);
         self.tasks.spawn(async move {
-            let looked = context.look_again(&go.key).await;
+            let looked = caught(Verb::Get, &go.key.key, context.look_again(&go.key)).await;
             Done::Looked { go, looked }
         });
     }
@@ -107,7 +107,7 @@ impl Controller {
         self.phases.insert(go.key.clone(), Phase::Busy(now));
         let context = Arc::clone(&self.context);
         self.tasks.spawn(async move {
-            let sent = context.send(&go.key, &observed, step).await;
+            let sent = caught(Verb::Patch, &go.key.key, context.send(&go.key, &observed, step)).await;
             Done::Sent { go, evicted, sent }
         });
     }
@@ -127,7 +127,7 @@ impl Controller {
         let time = self.context.time.now();
         let error = match sent {
             Ok(()) => {
-                self.memory.taken(go);
+                self.memory.taken(go, time);
                 self.seen.triggered(go);
                 let verb = if evicted.is_some() { "evict" } else { "patch" };
                 self.context.tell_triggered(go, verb, evicted);
@@ -138,6 +138,7 @@ impl Controller {
         match &error.class {
             Class::Conflict | Class::UidMismatch | Class::NotFound | Class::AlreadyExists => {
                 self.memory.conflicted(go);
+                self.rest(go, now);
             }
             Class::Disruption => self.memory.evict_later(go, time, &error.to_string()),
             Class::Throttled { .. } | Class::NotLeading | Class::Unauthorized => {
@@ -148,6 +149,11 @@ impl Controller {
             Class::Timeout | Class::Unavailable { .. } => {
                 // It may have been taken all the same: the workload will tell.
                 tracing::warn!(workload = %go.key, %error, "nothing is known of a restart; it is looked at again");
+                self.memory.doubted(go, time, &error.to_string());
+                if evicted.is_none() {
+                    self.doubts.insert(go.key.clone(), (go.clone(), now));
+                    self.resolve(&go.key, now);
+                }
             }
             Class::Forbidden
             | Class::Invalid { .. }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 use super::{
     facts::ObjectFacts,
@@ -22,7 +22,7 @@ use crate::{
         Control, Events, Index, Indexed, NamespaceEntry, Pace, Rollout, SecretEntry, ServerTime, Watches,
         Writer,
     },
-    sync::entry::Entry,
+    sync::{entry::Entry, work::Clock},
 };
 
 /// What the controller of restarts works with.
@@ -48,9 +48,9 @@ pub struct Context {
     /// Whether pods may be evicted.
     pub evict_allowed: bool,
     /// Of writes of status.
-    pub pace: Pace,
+    pub pace: Arc<Pace>,
     /// The clock of `pace`.
-    pub started: Instant,
+    pub clock: Clock,
     /// Counts.
     pub metrics: Metrics,
 }

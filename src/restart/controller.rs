@@ -4,10 +4,12 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
+use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
     task::JoinSet,
@@ -21,15 +23,15 @@ use super::{
     memory::Memory,
     model::{Pod, WorkloadKey},
     need::later,
-    queue::{self, Go, State},
+    queue::{self, Carried, Go, State},
     report::Seen,
     say::{Statuses, Wanted},
     space::{Space, instant},
     target::{Setting, Standing, Target},
 };
 use crate::{
-    api::ObjectKey,
-    cluster::{self, Change, Changes, Control},
+    api::{ConditionType, ObjectKey},
+    cluster::{self, Change, Changes, Class, Control, Verb},
 };
 
 /// Namespaces whose pods are listed at once.
@@ -123,6 +125,8 @@ pub(super) struct Controller {
     pub(super) statuses: Statuses,
     /// What was reported last of an object, as a number of its states.
     pub(super) reported: HashMap<ObjectKey, Vec<State>>,
+    /// Patches whose answers were lost, until a workload shows them or they are given up.
+    pub(super) doubts: HashMap<WorkloadKey, (Go, Instant)>,
     /// Since when something of an object is not known.
     pub(super) unknown: HashMap<ObjectKey, Instant>,
     pub(super) control: Option<Control>,
@@ -149,6 +153,7 @@ impl Controller {
             phases: HashMap::new(),
             statuses: Statuses::default(),
             reported: HashMap::new(),
+            doubts: HashMap::new(),
             unknown: HashMap::new(),
             control: None,
             tasks: JoinSet::new(),
@@ -165,12 +170,18 @@ impl Controller {
 
     /// Looks at everything that the indexes hold, without pods: what rolls out is known before anything is decided.
     fn begin(&mut self) {
-        let mut objects = Vec::new();
+        let (mut objects, mut former) = (Vec::new(), Vec::new());
         self.context.objects.for_each(|key, indexed| {
-            if indexed.entry().is_some_and(|entry| entry.restart.is_some()) {
+            let Some(entry) = indexed.entry() else { return };
+            if entry.restart.is_some() {
                 objects.push(key.clone());
+            } else if entry.reasons.has(ConditionType::RestartsComplete) {
+                former.push(key.clone());
             }
         });
+        for object in former {
+            self.take_back(&object);
+        }
         for object in objects {
             let space = self.spaces.entry(object.namespace).or_default();
             space.objects.insert(object.name);
@@ -184,6 +195,30 @@ impl Controller {
         let now = Instant::now();
         for space in self.spaces.values_mut() {
             space.mark_at(now);
+        }
+    }
+
+    /// Tells of a restart whose answer was lost, if the workload shows that it was taken.
+    pub(super) fn resolve(&mut self, key: &WorkloadKey, now: Instant) {
+        let Some((go, since)) = self.doubts.remove(key) else {
+            return;
+        };
+        let known = self.context.workloads.get(key);
+        let taken = known
+            .as_deref()
+            .and_then(Option::as_deref)
+            .is_some_and(|workload| {
+                let asked = |carried: &Carried| {
+                    let asked = &carried.asked;
+                    workload.records.get(&asked.hash) == Some(&asked.record)
+                };
+                workload.uid == go.uid && go.carried.iter().all(asked)
+            });
+        if taken {
+            self.seen.triggered(&go);
+            self.context.tell_triggered(&go, "patch", None);
+        } else if now < since + ASTRAY {
+            self.doubts.insert(key.clone(), (go, since));
         }
     }
 
@@ -210,6 +245,7 @@ impl Controller {
             Change::ExternalSecret(object) => self.learn_object(object, now),
             Change::Workload(kind, key) => {
                 let key = WorkloadKey { kind, key };
+                self.resolve(&key, now);
                 if self.context.workloads.get(&key).is_some() {
                     let space = self.spaces.entry(Arc::clone(&key.key.namespace)).or_default();
                     space.touch(&key, now);
@@ -240,10 +276,14 @@ impl Controller {
         }
         space.mark(now);
         self.reported.remove(&object);
-        // What was said of restarts holds no more; where the object is gone there is nobody to say it to.
-        if let Some(identity) = self.context.identity(&object) {
+        self.take_back(&object);
+    }
+
+    /// What was said of restarts holds no more; where the object is gone there is nobody to say it to.
+    fn take_back(&mut self, object: &ObjectKey) {
+        if let Some(identity) = self.context.identity(object) {
             self.statuses
-                .want(&object, identity, 1, None, self.context.time.now());
+                .want(object, identity, 1, None, self.context.time.now());
         }
     }
 
@@ -251,16 +291,15 @@ impl Controller {
     fn turn(&mut self) -> Instant {
         let now = Instant::now();
         self.look(now);
-        let decide_at = self.decided + (self.took * SHARE).clamp(DECISIONS, LONGEST);
-        let wanted = self.undecided || self.wake.is_some_and(|wake| wake <= now);
-        if wanted && now >= decide_at {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if now >= self.decide_at() && (self.undecided || is_due(self.wake) || is_due(self.phases_end())) {
             self.decide(now);
         }
         self.list(now);
         for (object, wanted) in self.statuses.due(now) {
             let context = Arc::clone(&self.context);
             self.tasks.spawn(async move {
-                let written = context.write_status(&object, &wanted).await;
+                let written = caught(Verb::Apply, &object, context.write_status(&object, &wanted)).await;
                 Done::Said {
                     object,
                     wanted,
@@ -274,21 +313,31 @@ impl Controller {
         let spaces = self.spaces.values();
         let listing = self.lists < LISTS;
         let times = spaces.flat_map(|space| [space.due, space.list_at.filter(|_| listing)]);
-        let resting = self.phases.values().filter_map(|phase| match phase {
+        let decide_at = self.decide_at();
+        let decisions = [self.undecided.then_some(decide_at), self.wake, self.phases_end()];
+        let alarm = times
+            .flatten()
+            .chain(decisions.into_iter().flatten().map(|at| at.max(decide_at)))
+            .chain(self.statuses.next())
+            .fold(self.swept + SWEEP, Instant::min);
+        // What is due is done: a time that has come would come again and again.
+        debug_assert!(alarm > now, "the turn spins");
+        alarm
+    }
+
+    /// When it may be decided again.
+    fn decide_at(&self) -> Instant {
+        self.decided + (self.took * SHARE).clamp(DECISIONS, LONGEST)
+    }
+
+    /// When a phase ends by time alone, or the time of warming up.
+    fn phases_end(&self) -> Option<Instant> {
+        let phases = self.phases.values().filter_map(|phase| match phase {
             Phase::Busy(since) => Some(*since + ASTRAY),
             Phase::Answered => None,
             Phase::Resting(until) => Some(*until),
         });
-        times
-            .flatten()
-            .chain(self.wake.map(|wake| wake.max(decide_at)))
-            .chain(self.undecided.then_some(decide_at))
-            .chain(self.statuses.next())
-            .chain(resting)
-            .chain([self.swept + SWEEP])
-            .chain((!self.warm).then_some(self.started + WARM))
-            .min()
-            .unwrap_or(now + SWEEP)
+        phases.chain((!self.warm).then_some(self.started + WARM)).min()
     }
 
     /// Looks at the namespaces that are due.
@@ -329,7 +378,8 @@ impl Controller {
             self.lists += 1;
             let (context, namespace) = (Arc::clone(&self.context), Arc::clone(namespace));
             self.tasks.spawn(async move {
-                let pods = context.pods(&namespace, None).await;
+                let all = ObjectKey::new(Arc::clone(&namespace), "");
+                let pods = caught(Verb::List, &all, context.pods(&namespace, None)).await;
                 Done::Listed { namespace, pods }
             });
         }
@@ -374,8 +424,8 @@ impl Controller {
                 wanted,
                 written,
             }) => self.statuses.done(&object, wanted, written, now),
-            // The panic's own text stays inside.
-            Err(_) => tracing::error!("a request of restarts panicked; this is a bug, please report it"),
+            // Panics are caught in the task, and nobody aborts it.
+            Err(_) => tracing::error!("a request of restarts was lost; this is a bug, please report it"),
         }
     }
 
@@ -398,6 +448,7 @@ impl Controller {
     fn sweep(&mut self, now: Instant) {
         self.swept = now;
         self.spaces.retain(|_, space| !space.is_empty() || space.listing);
+        self.doubts.retain(|_, (_, since)| now < *since + ASTRAY);
         let spaces = &self.spaces;
         self.phases.retain(|key, phase| {
             !matches!(phase, Phase::Answered) || spaces.contains_key(&key.key.namespace)
@@ -439,6 +490,26 @@ impl Controller {
             tracing::warn!("some restarts did not end in time; the next leader sees what became of them");
         }
     }
+}
+
+/// What `work` gives, or an error if it panics: who waits for it must hear of it. The panic's own text stays inside.
+pub(super) async fn caught<T>(
+    verb: Verb,
+    key: &ObjectKey,
+    work: impl Future<Output = Result<T, cluster::Error>>,
+) -> Result<T, cluster::Error> {
+    let panicked = |_| {
+        Err(cluster::Error {
+            verb,
+            kind: "restarts",
+            key: key.clone(),
+            class: Class::Malformed("it panicked; this is a bug, please report it"),
+        })
+    };
+    AssertUnwindSafe(work)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(panicked)
 }
 
 /// A workload whose restart is being carried out rolls out, so that its slot is taken; one whose restart did not hold waits.

@@ -26,6 +26,8 @@ pub enum Health {
     Failed(Failure),
     /// The controller has replaced what it may; the others wait for somebody.
     AwaitingPodDeletion,
+    /// Its time is over, and only its pods tell how it ended.
+    Unknown,
 }
 
 /// Why a rollout does not get there.
@@ -119,24 +121,25 @@ pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
         since,
         SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX),
     );
-    // A pod made after the end is of another's rollout.
+    // A pod that was made after the end is of another's rollout, and what befell one after it is another's doing.
     let ours = || {
-        new.into_iter()
-            .flatten()
-            .filter(|pod| lives(pod) && pod.created <= end)
+        new.into_iter().flatten().filter(|pod| {
+            let since = pod.readiness_since.unwrap_or(pod.created);
+            lives(pod) && pod.created <= end && since <= end
+        })
     };
     if let Some(reason) = ours().find_map(|pod| broken(pod, now)) {
         return Health::Failed(Failure::Pod(reason));
     }
     let over = now >= end;
-    if observed && workload.progress.deadline_exceeded && (!over || stale != Some(false)) {
+    if observed && workload.progress.deadline_exceeded && (!over || stale == Some(true)) {
         return Health::Failed(Failure::DeadlineExceeded);
     }
     if !over {
         return Health::Rolling;
     }
     match (new, stale) {
-        (None, _) | (_, None) => Health::Rolling,
+        (None, _) | (_, None) => Health::Unknown,
         (Some(_), Some(stale)) if stale || ours().any(|pod| !pod.ready) => Health::Failed(Failure::TimedOut),
         // Ours ended; what is not as it should be now is another's.
         _ => Health::Complete,

@@ -47,10 +47,13 @@ pub struct Memory {
 /// Of one workload, by its uid.
 #[derive(Clone, Debug, Default)]
 struct Kept {
-    satisfied: Tokens,
+    /// The contents that its pods were seen to hold, and when those changed: the same content may come back.
+    satisfied: BTreeMap<Box<str>, (Box<str>, Timestamp)>,
     complete: Tokens,
     changes: Option<Changes>,
     sent: BTreeMap<Box<str>, Sent>,
+    /// What was sent before that.
+    former: BTreeMap<Box<str>, Sent>,
     refused: Option<Refused>,
     evicting: Option<Evicting>,
     /// How many decisions in a row did not hold when the workload was read again.
@@ -104,6 +107,8 @@ pub struct Refused {
     pub times: u32,
     /// Why, in a sentence.
     pub why: Box<str>,
+    /// Whether it was only doubted.
+    doubt: bool,
 }
 
 impl Memory {
@@ -111,14 +116,14 @@ impl Memory {
     pub fn sending(&mut self, go: &Go, now: Timestamp) {
         self.turn += 1;
         self.served.insert(Arc::clone(&go.key.key.namespace), self.turn);
-        for carried in &go.carried {
-            self.objects.insert(carried.object.clone(), now);
-        }
         let kept = self.workloads.entry(go.uid.clone()).or_default();
         kept.changes = None;
         if go.strategy == RestartStrategy::Evict {
-            let since = kept.evicting.map_or(now, |evicting| evicting.since);
-            kept.evicting = Some(Evicting { since, ours: true });
+            // Each pod has its own time.
+            kept.evicting = Some(Evicting {
+                since: now,
+                ours: true,
+            });
             return;
         }
         for carried in &go.carried {
@@ -128,18 +133,34 @@ impl Memory {
                 attempt: carried.asked.record.attempt,
                 taken: false,
             };
-            kept.sent.insert(carried.asked.hash.clone(), sent);
+            if let Some(former) = kept.sent.insert(carried.asked.hash.clone(), sent) {
+                kept.former.insert(carried.asked.hash.clone(), former);
+            }
         }
     }
 
     /// The request was taken.
-    pub fn taken(&mut self, go: &Go) {
+    pub fn taken(&mut self, go: &Go, now: Timestamp) {
+        self.began(go, now);
         let kept = self.workloads.entry(go.uid.clone()).or_default();
         (kept.refused, kept.rests) = (None, 0);
         for carried in &go.carried {
             if let Some(sent) = kept.sent.get_mut(&carried.asked.hash) {
                 sent.taken = true;
             }
+        }
+    }
+
+    /// Nothing is known of the request: it may have been taken. If it was not, it is tried again later, for `why`.
+    pub fn doubted(&mut self, go: &Go, now: Timestamp, why: &str) {
+        self.began(go, now);
+        let kept = self.workloads.entry(go.uid.clone()).or_default();
+        kept.back_off(now, SENT, why, true);
+    }
+
+    fn began(&mut self, go: &Go, now: Timestamp) {
+        for carried in &go.carried {
+            self.objects.insert(carried.object.clone(), now);
         }
     }
 
@@ -154,19 +175,7 @@ impl Memory {
     pub fn refused(&mut self, go: &Go, now: Timestamp, why: &str) {
         let kept = self.workloads.entry(go.uid.clone()).or_default();
         kept.forget(go);
-        let times = kept
-            .refused
-            .as_ref()
-            .map_or(0, |refused| refused.times)
-            .saturating_add(1);
-        let seconds = FIRST_BACK_OFF
-            .saturating_mul(1_i64.checked_shl(times - 1).unwrap_or(i64::MAX))
-            .clamp(FIRST_BACK_OFF, LONGEST_BACK_OFF);
-        kept.refused = Some(Refused {
-            until: later(now, SignedDuration::from_secs(seconds)),
-            times,
-            why: why.into(),
-        });
+        kept.back_off(now, SignedDuration::ZERO, why, false);
     }
 
     /// A disruption budget refused the eviction for now: nothing is under way that holds a slot.
@@ -177,6 +186,7 @@ impl Memory {
             until: later(now, EVICT_AGAIN),
             times: 0,
             why: why.into(),
+            doubt: false,
         });
     }
 
@@ -237,15 +247,15 @@ impl Memory {
         self.served.get(namespace).copied().unwrap_or_default()
     }
 
-    pub(super) fn is_satisfied(&self, uid: &str, hash: &str, token: &str) -> bool {
-        self.kept(uid)
-            .is_some_and(|kept| is(&kept.satisfied, hash, token))
+    pub(super) fn is_satisfied(&self, uid: &str, hash: &str, token: &str, changed: Timestamp) -> bool {
+        let satisfied = self.kept(uid).and_then(|kept| kept.satisfied.get(hash));
+        satisfied.is_some_and(|(found, at)| **found == *token && *at == changed)
     }
 
-    pub(super) fn satisfy(&mut self, uid: &str, hash: &str, token: &str) {
-        let kept = self.workloads.entry(uid.into()).or_default();
-        if !is(&kept.satisfied, hash, token) {
-            kept.satisfied.insert(hash.into(), token.into());
+    pub(super) fn satisfy(&mut self, uid: &str, hash: &str, token: &str, changed: Timestamp) {
+        if !self.is_satisfied(uid, hash, token, changed) {
+            let kept = self.workloads.entry(uid.into()).or_default();
+            kept.satisfied.insert(hash.into(), (token.into(), changed));
         }
     }
 
@@ -257,6 +267,7 @@ impl Memory {
         let kept = self.workloads.entry(uid.into()).or_default();
         if !is(&kept.complete, hash, token) {
             kept.complete.insert(hash.into(), token.into());
+            kept.refused = None;
         }
     }
 
@@ -295,8 +306,10 @@ impl Memory {
             .filter(|refused| now < refused.until)
     }
 
+    /// Whether the last request was refused too.
     pub(super) fn was_refused(&self, uid: &str) -> bool {
-        self.kept(uid).is_some_and(|kept| kept.refused.is_some())
+        let refused = self.kept(uid).and_then(|kept| kept.refused.as_ref());
+        refused.is_some_and(|refused| !refused.doubt)
     }
 
     /// How long a decision rests that did not hold when the workload was read again: longer each time.
@@ -337,10 +350,35 @@ impl Memory {
 }
 
 impl Kept {
+    /// The last request did nothing: what is known of the one before holds.
     fn forget(&mut self, go: &Go) {
         for carried in &go.carried {
-            self.sent.remove(&carried.asked.hash);
+            let hash = &carried.asked.hash;
+            match self.former.remove(hash) {
+                Some(former) => self.sent.insert(hash.clone(), former),
+                None => self.sent.remove(hash),
+            };
         }
+        if go.strategy == RestartStrategy::Evict {
+            self.evicting = None;
+        }
+    }
+
+    fn back_off(&mut self, now: Timestamp, least: SignedDuration, why: &str, doubt: bool) {
+        let times = self
+            .refused
+            .as_ref()
+            .map_or(0, |refused| refused.times)
+            .saturating_add(1);
+        let seconds = FIRST_BACK_OFF
+            .saturating_mul(1_i64.checked_shl(times - 1).unwrap_or(i64::MAX))
+            .clamp(FIRST_BACK_OFF, LONGEST_BACK_OFF);
+        self.refused = Some(Refused {
+            until: later(now, SignedDuration::from_secs(seconds).max(least)),
+            times,
+            why: why.into(),
+            doubt,
+        });
     }
 }
 

@@ -26,8 +26,6 @@ impl fmt::Display for WorkloadKey {
 pub struct Workload {
     /// Its uid.
     pub uid: Box<str>,
-    /// When it was made.
-    pub created: Timestamp,
     /// Its generation.
     pub generation: i64,
     /// The generation that its status speaks of.
@@ -201,6 +199,8 @@ pub struct Pod {
     pub containers: Vec<Container>,
     /// Whether it is ready.
     pub ready: bool,
+    /// Since when it is, or is not.
+    pub readiness_since: Option<Timestamp>,
     /// Whether it is being deleted.
     pub ending: bool,
     /// Whether it ran to its end: its phase is `Succeeded` or `Failed`.

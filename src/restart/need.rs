@@ -18,6 +18,9 @@ pub const CREATED_MARGIN: SignedDuration = SignedDuration::from_secs(10);
 /// cache is renewed.
 pub const STARTED_MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
+/// The label by which Argo Rollouts marks the pods of its `ReplicaSets`.
+const OF_ROLLOUT: &str = "rollouts-pod-template-hash";
+
 /// Whether the last change of the content asks for restarts at all. What is older than the wish for restarts does not.
 pub fn counts(content: &Content) -> bool {
     content
@@ -57,19 +60,14 @@ pub fn stale<'a>(terms: &Terms, workload: &Workload, content: &Content, pods: &[
     pods.iter().copied().filter(stale).collect()
 }
 
-/// Whether it is known without its pods that nothing is stale: the workload is newer than the change, or its template carries
-/// the token and its controller has replaced every pod.
+/// Whether it is known without its pods that nothing is stale: its template carries the token and its controller has replaced
+/// every pod. The age of a workload tells nothing: one that was made anew may have adopted the pods of its predecessor.
 pub fn told_by_template(key: &WorkloadKey, workload: &Workload, content: &Content) -> bool {
-    let Some(changed) = content.changed_at else {
-        return true;
-    };
-    if workload.created > later(changed, CREATED_MARGIN) {
-        return true;
-    }
-    workload.tokens.get(&content.hash) == Some(&content.token)
-        && workload.update == (Update::Rolling { partition: 0 })
-        && !workload.borrowed_template
-        && health::rolled_out(key.kind, workload)
+    content.changed_at.is_none()
+        || workload.tokens.get(&content.hash) == Some(&content.token)
+            && workload.update == (Update::Rolling { partition: 0 })
+            && !workload.borrowed_template
+            && health::rolled_out(key.kind, workload)
 }
 
 /// Whether the pod does its work, or is about to.
@@ -107,7 +105,9 @@ fn controls(key: &WorkloadKey, pod: &Pod) -> bool {
         return false;
     };
     match key.kind {
-        WorkloadKind::Deployment | WorkloadKind::Rollout => &**kind == "ReplicaSet",
+        // A Rollout may borrow the template of a Deployment, and its selector with it.
+        WorkloadKind::Deployment => &**kind == "ReplicaSet" && !pod.labels.contains_key(OF_ROLLOUT),
+        WorkloadKind::Rollout => &**kind == "ReplicaSet" && pod.labels.contains_key(OF_ROLLOUT),
         WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
             **kind == *key.kind.as_str() && **name == *key.key.name
         }

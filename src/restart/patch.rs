@@ -3,11 +3,14 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
-use super::{model::Record, need::later};
+use super::{
+    model::{Record, Workload},
+    need::later,
+};
 use crate::api::{RestartStrategy, names::RESTART_DOMAIN};
 
 /// A Rollout's pods made before this long after the change are replaced: one second more than makes a pod fresh.
-const RESTART_AT: SignedDuration = SignedDuration::from_secs(11);
+pub const RESTART_AT: SignedDuration = SignedDuration::from_secs(11);
 
 /// A content that a workload is brought to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,9 +23,14 @@ pub struct Asked {
     pub changed_at: Timestamp,
 }
 
-/// The merge patch that restarts the workload `uid`, as it was at `resource_version`. Nothing for a strategy that patches
+/// The merge patch that restarts the workload, as it was at `resource_version`. Nothing for a strategy that patches
 /// nothing.
-pub fn patch(strategy: RestartStrategy, uid: &str, resource_version: &str, asked: &[Asked]) -> Option<Value> {
+pub fn patch(
+    strategy: RestartStrategy,
+    workload: &Workload,
+    resource_version: &str,
+    asked: &[Asked],
+) -> Option<Value> {
     let spec = match strategy {
         RestartStrategy::Template => {
             let tokens = annotations(asked, |asked| asked.record.token.to_string());
@@ -30,13 +38,15 @@ pub fn patch(strategy: RestartStrategy, uid: &str, resource_version: &str, asked
         }
         RestartStrategy::RestartAt => {
             let latest = asked.iter().map(|asked| restart_at(asked.changed_at)).max()?;
+            // What it was asked for before, for another Secret, still holds.
+            let latest = workload.restart_at.map_or(latest, |before| before.max(latest));
             json!({"restartAt": latest.to_string()})
         }
         RestartStrategy::Evict => return None,
     };
     let records = annotations(asked, |asked| print(&asked.record));
     Some(json!({
-        "metadata": {"uid": uid, "resourceVersion": resource_version, "annotations": records},
+        "metadata": {"uid": workload.uid, "resourceVersion": resource_version, "annotations": records},
         "spec": spec,
     }))
 }

@@ -110,6 +110,10 @@ impl Statuses {
 
     /// When something is due next.
     pub(super) fn next(&self) -> Option<Instant> {
+        if self.under_way >= AT_ONCE {
+            // One that ends makes room.
+            return None;
+        }
         let waiting = |said: &&Said| said.wanted.is_some() && !said.under_way;
         let last = self.objects.values().filter(waiting).filter_map(|said| said.last);
         last.map(|last| last + GAP).min()
@@ -189,8 +193,7 @@ impl Context {
         {
             return Ok(());
         }
-        let now = self.started.elapsed();
-        tokio::time::sleep(self.pace.turn(now).saturating_sub(now)).await;
+        self.clock.reach(Some(self.pace.turn(self.clock.now()))).await;
         let writer = &self.writer;
         let Some(status) = &wanted.status else {
             let nothing = json!({});
@@ -242,7 +245,7 @@ impl Context {
             target: "audit",
             action = "restart",
             external_secrets = join(|carried| carried.object.to_string()),
-            secrets = join(|carried| carried.secret.to_string()),
+            secrets = join(|carried| format!("{}/{}", carried.object.namespace, carried.secret)),
             rollouts = join(|carried| carried.asked.record.token.to_string()),
             workload,
             verb,
@@ -400,6 +403,21 @@ mod tests {
         want(&mut statuses, digest(3), 3);
         assert!(!write(&mut statuses, now + GAP * 3));
         assert!(statuses.objects.is_empty());
+    }
+
+    #[test]
+    fn as_many_are_written_at_once_and_the_rest_wait_for_an_end_and_no_time() {
+        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        let objects: Vec<ObjectKey> = (0..10).map(|n| ObjectKey::new("shop", format!("o{n}"))).collect();
+        for object in &objects {
+            let report = Some(report(1));
+            statuses.want(object, ("u1".into(), 1), 0, report, Timestamp::UNIX_EPOCH);
+        }
+        let mut due = statuses.due(now);
+        assert_eq!((due.len(), statuses.next()), (AT_ONCE, None));
+        let (object, wanted) = due.remove(0);
+        statuses.done(&object, wanted, Ok(()), now);
+        assert_eq!(statuses.due(now).len(), 1);
     }
 
     #[test]

@@ -115,6 +115,7 @@ impl Space {
         memory: &mut Memory,
         now: Instant,
     ) {
+        let began = Instant::now();
         self.due = None;
         self.learn(context, namespace);
         let wishes = context.wishes(namespace);
@@ -158,7 +159,15 @@ impl Space {
             .collect();
         self.pods.retain(|key, _| open.contains(key));
         self.plan(setting.now, now);
-        self.took = now.elapsed();
+        // What holds a workload up and ends by itself was judged here, and ends here.
+        let ends = self.targets.iter().flat_map(|target| {
+            let blocks = target.claims.iter().filter_map(|claim| claim.block.as_ref());
+            blocks.chain(&target.refused).filter_map(|block| block.until)
+        });
+        if let Some(end) = ends.filter(|end| *end > setting.now).min() {
+            self.mark_at(instant(end, setting.now, now));
+        }
+        self.took = began.elapsed();
     }
 
     /// Reads what its ExternalSecrets say.

@@ -63,7 +63,7 @@ pub fn step(go: &Go, resource_version: &str, observed: &Observed<'_>, fresh: &Ta
         carried.asked.record.was_healthy = fresh.healthy;
     }
     let asked: Vec<Asked> = go.carried.iter().map(|carried| carried.asked.clone()).collect();
-    match patch::patch(go.strategy, &go.uid, resource_version, &asked) {
+    match patch::patch(go.strategy, observed.workload, resource_version, &asked) {
         Some(body) => Step::Patch { body, go },
         None if go.strategy == RestartStrategy::Evict => evict(go, observed, fresh),
         None => Step::Nothing,
@@ -94,7 +94,11 @@ fn evict(go: Go, observed: &Observed<'_>, fresh: &Target) -> Step {
         return Step::Nothing;
     };
     let ending = pods.iter().any(|pod| pod.ending);
-    if ending || (first.ready && !health::steady(key.kind, workload)) {
+    // Its status may be old: nobody may have seen yet that the last pod is gone.
+    let working = pods.iter().filter(|pod| need::lives(pod) && pod.ready).count();
+    let all_work = usize::try_from(workload.progress.desired).is_ok_and(|desired| working >= desired)
+        && health::steady(key.kind, workload);
+    if ending || (first.ready && !all_work) {
         return Step::Nothing;
     }
     Step::Evict {

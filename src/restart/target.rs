@@ -230,6 +230,7 @@ impl<'a> Look<'a> {
         let Observed { key, workload, .. } = *self.observed;
         let content = &claim.object.content;
         let (uid, hash, token) = (&*workload.uid, &*content.hash, &*content.token);
+        let changed = claim.changed_at;
         let stale = self.stale(claim);
         let asked = self.carries(claim) && workload.patched_at.is_some();
         if asked && !memory.is_complete(uid, hash, token) {
@@ -247,26 +248,26 @@ impl<'a> Look<'a> {
                 }
                 Some(Health::Complete) if stale.is_some_and(|stale| stale == 0) || self.tells(content) => {
                     memory.complete(uid, hash, token);
-                    memory.satisfy(uid, hash, token);
+                    memory.satisfy(uid, hash, token, changed);
                     return Standing::Done;
                 }
-                Some(Health::Complete | Health::AwaitingPodDeletion) | None => {}
+                Some(Health::Complete | Health::AwaitingPodDeletion | Health::Unknown) | None => {}
             }
         }
         if need::told_by_template(key, workload, content) {
-            memory.satisfy(uid, hash, token);
+            memory.satisfy(uid, hash, token, changed);
         }
         if claim.terms.strategy == RestartStrategy::Evict
             && let Some(standing) = self.evicting(claim, stale, memory)
         {
             return standing;
         }
-        if memory.is_satisfied(uid, hash, token) {
+        if memory.is_satisfied(uid, hash, token, changed) {
             return Standing::Done;
         }
         match stale {
             Some(0) if self.listed_after(later(claim.changed_at, CREATED_MARGIN)) => {
-                memory.satisfy(uid, hash, token);
+                memory.satisfy(uid, hash, token, changed);
                 Standing::Done
             }
             None | Some(0) => Standing::Unknown,
@@ -453,6 +454,7 @@ impl<'a> Look<'a> {
         claim.terms.strategy == RestartStrategy::Evict
             && matches!(claim.standing, Standing::Stale(_))
             && claim.block.is_none()
+            && memory.refusal(uid, self.setting.now).is_none()
             && memory.evicting(uid).is_some_and(|evicting| evicting.ours)
     }
 

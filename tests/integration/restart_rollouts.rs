@@ -45,6 +45,7 @@ impl Controller {
         let mut set = workload("Deployment", name, &[("db", Use::Env)])?;
         set["kind"] = json!("ReplicaSet");
         set["metadata"]["name"] = json!(format!("{name}-1"));
+        set["spec"]["template"]["metadata"]["labels"]["rollouts-pod-template-hash"] = json!("1");
         set["metadata"]["ownerReferences"] = json!([{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout",
             "name": name, "uid": rollout.uid(), "controller": true}]);
         bed.apply(set).await?;

@@ -193,7 +193,7 @@ enum Generation {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct Condition {
     #[serde(rename = "type", deserialize_with = "nullable")]
     type_: String,
@@ -201,6 +201,7 @@ struct Condition {
     status: String,
     #[serde(deserialize_with = "nullable")]
     reason: String,
+    last_transition_time: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -309,8 +310,6 @@ impl WorkloadDoor {
                 .filter_map(|entry| time(entry.time.as_deref()))
                 .max(),
             uid: metadata.uid.into(),
-            // Without a time it is as old as can be: nothing is proved by its age.
-            created: time(metadata.creation_timestamp.as_deref()).unwrap_or(Timestamp::UNIX_EPOCH),
             generation: metadata.generation,
             observed_generation,
             ending: metadata.deletion_timestamp.is_some(),
@@ -434,7 +433,7 @@ impl PodDoor {
         let ready = status
             .conditions
             .iter()
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+            .find(|condition| condition.type_ == "Ready");
         Some(Pod {
             tokens: tokens(&metadata.annotations),
             name: metadata.name.into(),
@@ -451,7 +450,8 @@ impl PodDoor {
                 .find(|owner| owner.controller)
                 .map(|owner| (owner.kind.into(), owner.name.into())),
             containers,
-            ready,
+            ready: ready.is_some_and(|ready| ready.status == "True"),
+            readiness_since: ready.and_then(|ready| time(ready.last_transition_time.as_deref())),
             ending: metadata.deletion_timestamp.is_some(),
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         })

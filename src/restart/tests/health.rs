@@ -180,7 +180,30 @@ fn what_takes_too_long_fails_unless_it_is_another_s() {
         ready: false,
         ..pod("api", 5000)
     };
-    let table: [Row<'_>; 6] = [
+    let broke_later = Pod {
+        readiness_since: Some(at(5000)),
+        ..waiting("CrashLoopBackOff", 9)
+    };
+    let never_ready = Pod {
+        ready: false,
+        readiness_since: Some(at(20)),
+        ..pod("api", 20)
+    };
+    let table: [Row<'_>; 8] = [
+        (
+            "what befell it later",
+            Some(&[&broke_later]),
+            Some(false),
+            6000,
+            Health::Complete,
+        ),
+        (
+            "it never got ready",
+            Some(&[&never_ready]),
+            Some(false),
+            6000,
+            Health::Failed(Failure::TimedOut),
+        ),
         ("in time", Some(&[&slow]), Some(true), 609, Health::Rolling),
         (
             "old pods left",
@@ -203,7 +226,7 @@ fn what_takes_too_long_fails_unless_it_is_another_s() {
             6000,
             Health::Complete,
         ),
-        ("nothing is known", None, None, 6000, Health::Rolling),
+        ("nothing is known", None, None, 6000, Health::Unknown),
         ("all ready", Some(&[]), Some(false), 610, Health::Complete),
     ];
     for (name, new, stale, now, expected) in table {
@@ -214,6 +237,11 @@ fn what_takes_too_long_fails_unless_it_is_another_s() {
     assert_eq!(
         of(&gave_up, None, None, 20),
         Health::Failed(Failure::DeadlineExceeded)
+    );
+    assert_eq!(
+        of(&gave_up, None, None, 6000),
+        Health::Unknown,
+        "that may be another's rollout"
     );
     gave_up.generation = 2;
     assert_eq!(

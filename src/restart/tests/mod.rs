@@ -121,7 +121,6 @@ fn env(secret: &str) -> Use {
 fn workload(name: &str) -> Workload {
     Workload {
         uid: format!("uid-{name}").into(),
-        created: at(-100_000),
         generation: 1,
         observed_generation: 1,
         ending: false,
@@ -165,6 +164,7 @@ fn pod(name: &str, created: i64) -> Pod {
         tokens: BTreeMap::new(),
         containers: vec![container("app", created)],
         ready: true,
+        readiness_since: None,
         ending: false,
         finished: false,
     }

@@ -145,7 +145,6 @@ fn pods_belong_by_controller_and_labels() {
     };
     let table = [
         (WorkloadKind::Deployment, controlled("ReplicaSet", "api-1"), true),
-        (WorkloadKind::Rollout, controlled("ReplicaSet", "api-1"), true),
         (WorkloadKind::Deployment, controlled("Job", "api"), false),
         (WorkloadKind::Deployment, bare, false),
         (WorkloadKind::StatefulSet, controlled("StatefulSet", "api"), true),
@@ -215,11 +214,30 @@ fn a_template_tells_only_once_every_pod_is_of_it() {
         change(&mut carries);
         assert!(!told(&carries), "{carries:?}");
     }
-    let mut newer = workload("api");
-    newer.created = at(11);
-    assert!(told(&newer));
-    newer.created = at(10);
-    assert!(!told(&newer));
+}
+
+#[test]
+fn pods_of_a_rollout_and_of_the_deployment_whose_template_it_borrows_are_told_apart() {
+    let of = |kind, pod: &Pod| pods_of(&key(kind, "api"), &workload("api"), [pod]).len();
+    let own = pod("api", 0);
+    let mut argos = own.clone();
+    argos
+        .labels
+        .insert("rollouts-pod-template-hash".into(), "6d4f".into());
+    assert_eq!(
+        (
+            of(WorkloadKind::Deployment, &own),
+            of(WorkloadKind::Rollout, &own)
+        ),
+        (1, 0)
+    );
+    assert_eq!(
+        (
+            of(WorkloadKind::Deployment, &argos),
+            of(WorkloadKind::Rollout, &argos)
+        ),
+        (0, 1)
+    );
 }
 
 #[test]

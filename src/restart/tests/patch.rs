@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::at;
+use super::{at, workload};
 use crate::{
     api::{RestartStrategy, names::restart_annotation},
     restart::{
@@ -25,10 +25,11 @@ fn asked(hash: &str, token: &str, changed: i64) -> Asked {
 #[test]
 fn a_patch_names_our_annotations_and_what_it_depends_on_and_nothing_else() {
     let both = [asked("aa", "t", 0), asked("bb", "u", 5)];
+    let workload = workload("api");
     assert_eq!(
-        patch(RestartStrategy::Template, "uid", "7", &both),
+        patch(RestartStrategy::Template, &workload, "7", &both),
         Some(json!({
-            "metadata": {"uid": "uid", "resourceVersion": "7", "annotations": {
+            "metadata": {"uid": "uid-api", "resourceVersion": "7", "annotations": {
                 "restart.keyturn.dev/aa": "t.1.unhealthy", "restart.keyturn.dev/bb": "u.1.unhealthy",
             }},
             "spec": {"template": {"metadata": {"annotations": {
@@ -36,19 +37,29 @@ fn a_patch_names_our_annotations_and_what_it_depends_on_and_nothing_else() {
             }}}},
         }))
     );
-    let rollout = patch(RestartStrategy::RestartAt, "uid", "7", &both).unwrap();
+    let rollout = patch(RestartStrategy::RestartAt, &workload, "7", &both).unwrap();
     assert_eq!(rollout["spec"], json!({"restartAt": at(16).to_string()}));
     assert_eq!(
         rollout["metadata"]["annotations"]["restart.keyturn.dev/bb"],
         "u.1.unhealthy"
     );
-    assert_eq!(patch(RestartStrategy::Evict, "uid", "7", &both), None);
+    assert_eq!(patch(RestartStrategy::Evict, &workload, "7", &both), None);
 }
 
 #[test]
 fn a_rollout_is_asked_for_the_same_time_in_every_retry_and_in_whole_seconds() {
     let changed = "2027-01-15T08:00:00.987Z".parse().unwrap();
     assert_eq!(restart_at(changed).to_string(), "2027-01-15T08:00:11Z");
+}
+
+#[test]
+fn a_rollout_is_never_asked_for_an_earlier_time_than_before() {
+    let mut rollout = workload("api");
+    for (before, expected) in [(None, 11), (Some(5), 11), (Some(500), 500)] {
+        rollout.restart_at = before.map(at);
+        let body = patch(RestartStrategy::RestartAt, &rollout, "7", &[asked("aa", "t", 0)]).unwrap();
+        assert_eq!(body["spec"]["restartAt"], at(expected).to_string());
+    }
 }
 
 #[test]

@@ -203,7 +203,7 @@ impl Cluster {
                 }
             }
             match fate {
-                Fate::Taken => self.memory.taken(&go),
+                Fate::Taken => self.memory.taken(&go, now),
                 Fate::Lost => {}
                 Fate::Conflict => self.memory.conflicted(&go),
                 Fate::Denied => self.memory.refused(&go, now, "not allowed"),

@@ -146,7 +146,7 @@ fn an_eviction_holds_a_slot_until_a_budget_refuses_it() {
     let mut memory = Memory::default();
     let look = |now: i64, memory: &mut Memory| look(at(now), &facts, &workload("api"), &old, memory).unwrap();
     memory.sending(&eviction(), at(20));
-    memory.taken(&eviction());
+    memory.taken(&eviction(), at(20));
     let target = look(21, &mut memory);
     assert_eq!((target.rolling, target.holds), (true, true));
     memory.evict_later(&eviction(), at(22), "a budget");
@@ -271,7 +271,7 @@ fn rests_grow_to_half_a_minute_and_end_with_a_request() {
     };
     assert_eq!(rests(6, &mut memory), [2, 4, 8, 16, 30, 30]);
     assert_eq!(rests(60, &mut memory).last(), Some(&30));
-    memory.taken(&eviction());
+    memory.taken(&eviction(), at(20));
     assert_eq!(rests(1, &mut memory), [2]);
 }
 

@@ -23,6 +23,11 @@ impl Reasons {
         reasons
     }
 
+    /// Whether anything is said of a condition.
+    pub fn has(self, type_: ConditionType) -> bool {
+        self.said().any(|(said, ..)| said == type_)
+    }
+
     /// What they say. `Ready` is unknown, without a reason, where nothing was said yet.
     fn said(self) -> impl Iterator<Item = (ConditionType, Status, Option<Reason>)> {
         ConditionType::ALL

@@ -97,7 +97,7 @@ pub struct Context {
     /// Places to write, [`WRITE_SLOTS`] of them.
     pub slots: Semaphore,
     /// The rate of status writes after an object's first.
-    pub pace: Pace,
+    pub pace: Arc<Pace>,
     /// What the process remembers.
     pub memory: Memories,
 }
@@ -205,7 +205,10 @@ impl Context {
         match self.suspension(object, &entry) {
             Ok(None) => {}
             Ok(Some((until, by))) => return self.suspend(object, &entry, until, &by).await,
-            Err(refusal) => return self.refuse(object, &entry, None, refusal).await,
+            Err(refusal) => {
+                self.unsubscribe(object);
+                return self.refuse(object, &entry, None, refusal).await;
+            }
         }
         let resolved = match self.resolve(object, &entry).await {
             Ok(resolved) => resolved,

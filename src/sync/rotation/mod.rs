@@ -200,8 +200,8 @@ fn stuck(key: &str, timeout: Duration) -> Verdict {
         Reason::RotationStuck,
         format!(
             "a rotation of {key} has been under way for more than {} minutes: AWSPENDING is on a version that is not \
-             current. Check the log of the rotation function, then rotate again, or remove AWSPENDING with `aws \
-             secretsmanager update-secret-version-stage`",
+             current. Check the log of the rotation function, take AWSPENDING away with `aws secretsmanager \
+             update-secret-version-stage`, then rotate again",
             timeout.as_secs() / 60
         ),
     )
