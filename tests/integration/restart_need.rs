@@ -7,14 +7,15 @@ use k8s_openapi::api::{
     batch::v1::{CronJob, Job},
     core::v1::Pod,
 };
+use kube::api::{DeleteParams, PropagationPolicy};
 use serde_json::json;
 use testbed::{
-    requests,
+    requests, wait,
     workloads::{Use, workload},
 };
 
 use crate::{
-    harness::{bed, common, property, same},
+    harness::{SOON, bed, common, property, same},
     rolling::{COALESCE, Named, SETTLE, SKEW, brought, patches, restarted, user, web, with},
 };
 
@@ -264,6 +265,44 @@ async fn pods_that_are_newer_than_the_change_are_not_restarted() -> Result<()> {
             ],
         )
         .await
+    })
+    .await
+}
+
+/// The usual way to change what cannot be changed, such as the size of volumes.
+#[tokio::test]
+async fn a_set_that_is_made_anew_over_old_pods_is_restarted() -> Result<()> {
+    bed("adopted", async |bed| {
+        let source = bed.restarting("db", json!({"mode": "Manual"})).await?;
+        let set = user("StatefulSet", "set", "db", Use::Env);
+        bed.run_workloads([set.clone()]).await?;
+        let token = bed.rotate(&source, "second").await?;
+        let changed_at = bed.changed_at("db").await?.context("it changed")?;
+        bed.past(changed_at + SKEW + jiff::SignedDuration::from_secs(2))
+            .await?;
+        let uids = async || -> Result<Vec<_>> {
+            let pods = bed.pods("set").await?;
+            Ok(pods.iter().map(kube::ResourceExt::uid).collect())
+        };
+        let former = uids().await?;
+        let orphan = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Orphan),
+            ..DeleteParams::default()
+        };
+        bed.workloads("StatefulSet").delete("set", &orphan).await?;
+        wait::until("the StatefulSet to be gone", SOON, async || {
+            let left = bed.workloads("StatefulSet").get_opt("set").await?;
+            Ok(left.is_none().then_some(()))
+        })
+        .await?;
+        bed.run_workloads([set]).await?;
+        ensure!(uids().await? == former, "its pods were replaced by others");
+        bed.restarts("db", &["AwaitingApproval"]).await?;
+        bed.annotate("db", "keyturn.dev/approve", Some(&token)).await?;
+        bed.follows(("StatefulSet", "set"), "db", &token).await?;
+        bed.restarts("db", &["Complete"]).await?;
+        ensure!(uids().await?.iter().all(|uid| !former.contains(uid)));
+        Ok(())
     })
     .await
 }
