@@ -124,6 +124,7 @@ fn values_reach_the_operators_arguments() {
         "scope.namespaces={a,b}",
         "aws.periodicReads=false",
         "secretStore.allowOperatorIdentity=true",
+        "statusWritesPerSecond=7",
         "tokenAudiences={one,two}",
         "log.level=debug",
         "log.format=text",
@@ -149,6 +150,7 @@ fn values_reach_the_operators_arguments() {
             "--min-refresh-interval=30s",
             "--periodic-reads=false",
             "--allow-operator-identity=true",
+            "--status-writes-per-second=7",
             "--token-audiences=one,two",
             "--protected-namespaces=kube-system",
             "--restart-default=Automatic",
@@ -275,6 +277,7 @@ fn values_that_mean_nothing_are_refused() {
             "clusterName",
         ),
         ("tokenAudiences={a'b}", "tokenAudiences"),
+        ("statusWritesPerSecond=0", "statusWritesPerSecond"),
         ("restart.default=automatic", "default"),
         ("restart.maxConcurrent=0", "maxConcurrent"),
         (

@@ -32,8 +32,6 @@ use crate::{
 const PASSES: usize = 512;
 /// Stores proved at once.
 const STORES: usize = 16;
-/// Writes of status in a second, after an object's first.
-const STATUS_RATE: u32 = 50;
 
 /// What `keyturn run` was asked for.
 #[derive(Debug)]
@@ -47,6 +45,7 @@ pub(super) struct Settings {
     pub(super) min_refresh_interval: Duration,
     pub(super) periodic_reads: bool,
     pub(super) allow_operator_identity: bool,
+    pub(super) status_writes_per_second: NonZeroU32,
     pub(super) lease_name: String,
     /// Beside the operator's own.
     pub(super) protected_namespaces: Vec<String>,
@@ -112,6 +111,7 @@ pub(super) async fn operate(
         min_refresh_interval,
         periodic_reads,
         allow_operator_identity,
+        status_writes_per_second,
         lease_name,
         protected_namespaces,
         token_audiences,
@@ -201,7 +201,7 @@ pub(super) async fn operate(
         work: Work::new(clock, STORES, seed(&pod_name)),
     }));
     let at_once = |limit: NonZeroU32| usize::try_from(limit.get()).unwrap_or(usize::MAX);
-    let pace = Arc::new(Pace::new(STATUS_RATE));
+    let pace = Arc::new(Pace::new(status_writes_per_second.get()));
     let restarts = Arc::new(restart::Context {
         objects: objects.clone(),
         secrets: secrets.clone(),

@@ -74,6 +74,9 @@ pub(super) struct Run {
         value_delimiter = ','
     )]
     protected_namespaces: Vec<String>,
+    /// Writes of status a second at most, after an object's first: 1 to 1000
+    #[arg(long, env = "KEYTURN_STATUS_WRITES_PER_SECOND", default_value = "50", value_parser = to_a_thousand)]
+    status_writes_per_second: NonZeroU32,
     /// Audiences for which tokens of ServiceAccounts may be requested
     #[arg(
         long,
@@ -86,10 +89,10 @@ pub(super) struct Run {
     #[arg(long, env = "KEYTURN_RESTART_DEFAULT", default_value = "Disabled", value_parser = restart_mode)]
     restart_default: RestartMode,
     /// How many workloads roll out at once in the whole cluster
-    #[arg(long, env = "KEYTURN_MAX_CONCURRENT_RESTARTS", default_value = "20", value_parser = at_once)]
+    #[arg(long, env = "KEYTURN_MAX_CONCURRENT_RESTARTS", default_value = "20", value_parser = to_a_thousand)]
     max_concurrent_restarts: NonZeroU32,
     /// How many workloads roll out at once in one namespace
-    #[arg(long, env = "KEYTURN_MAX_CONCURRENT_RESTARTS_PER_NAMESPACE", default_value = "5", value_parser = at_once)]
+    #[arg(long, env = "KEYTURN_MAX_CONCURRENT_RESTARTS_PER_NAMESPACE", default_value = "5", value_parser = to_a_thousand)]
     max_concurrent_restarts_per_namespace: NonZeroU32,
     /// Whether pods may be evicted where an `ExternalSecret` or a workload asks for it
     #[arg(long, env = "KEYTURN_ALLOW_EVICT", default_value_t = false, action = ArgAction::Set)]
@@ -123,6 +126,7 @@ impl Run {
             log_format,
             audit,
             protected_namespaces,
+            status_writes_per_second,
             token_audiences,
             restart_default,
             max_concurrent_restarts,
@@ -149,6 +153,7 @@ impl Run {
             min_refresh_interval,
             periodic_reads,
             allow_operator_identity,
+            status_writes_per_second,
             lease_name,
             protected_namespaces: named(protected_namespaces),
             token_audiences: named(token_audiences),
@@ -275,7 +280,7 @@ fn restart_mode(text: &str) -> Result<RestartMode, String> {
 }
 
 /// How many at once: at most what one control plane bears.
-fn at_once(text: &str) -> Result<NonZeroU32, String> {
+fn to_a_thousand(text: &str) -> Result<NonZeroU32, String> {
     text.parse()
         .ok()
         .filter(|number: &NonZeroU32| number.get() <= 1000)
