@@ -17,6 +17,7 @@
 )]
 
 mod admission;
+mod alarms;
 mod canary;
 mod conditions;
 mod control;
