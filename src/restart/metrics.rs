@@ -34,6 +34,10 @@ pub struct Metrics {
     pub restarts: Family<RestartLabels, Counter>,
     /// Workloads that are not as they should be.
     pub workloads: Family<StateLabels, Gauge>,
+    /// Pods that hold older content.
+    pub stale_pods: Gauge,
+    /// The first deadline of what is not done: seconds since 1970, 0 without one.
+    pub deadline: Gauge,
     /// Restarts that somebody took back.
     pub reverted: Counter,
     /// From the change of the Secret until a workload is healthy with it.
@@ -45,6 +49,8 @@ impl Default for Metrics {
         Self {
             restarts: Family::default(),
             workloads: Family::default(),
+            stale_pods: Gauge::default(),
+            deadline: Gauge::default(),
             reverted: Counter::default(),
             // 5 s to about a day.
             lag: Histogram::new(exponential_buckets(5.0, 3.0, 10)),
@@ -58,6 +64,8 @@ impl Metrics {
         let Self {
             restarts,
             workloads,
+            stale_pods,
+            deadline,
             reverted,
             lag,
         } = self;
@@ -70,6 +78,17 @@ impl Metrics {
             "restart_workloads",
             "Workloads that do not hold the present content, by state",
             workloads.clone(),
+        );
+        registry.register(
+            "restart_stale_pods",
+            "Pods of workloads that wait for a restart, as far as they are known, that hold older content of a Secret",
+            stale_pods.clone(),
+        );
+        registry.register_with_unit(
+            "restart_deadline_timestamp",
+            "When the first old credential dies that a workload still has to leave, as a Unix time; 0 where none is known",
+            Unit::Seconds,
+            deadline.clone(),
         );
         registry.register(
             "restart_reverted",

@@ -12,6 +12,7 @@ use super::{
     model::WorkloadKey,
     queue::{Decisions, State},
     report,
+    target::Standing,
 };
 use crate::api::ObjectKey;
 
@@ -36,6 +37,7 @@ impl Controller {
         ] {
             self.context.metrics.state(state, count);
         }
+        self.measure();
         let looking = decisions.states.iter().any(|state| state.word == Word::Looking);
         self.warm |= !looking || now >= self.started + WARM;
         if !self.warm {
@@ -51,6 +53,24 @@ impl Controller {
         for happened in &happened {
             self.context.tell(happened, &uids);
         }
+    }
+
+    /// What is left to do: stale pods, and until when.
+    fn measure(&self) {
+        let targets = self.spaces.values().flat_map(|space| &space.targets);
+        let (mut pods, mut deadline) = (0, None::<Timestamp>);
+        for claim in targets.flat_map(|target| &target.claims) {
+            if claim.standing == Standing::Done {
+                continue;
+            }
+            if let Standing::Stale(count) = claim.standing {
+                pods += count;
+            }
+            deadline = deadline.into_iter().chain(claim.object.restarts.deadline).min();
+        }
+        let metrics = &self.context.metrics;
+        metrics.stale_pods.set(i64::try_from(pods).unwrap_or(i64::MAX));
+        metrics.deadline.set(deadline.map_or(0, Timestamp::as_second));
     }
 
     /// Sees to the statuses of the objects of which something changed.

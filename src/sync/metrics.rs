@@ -61,6 +61,13 @@ impl From<(ConditionType, &'static str, &'static str)> for ConditionLabels {
     }
 }
 
+/// The label of what is held up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HeldLabels {
+    /// `sync` or `restarts`.
+    pub what: &'static str,
+}
+
 /// The metrics of this room.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -72,6 +79,8 @@ pub struct Metrics {
     pub queue: Family<QueueLabels, Gauge>,
     /// ExternalSecrets by what their conditions say.
     pub conditions: Family<ConditionLabels, Gauge>,
+    /// What `keyturn-control` holds up.
+    pub held: Family<HeldLabels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -82,11 +91,19 @@ impl Default for Metrics {
             duration: Histogram::new(exponential_buckets(0.0001, 4.0, 11)),
             queue: Family::default(),
             conditions: Family::default(),
+            held: Family::default(),
         }
     }
 }
 
 impl Metrics {
+    /// Shows what is held up.
+    pub fn hold(&self, sync: bool, restarts: bool) {
+        for (what, held) in [("sync", sync), ("restarts", restarts)] {
+            self.held.get_or_create(&HeldLabels { what }).set(i64::from(held));
+        }
+    }
+
     /// Shows `now` where `former` was shown.
     pub fn show(&self, former: &Tally, now: &Tally) {
         for (said, count) in now.counts() {
@@ -104,6 +121,7 @@ impl Metrics {
             duration,
             queue,
             conditions,
+            held,
         } = self;
         registry.register(
             "reconcile_passes",
@@ -125,6 +143,11 @@ impl Metrics {
             "externalsecrets",
             "ExternalSecrets, by what each of their conditions says",
             conditions.clone(),
+        );
+        registry.register(
+            "held_up",
+            "Whether the ConfigMap keyturn-control holds something up now, in any namespace: 1 or 0",
+            held.clone(),
         );
     }
 }

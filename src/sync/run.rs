@@ -289,6 +289,14 @@ async fn sweep(context: Arc<Context>) {
             }
         });
         context.metrics.show(&shown, &tally);
+        let (mut sync, mut restarts) = (false, false);
+        let now = context.time.now();
+        context.control.for_each(|_, indexed| {
+            if let Some(control) = indexed.entry().filter(|control| control.lasts(now)) {
+                (sync, restarts) = (sync || control.sync, restarts || control.restarts);
+            }
+        });
+        context.metrics.hold(sync, restarts);
         shown = tally;
         for object in turned {
             context.work.push(object, Class::Periodic);

@@ -127,6 +127,10 @@ async fn a_failed_restart_calls_somebody_who_is_told_what_to_do() -> Result<()> 
 
             let (text, success) = status(bed, operator, &[]).await?;
             ensure!(success, "{text}");
+            let metrics = operator.metrics().await?;
+            same("stale pods", &metrics.sum("keyturn_restart_stale_pods"), &1.0)?;
+            let halted = metrics.sum_where("keyturn_restart_workloads", &[("state", "halted")]);
+            same("halted workloads", &halted, &1.0)?;
             for part in ["Halted", "a-broken", &format!("keyturn.dev/resume={token}")] {
                 ensure!(text.contains(part), "{part} is missing in {text}");
             }

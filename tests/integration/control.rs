@@ -47,6 +47,14 @@ async fn the_control_holds_up_reads_and_writes_until_it_ends_or_goes() -> Result
         for part in [NAME, "names no end", "suspendSync"] {
             ensure!(said.message.contains(part), "{part}: {}", said.message);
         }
+        wait::until("the metric", SOON, async || {
+            let held = async |what: &str| -> Result<f64> {
+                let metrics = operator.metrics().await?;
+                Ok(metrics.sum_where("keyturn_held_up", &[("what", what)]))
+            };
+            Ok(((held("sync").await?, held("restarts").await?) == (1.0, 0.0)).then_some(()))
+        })
+        .await?;
         let mark = bed.aws.mark();
         bed.aws.put_secret_value(&arn, "second")?;
         bed.patch::<Secret>("db", json!({"stringData": {"value": "by hand"}}))

@@ -26,8 +26,13 @@ pub struct Control {
 impl Control {
     /// Whether it speaks of `namespace`, now.
     pub fn applies(&self, now: Timestamp, namespace: &str) -> bool {
-        self.until.is_none_or(|until| now < until)
+        self.lasts(now)
             && (self.namespaces.is_empty() || self.namespaces.iter().any(|named| **named == *namespace))
+    }
+
+    /// Whether its time is not over.
+    pub fn lasts(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until)
     }
 
     /// What a ConfigMap with these entries says.

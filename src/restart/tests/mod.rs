@@ -1,5 +1,6 @@
 //! What the decisions promise.
 
+mod hands;
 mod health;
 mod member;
 mod need;

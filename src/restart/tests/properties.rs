@@ -29,7 +29,7 @@ fn fates() -> impl Strategy<Value = Vec<Fate>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// Invariants 1, 2, 13, 16 and 22: whatever is lost, refused or crashes.
+    /// Invariants 1, 2, 13, 15, 16 and 22: whatever is lost, refused or crashes; and no status is known here.
     #[test]
     fn every_stale_workload_is_restarted_exactly_once_and_never_more_at_once_than_allowed(
         natures in natures(),
