@@ -459,24 +459,7 @@ async fn roles_and_policies_hold_the_operator_to_its_work() -> Result<()> {
 #[tokio::test]
 async fn the_api_server_accepts_the_definitions_and_refuses_in_sentences() -> Result<()> {
     let plane = ControlPlane::shared().await?;
-    let crds = root().join("deploy/crds").display().to_string();
-    plane
-        .kubectl([
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            "--kustomize",
-            &crds,
-        ])
-        .await?;
-    plane
-        .kubectl([
-            "wait",
-            "--for=condition=Established",
-            "--timeout=30s",
-            "crd/externalsecrets.keyturn.dev",
-        ])
-        .await?;
+    plane.define(&root().join("deploy/crds")).await?;
     let namespace = plane.namespace("chart-crds").await?;
     let manifest = plane.folder().join("refused.yaml");
     fs::write(

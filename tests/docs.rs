@@ -78,24 +78,7 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 #[tokio::test]
 async fn the_api_server_takes_every_manifest() -> Result<()> {
     let plane = ControlPlane::shared().await?;
-    let crds = root().join("deploy/crds").display().to_string();
-    plane
-        .kubectl([
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            "--kustomize",
-            &crds,
-        ])
-        .await?;
-    let established = [
-        "wait",
-        "--for=condition=Established",
-        "--timeout=30s",
-        "--all",
-        "crd",
-    ];
-    plane.kubectl(established).await?;
+    plane.define(&root().join("deploy/crds")).await?;
     let namespace = plane.namespace("docs").await?;
     let file = plane.folder().join("docs.yaml");
     let mut seen = 0;

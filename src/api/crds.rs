@@ -61,6 +61,11 @@ mod tests {
 
     use super::*;
 
+    fn schema(crd: &CustomResourceDefinition) -> &JSONSchemaProps {
+        let schema = crd.spec.versions[0].schema.as_ref().unwrap();
+        schema.open_api_v3_schema.as_ref().unwrap()
+    }
+
     #[test]
     fn definitions_are_small_enough_for_client_side_apply() {
         for crd in crds() {
@@ -91,14 +96,7 @@ mod tests {
         }
         let mut missing = Vec::new();
         for crd in crds() {
-            let schema = crd.spec.versions[0]
-                .schema
-                .as_ref()
-                .unwrap()
-                .open_api_v3_schema
-                .as_ref()
-                .unwrap();
-            walk(schema, &crd.spec.names.kind, &mut missing);
+            walk(schema(&crd), &crd.spec.names.kind, &mut missing);
         }
         assert_eq!(missing, Vec::<String>::new());
     }
@@ -136,15 +134,8 @@ mod tests {
         }
         let mut unbounded = Vec::new();
         for crd in crds() {
-            let schema = crd.spec.versions[0]
-                .schema
-                .as_ref()
-                .unwrap()
-                .open_api_v3_schema
-                .as_ref()
-                .unwrap();
             walk(
-                &schema.properties.as_ref().unwrap()["spec"],
+                &schema(&crd).properties.as_ref().unwrap()["spec"],
                 &crd.spec.names.kind,
                 &mut unbounded,
             );

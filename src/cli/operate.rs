@@ -217,7 +217,7 @@ pub(super) async fn operate(
         },
         evict_allowed: restart_settings.allow_evict,
         pace: Arc::clone(&pace),
-        clock,
+        started: clock.zero(),
         metrics: metrics.restart,
     });
     let context = Arc::new(Context {

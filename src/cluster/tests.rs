@@ -232,7 +232,10 @@ async fn changing_a_secret_names_the_object_and_state_it_rests_on() {
     let (cluster, mut server) = cluster();
     let writer = Writer::new(cluster, Leadership::alone());
     let patch = json!({"data": {"a": null}, "metadata": {"annotations": {"x": "y"}, "uid": "other"}});
-    let written = tokio::spawn(async move { writer.patch_secret(&key(), &observed(), patch).await });
+    let written = tokio::spawn(async move {
+        let (key, observed) = (key(), observed());
+        writer.patch::<Secret>(&key, &observed, SYNC_MANAGER, patch).await
+    });
     let asked = server
         .expect(
             "PATCH",

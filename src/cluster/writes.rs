@@ -224,25 +224,6 @@ impl Writer {
         self.cluster.create(&key, secret).await
     }
 
-    /// Changes a Secret by a JSON merge patch without `metadata.uid` and `metadata.resourceVersion`: those
-    /// observed are put in, so that another object or another state is never changed.
-    pub async fn patch_secret(
-        &self,
-        key: &ObjectKey,
-        observed: &Observed,
-        patch: Value,
-    ) -> Result<Written, Error> {
-        let call = Call {
-            verb: Verb::Patch,
-            kind: "Secret",
-            key,
-        };
-        let _turn = self.turn(call).await?;
-        self.cluster
-            .patch::<Secret>(key, observed, SYNC_MANAGER, patch)
-            .await
-    }
-
     /// Applies our keys to a Secret shared with others, as `manager`. `apply` holds neither apiVersion, kind,
     /// name nor preconditions: they are put in. With `force` keys of other managers are taken over, else
     /// they end in [`Class::FieldConflict`].
@@ -317,7 +298,8 @@ impl Writer {
         self.cluster.written(call, request).await
     }
 
-    /// Changes any other object as `manager` by a JSON merge patch, with the preconditions of [`Self::patch_secret`].
+    /// Changes an object as `manager` by a JSON merge patch without `metadata.uid` and `metadata.resourceVersion`: those
+    /// observed are put in, so that another object or another state is never changed.
     pub async fn patch<K>(
         &self,
         key: &ObjectKey,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     facts::ObjectFacts,
@@ -22,7 +22,7 @@ use crate::{
         Control, Events, Index, Indexed, NamespaceEntry, Pace, Rollout, SecretEntry, ServerTime, Watches,
         Writer,
     },
-    sync::{entry::Entry, work::Clock},
+    sync::entry::Entry,
 };
 
 /// What the controller of restarts works with.
@@ -49,8 +49,8 @@ pub struct Context {
     pub evict_allowed: bool,
     /// Of writes of status.
     pub pace: Arc<Pace>,
-    /// The clock of `pace`.
-    pub clock: Clock,
+    /// When the clock of `pace` was at zero.
+    pub started: Instant,
     /// Counts.
     pub metrics: Metrics,
 }

@@ -193,7 +193,8 @@ impl Context {
         {
             return Ok(());
         }
-        self.clock.reach(Some(self.pace.turn(self.clock.now()))).await;
+        let turn = self.pace.turn(self.started.elapsed());
+        tokio::time::sleep_until(self.started + turn).await;
         let writer = &self.writer;
         let Some(status) = &wanted.status else {
             let nothing = json!({});

@@ -90,6 +90,21 @@ impl Tracking {
         told
     }
 
+    /// Tells the tracker what was seen.
+    fn observe(&self, observation: Observation) {
+        self.tell(|tracker, now| tracker.observe(now, observation));
+    }
+
+    /// Tells the tracker of a call that gave no answer.
+    fn unanswered(&self, source: SourceId, call: Call, keys: Vec<Arc<str>>, failure: Failure) {
+        self.observe(Observation::Failed {
+            source,
+            call,
+            keys,
+            failure,
+        });
+    }
+
     /// Why a source gives no answers at present, if it gives none.
     pub fn outage(&self, source: SourceId) -> Option<OutageKind> {
         self.outages().get(&source).map(|outage| outage.kind)
@@ -160,18 +175,7 @@ impl Tracking {
 
     /// Tells of a read that failed.
     pub fn failed(&self, source: SourceId, key: &Arc<str>, selector: &Selector, error: &aws::Error) {
-        let failure = failure(error, selector);
-        self.tell(|tracker, now| {
-            tracker.observe(
-                now,
-                Observation::Failed {
-                    source,
-                    call: Call::Read,
-                    keys: vec![key.clone()],
-                    failure,
-                },
-            );
-        });
+        self.unanswered(source, Call::Read, vec![key.clone()], failure(error, selector));
     }
 
     fn lock(&self) -> MutexGuard<'_, Tracker> {
@@ -262,15 +266,10 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Optio
                 }
             }
             Ok(None) => {
-                tracking.tell(|tracker, now| {
-                    tracker.observe(
-                        now,
-                        Observation::Listed {
-                            source,
-                            entries: Vec::new(),
-                            complete: true,
-                        },
-                    );
+                tracking.observe(Observation::Listed {
+                    source,
+                    entries: Vec::new(),
+                    complete: true,
                 });
                 return None;
             }
@@ -279,17 +278,7 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Optio
                     Failure::Denied => Failure::ListDenied,
                     other => other,
                 };
-                tracking.tell(|tracker, now| {
-                    tracker.observe(
-                        now,
-                        Observation::Failed {
-                            source,
-                            call: Call::List,
-                            keys: Vec::new(),
-                            failure,
-                        },
-                    );
-                });
+                tracking.unanswered(source, Call::List, Vec::new(), failure);
                 return outage(&error);
             }
         }
@@ -314,7 +303,7 @@ async fn describe(
         } => Some(OutageKind::Unavailable),
         _ => None,
     };
-    tracking.tell(|tracker, now| tracker.observe(now, observation));
+    tracking.observe(observation);
     outage
 }
 
@@ -366,18 +355,7 @@ async fn read(
                     }
                     Err(error) => {
                         let failure = alone(failure(&error, &current));
-                        tracking.tell(|tracker, now| {
-                            let keys = vec![key.clone()];
-                            tracker.observe(
-                                now,
-                                Observation::Failed {
-                                    source,
-                                    call: Call::Read,
-                                    keys,
-                                    failure,
-                                },
-                            );
-                        });
+                        tracking.unanswered(source, Call::Read, vec![key.clone()], failure);
                     }
                 }
             }
@@ -388,17 +366,7 @@ async fn read(
                 Failure::Denied => Failure::BatchDenied,
                 other => other,
             };
-            tracking.tell(|tracker, now| {
-                tracker.observe(
-                    now,
-                    Observation::Failed {
-                        source,
-                        call: Call::Read,
-                        keys,
-                        failure,
-                    },
-                );
-            });
+            tracking.unanswered(source, Call::Read, keys, failure);
             outage(&error)
         }
     }

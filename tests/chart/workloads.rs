@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams},
     core::{ApiResource, DynamicObject},
 };
 use serde_json::{Value, json};
@@ -316,9 +317,19 @@ async fn workloads_get_our_annotations_and_nothing_else() -> Result<()> {
         .kubectl(["wait", "--for=condition=Established", "--timeout=30s", definition])
         .await?;
     let chart = root().join("charts/keyturn").display().to_string();
-    let values = "crds.install=false,replicas=0";
+    let protected = plane.namespace("chart-untouched").await?;
+    let values =
+        format!("crds.install=false,replicas=0,restart.evict=true,protectedNamespaces={{{protected}}}");
     plane
-        .helm(["install", "keyturn", &chart, "--namespace", &own, "--set", values])
+        .helm([
+            "install",
+            "keyturn",
+            &chart,
+            "--namespace",
+            &own,
+            "--set",
+            &values,
+        ])
         .await?;
     let admin = plane.client().await?;
     let operator = client_as(&plane.kubeconfig_for(&own, "keyturn").await?).await?;
@@ -366,6 +377,27 @@ async fn workloads_get_our_annotations_and_nothing_else() -> Result<()> {
         Ok((patch("Deployment", "bare", &probe).await? == Denied).then_some(()))
     })
     .await?;
+
+    // Where no Secret is written, nothing is restarted either.
+    for (namespace, expected) in [(&shop, Done), (&protected, Denied)] {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bare"},
+            "spec": {"containers": [{"name": "app", "image": "example.com/app"}]}});
+        let pods = Api::<Pod>::namespaced(admin.clone(), namespace);
+        pods.create(&PostParams::default(), &serde_json::from_value(pod)?)
+            .await?;
+        let evicted = Api::<Pod>::namespaced(operator.clone(), namespace)
+            .evict("bare", &EvictParams::default())
+            .await;
+        assert_eq!(outcome(evicted)?, expected, "an eviction in {namespace}");
+    }
+    let untouched = serde_json::from_value(workload("Deployment", "untouched"))?;
+    api(&admin, "Deployment", &protected)
+        .create(&PostParams::default(), &untouched)
+        .await?;
+    let patched = api(&operator, "Deployment", &protected)
+        .patch("untouched", &PatchParams::default(), &Patch::Merge(restart("t1")))
+        .await;
+    assert_eq!(outcome(patched)?, Denied, "a restart in a protected namespace");
 
     // By its roles it may patch the objects, and neither make nor delete them nor write their subresources.
     let subresource = async |kind: &str, name: &str| {

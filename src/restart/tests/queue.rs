@@ -348,15 +348,17 @@ fn who_rolls_out_with_older_content_keeps_its_slot_and_goes_at_once() {
     assert_eq!(goes(60, &[stale("a", &object), rolling]), ["z"]);
 }
 
+/// An ExternalSecret of a namespace that lets 100 workloads go at once.
+fn of(namespace: &str) -> ObjectFacts {
+    let mut object = db(|restarts| restarts.policy.max_concurrent = 100);
+    let mut content = (*object.content).clone();
+    content.object = ObjectKey::new(namespace, "db");
+    object.content = content.into();
+    object
+}
+
 #[test]
 fn namespaces_take_turns() {
-    let of = |namespace: &str| {
-        let mut object = db(|restarts| restarts.policy.max_concurrent = 100);
-        let mut content = (*object.content).clone();
-        content.object = ObjectKey::new(namespace, "db");
-        object.content = content.into();
-        object
-    };
     let mut targets: Vec<Target> = (0..9).map(|n| stale(&format!("w{n}"), &of("big"))).collect();
     targets.push(stale("x", &of("small")));
     let limits = Limits {
@@ -436,13 +438,6 @@ fn a_back_off_grows_to_five_minutes() {
 
 #[test]
 fn a_namespace_takes_no_more_of_the_clusters_slots_than_its_own() {
-    let of = |namespace: &str| {
-        let mut object = db(|restarts| restarts.policy.max_concurrent = 100);
-        let mut content = (*object.content).clone();
-        content.object = ObjectKey::new(namespace, "db");
-        object.content = content.into();
-        object
-    };
     // Their own annotations make them look as if they rolled out for us.
     let forged = (0..50).map(|n| target(&format!("w{n}"), &of("big"), Standing::Rolling));
     let targets: Vec<Target> = forged

@@ -208,13 +208,7 @@ impl Entry {
             spec,
             status,
         } = object;
-        let annotation = |name: &str| {
-            metadata
-                .annotations
-                .as_ref()
-                .and_then(|all| all.get(name))
-                .map(String::as_str)
-        };
+        let annotation = |name: &str| metadata.annotations.as_ref()?.get(name).map(String::as_str);
         let asked = annotation(annotation::REFRESH).map_or(0, |value| digest64(&[value.as_bytes()]));
         let suspend = annotation(annotation::SUSPEND_SYNC_UNTIL);
         let made_from = made_from(object);
@@ -309,13 +303,7 @@ impl Restarts {
             status,
         } = object;
         let policy = spec.restart_policy(default)?;
-        let annotation = |name: &str| {
-            metadata
-                .annotations
-                .as_ref()
-                .and_then(|all| all.get(name))
-                .map(String::as_str)
-        };
+        let annotation = |name: &str| metadata.annotations.as_ref()?.get(name).map(String::as_str);
         let rotation = status.as_ref().and_then(|status| status.rotation.as_ref());
         let found_out = || RotationStrategy::parse(rotation?.strategy.as_deref()?);
         let strategy = spec

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     api::{
-        CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason, names::annotation,
+        CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason,
+        names::{SYNC_MANAGER, annotation},
         token,
     },
     cluster::{self, Observed, SecretEntry},
@@ -276,11 +277,8 @@ impl Context {
                     let Some(observed) = &observed else {
                         return Err(NotWritten::Contended);
                     };
-                    (
-                        self.writer.patch_secret(target, observed, body).await,
-                        Some(why),
-                        written,
-                    )
+                    let sent = self.writer.patch::<Secret>(target, observed, SYNC_MANAGER, body);
+                    (sent.await, Some(why), written)
                 }
             };
             match sent {

@@ -142,22 +142,17 @@ impl Digest {
             generation: status.observed_generation.unwrap_or_default(),
             ready: condition(ConditionType::Ready),
             current: condition(ConditionType::Current),
-            sources: hash_all(sources.map(|s| {
-                (
-                    s.store.as_str(),
-                    s.key.as_str(),
-                    s.stage.as_str(),
-                    s.version_id.as_str(),
-                )
-            })),
+            sources: digest_of_sources(
+                sources.map(|source| [&source.store, &source.key, &source.stage, &source.version_id]),
+            ),
             target: status.target.as_ref().map_or(0, |target| {
-                hash(&(
-                    &*target.name,
+                let text = [
+                    Some(&*target.name),
                     target.content.as_deref(),
                     target.rollout.as_deref(),
-                    target.changed_at.as_ref().map(|at| seconds(at.0)),
-                    target.restart_since.as_ref().map(|at| seconds(at.0)),
-                ))
+                ];
+                let times = [&target.changed_at, &target.restart_since];
+                digest_of_target(text, times.map(|time| time.as_ref().map(|at| at.0)))
             }),
             rotation: digest_of_rotation(
                 status.rotation.as_ref(),
@@ -194,14 +189,10 @@ impl Digest {
             || verdict(current, self.current)
             || sources.as_ref().is_some_and(|sources| {
                 let listed = sources.iter().take(SOURCES);
-                hash_all(listed.map(|s| {
-                    (
-                        s.store.as_str(),
-                        s.key.as_str(),
-                        s.stage.as_str(),
-                        s.version.as_str(),
-                    )
-                })) != self.sources
+                let digest = digest_of_sources(
+                    listed.map(|source| [&source.store, &source.key, &source.stage, &source.version]),
+                );
+                digest != self.sources
             })
             || target.as_ref().is_some_and(|target| {
                 let Written {
@@ -211,13 +202,12 @@ impl Digest {
                     scope: _,
                     restart_since,
                 } = &target.written;
-                hash(&(
-                    &*target.name,
+                let text = [
+                    Some(&*target.name),
                     Some(content.as_str()),
                     Some(rollout.as_str()),
-                    changed_at.map(seconds),
-                    restart_since.map(seconds),
-                )) != self.target
+                ];
+                digest_of_target(text, [*changed_at, *restart_since]) != self.target
             })
             || match rotation {
                 RotationPart::Kept => false,
@@ -391,12 +381,18 @@ fn digest_of_rotation(status: Option<&RotationStatus>, condition: u64) -> u64 {
     ))
 }
 
-fn hash_all<T: Hash>(all: impl Iterator<Item = T>) -> u64 {
+/// Of store, key, stage and version of each.
+fn digest_of_sources<'a>(all: impl Iterator<Item = [&'a String; 4]>) -> u64 {
     let mut hasher = DefaultHasher::new();
     for one in all {
         one.hash(&mut hasher);
     }
     hasher.finish()
+}
+
+/// Of name, content and rollout, and of when the content changed and since when restarts are wanted.
+fn digest_of_target(text: [Option<&str>; 3], times: [Option<Timestamp>; 2]) -> u64 {
+    hash(&(text, times.map(|time| time.map(seconds))))
 }
 
 fn hash(value: &impl Hash) -> u64 {

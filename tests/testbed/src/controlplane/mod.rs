@@ -307,6 +307,27 @@ impl ControlPlane {
         .await
     }
 
+    /// Makes the `CustomResourceDefinition`s of a kustomization, and waits until they are served.
+    pub async fn define(&self, kustomization: &Path) -> Result<()> {
+        let kustomization = kustomization.display().to_string();
+        let apply = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--kustomize",
+            &kustomization,
+        ];
+        self.kubectl(apply).await?;
+        let established = [
+            "wait",
+            "--for=condition=Established",
+            "--timeout=30s",
+            "--all",
+            "crd",
+        ];
+        self.kubectl(established).await.map(drop)
+    }
+
     /// Starts a program that lives no longer than this control plane.
     pub(crate) fn launch(&self, launch: &Launch<'_>) -> Result<Component> {
         self.sandbox.launch(launch)
