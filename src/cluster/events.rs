@@ -18,6 +18,8 @@ use crate::api::EventReason;
 const QUEUE: usize = 256;
 /// Those of one namespace among them: one where much happens must not silence the others.
 const SHARE: usize = 128;
+/// A recorder remembers each event for six minutes, so as to count those that come again: after so many it is let go.
+const REMEMBERED: usize = 256;
 /// The longest note the API server takes, in bytes.
 const NOTE: usize = 1024;
 /// How long an event may take. Longer ones are given up.
@@ -96,7 +98,8 @@ pub struct Alert {
 pub struct EventWorker {
     queue: mpsc::Receiver<(ObjectReference, Event)>,
     waiting: Waiting,
-    recorder: Recorder,
+    client: kube::Client,
+    reporter: Reporter,
     leadership: Arc<Leadership>,
     metrics: Metrics,
 }
@@ -114,7 +117,8 @@ impl Events {
         let worker = EventWorker {
             queue: receiver,
             waiting: waiting.clone(),
-            recorder: Recorder::new(cluster.client.clone(), reporter),
+            client: cluster.client.clone(),
+            reporter,
             leadership,
             metrics: metrics.clone(),
         };
@@ -191,13 +195,20 @@ impl Events {
 impl EventWorker {
     /// Sends events until every [`Events`] is gone.
     pub async fn run(mut self) {
+        let mut recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        let mut remembered = 0;
         while let Some((regarding, event)) = self.queue.recv().await {
             self.waiting.end(&regarding);
+            if remembered >= REMEMBERED {
+                recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+                remembered = 0;
+            }
+            remembered += 1;
             let Some(_turn) = Leadership::turn(Arc::clone(&self.leadership)).await else {
                 self.metrics.events_dropped.inc();
                 continue;
             };
-            let sent = timeout(EMIT_TIMEOUT, self.recorder.publish(&event, &regarding)).await;
+            let sent = timeout(EMIT_TIMEOUT, recorder.publish(&event, &regarding)).await;
             if !matches!(sent, Ok(Ok(()))) {
                 self.metrics.events_dropped.inc();
                 tracing::warn!(

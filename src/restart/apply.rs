@@ -146,7 +146,7 @@ mod tests {
             values: values.iter().map(|value| (*value).into()).collect(),
         };
         let with = |expressions| PodSelector {
-            labels: [("app".into(), "web".into())].into(),
+            labels: [("app".into(), "web".into())].into_iter().collect(),
             expressions,
         };
         for (expressions, expected) in [

@@ -2,7 +2,6 @@
 //! is remembered; what waits for the API server runs beside it and hands back what it saw.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -23,7 +22,7 @@ use super::{
     memory::Memory,
     model::{Pod, WorkloadKey},
     need::later,
-    queue::{self, Carried, Go, State},
+    queue::{self, Carried, Go},
     report::Seen,
     say::{Statuses, Wanted},
     space::{Space, instant},
@@ -123,8 +122,8 @@ pub(super) struct Controller {
     pub(super) seen: Seen,
     pub(super) phases: HashMap<WorkloadKey, Phase>,
     pub(super) statuses: Statuses,
-    /// What was reported last of an object, as a number of its states.
-    pub(super) reported: HashMap<ObjectKey, Vec<State>>,
+    /// What was reported last of an object, as a digest of its states.
+    pub(super) reported: HashMap<ObjectKey, u64>,
     /// Patches whose answers were lost, until a workload shows them or they are given up.
     pub(super) doubts: HashMap<WorkloadKey, (Go, Instant)>,
     /// Since when something of an object is not known.
@@ -252,7 +251,7 @@ impl Controller {
                     space.workloads.insert(key);
                 } else if let Some(space) = self.spaces.get_mut(&key.key.namespace) {
                     space.forget(&key);
-                    space.mark(now);
+                    space.touch(&key, now);
                 }
             }
         }
@@ -312,7 +311,7 @@ impl Controller {
         }
         let spaces = self.spaces.values();
         let listing = self.lists < LISTS;
-        let times = spaces.flat_map(|space| [space.due, space.list_at.filter(|_| listing)]);
+        let times = spaces.flat_map(|space| [space.next_look(), space.list_at.filter(|_| listing)]);
         let decide_at = self.decide_at();
         let decisions = [self.undecided.then_some(decide_at), self.wake, self.phases_end()];
         let alarm = times
@@ -342,11 +341,8 @@ impl Controller {
 
     /// Looks at the namespaces that are due.
     fn look(&mut self, now: Instant) {
-        if self
-            .spaces
-            .values()
-            .all(|space| space.due.is_none_or(|due| due > now))
-        {
+        let is_due = |space: &Space| space.next_look().is_some_and(|due| due <= now);
+        if !self.spaces.values().any(is_due) {
             return;
         }
         self.control = self.context.control();
@@ -356,7 +352,7 @@ impl Controller {
             evict_allowed: self.context.evict_allowed,
         };
         for (namespace, space) in &mut self.spaces {
-            if space.due.is_some_and(|due| due <= now) {
+            if is_due(space) {
                 space.look(&self.context, namespace, &setting, &mut self.memory, now);
                 self.phases.retain(|key, phase| {
                     !(matches!(phase, Phase::Answered) && key.key.namespace == *namespace)
@@ -394,14 +390,14 @@ impl Controller {
             Phase::Resting(until) => now < *until,
         });
         let spaces = self.spaces.values();
-        let targets: Vec<Cow<'_, Target>> = spaces
+        let (busy, others): (Vec<&Target>, Vec<&Target>) = spaces
             .flat_map(|space| &space.targets)
-            .map(|target| match self.phases.get(&target.key) {
-                None => Cow::Borrowed(target),
-                Some(phase) => Cow::Owned(in_phase(target.clone(), phase, time, now)),
-            })
+            .partition(|target| self.phases.contains_key(&target.key));
+        let busy: Vec<Target> = busy
+            .into_iter()
+            .filter_map(|target| Some(in_phase(target.clone(), self.phases.get(&target.key)?, time, now)))
             .collect();
-        let targets: Vec<&Target> = targets.iter().map(|target| &**target).collect();
+        let targets: Vec<&Target> = others.into_iter().chain(&busy).collect();
         let mut decisions = queue::decide(time, &self.context.limits, &targets, &mut self.memory);
         self.wake = decisions.wake.map(|wake| instant(wake, time, now));
         for go in std::mem::take(&mut decisions.go) {

@@ -116,6 +116,11 @@ fn lists(target: &RestartTarget, key: &WorkloadKey, workload: &Workload) -> bool
     named
         && selector.as_ref().is_none_or(|selector| {
             let mut labels = selector.match_labels.iter();
-            labels.all(|(label, value)| workload.labels.get(label) == Some(value))
+            labels.all(|(label, value)| {
+                workload
+                    .labels
+                    .get(label.as_str())
+                    .is_some_and(|found| **found == **value)
+            })
         })
 }

@@ -1,15 +1,14 @@
 //! What the process remembers of restarts besides what the cluster says. Pure, and all of it may be lost: then decisions are
 //! a little slower or more careful, never other restarts.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
+use litemap::LiteMap;
 
 use super::{
     facts::ObjectFacts,
+    model::Texts,
     need::later,
     queue::{COALESCE, Go},
 };
@@ -31,9 +30,6 @@ const LONGEST_REST: SignedDuration = SignedDuration::from_secs(30);
 /// Windows that do not open within four years are looked at again after this time.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_hours(24);
 
-/// A token by the hash of its Secret's name.
-type Tokens = BTreeMap<Box<str>, Box<str>>;
-
 /// What the process remembers.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
@@ -48,12 +44,12 @@ pub struct Memory {
 #[derive(Clone, Debug, Default)]
 struct Kept {
     /// The contents that its pods were seen to hold, and when those changed: the same content may come back.
-    satisfied: BTreeMap<Box<str>, (Box<str>, Timestamp)>,
-    complete: Tokens,
+    satisfied: LiteMap<Box<str>, (Box<str>, Timestamp)>,
+    complete: Texts,
     changes: Option<Changes>,
-    sent: BTreeMap<Box<str>, Sent>,
+    sent: LiteMap<Box<str>, Sent>,
     /// What was sent before that.
-    former: BTreeMap<Box<str>, Sent>,
+    former: LiteMap<Box<str>, Sent>,
     refused: Option<Refused>,
     evicting: Option<Evicting>,
     /// How many decisions in a row did not hold when the workload was read again.
@@ -268,6 +264,14 @@ impl Memory {
         if !is(&kept.complete, hash, token) {
             kept.complete.insert(hash.into(), token.into());
             kept.refused = None;
+            // What was sent is there.
+            if kept.sent.get(hash).is_some_and(|sent| *sent.token == *token) {
+                kept.sent.remove(hash);
+                kept.former.remove(hash);
+            }
+            if kept.sent.is_empty() {
+                (kept.sent, kept.former) = Default::default();
+            }
         }
     }
 
@@ -382,6 +386,6 @@ impl Kept {
     }
 }
 
-fn is(tokens: &Tokens, hash: &str, token: &str) -> bool {
+fn is(tokens: &Texts, hash: &str, token: &str) -> bool {
     tokens.get(hash).is_some_and(|found| **found == *token)
 }

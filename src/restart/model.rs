@@ -3,8 +3,12 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use jiff::Timestamp;
+use litemap::LiteMap;
 
 use crate::api::{ObjectKey, RestartStrategy, WorkloadKind};
+
+/// Texts by name. Few of them: a sorted list takes a fraction of a tree.
+pub type Texts = LiteMap<Box<str>, Box<str>>;
 
 /// A workload by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,7 +37,7 @@ pub struct Workload {
     /// Whether it is being deleted.
     pub ending: bool,
     /// Its own labels: targets choose by them.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Texts,
     /// What people wrote on it about restarts.
     pub wishes: Wishes,
     /// stakater Reloader's annotations on it and on its template: full name and value, those of the template winning.
@@ -43,9 +47,9 @@ pub struct Workload {
     /// The Secrets that its pods use, sorted by name, each once.
     pub uses: Vec<Use>,
     /// Our annotations on its pod template: the hash of the Secret's name (without the domain) and the token.
-    pub tokens: BTreeMap<Box<str>, Box<str>>,
+    pub tokens: Texts,
     /// Our annotations on the workload itself: what was asked for last, by the same hash.
-    pub records: BTreeMap<Box<str>, Record>,
+    pub records: LiteMap<Box<str>, Record>,
     /// When our last patch of it was taken, by the API server's record of field managers.
     pub patched_at: Option<Timestamp>,
     /// `spec.paused`.
@@ -129,7 +133,7 @@ pub struct Record {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodSelector {
     /// Labels with these values.
-    pub labels: BTreeMap<Box<str>, Box<str>>,
+    pub labels: Texts,
     /// `matchExpressions`.
     pub expressions: Vec<Expression>,
 }
@@ -190,11 +194,11 @@ pub struct Pod {
     /// When it was made.
     pub created: Timestamp,
     /// Its labels: selectors choose by them.
-    pub labels: BTreeMap<Box<str>, Box<str>>,
+    pub labels: Texts,
     /// The kind and name of its controller, if it has one.
     pub controller: Option<(Box<str>, Box<str>)>,
     /// Our annotations on it: hash of the Secret's name and token.
-    pub tokens: BTreeMap<Box<str>, Box<str>>,
+    pub tokens: Texts,
     /// Its containers and sidecars.
     pub containers: Vec<Container>,
     /// Whether it is ready.

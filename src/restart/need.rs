@@ -1,13 +1,11 @@
 //! Does a live pod hold old content? Pure.
 
-use std::collections::BTreeMap;
-
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
     health,
     member::{Terms, use_of},
-    model::{Container, Content, Expression, Pod, PodSelector, Update, Use, Workload, WorkloadKey},
+    model::{Container, Content, Expression, Pod, PodSelector, Texts, Update, Use, Workload, WorkloadKey},
 };
 use crate::api::WorkloadKind;
 
@@ -114,7 +112,7 @@ fn controls(key: &WorkloadKey, pod: &Pod) -> bool {
     }
 }
 
-fn selects(selector: &PodSelector, labels: &BTreeMap<Box<str>, Box<str>>) -> bool {
+fn selects(selector: &PodSelector, labels: &Texts) -> bool {
     let PodSelector {
         labels: wanted,
         expressions,
@@ -127,7 +125,7 @@ fn selects(selector: &PodSelector, labels: &BTreeMap<Box<str>, Box<str>>) -> boo
         && expressions.iter().all(|expression| fits(expression, labels))
 }
 
-fn fits(expression: &Expression, labels: &BTreeMap<Box<str>, Box<str>>) -> bool {
+fn fits(expression: &Expression, labels: &Texts) -> bool {
     let Expression {
         key,
         operator,

@@ -21,6 +21,8 @@ use crate::{api::ObjectKey, restart::Context};
 
 /// Changes that come together are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+/// So are those of single workloads.
+const SOON: Duration = Duration::from_millis(20);
 /// At most one part in so many of the time goes into looks at one namespace.
 const SHARE: u32 = 20;
 /// The longest that a change waits for a look.
@@ -49,8 +51,11 @@ pub(super) struct Space {
     pub(super) facts: Facts,
     /// Where its workloads stand, as of the last look.
     pub(super) targets: Vec<Target>,
-    /// When it is looked at next.
+    /// When all of it is looked at next.
     pub(super) due: Option<Instant>,
+    /// The workloads that changed and are looked at alone, and when.
+    changed: BTreeSet<WorkloadKey>,
+    changed_due: Option<Instant>,
     /// When its pods are listed next.
     pub(super) list_at: Option<Instant>,
     /// Whether they are being listed.
@@ -85,14 +90,19 @@ impl Space {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// A workload changed.
+    /// When something of it is looked at next.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.due.into_iter().chain(self.changed_due).min()
+    }
+
+    /// A workload changed, or what is remembered of it.
     pub(super) fn touch(&mut self, key: &WorkloadKey, now: Instant) {
-        // In the order of `workloads`.
-        let found = self.targets.binary_search_by(|target| target.key.cmp(key)).ok();
+        let found = find(&self.targets, key).ok();
         self.touched |= found
             .and_then(|index| self.targets.get(index))
             .is_some_and(is_open);
-        self.mark(now);
+        self.changed.insert(key.clone());
+        self.changed_due.get_or_insert(now + SOON);
     }
 
     /// Whether nothing of it concerns restarts.
@@ -106,7 +116,7 @@ impl Space {
         self.pods.remove(key);
     }
 
-    /// Looks at everything.
+    /// Looks at everything, or only at the workloads that changed.
     pub(super) fn look(
         &mut self,
         context: &Context,
@@ -116,11 +126,59 @@ impl Space {
         now: Instant,
     ) {
         let began = Instant::now();
-        self.due = None;
-        self.learn(context, namespace);
+        let changed = std::mem::take(&mut self.changed);
+        self.changed_due = None;
+        if self.due.is_some_and(|due| due <= now) {
+            self.due = None;
+            self.learn(context, namespace);
+            let all = self.workloads.iter();
+            self.targets = Vec::new();
+            self.targets = self.judge(all, context, namespace, setting, memory);
+            let targets = &self.targets;
+            // In the order of `workloads`, as they are.
+            let is_kept =
+                |key: &WorkloadKey| find(targets, key).is_ok_and(|at| targets.get(at).is_some_and(is_open));
+            self.pods.retain(|key, _| is_kept(key));
+            self.took = began.elapsed();
+        } else {
+            for key in changed {
+                let judged = self
+                    .judge([&key].into_iter(), context, namespace, setting, memory)
+                    .pop();
+                if !judged.as_ref().is_some_and(is_open) {
+                    self.pods.remove(&key);
+                }
+                match (find(&self.targets, &key), judged) {
+                    (Ok(at), Some(target)) => self.targets[at] = target,
+                    (Ok(at), None) => drop(self.targets.remove(at)),
+                    (Err(at), Some(target)) => self.targets.insert(at, target),
+                    (Err(_), None) => {}
+                }
+            }
+        }
+        self.plan(setting.now, now);
+        // What holds a workload up and ends by itself was judged here, and ends here.
+        let ends = self.targets.iter().flat_map(|target| {
+            let blocks = target.claims.iter().filter_map(|claim| claim.block.as_ref());
+            blocks.chain(&target.refused).filter_map(|block| block.until)
+        });
+        if let Some(end) = ends.filter(|end| *end > setting.now).min() {
+            self.mark_at(instant(end, setting.now, now));
+        }
+    }
+
+    /// Where workloads stand.
+    fn judge<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a WorkloadKey>,
+        context: &Context,
+        namespace: &Arc<str>,
+        setting: &Setting<'_>,
+        memory: &mut Memory,
+    ) -> Vec<Target> {
         let wishes = context.wishes(namespace);
-        self.targets.clear();
-        for key in &self.workloads {
+        let mut targets = Vec::new();
+        for key in keys {
             let Some(known) = context.workloads.get(key) else {
                 continue;
             };
@@ -145,29 +203,13 @@ impl Space {
             let assess = || target::assess(setting, &self.facts, &observed, memory);
             // One workload that we cannot judge must not end the judgement of all others.
             match catch_unwind(AssertUnwindSafe(assess)) {
-                Ok(target) => self.targets.extend(target),
+                Ok(target) => targets.extend(target),
                 Err(_) => {
                     tracing::error!(workload = %key, %namespace, "judging a workload panicked; this is a bug, please report it");
                 }
             }
         }
-        let open: BTreeSet<&WorkloadKey> = self
-            .targets
-            .iter()
-            .filter(|t| is_open(t))
-            .map(|t| &t.key)
-            .collect();
-        self.pods.retain(|key, _| open.contains(key));
-        self.plan(setting.now, now);
-        // What holds a workload up and ends by itself was judged here, and ends here.
-        let ends = self.targets.iter().flat_map(|target| {
-            let blocks = target.claims.iter().filter_map(|claim| claim.block.as_ref());
-            blocks.chain(&target.refused).filter_map(|block| block.until)
-        });
-        if let Some(end) = ends.filter(|end| *end > setting.now).min() {
-            self.mark_at(instant(end, setting.now, now));
-        }
-        self.took = began.elapsed();
+        targets
     }
 
     /// Reads what its ExternalSecrets say.
@@ -276,6 +318,11 @@ impl Space {
     pub(super) fn keep(&mut self, key: WorkloadKey, uid: Box<str>, at: Timestamp, pods: Vec<Arc<Pod>>) {
         self.pods.insert(key, Kept { uid, at, pods });
     }
+}
+
+/// The place of a workload among targets, which are in its order.
+fn find(targets: &[Target], key: &WorkloadKey) -> Result<usize, usize> {
+    targets.binary_search_by(|target| target.key.cmp(key))
 }
 
 /// Whether something is still to come of the workload.

@@ -136,6 +136,7 @@ pub fn assess(
         .filter_map(|object| look.claim(object, memory))
         .collect();
     claims.sort_by(|a, b| a.object.key().cmp(b.object.key()));
+    claims.shrink_to_fit();
     let rolling = look.rolls_otherwise(&objects, &claims, memory) || claims.iter().any(|claim| claim.rolling);
     if claims.is_empty() && !rolling {
         return None;

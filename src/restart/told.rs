@@ -1,6 +1,10 @@
 //! What follows from decisions for people: events, numbers, statuses.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -86,7 +90,7 @@ impl Controller {
             let fresh = std::mem::take(&mut space.fresh);
             for facts in space.facts.iter() {
                 let states = of.get(facts.key()).copied().unwrap_or_default();
-                let same = self.reported.get(facts.key()).map_or(&[][..], Vec::as_slice) == states;
+                let same = self.reported.get(facts.key()).copied() == digest(states);
                 if !same || fresh.contains(&facts.key().name) {
                     wanted.push(facts.clone());
                 }
@@ -118,11 +122,17 @@ impl Controller {
                 let said = facts.restarts.said;
                 self.statuses.want(object, identity, said, Some(report), time);
             }
-            if states.is_empty() {
-                self.reported.remove(object);
-            } else {
-                self.reported.insert(object.clone(), part.states);
-            }
+            match digest(states) {
+                Some(digest) => self.reported.insert(object.clone(), digest),
+                None => self.reported.remove(object),
+            };
         }
     }
+}
+
+/// A number that changes with the states; none without any.
+fn digest(states: &[State]) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    states.hash(&mut hasher);
+    (!states.is_empty()).then(|| hasher.finish())
 }

@@ -7,10 +7,11 @@ mod tests;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use litemap::LiteMap;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::{
-    model::{Container, Expression, Pod, PodSelector, Progress, Record, Update, Wishes, Workload},
+    model::{Container, Expression, Pod, PodSelector, Progress, Record, Texts, Update, Wishes, Workload},
     patch,
     uses::{self, PodSpec},
 };
@@ -22,7 +23,7 @@ use crate::{
     cluster::Observed,
 };
 
-type Texts = BTreeMap<String, String>;
+type Annotations = BTreeMap<String, String>;
 
 /// A workload of any kind.
 #[derive(Debug, Default, Deserialize)]
@@ -60,9 +61,9 @@ struct Meta {
     creation_timestamp: Option<String>,
     deletion_timestamp: Option<String>,
     #[serde(deserialize_with = "nullable")]
-    labels: Texts,
+    labels: Annotations,
     #[serde(deserialize_with = "nullable")]
-    annotations: Texts,
+    annotations: Annotations,
     #[serde(deserialize_with = "nullable")]
     owner_references: Vec<Owner>,
     #[serde(deserialize_with = "nullable")]
@@ -107,7 +108,7 @@ struct Spec {
 #[serde(rename_all = "camelCase", default)]
 struct Selector {
     #[serde(deserialize_with = "nullable")]
-    match_labels: BTreeMap<Box<str>, Box<str>>,
+    match_labels: Annotations,
     #[serde(deserialize_with = "nullable")]
     match_expressions: Vec<Requirement>,
 }
@@ -136,7 +137,7 @@ struct Template {
 #[serde(default)]
 struct TemplateMeta {
     #[serde(deserialize_with = "nullable")]
-    annotations: Texts,
+    annotations: Annotations,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -313,9 +314,9 @@ impl WorkloadDoor {
             generation: metadata.generation,
             observed_generation,
             ending: metadata.deletion_timestamp.is_some(),
-            labels: metadata.labels,
+            labels: texts(metadata.labels),
             selector: PodSelector {
-                labels: match_labels,
+                labels: texts(match_labels),
                 expressions: match_expressions
                     .into_iter()
                     .map(|requirement| Expression {
@@ -439,11 +440,7 @@ impl PodDoor {
             name: metadata.name.into(),
             uid: metadata.uid.into(),
             created,
-            labels: metadata
-                .labels
-                .into_iter()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
+            labels: texts(metadata.labels),
             controller: metadata
                 .owner_references
                 .into_iter()
@@ -456,6 +453,11 @@ impl PodDoor {
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         })
     }
+}
+
+fn texts(texts: Annotations) -> Texts {
+    let texts = texts.into_iter();
+    texts.map(|(name, value)| (name.into(), value.into())).collect()
 }
 
 fn time(text: Option<&str>) -> Option<Timestamp> {
@@ -478,14 +480,14 @@ fn hash(name: &str) -> Option<&str> {
     name.strip_prefix(RESTART_DOMAIN)?.strip_prefix('/')
 }
 
-fn tokens(annotations: &Texts) -> BTreeMap<Box<str>, Box<str>> {
+fn tokens(annotations: &Annotations) -> Texts {
     annotations
         .iter()
         .filter_map(|(name, value)| Some((hash(name)?.into(), value.as_str().into())))
         .collect()
 }
 
-fn records(annotations: &Texts) -> BTreeMap<Box<str>, Record> {
+fn records(annotations: &Annotations) -> LiteMap<Box<str>, Record> {
     annotations
         .iter()
         .filter_map(|(name, value)| Some((hash(name)?.into(), patch::parse(value)?)))

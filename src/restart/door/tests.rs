@@ -124,13 +124,21 @@ fn our_marks_and_those_of_others_are_told_apart() {
     .unwrap();
     assert_eq!(web.wishes.restart, Wish::No);
     assert_eq!(web.patched_at, Some("2026-01-01T00:00:09Z".parse().unwrap()));
-    assert_eq!(web.tokens, [("0badcafe0badcafe".into(), "token".into())].into());
+    assert_eq!(
+        web.tokens,
+        [("0badcafe0badcafe".into(), "token".into())]
+            .into_iter()
+            .collect()
+    );
     let record = Record {
         token: "token".into(),
         attempt: 2,
         was_healthy: false,
     };
-    assert_eq!(web.records, [("0badcafe0badcafe".into(), record)].into());
+    assert_eq!(
+        web.records,
+        [("0badcafe0badcafe".into(), record)].into_iter().collect()
+    );
     let theirs = [
         ("reloader.stakater.com/auto".into(), "true".into()),
         ("secret.reloader.stakater.com/reload".into(), "db".into()),

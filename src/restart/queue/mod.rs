@@ -95,7 +95,7 @@ pub struct Carried {
 }
 
 /// Where a workload stands with a content.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// The ExternalSecret.
     pub object: ObjectKey,

@@ -15,10 +15,13 @@ mod uses;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
+use litemap::LiteMap;
 
 use super::{
     facts::ObjectFacts,
-    model::{Container, Content, Pod, PodSelector, Progress, Update, Use, Wishes, Workload, WorkloadKey},
+    model::{
+        Container, Content, Pod, PodSelector, Progress, Texts, Update, Use, Wishes, Workload, WorkloadKey,
+    },
 };
 use crate::{
     api::{
@@ -125,16 +128,16 @@ fn workload(name: &str) -> Workload {
         generation: 1,
         observed_generation: 1,
         ending: false,
-        labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
+        labels: Texts::from_iter([("app".into(), name.into())]),
         wishes: Wishes::default(),
         reloader: BTreeMap::new(),
         selector: PodSelector {
-            labels: BTreeMap::from([("app".into(), name.into())]),
+            labels: Texts::from_iter([("app".into(), name.into())]),
             expressions: Vec::new(),
         },
         uses: vec![env("db")],
-        tokens: BTreeMap::new(),
-        records: BTreeMap::new(),
+        tokens: Texts::new_vec(),
+        records: LiteMap::new_vec(),
         patched_at: None,
         paused: false,
         update: Update::Rolling { partition: 0 },
@@ -160,9 +163,9 @@ fn pod(name: &str, created: i64) -> Pod {
         name: format!("{name}-{created}").into(),
         uid: format!("pod-{name}-{created}").into(),
         created: at(created),
-        labels: BTreeMap::from([("app".into(), name.into())]),
+        labels: Texts::from_iter([("app".into(), name.into())]),
         controller: Some(("ReplicaSet".into(), format!("{name}-abc").into())),
-        tokens: BTreeMap::new(),
+        tokens: Texts::new_vec(),
         containers: vec![container("app", created)],
         ready: true,
         readiness_since: None,

@@ -1,7 +1,7 @@
 //! A small cluster: workloads whose controllers replace pods one by one, a self-healer, and a process that crashes, loses
 //! answers and is refused. It records what an observer of the API server sees.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -11,7 +11,7 @@ use crate::{
     restart::{
         facts::{Facts, ObjectFacts},
         memory::Memory,
-        model::{Container, Pod, Wishes, Workload, WorkloadKey},
+        model::{Container, Pod, Texts, Wishes, Workload, WorkloadKey},
         need,
         queue::{Decisions, Limits, decide},
         step::{Step, step},
@@ -52,7 +52,7 @@ pub(super) struct Simulated {
     /// A self-healer strips our annotation from the template.
     pub(super) healed: bool,
     pub(super) pods: Vec<Pod>,
-    template: BTreeMap<Box<str>, Box<str>>,
+    template: Texts,
     made: usize,
 }
 
@@ -266,7 +266,7 @@ impl Simulated {
             nature,
             healed: false,
             pods,
-            template: BTreeMap::new(),
+            template: Texts::default(),
             made: 0,
         };
         simulated.observe();

@@ -1,6 +1,6 @@
 //! Who holds a slot, what an eviction amounts to, and which ExternalSecrets are looked at at all.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
@@ -12,7 +12,7 @@ use crate::{
         facts::{Facts, ObjectFacts},
         health::Failure,
         memory::Memory,
-        model::{Pod, Record, Until, Wish, Wishes, Workload},
+        model::{Pod, Record, Texts, Until, Wish, Wishes, Workload},
         patch::Asked,
         pods::Pods,
         queue::{Carried, Go},
@@ -236,7 +236,7 @@ fn only_what_a_workload_names_is_looked_at_for_it() {
     workload.wishes.restart = Wish::Yes;
     assert_eq!(named(&facts, &workload), ["db", "targets", "z"]);
     workload.uses.clear();
-    workload.tokens = BTreeMap::from([("hash-nothing".into(), "t".into())]);
+    workload.tokens = Texts::from_iter([("hash-nothing".into(), "t".into())]);
     assert_eq!(named(&facts, &workload), ["targets"]);
 }
 

@@ -49,9 +49,21 @@ pub(crate) struct Bench {
     /// Workloads that one rotation restarts; 0 leaves them out
     #[arg(long, default_value_t = 2000)]
     workloads: usize,
+    /// Only this part
+    #[arg(long)]
+    only: Option<Part>,
     /// Where the numbers go as JSON
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
+}
+
+/// A part that can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Memory with so many ExternalSecrets over so many secrets
+    Memory,
+    /// Restarts of the workloads
+    Restarts,
 }
 
 impl Bench {
@@ -90,6 +102,17 @@ impl Bench {
 
         let world = World::new(binaries, self.secrets, Duration::from_millis(self.latency)).await?;
         terminal.say("The control plane runs, the chart is installed.");
+        match self.only {
+            None => {}
+            Some(Part::Memory) => {
+                self.memory(&world, &terminal, &mut report).await?;
+                return self.conclude(&terminal, &report);
+            }
+            Some(Part::Restarts) => {
+                restarts::measure(&world, &terminal, &mut report, self.workloads).await?;
+                return self.conclude(&terminal, &report);
+            }
+        }
 
         let floor = floor::measure(&world, self.objects).await?;
         terminal.say(&format!(
@@ -156,6 +179,35 @@ impl Bench {
             restarts::measure(&world, &terminal, &mut report, self.workloads).await?;
         }
         self.conclude(&terminal, &report)
+    }
+
+    /// What it holds for so many objects: while it writes all Secrets, after, and when it starts with all of them there.
+    async fn memory(&self, world: &World, terminal: &Terminal, report: &mut Report) -> Result<()> {
+        // The design's, for these numbers.
+        let target = [(2_000, 40.0), (10_000, 64.0), (100_000, 400.0)]
+            .into_iter()
+            .find(|(objects, _)| (*objects, *objects) == (self.objects, self.secrets))
+            .map(|(_, target)| target);
+        let part = "memory";
+        let mut show = |name: &str, memory: u64| {
+            let memory = bytes(memory) / MIB;
+            terminal.say(&format!("{name}: {memory:.1} MiB."));
+            report.add(part, name, memory, "MiB", target);
+        };
+        self.create(world, "List", "1h").await?;
+        terminal.say(&format!("{} ExternalSecrets are made.", self.objects));
+        let (operator, sync) = world.first_sync(self.objects).await?;
+        show("at the most, first sync", sync.usage.peak);
+        tokio::time::sleep(SETTLE * 2).await;
+        show("after it", operator.usage()?.resident);
+        operator.terminate().await?;
+        let (operator, _) = world.start().await?;
+        tokio::time::sleep(SETTLE * 2).await;
+        let usage = operator.usage()?;
+        show("at the most, a start with all of them", usage.peak);
+        show("after it, too", usage.resident);
+        operator.terminate().await?;
+        Ok(())
     }
 
     /// A target that holds for the standard numbers only.
