@@ -277,7 +277,7 @@ fn values_that_mean_nothing_are_refused() {
             "clusterName",
         ),
         ("tokenAudiences={a'b}", "tokenAudiences"),
-        ("statusWritesPerSecond=0", "statusWritesPerSecond"),
+        ("statusWritesPerSecond=1", "statusWritesPerSecond"),
         ("restart.default=automatic", "default"),
         ("restart.maxConcurrent=0", "maxConcurrent"),
         (

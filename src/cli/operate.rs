@@ -45,7 +45,7 @@ pub(super) struct Settings {
     pub(super) min_refresh_interval: Duration,
     pub(super) periodic_reads: bool,
     pub(super) allow_operator_identity: bool,
-    pub(super) status_writes_per_second: NonZeroU32,
+    pub(super) status_writes_per_second: u32,
     pub(super) lease_name: String,
     /// Beside the operator's own.
     pub(super) protected_namespaces: Vec<String>,
@@ -201,7 +201,9 @@ pub(super) async fn operate(
         work: Work::new(clock, STORES, seed(&pod_name)),
     }));
     let at_once = |limit: NonZeroU32| usize::try_from(limit.get()).unwrap_or(usize::MAX);
-    let pace = Arc::new(Pace::new(status_writes_per_second.get()));
+    // Statuses of restarts do not queue behind those of an outage.
+    let of_restarts = (status_writes_per_second / 5).max(1);
+    let of_syncs = status_writes_per_second.saturating_sub(of_restarts).max(1);
     let restarts = Arc::new(restart::Context {
         objects: objects.clone(),
         secrets: secrets.clone(),
@@ -216,8 +218,8 @@ pub(super) async fn operate(
             cluster: at_once(restart_settings.max_concurrent),
         },
         evict_allowed: restart_settings.allow_evict,
-        pace: Arc::clone(&pace),
-        started: clock.zero(),
+        pace: Pace::new(of_restarts),
+        started: tokio::time::Instant::now(),
         metrics: metrics.restart,
     });
     let context = Arc::new(Context {
@@ -243,7 +245,7 @@ pub(super) async fn operate(
             .collect(),
         metrics: metrics.sync,
         slots: Semaphore::new(WRITE_SLOTS),
-        pace,
+        pace: Pace::new(of_syncs),
         memory: sync::reconcile::Memories::default(),
     });
 

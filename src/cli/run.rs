@@ -74,9 +74,10 @@ pub(super) struct Run {
         value_delimiter = ','
     )]
     protected_namespaces: Vec<String>,
-    /// Writes of status a second at most, after an object's first: 1 to 1000
-    #[arg(long, env = "KEYTURN_STATUS_WRITES_PER_SECOND", default_value = "50", value_parser = to_a_thousand)]
-    status_writes_per_second: NonZeroU32,
+    /// Writes of status a second at most, after an object's first
+    #[arg(long, env = "KEYTURN_STATUS_WRITES_PER_SECOND", default_value = "50",
+        value_parser = clap::value_parser!(u32).range(2..=1000))]
+    status_writes_per_second: u32,
     /// Audiences for which tokens of ServiceAccounts may be requested
     #[arg(
         long,
@@ -89,10 +90,10 @@ pub(super) struct Run {
     #[arg(long, env = "KEYTURN_RESTART_DEFAULT", default_value = "Disabled", value_parser = restart_mode)]
     restart_default: RestartMode,
     /// How many workloads roll out at once in the whole cluster
-    #[arg(long, env = "KEYTURN_MAX_CONCURRENT_RESTARTS", default_value = "20", value_parser = to_a_thousand)]
+    #[arg(long, env = "KEYTURN_MAX_CONCURRENT_RESTARTS", default_value = "20", value_parser = at_once)]
     max_concurrent_restarts: NonZeroU32,
     /// How many workloads roll out at once in one namespace
-    #[arg(long, env = "KEYTURN_MAX_CONCURRENT_RESTARTS_PER_NAMESPACE", default_value = "5", value_parser = to_a_thousand)]
+    #[arg(long, env = "KEYTURN_MAX_CONCURRENT_RESTARTS_PER_NAMESPACE", default_value = "5", value_parser = at_once)]
     max_concurrent_restarts_per_namespace: NonZeroU32,
     /// Whether pods may be evicted where an `ExternalSecret` or a workload asks for it
     #[arg(long, env = "KEYTURN_ALLOW_EVICT", default_value_t = false, action = ArgAction::Set)]
@@ -280,7 +281,7 @@ fn restart_mode(text: &str) -> Result<RestartMode, String> {
 }
 
 /// How many at once: at most what one control plane bears.
-fn to_a_thousand(text: &str) -> Result<NonZeroU32, String> {
+fn at_once(text: &str) -> Result<NonZeroU32, String> {
     text.parse()
         .ok()
         .filter(|number: &NonZeroU32| number.get() <= 1000)

@@ -54,6 +54,11 @@ impl Context {
         };
         let (at, pods) = self.pods(&object.namespace, Some(&selector)).await?;
         let pods = self.workloads.sort_pods(&object.namespace, pods);
+        let at = if pods.is_whole() {
+            at
+        } else {
+            Timestamp::UNIX_EPOCH
+        };
         let pods = pods.of(&object.name).cloned().collect();
         Ok(Some(Looked {
             observed,

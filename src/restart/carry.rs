@@ -10,9 +10,10 @@ use tokio::time::Instant;
 
 use super::{
     apply::Looked,
-    controller::{Controller, Done, Phase, caught},
+    controller::{Controller, Done},
     facts::Facts,
     model::{Pod, Wishes},
+    phase::{Phase, caught},
     queue::Go,
     step::{self, Step},
     target::{self, Listed, Observed, Setting},
@@ -119,6 +120,7 @@ impl Controller {
         sent: Result<(), cluster::Error>,
         now: Instant,
     ) {
+        self.doubts.remove(&go.key);
         // What is remembered of the request must be seen before anything else is decided: it holds a slot.
         self.phases.insert(go.key.clone(), Phase::Answered);
         if let Some(space) = self.spaces.get_mut(&go.key.key.namespace) {

@@ -48,7 +48,7 @@ pub struct Context {
     /// Whether pods may be evicted.
     pub evict_allowed: bool,
     /// Of writes of status.
-    pub pace: Arc<Pace>,
+    pub pace: Pace,
     /// When the clock of `pace` was at zero.
     pub started: Instant,
     /// Counts.

@@ -3,13 +3,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
-use futures::FutureExt as _;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
@@ -18,19 +16,18 @@ use tokio::{
 use super::{
     Context,
     apply::Looked,
-    block::{Block, Word},
     memory::Memory,
     model::{Pod, WorkloadKey},
-    need::later,
+    phase::{ASTRAY, Phase, caught},
     queue::{self, Carried, Go},
     report::Seen,
     say::{Statuses, Wanted},
     space::{Space, instant},
-    target::{Setting, Standing, Target},
+    target::{Setting, Target},
 };
 use crate::{
     api::{ConditionType, ObjectKey},
-    cluster::{self, Change, Changes, Class, Control, Verb},
+    cluster::{self, Change, Changes, Control, Verb},
 };
 
 /// Namespaces whose pods are listed at once.
@@ -40,8 +37,6 @@ const DECISIONS: Duration = Duration::from_millis(100);
 /// At most one part in so many of the time goes into decisions, but this is as long as one waits.
 const SHARE: u32 = 10;
 const LONGEST: Duration = Duration::from_secs(10);
-/// A request that has not ended by then has gone astray.
-const ASTRAY: Duration = Duration::from_mins(1);
 /// How long the first lists of pods may take before it is told what happens.
 pub(super) const WARM: Duration = Duration::from_mins(1);
 /// How long restarts wait for the first list of Rollouts, which readiness does not wait for.
@@ -103,16 +98,6 @@ pub(super) enum Done {
         wanted: Wanted,
         written: Result<(), cluster::Error>,
     },
-}
-
-/// How a decision is being carried out.
-pub(super) enum Phase {
-    /// A request is under way since then.
-    Busy(Instant),
-    /// It was answered; what is remembered of it is not looked at yet.
-    Answered,
-    /// It did not hold; not again before.
-    Resting(Instant),
 }
 
 pub(super) struct Controller {
@@ -214,6 +199,7 @@ impl Controller {
                 workload.uid == go.uid && go.carried.iter().all(asked)
             });
         if taken {
+            self.memory.taken(&go, self.context.time.now());
             self.seen.triggered(&go);
             self.context.tell_triggered(&go, "patch", None);
         } else if now < since + ASTRAY {
@@ -331,11 +317,7 @@ impl Controller {
 
     /// When a phase ends by time alone, or the time of warming up.
     fn phases_end(&self) -> Option<Instant> {
-        let phases = self.phases.values().filter_map(|phase| match phase {
-            Phase::Busy(since) => Some(*since + ASTRAY),
-            Phase::Answered => None,
-            Phase::Resting(until) => Some(*until),
-        });
+        let phases = self.phases.values().filter_map(Phase::end);
         phases.chain((!self.warm).then_some(self.started + WARM)).min()
     }
 
@@ -384,18 +366,15 @@ impl Controller {
     fn decide(&mut self, now: Instant) {
         (self.undecided, self.decided, self.wake) = (false, now, None);
         let time = self.context.time.now();
-        self.phases.retain(|_, phase| match phase {
-            Phase::Busy(since) => now < *since + ASTRAY,
-            Phase::Answered => true,
-            Phase::Resting(until) => now < *until,
-        });
+        self.phases
+            .retain(|_, phase| phase.end().is_none_or(|end| now < end));
         let spaces = self.spaces.values();
         let (busy, others): (Vec<&Target>, Vec<&Target>) = spaces
             .flat_map(|space| &space.targets)
             .partition(|target| self.phases.contains_key(&target.key));
         let busy: Vec<Target> = busy
             .into_iter()
-            .filter_map(|target| Some(in_phase(target.clone(), self.phases.get(&target.key)?, time, now)))
+            .filter_map(|target| Some(self.phases.get(&target.key)?.seen(target, time, now)))
             .collect();
         let targets: Vec<&Target> = others.into_iter().chain(&busy).collect();
         let mut decisions = queue::decide(time, &self.context.limits, &targets, &mut self.memory);
@@ -486,50 +465,4 @@ impl Controller {
             tracing::warn!("some restarts did not end in time; the next leader sees what became of them");
         }
     }
-}
-
-/// What `work` gives, or an error if it panics: who waits for it must hear of it. The panic's own text stays inside.
-pub(super) async fn caught<T>(
-    verb: Verb,
-    key: &ObjectKey,
-    work: impl Future<Output = Result<T, cluster::Error>>,
-) -> Result<T, cluster::Error> {
-    let panicked = |_| {
-        Err(cluster::Error {
-            verb,
-            kind: "restarts",
-            key: key.clone(),
-            class: Class::Malformed("it panicked; this is a bug, please report it"),
-        })
-    };
-    AssertUnwindSafe(work)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(panicked)
-}
-
-/// A workload whose restart is being carried out rolls out, so that its slot is taken; one whose restart did not hold waits.
-fn in_phase(mut target: Target, phase: &Phase, time: Timestamp, now: Instant) -> Target {
-    match phase {
-        Phase::Busy(_) | Phase::Answered => {
-            (target.rolling, target.holds, target.patched_at) = (true, true, Some(time));
-            for claim in &mut target.claims {
-                if matches!(claim.standing, Standing::Stale(_)) && claim.block.is_none() {
-                    claim.standing = Standing::Rolling;
-                    claim.rolling = true;
-                }
-            }
-        }
-        Phase::Resting(until) => {
-            let wait = SignedDuration::try_from(until.saturating_duration_since(now)).unwrap_or_default();
-            target.refused.get_or_insert_with(|| {
-                Block::new(
-                    Word::WaitingForTurn,
-                    "it was not as expected when it was read again; it is looked at once more",
-                    Some(later(time, wait)),
-                )
-            });
-        }
-    }
-    target
 }

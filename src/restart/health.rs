@@ -56,6 +56,8 @@ pub struct Rollout<'a> {
     pub new: Option<&'a [&'a Pod]>,
     /// Whether pods hold old content; none if that is not known.
     pub stale: Option<bool>,
+    /// Whether it was seen to fail.
+    pub failed: bool,
 }
 
 /// Whether the workload's controller says that every pod is of the present template, and works.
@@ -109,6 +111,7 @@ pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
         timeout,
         new,
         stale,
+        failed,
     } = *rollout;
     if rolled_out(kind, workload) {
         return Health::Complete;
@@ -121,11 +124,12 @@ pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
         since,
         SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX),
     );
-    // A pod that was made after the end is of another's rollout, and what befell one after it is another's doing.
+    // A pod that was made after the end is of another's rollout, and what befell one after it is another's doing, unless
+    // the rollout failed before.
     let ours = || {
         new.into_iter().flatten().filter(|pod| {
             let since = pod.readiness_since.unwrap_or(pod.created);
-            lives(pod) && pod.created <= end && since <= end
+            lives(pod) && pod.created <= end && (failed || since <= end)
         })
     };
     if let Some(reason) = ours().find_map(|pod| broken(pod, now)) {

@@ -46,6 +46,8 @@ struct Kept {
     /// The contents that its pods were seen to hold, and when those changed: the same content may come back.
     satisfied: LiteMap<Box<str>, (Box<str>, Timestamp)>,
     complete: Texts,
+    /// The contents whose rollout was seen to fail.
+    failed: Texts,
     changes: Option<Changes>,
     sent: LiteMap<Box<str>, Sent>,
     /// What was sent before that.
@@ -63,6 +65,8 @@ pub struct Evicting {
     pub since: Timestamp,
     /// Whether this process does. Before it, it may have been another one of ours, or anybody.
     pub ours: bool,
+    /// Whether it goes on, so that it holds a slot.
+    pub holds: bool,
 }
 
 /// Whether an ExternalSecret's windows are open.
@@ -119,6 +123,7 @@ impl Memory {
             kept.evicting = Some(Evicting {
                 since: now,
                 ours: true,
+                holds: true,
             });
             return;
         }
@@ -177,7 +182,7 @@ impl Memory {
     /// A disruption budget refused the eviction for now: nothing is under way that holds a slot.
     pub fn evict_later(&mut self, go: &Go, now: Timestamp, why: &str) {
         let kept = self.workloads.entry(go.uid.clone()).or_default();
-        kept.evicting = None;
+        kept.pause();
         kept.refused = Some(Refused {
             until: later(now, EVICT_AGAIN),
             times: 0,
@@ -259,11 +264,24 @@ impl Memory {
         self.kept(uid).is_some_and(|kept| is(&kept.complete, hash, token))
     }
 
+    /// Whether the rollout for the content was seen to fail.
+    pub(super) fn has_failed(&self, uid: &str, hash: &str, token: &str) -> bool {
+        self.kept(uid).is_some_and(|kept| is(&kept.failed, hash, token))
+    }
+
+    pub(super) fn fail(&mut self, uid: &str, hash: &str, token: &str) {
+        if !self.has_failed(uid, hash, token) {
+            let kept = self.workloads.entry(uid.into()).or_default();
+            kept.failed.insert(hash.into(), token.into());
+        }
+    }
+
     pub(super) fn complete(&mut self, uid: &str, hash: &str, token: &str) {
         let kept = self.workloads.entry(uid.into()).or_default();
         if !is(&kept.complete, hash, token) {
             kept.complete.insert(hash.into(), token.into());
             kept.refused = None;
+            kept.failed.remove(hash);
             // What was sent is there.
             if kept.sent.get(hash).is_some_and(|sent| *sent.token == *token) {
                 kept.sent.remove(hash);
@@ -332,10 +350,12 @@ impl Memory {
     pub(super) fn watch_eviction(&mut self, uid: &str, waiting: bool, now: Timestamp) -> Option<Evicting> {
         if waiting {
             let kept = self.workloads.entry(uid.into()).or_default();
-            kept.evicting.get_or_insert(Evicting {
+            let evicting = kept.evicting.get_or_insert(Evicting {
                 since: now,
                 ours: false,
+                holds: true,
             });
+            evicting.holds = true;
         } else if self.evicting(uid).is_some_and(|evicting| !evicting.ours) {
             self.evicted(uid);
         }
@@ -364,7 +384,14 @@ impl Kept {
             };
         }
         if go.strategy == RestartStrategy::Evict {
-            self.evicting = None;
+            self.pause();
+        }
+    }
+
+    /// The last eviction did nothing. What came of those before is still ours.
+    fn pause(&mut self) {
+        if let Some(evicting) = &mut self.evicting {
+            evicting.holds = false;
         }
     }
 
@@ -375,7 +402,7 @@ impl Kept {
             .map_or(0, |refused| refused.times)
             .saturating_add(1);
         let seconds = FIRST_BACK_OFF
-            .saturating_mul(1_i64.checked_shl(times - 1).unwrap_or(i64::MAX))
+            .saturating_mul(1_i64.checked_shl((times - 1).min(30)).unwrap_or(i64::MAX))
             .clamp(FIRST_BACK_OFF, LONGEST_BACK_OFF);
         self.refused = Some(Refused {
             until: later(now, SignedDuration::from_secs(seconds).max(least)),

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod model;
 pub mod need;
 pub mod patch;
+mod phase;
 pub mod pods;
 pub mod queue;
 pub mod reloader;

@@ -5,13 +5,18 @@ use std::{collections::HashMap, sync::Arc};
 use super::model::Pod;
 
 /// Pods of one namespace. Selectors may overlap, by mistake or on purpose: what bears a workload's name is looked at for that
-/// one only, so that no pod is counted twice and no look is longer than the list.
+/// one only, so that no pod is counted twice and a look is hardly longer than the list.
 #[derive(Debug, Default)]
 pub struct Pods {
     named: HashMap<Box<str>, Vec<Arc<Pod>>>,
     /// Those of `ReplicaSets` that bear no workload's name: whoever adopted them, their selector tells.
     strays: Vec<Arc<Pod>>,
+    /// Whether there were more of these than are held against every workload.
+    too_many: bool,
 }
+
+/// So many strays are held against every workload.
+const STRAYS: usize = 500;
 
 impl Pods {
     /// Sorts `pods`; `is_workload` says whether there is a Deployment or a Rollout of a name.
@@ -33,7 +38,14 @@ impl Pods {
             };
             of.push(Arc::new(pod));
         }
+        sorted.too_many = sorted.strays.len() > STRAYS;
+        sorted.strays.truncate(STRAYS);
         sorted
+    }
+
+    /// Whether all pods are there: else what they do not show proves nothing.
+    pub fn is_whole(&self) -> bool {
+        !self.too_many
     }
 
     /// Those that may belong to a workload of this name.

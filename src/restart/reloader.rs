@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, collections::BTreeMap};
 
-use regex::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 
 use super::model::{Content, Workload};
 
@@ -11,7 +11,7 @@ use super::model::{Content, Workload};
 const EXPRESSIONS: usize = 16;
 const LONGEST_EXPRESSION: usize = 256;
 /// The most memory of one expression, in bytes.
-const EXPRESSION_SIZE: usize = 32 << 10;
+const EXPRESSION_SIZE: usize = 64 << 10;
 
 type Annotations = BTreeMap<Box<str>, Box<str>>;
 
@@ -80,14 +80,20 @@ impl<'a> Names<'a> {
     fn read(entries: impl Iterator<Item = &'a str>) -> Self {
         let entries = entries.map(str::trim).filter(|entry| !entry.is_empty());
         let mut plain: Vec<&str> = entries.collect();
-        let is_expression = |entry: &&&str| regex::escape(entry) != ***entry;
+        // A hyphen means something within brackets only.
+        let is_expression = |entry: &&&str| {
+            let rest = entry.replace('-', "");
+            regex::escape(&rest) != rest
+        };
         let expressions = plain
             .iter()
             .filter(is_expression)
             .filter(|entry| entry.len() <= LONGEST_EXPRESSION)
             .take(EXPRESSIONS)
             .filter_map(|entry| {
+                // Names are ASCII, and classes of all letters of the world are large.
                 RegexBuilder::new(&format!("^(?:{entry})$"))
+                    .unicode(false)
                     .size_limit(EXPRESSION_SIZE)
                     .dfa_size_limit(EXPRESSION_SIZE)
                     .nest_limit(16)
@@ -104,6 +110,6 @@ impl<'a> Names<'a> {
             || self
                 .expressions
                 .iter()
-                .any(|expression| expression.is_match(name))
+                .any(|expression| expression.is_match(name.as_bytes()))
     }
 }

@@ -185,6 +185,8 @@ impl Context {
         object: &ObjectKey,
         wanted: &Wanted,
     ) -> Result<(), cluster::Error> {
+        let turn = self.pace.turn(self.started.elapsed());
+        tokio::time::sleep_until(self.started + turn).await;
         let Some(live) = self.writer.cluster().find::<ExternalSecret>(object).await? else {
             return Ok(());
         };
@@ -193,8 +195,6 @@ impl Context {
         {
             return Ok(());
         }
-        let turn = self.pace.turn(self.started.elapsed());
-        tokio::time::sleep_until(self.started + turn).await;
         let writer = &self.writer;
         let Some(status) = &wanted.status else {
             let nothing = json!({});

@@ -63,8 +63,9 @@ pub(super) struct Space {
     /// The ExternalSecrets of which something changed since the last report.
     pub(super) fresh: BTreeSet<Arc<str>>,
     generations: BTreeMap<Arc<str>, i64>,
-    /// How long a look takes.
+    /// How long a look at all takes, and one at what changed.
     took: Duration,
+    took_changed: Duration,
     listed: Option<Instant>,
     failed: bool,
     /// Whether a workload changed since pods were listed.
@@ -82,7 +83,7 @@ struct Kept {
 impl Space {
     /// Looks at it soon; the later, the longer that takes.
     pub(super) fn mark(&mut self, now: Instant) {
-        self.mark_at(now + (self.took * SHARE).clamp(DEBOUNCE, LONGEST));
+        self.mark_at(now + share(self.took, DEBOUNCE));
     }
 
     /// Looks at it at `at`, or before.
@@ -102,7 +103,8 @@ impl Space {
             .and_then(|index| self.targets.get(index))
             .is_some_and(is_open);
         self.changed.insert(key.clone());
-        self.changed_due.get_or_insert(now + SOON);
+        let soon = now + share(self.took_changed, SOON);
+        self.changed_due.get_or_insert(soon);
     }
 
     /// Whether nothing of it concerns restarts.
@@ -155,6 +157,7 @@ impl Space {
                     (Err(_), None) => {}
                 }
             }
+            self.took_changed = began.elapsed();
         }
         self.plan(setting.now, now);
         // What holds a workload up and ends by itself was judged here, and ends here.
@@ -163,7 +166,8 @@ impl Space {
             blocks.chain(&target.refused).filter_map(|block| block.until)
         });
         if let Some(end) = ends.filter(|end| *end > setting.now).min() {
-            self.mark_at(instant(end, setting.now, now));
+            let rested = now + share(self.took, DEBOUNCE);
+            self.mark_at(instant(end, setting.now, now).max(rested));
         }
     }
 
@@ -292,6 +296,11 @@ impl Space {
         self.mark(now);
         let Some((at, pods)) = pods else { return };
         let pods = context.workloads.sort_pods(namespace, pods);
+        let at = if pods.is_whole() {
+            at
+        } else {
+            Timestamp::UNIX_EPOCH
+        };
         let open: Vec<WorkloadKey> = self
             .targets
             .iter()
@@ -318,6 +327,11 @@ impl Space {
     pub(super) fn keep(&mut self, key: WorkloadKey, uid: Box<str>, at: Timestamp, pods: Vec<Arc<Pod>>) {
         self.pods.insert(key, Kept { uid, at, pods });
     }
+}
+
+/// The pause before the next look, given how long the last one `took`.
+fn share(took: Duration, least: Duration) -> Duration {
+    (took * SHARE).clamp(least, LONGEST)
 }
 
 /// The place of a workload among targets, which are in its order.

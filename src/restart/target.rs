@@ -235,9 +235,10 @@ impl<'a> Look<'a> {
         let stale = self.stale(claim);
         let asked = self.carries(claim) && workload.patched_at.is_some();
         if asked && !memory.is_complete(uid, hash, token) {
-            match self.health(claim, stale.map(|stale| stale > 0)) {
+            match self.health(claim, stale.map(|stale| stale > 0), memory) {
                 Some(Health::Rolling) => return Standing::Rolling,
                 Some(Health::Failed(failure)) => {
+                    memory.fail(uid, hash, token);
                     let record = workload
                         .records
                         .get(hash)
@@ -307,10 +308,11 @@ impl<'a> Look<'a> {
         recorded && workload.restart_at.is_some_and(|at| at >= asked)
     }
 
-    fn health(&self, claim: &Claim, stale: Option<bool>) -> Option<Health> {
+    fn health(&self, claim: &Claim, stale: Option<bool>, memory: &Memory) -> Option<Health> {
         let content = &claim.object.content;
         let timeout = claim.object.restarts.policy.timeout;
-        self.health_of(Some((&content.hash, &content.token)), timeout, stale)
+        let failed = memory.has_failed(&self.observed.workload.uid, &content.hash, &content.token);
+        self.health_of(Some((&content.hash, &content.token)), timeout, stale, failed)
     }
 
     fn health_of(
@@ -318,6 +320,7 @@ impl<'a> Look<'a> {
         made_with: Option<(&str, &str)>,
         timeout: std::time::Duration,
         stale: Option<bool>,
+        failed: bool,
     ) -> Option<Health> {
         let Observed { key, workload, .. } = *self.observed;
         let since = workload.patched_at?;
@@ -337,6 +340,7 @@ impl<'a> Look<'a> {
             timeout,
             new: new.as_deref(),
             stale,
+            failed,
         };
         Some(health::health(&rollout, self.setting.now))
     }
@@ -385,7 +389,7 @@ impl<'a> Look<'a> {
         let timeout_at =
             SignedDuration::try_from(timeout).map_or(Timestamp::MAX, |timeout| later(since, timeout));
         self.setting.now < timeout_at
-            && self.health_of(Some((hash, token)), timeout, None) == Some(Health::Rolling)
+            && self.health_of(Some((hash, token)), timeout, None, false) == Some(Health::Rolling)
     }
 
     /// A patch that was sent and that the workload, as it is known, does not show yet.
@@ -456,7 +460,9 @@ impl<'a> Look<'a> {
             && matches!(claim.standing, Standing::Stale(_))
             && claim.block.is_none()
             && memory.refusal(uid, self.setting.now).is_none()
-            && memory.evicting(uid).is_some_and(|evicting| evicting.ours)
+            && memory
+                .evicting(uid)
+                .is_some_and(|evicting| evicting.ours && evicting.holds)
     }
 
     /// Whether the workload, which rolls out, began to lately and goes on: people can write all that it says of itself, so
@@ -470,7 +476,7 @@ impl<'a> Look<'a> {
         let evicting = memory.evicting(&workload.uid);
         patched
             || memory.has_sent(&workload.uid, now)
-            || evicting.is_some_and(|evicting| !is_late(evicting.since))
+            || evicting.is_some_and(|evicting| evicting.holds && !is_late(evicting.since))
     }
 
     /// How an eviction of pods, one by one, goes; none while none is under way.

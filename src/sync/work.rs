@@ -22,11 +22,6 @@ impl Clock {
         Self(Instant::now())
     }
 
-    /// When it started.
-    pub fn zero(self) -> Instant {
-        self.0
-    }
-
     /// The present.
     pub fn now(self) -> Now {
         self.0.elapsed()

@@ -49,14 +49,12 @@ async fn an_external_secret_becomes_a_secret_and_follows_aws() -> Result<()> {
         bed.holds("db-credentials", &[("password", "second"), ("user", "app")])
             .await?;
         bed.event("db", "Updated").await?;
-        let target = bed
-            .get("db")
-            .await?
-            .status
-            .unwrap_or_default()
-            .target
-            .unwrap_or_default();
-        ensure!(target.changed_at.is_some());
+        // The status follows the Secret.
+        wait::until("the status to say when the data changed", SOON, async || {
+            let status = bed.get("db").await?.status.unwrap_or_default();
+            Ok(status.target.and_then(|target| target.changed_at))
+        })
+        .await?;
         Ok(())
     })
     .await

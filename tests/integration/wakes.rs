@@ -60,8 +60,8 @@ fn revision(object: &impl ResourceExt) -> Result<u64> {
 async fn secrets_do_not_wait_for_the_pace_of_statuses() -> Result<()> {
     const OBJECTS: usize = 60;
     let _api_server = API_SERVER.read().await;
-    // One status a second: far slower than any machine writes Secrets.
-    let slow = ["--status-writes-per-second=1"];
+    // One status a second, and one of restarts: far slower than any machine writes Secrets.
+    let slow = ["--status-writes-per-second=2"];
     quarried("many", &slow, async |bed, _| {
         let arn = bed.secret("app/shared", "first")?;
         for n in 0..OBJECTS {

@@ -17,6 +17,7 @@ fn of(workload: &Workload, new: Option<&[&Pod]>, stale: Option<bool>, now: i64) 
         timeout: Duration::from_mins(10),
         new,
         stale,
+        failed: false,
     };
     health(&rollout, at(now))
 }

@@ -319,8 +319,16 @@ fn lists_of_reloader_cost_no_more_than_a_moment() {
     let mut workload = workload("api");
     let name = "secret.reloader.stakater.com/reload";
     workload.reloader = BTreeMap::from([(name.into(), format!("{list},a.,db").into())]);
-    let reloading = Reloading::new(&workload);
+    let mut hyphens = workload.clone();
+    let list = (0..40).map(|n| format!("db-{n}")).collect::<Vec<_>>().join(",");
+    hyphens.reloader = BTreeMap::from([(name.into(), format!("{list},\\w+-x-\\w+").into())]);
+    let reloading = Reloading::new(&hyphens);
+    assert!(
+        reloading.restarts(&content("a-x-b", "t")),
+        "a hyphen makes no expression"
+    );
     // Plain names are all read, and as many expressions as people write.
+    let reloading = Reloading::new(&workload);
     let secrets = [
         ("db", true),
         ("ax3", true),

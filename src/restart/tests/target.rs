@@ -177,6 +177,49 @@ fn an_eviction_that_is_held_up_holds_no_slot() {
 }
 
 #[test]
+fn what_comes_of_an_eviction_is_ours_though_the_next_one_was_refused() {
+    let facts = evicting();
+    let mut memory = Memory::default();
+    memory.sending(&eviction(), at(20));
+    memory.taken(&eviction(), at(20));
+    memory.evict_later(&eviction(), at(30), "a budget");
+    let mut new = pod("api", 21);
+    new.ready = false;
+    (new.containers[0].restarts, new.containers[0].waiting) = (3, Some("CrashLoopBackOff".into()));
+    let pods = [pod("api", -1000), new];
+    let target = look(at(90), &facts, &workload("api"), &pods, &mut memory).unwrap();
+    let failed = Standing::Failed {
+        failure: Failure::Pod("CrashLoopBackOff".into()),
+        was_healthy: true,
+    };
+    assert_eq!(target.claims[0].standing, failed);
+}
+
+/// Invariant 20: nothing but recovery, other content or somebody's word ends a halt.
+#[test]
+fn a_rollout_that_failed_stays_failed_after_its_time() {
+    let facts = with_timeout(Duration::from_mins(10));
+    let mut memory = Memory::default();
+    let mut crashing = pod("api", 25);
+    crashing.ready = false;
+    crashing.tokens.insert("hash-db".into(), "t".into());
+    (crashing.containers[0].restarts, crashing.containers[0].waiting) = (3, Some("CrashLoopBackOff".into()));
+    let mut workload = patched(20);
+    workload.observed_generation = 2;
+    workload.progress.available = 0;
+    let mut standing = |now: i64, pod: &Pod| {
+        let pods = [pod.clone()];
+        let target = look(at(now), &facts, &workload, &pods, &mut memory).unwrap();
+        target.claims[0].standing.clone()
+    };
+    assert!(matches!(standing(100, &crashing), Standing::Failed { .. }));
+    // It was up for a moment, then crashed again.
+    crashing.readiness_since = Some(at(700));
+    assert!(matches!(standing(710, &crashing), Standing::Failed { .. }));
+    assert!(matches!(standing(5000, &crashing), Standing::Failed { .. }));
+}
+
+#[test]
 fn replacements_that_never_get_ready_time_out_whoever_began() {
     let facts = evicting();
     let mut new = pod("api", 20);
@@ -257,6 +300,9 @@ fn a_pod_counts_for_the_workload_whose_name_its_replica_set_bears() {
         ],
         |name| ["web", "web-canary"].contains(&name),
     );
+    assert!(pods.is_whole());
+    let many = (0..501).map(|n| named(Some(("ReplicaSet", "adopted")), &format!("p{n}")));
+    assert!(!Pods::new(many.collect(), |_| false).is_whole());
     let of = |name: &str| -> Vec<String> { pods.of(name).map(|pod| pod.name.to_string()).collect() };
     assert_eq!(of("web"), ["a-0", "d-0", "c-0"]);
     assert_eq!(of("web-canary"), ["b-0", "c-0"]);

@@ -97,7 +97,7 @@ pub struct Context {
     /// Places to write, [`WRITE_SLOTS`] of them.
     pub slots: Semaphore,
     /// The rate of status writes after an object's first.
-    pub pace: Arc<Pace>,
+    pub pace: Pace,
     /// What the process remembers.
     pub memory: Memories,
 }

@@ -1,0 +1,89 @@
+//! How decisions are carried out, one at a time for a workload.
+
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use futures::FutureExt as _;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use super::{
+    block::{Block, Word},
+    need::later,
+    target::{Standing, Target},
+};
+use crate::{
+    api::ObjectKey,
+    cluster::{self, Class, Verb},
+};
+
+/// A request that has not ended by then has gone astray.
+pub(super) const ASTRAY: Duration = Duration::from_mins(1);
+
+/// How far the last decision on a workload is.
+pub(super) enum Phase {
+    /// A request is under way since then.
+    Busy(Instant),
+    /// It was answered; what is remembered of it is not looked at yet.
+    Answered,
+    /// It did not hold; not again before.
+    Resting(Instant),
+}
+
+impl Phase {
+    /// When it ends by time alone.
+    pub(super) fn end(&self) -> Option<Instant> {
+        match self {
+            Self::Busy(since) => Some(*since + ASTRAY),
+            Self::Answered => None,
+            Self::Resting(until) => Some(*until),
+        }
+    }
+
+    /// The workload as decisions see it: one whose restart is being carried out rolls out, so that its slot is taken; one
+    /// whose restart did not hold waits.
+    pub(super) fn seen(&self, target: &Target, time: Timestamp, now: Instant) -> Target {
+        let mut target = target.clone();
+        match self {
+            Self::Busy(_) | Self::Answered => {
+                (target.rolling, target.holds, target.patched_at) = (true, true, Some(time));
+                for claim in &mut target.claims {
+                    if matches!(claim.standing, Standing::Stale(_)) && claim.block.is_none() {
+                        claim.standing = Standing::Rolling;
+                        claim.rolling = true;
+                    }
+                }
+            }
+            Self::Resting(until) => {
+                let wait = SignedDuration::try_from(until.saturating_duration_since(now)).unwrap_or_default();
+                target.refused.get_or_insert_with(|| {
+                    Block::new(
+                        Word::WaitingForTurn,
+                        "it was not as expected when it was read again; it is looked at once more",
+                        Some(later(time, wait)),
+                    )
+                });
+            }
+        }
+        target
+    }
+}
+
+/// What `work` gives, or an error if it panics: who waits for it must hear of it. The panic's own text stays inside.
+pub(super) async fn caught<T>(
+    verb: Verb,
+    key: &ObjectKey,
+    work: impl Future<Output = Result<T, cluster::Error>>,
+) -> Result<T, cluster::Error> {
+    let panicked = |_| {
+        Err(cluster::Error {
+            verb,
+            kind: "restarts",
+            key: key.clone(),
+            class: Class::Malformed("it panicked; this is a bug, please report it"),
+        })
+    };
+    AssertUnwindSafe(work)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(panicked)
+}
