@@ -100,7 +100,9 @@ fn acquitted(found: &Use, pod: &Pod, changed: Timestamp) -> bool {
 
 fn controls(key: &WorkloadKey, pod: &Pod) -> bool {
     let Some((kind, name)) = &pod.controller else {
-        return false;
+        // One that lost its set is adopted by the next set of its name, a moment after that was made.
+        let adopts = matches!(key.kind, WorkloadKind::StatefulSet | WorkloadKind::DaemonSet);
+        return adopts && base(&pod.name) == Some(&*key.key.name);
     };
     match key.kind {
         // A Rollout may borrow the template of a Deployment, and its selector with it.
@@ -110,6 +112,11 @@ fn controls(key: &WorkloadKey, pod: &Pod) -> bool {
             **kind == *key.kind.as_str() && **name == *key.key.name
         }
     }
+}
+
+/// The name of who made what has this name: a hash or a number follows it.
+pub fn base(name: &str) -> Option<&str> {
+    name.rsplit_once('-').map(|(base, _)| base)
 }
 
 fn selects(selector: &PodSelector, labels: &Texts) -> bool {

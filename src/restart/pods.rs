@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::model::Pod;
+use super::{model::Pod, need};
 
 /// Pods of one namespace. Selectors may overlap, by mistake or on purpose: what bears a workload's name is looked at for that
 /// one only, so that no pod is counted twice and a look is hardly longer than the list.
@@ -23,14 +23,16 @@ impl Pods {
     pub fn new(pods: Vec<Pod>, is_workload: impl Fn(&str) -> bool) -> Self {
         let mut sorted = Self::default();
         for pod in pods {
-            let Some((kind, controller)) = &pod.controller else {
-                continue;
-            };
-            let name = if **kind == *"ReplicaSet" {
-                let name = controller.rsplit_once('-').map(|(name, _hash)| name);
-                name.filter(|name| is_workload(name))
-            } else {
-                Some(&**controller)
+            let name = match &pod.controller {
+                Some((kind, controller)) if **kind == *"ReplicaSet" => {
+                    need::base(controller).filter(|name| is_workload(name))
+                }
+                Some((_, controller)) => Some(&**controller),
+                // A set of its name adopts it; nobody else does.
+                None => match need::base(&pod.name) {
+                    Some(name) => Some(name),
+                    None => continue,
+                },
             };
             let of = match name {
                 Some(name) => sorted.named.entry(name.into()).or_default(),

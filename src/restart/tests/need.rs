@@ -144,6 +144,17 @@ fn pods_belong_by_controller_and_labels() {
         ..pod("api", 0)
     };
     let table = [
+        // Whose set is gone, and was made anew: it adopts them in a moment.
+        (WorkloadKind::StatefulSet, bare.clone(), true),
+        (WorkloadKind::DaemonSet, bare.clone(), true),
+        (
+            WorkloadKind::StatefulSet,
+            Pod {
+                name: "other-0".into(),
+                ..bare.clone()
+            },
+            false,
+        ),
         (WorkloadKind::Deployment, controlled("ReplicaSet", "api-1"), true),
         (WorkloadKind::Deployment, controlled("Job", "api"), false),
         (WorkloadKind::Deployment, bare, false),

@@ -304,6 +304,7 @@ fn a_pod_counts_for_the_workload_whose_name_its_replica_set_bears() {
     let many = (0..501).map(|n| named(Some(("ReplicaSet", "adopted")), &format!("p{n}")));
     assert!(!Pods::new(many.collect(), |_| false).is_whole());
     let of = |name: &str| -> Vec<String> { pods.of(name).map(|pod| pod.name.to_string()).collect() };
+    assert_eq!(of("e"), ["e-0", "c-0"]);
     assert_eq!(of("web"), ["a-0", "d-0", "c-0"]);
     assert_eq!(of("web-canary"), ["b-0", "c-0"]);
     assert_eq!(of("other"), ["c-0"]);
