@@ -293,6 +293,21 @@ fn values_that_mean_nothing_are_refused() {
     }
 }
 
+/// Installs the chart with these values.
+async fn install(plane: &ControlPlane, namespace: &str, values: &str) -> Result<()> {
+    let chart = root().join("charts/keyturn").display().to_string();
+    let arguments = [
+        "install",
+        "keyturn",
+        &chart,
+        "--namespace",
+        namespace,
+        "--set",
+        values,
+    ];
+    plane.helm(arguments).await.map(drop)
+}
+
 /// A client as the ServiceAccount of the kubeconfig.
 async fn client_as(kubeconfig: &Path) -> Result<Client> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
@@ -337,19 +352,8 @@ async fn roles_and_policies_hold_the_operator_to_its_work() -> Result<()> {
     let own = plane.namespace("chart-own").await?;
     let shop = plane.namespace("chart-shop").await?;
     let protected = plane.namespace("chart-protected").await?;
-    let chart = root().join("charts/keyturn").display().to_string();
     let values = format!("crds.install=false,replicas=0,protectedNamespaces={{kube-system,{protected}}}");
-    plane
-        .helm([
-            "install",
-            "keyturn",
-            &chart,
-            "--namespace",
-            &own,
-            "--set",
-            &values,
-        ])
-        .await?;
+    install(plane, &own, &values).await?;
 
     let admin = plane.client().await?;
     let operator = client_as(&plane.kubeconfig_for(&own, "keyturn").await?).await?;

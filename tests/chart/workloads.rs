@@ -13,7 +13,7 @@ use kube::{
 use serde_json::{Value, json};
 use testbed::controlplane::ControlPlane;
 
-use super::{client_as, root};
+use super::{client_as, install};
 
 const OURS: &str = "restart.keyturn.dev/0123456789abcdef";
 const KINDS: [&str; 4] = ["Deployment", "StatefulSet", "DaemonSet", "Rollout"];
@@ -316,21 +316,10 @@ async fn workloads_get_our_annotations_and_nothing_else() -> Result<()> {
     plane
         .kubectl(["wait", "--for=condition=Established", "--timeout=30s", definition])
         .await?;
-    let chart = root().join("charts/keyturn").display().to_string();
     let protected = plane.namespace("chart-untouched").await?;
     let values =
         format!("crds.install=false,replicas=0,restart.evict=true,protectedNamespaces={{{protected}}}");
-    plane
-        .helm([
-            "install",
-            "keyturn",
-            &chart,
-            "--namespace",
-            &own,
-            "--set",
-            &values,
-        ])
-        .await?;
+    install(plane, &own, &values).await?;
     let admin = plane.client().await?;
     let operator = client_as(&plane.kubeconfig_for(&own, "keyturn").await?).await?;
     let patch = async |kind: &str, name: &str, body: &Value| {
