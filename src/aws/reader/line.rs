@@ -3,9 +3,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 
 use super::{Item, Reading};
 use crate::{
@@ -17,6 +21,12 @@ use crate::{
 const WORKERS: usize = 4;
 /// Of which this many also while nothing fresh waits: one is kept from being held up by what is periodic.
 const PERIODIC_WORKERS: usize = 3;
+/// How long what comes alone waits for company.
+const GATHER: Duration = Duration::from_millis(15);
+/// And how long while others come: a first sync, which Kubernetes takes at some 150 to 500 objects a second, fills its
+/// batches of 20.
+const BURST: Duration = Duration::from_millis(250);
+
 /// Someone who waits; gone when the other end is dropped.
 pub(super) struct Waiter {
     pub(super) asker: ObjectKey,
@@ -56,6 +66,8 @@ pub(super) struct Line {
     workers: usize,
     /// Workers about to take something.
     gathering: usize,
+    /// Until when what waits may fill a batch; none while nothing waits.
+    fills_until: Option<Instant>,
     worth_taking: Arc<Notify>,
 }
 
@@ -71,8 +83,8 @@ struct Turns {
 pub(super) enum Next<T> {
     /// To be read by one call, or each alone.
     Read(Urgency, Vec<(Item, T)>),
-    /// A batch that may still fill.
-    Wait,
+    /// A batch that may still fill, until then.
+    Wait(Instant),
     /// Nothing.
     End,
 }
@@ -114,7 +126,7 @@ impl Turns {
 
 impl Line {
     /// Puts a read into the line. The answer is whether a further worker is to be set to work.
-    pub(super) fn push(&mut self, item: Item, waiter: Waiter, urgency: Urgency) -> bool {
+    pub(super) fn push(&mut self, item: Item, waiter: Waiter, urgency: Urgency, now: Instant) -> bool {
         let is_alone = !item.1.is_current();
         let [fresh, periodic] = if is_alone {
             &mut self.alone
@@ -139,6 +151,9 @@ impl Line {
         });
         waiting.urgency = waiting.urgency.min(urgency);
         waiting.waiters.push(waiter);
+        // Where others are at work, more is to come, and a fuller batch is worth waiting for.
+        let gather = if self.workers > 0 { BURST } else { GATHER };
+        self.fills_until.get_or_insert(now + gather);
         if is_alone || self.waiting.len() >= BATCH {
             self.worth_taking.notify_one();
         }
@@ -155,11 +170,6 @@ impl Line {
         self.worth_taking.clone()
     }
 
-    /// Whether other workers are busy: then more is to come, and a fuller batch is worth waiting for.
-    pub(super) fn is_busy(&self) -> bool {
-        self.workers > 1
-    }
-
     fn most_workers(&self) -> usize {
         let nothing_fresh = [&self.together, &self.alone]
             .iter()
@@ -167,15 +177,20 @@ impl Line {
         if nothing_fresh { PERIODIC_WORKERS } else { WORKERS }
     }
 
-    /// What a worker is to read next, at most so much of what can be read together; `now` if it is not to wait for more.
-    /// With [`Next::End`] the worker has ended.
-    pub(super) fn next(&mut self, most: usize, now: bool) -> Next<Vec<Waiter>> {
+    /// What a worker is to read next, at most so much of what can be read together, and at once if there are no `batches`
+    /// to fill. With [`Next::End`] the worker has ended.
+    pub(super) fn next(&mut self, most: usize, batches: bool, now: Instant) -> Next<Vec<Waiter>> {
         let may_fill = (1..BATCH).contains(&self.waiting.len()) && self.alone.iter().all(Turns::is_empty);
-        if may_fill && !now {
-            return Next::Wait;
+        if let Some(until) = self.fills_until
+            && batches
+            && may_fill
+            && now < until
+        {
+            return Next::Wait(until);
         }
         self.gathering = self.gathering.saturating_sub(1);
         let (urgency, taken) = self.take(most);
+        self.fills_until = (!self.waiting.is_empty()).then_some(now + BURST);
         if taken.is_empty() {
             self.workers = self.workers.saturating_sub(1);
             return Next::End;

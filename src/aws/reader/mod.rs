@@ -30,11 +30,6 @@ use crate::api::{ObjectKey, Selector, SourceId, remote::AWSCURRENT};
 /// What came of a read, shared by all who waited for it.
 pub type Reading = Result<Arc<RemoteValue>, Arc<Error>>;
 
-/// How long what comes alone waits for company.
-const GATHER: Duration = Duration::from_millis(15);
-/// And how long while others come: a first sync, which Kubernetes takes at some 150 to 500 objects a second, fills its
-/// batches of 20 for each of the workers.
-const BURST: Duration = Duration::from_millis(250);
 /// Size of all values in memory, from which on no further batch is taken; one under way may go over it.
 const MEMORY: usize = 8 << 20;
 /// From which on nothing is read at all: so many are in use that to wait for each other would fill the machine.
@@ -136,9 +131,8 @@ impl Reader {
     fn queue(&self, state: &mut State, wanted: Wanted, waiter: Waiter, urgency: Urgency) {
         let (source, key, selector) = wanted;
         let line = state.lines.entry(source).or_default();
-        if line.push((key, selector), waiter, urgency) {
-            let gather = if line.is_busy() { BURST } else { GATHER };
-            tokio::spawn(work(self.0.clone(), source, line.bell(), gather));
+        if line.push((key, selector), waiter, urgency, Instant::now()) {
+            tokio::spawn(work(self.0.clone(), source, line.bell()));
         }
     }
 }
@@ -161,17 +155,15 @@ async fn answered(answer: oneshot::Receiver<Reading>, key: &Arc<str>, selector: 
 }
 
 /// Reads what waits in one source until nothing does.
-async fn work(inner: Arc<Inner>, source: SourceId, bell: Arc<Notify>, gather: Duration) {
-    let mut deadline = Instant::now() + gather;
+async fn work(inner: Arc<Inner>, source: SourceId, bell: Arc<Notify>) {
     loop {
         let room = inner.has_room().await;
         let full = !room && inner.aws.scales.bytes() >= FULL;
         let most = if room || full { BATCH } else { 1 };
         let batch = !inner.aws.is_batch_denied(source);
-        let now = !batch || Instant::now() >= deadline;
-        match inner.next(source, most, now) {
-            Next::Wait => {
-                let _rung = timeout_at(deadline, bell.notified()).await;
+        match inner.next(source, most, batch) {
+            Next::Wait(until) => {
+                let _rung = timeout_at(until, bell.notified()).await;
             }
             Next::Read(urgency, flights) => {
                 if full {
@@ -186,7 +178,6 @@ async fn work(inner: Arc<Inner>, source: SourceId, bell: Arc<Notify>, gather: Du
                 if !inner.goes_on(source) {
                     return;
                 }
-                deadline = Instant::now() + BURST;
             }
             Next::End => return,
         }
@@ -209,7 +200,7 @@ impl Inner {
 
     /// Takes the next reads out of the line and numbers them. Who waits for a read that began earlier is content with
     /// the one that begins now.
-    fn next(&self, source: SourceId, most: usize, now: bool) -> Next<u64> {
+    fn next(&self, source: SourceId, most: usize, batches: bool) -> Next<u64> {
         let mut state = self.state();
         let State {
             lines,
@@ -220,7 +211,7 @@ impl Inner {
         let Some(line) = lines.get_mut(&source) else {
             return Next::End;
         };
-        let next = line.next(most, now);
+        let next = line.next(most, batches, Instant::now());
         if line.is_idle() {
             lines.remove(&source);
         }
@@ -241,7 +232,7 @@ impl Inner {
         };
         match next {
             Next::Read(urgency, taken) => Next::Read(urgency, taken.into_iter().map(start).collect()),
-            Next::Wait => Next::Wait,
+            Next::Wait(until) => Next::Wait(until),
             Next::End => Next::End,
         }
     }
