@@ -40,6 +40,7 @@ const PURE: &[&str] = &[
     "restart/queue",
     "restart/reloader",
     "restart/report",
+    "restart/share",
     "restart/step",
     "restart/target",
     "restart/tests",

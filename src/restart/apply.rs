@@ -12,6 +12,7 @@ use super::{
     Context,
     door::{PodDoor, WorkloadDoor},
     model::{Pod, PodSelector, Workload, WorkloadKey},
+    pods::PROVES_NOTHING,
     step::Step,
 };
 use crate::{
@@ -53,18 +54,12 @@ impl Context {
             return Ok(None);
         };
         let (at, pods) = self.pods(&object.namespace, Some(&selector)).await?;
-        let pods = self.workloads.sort_pods(&object.namespace, pods);
-        let at = if pods.is_whole() {
-            at
-        } else {
-            Timestamp::UNIX_EPOCH
-        };
-        let pods = pods.of(&object.name).cloned().collect();
+        let pods = self.workloads.sort_pods(&object.namespace, at, pods);
         Ok(Some(Looked {
             observed,
             workload,
-            pods,
-            at,
+            at: pods.at(),
+            pods: pods.of(&object.name).cloned().collect(),
         }))
     }
 
@@ -91,8 +86,7 @@ impl Context {
             unread,
             "some pods cannot be read, so no workload there is taken for done by its pods"
         );
-        // As if listed before any change: what it does not show proves nothing.
-        Ok((Timestamp::UNIX_EPOCH, pods))
+        Ok((PROVES_NOTHING, pods))
     }
 
     /// Sends the one request.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use tokio::{sync::watch, time::Instant};
 
@@ -102,9 +103,9 @@ impl Workloads {
         }
     }
 
-    /// Sorts the pods of a namespace by workload.
-    pub(super) fn sort_pods(&self, namespace: &Arc<str>, pods: Vec<Pod>) -> Pods {
-        Pods::new(pods, |name| {
+    /// Sorts the pods of a namespace, listed after `at`, by workload.
+    pub(super) fn sort_pods(&self, namespace: &Arc<str>, at: Timestamp, pods: Vec<Pod>) -> Pods {
+        Pods::new(at, pods, |name| {
             let key = ObjectKey::new(Arc::clone(namespace), name);
             [&self.deployments, &self.rollouts]
                 .iter()

@@ -22,6 +22,7 @@ use super::{
     queue::{self, Carried, Go},
     report::Seen,
     say::{Statuses, Wanted},
+    share::Share,
     space::{Space, instant},
     target::{Setting, Target},
 };
@@ -32,11 +33,12 @@ use crate::{
 
 /// Namespaces whose pods are listed at once.
 const LISTS: usize = 4;
-/// Decisions are at least this far apart.
-const DECISIONS: Duration = Duration::from_millis(100);
-/// At most one part in so many of the time goes into decisions, but this is as long as one waits.
-const SHARE: u32 = 10;
-const LONGEST: Duration = Duration::from_secs(10);
+/// Of decisions.
+const PACE: Share = Share {
+    part: 10,
+    least: Duration::from_millis(100),
+    longest: Duration::from_secs(10),
+};
 /// How long the first lists of pods may take before it is told what happens.
 pub(super) const WARM: Duration = Duration::from_mins(1);
 /// How long restarts wait for the first list of Rollouts, which readiness does not wait for.
@@ -143,7 +145,7 @@ impl Controller {
             tasks: JoinSet::new(),
             lists: 0,
             undecided: true,
-            decided: now.checked_sub(DECISIONS).unwrap_or(now),
+            decided: now.checked_sub(PACE.least).unwrap_or(now),
             took: Duration::ZERO,
             wake: None,
             swept: now,
@@ -312,7 +314,7 @@ impl Controller {
 
     /// When it may be decided again.
     fn decide_at(&self) -> Instant {
-        self.decided + (self.took * SHARE).clamp(DECISIONS, LONGEST)
+        self.decided + PACE.after(self.took)
     }
 
     /// When a phase ends by time alone, or the time of warming up.

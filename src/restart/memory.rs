@@ -270,16 +270,13 @@ impl Memory {
     }
 
     pub(super) fn fail(&mut self, uid: &str, hash: &str, token: &str) {
-        if !self.has_failed(uid, hash, token) {
-            let kept = self.workloads.entry(uid.into()).or_default();
-            kept.failed.insert(hash.into(), token.into());
-        }
+        let kept = self.workloads.entry(uid.into()).or_default();
+        note(&mut kept.failed, hash, token);
     }
 
     pub(super) fn complete(&mut self, uid: &str, hash: &str, token: &str) {
         let kept = self.workloads.entry(uid.into()).or_default();
-        if !is(&kept.complete, hash, token) {
-            kept.complete.insert(hash.into(), token.into());
+        if note(&mut kept.complete, hash, token) {
             kept.refused = None;
             kept.failed.remove(hash);
             // What was sent is there.
@@ -415,4 +412,13 @@ impl Kept {
 
 fn is(tokens: &Texts, hash: &str, token: &str) -> bool {
     tokens.get(hash).is_some_and(|found| **found == *token)
+}
+
+/// Remembers the token of a Secret; false if it was remembered already.
+fn note(tokens: &mut Texts, hash: &str, token: &str) -> bool {
+    let new = !is(tokens, hash, token);
+    if new {
+        tokens.insert(hash.into(), token.into());
+    }
+    new
 }

@@ -24,6 +24,7 @@ pub mod queue;
 pub mod reloader;
 pub mod report;
 mod say;
+mod share;
 mod space;
 pub mod step;
 pub mod target;

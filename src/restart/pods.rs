@@ -2,26 +2,34 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use jiff::Timestamp;
+
 use super::{model::Pod, need};
+
+/// The time of a list that lacks pods: before any change, so that what it does not show proves nothing.
+pub const PROVES_NOTHING: Timestamp = Timestamp::UNIX_EPOCH;
 
 /// Pods of one namespace. Selectors may overlap, by mistake or on purpose: what bears a workload's name is looked at for that
 /// one only, so that no pod is counted twice and a look is hardly longer than the list.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pods {
+    at: Timestamp,
     named: HashMap<Box<str>, Vec<Arc<Pod>>>,
     /// Those of `ReplicaSets` that bear no workload's name: whoever adopted them, their selector tells.
     strays: Vec<Arc<Pod>>,
-    /// Whether there were more of these than are held against every workload.
-    too_many: bool,
 }
 
 /// So many strays are held against every workload.
 const STRAYS: usize = 500;
 
 impl Pods {
-    /// Sorts `pods`; `is_workload` says whether there is a Deployment or a Rollout of a name.
-    pub fn new(pods: Vec<Pod>, is_workload: impl Fn(&str) -> bool) -> Self {
-        let mut sorted = Self::default();
+    /// Sorts `pods`, listed after `at`; `is_workload` says whether there is a Deployment or a Rollout of a name.
+    pub fn new(at: Timestamp, pods: Vec<Pod>, is_workload: impl Fn(&str) -> bool) -> Self {
+        let mut sorted = Self {
+            at,
+            named: HashMap::new(),
+            strays: Vec::new(),
+        };
         for pod in pods {
             let name = match &pod.controller {
                 Some((kind, controller)) if **kind == *"ReplicaSet" => {
@@ -40,14 +48,16 @@ impl Pods {
             };
             of.push(Arc::new(pod));
         }
-        sorted.too_many = sorted.strays.len() > STRAYS;
-        sorted.strays.truncate(STRAYS);
+        if sorted.strays.len() > STRAYS {
+            sorted.strays.truncate(STRAYS);
+            sorted.at = PROVES_NOTHING;
+        }
         sorted
     }
 
-    /// Whether all pods are there: else what they do not show proves nothing.
-    pub fn is_whole(&self) -> bool {
-        !self.too_many
+    /// A time before they were listed; long before it where some are missing.
+    pub const fn at(&self) -> Timestamp {
+        self.at
     }
 
     /// Those that may belong to a workload of this name.

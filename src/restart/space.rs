@@ -15,18 +15,22 @@ use super::{
     memory::Memory,
     model::{Pod, WorkloadKey},
     need,
+    share::Share,
     target::{self, Listed, Observed, Setting, Standing, Target},
 };
 use crate::{api::ObjectKey, restart::Context};
 
-/// Changes that come together are looked at together.
-const DEBOUNCE: Duration = Duration::from_millis(200);
-/// So are those of single workloads.
-const SOON: Duration = Duration::from_millis(20);
-/// At most one part in so many of the time goes into looks at one namespace.
-const SHARE: u32 = 20;
-/// The longest that a change waits for a look.
-const LONGEST: Duration = Duration::from_mins(5);
+/// Of looks at one namespace. Changes that come together are looked at together.
+const PACE: Share = Share {
+    part: 20,
+    least: Duration::from_millis(200),
+    longest: Duration::from_mins(5),
+};
+/// Of looks at single workloads.
+const PACE_OF_CHANGED: Share = Share {
+    least: Duration::from_millis(20),
+    ..PACE
+};
 /// Pods that were never listed are, after the last list, not before.
 const FIRST: Duration = Duration::from_secs(1);
 /// Pods are listed again after a change not before.
@@ -83,7 +87,7 @@ struct Kept {
 impl Space {
     /// Looks at it soon; the later, the longer that takes.
     pub(super) fn mark(&mut self, now: Instant) {
-        self.mark_at(now + share(self.took, DEBOUNCE));
+        self.mark_at(now + PACE.after(self.took));
     }
 
     /// Looks at it at `at`, or before.
@@ -103,7 +107,7 @@ impl Space {
             .and_then(|index| self.targets.get(index))
             .is_some_and(is_open);
         self.changed.insert(key.clone());
-        let soon = now + share(self.took_changed, SOON);
+        let soon = now + PACE_OF_CHANGED.after(self.took_changed);
         self.changed_due.get_or_insert(soon);
     }
 
@@ -166,7 +170,7 @@ impl Space {
             blocks.chain(&target.refused).filter_map(|block| block.until)
         });
         if let Some(end) = ends.filter(|end| *end > setting.now).min() {
-            let rested = now + share(self.took, DEBOUNCE);
+            let rested = now + PACE.after(self.took);
             self.mark_at(instant(end, setting.now, now).max(rested));
         }
     }
@@ -295,12 +299,7 @@ impl Space {
         self.listed = Some(now);
         self.mark(now);
         let Some((at, pods)) = pods else { return };
-        let pods = context.workloads.sort_pods(namespace, pods);
-        let at = if pods.is_whole() {
-            at
-        } else {
-            Timestamp::UNIX_EPOCH
-        };
+        let pods = context.workloads.sort_pods(namespace, at, pods);
         let open: Vec<WorkloadKey> = self
             .targets
             .iter()
@@ -319,7 +318,7 @@ impl Space {
                 .filter(|pod| need::is_of(&key, workload, pod))
                 .cloned()
                 .collect();
-            self.keep(key, workload.uid.clone(), at, own);
+            self.keep(key, workload.uid.clone(), pods.at(), own);
         }
     }
 
@@ -327,11 +326,6 @@ impl Space {
     pub(super) fn keep(&mut self, key: WorkloadKey, uid: Box<str>, at: Timestamp, pods: Vec<Arc<Pod>>) {
         self.pods.insert(key, Kept { uid, at, pods });
     }
-}
-
-/// The pause before the next look, given how long the last one `took`.
-fn share(took: Duration, least: Duration) -> Duration {
-    (took * SHARE).clamp(least, LONGEST)
 }
 
 /// The place of a workload among targets, which are in its order.

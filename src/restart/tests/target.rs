@@ -14,7 +14,7 @@ use crate::{
         memory::Memory,
         model::{Pod, Record, Texts, Until, Wish, Wishes, Workload},
         patch::Asked,
-        pods::Pods,
+        pods::{PROVES_NOTHING, Pods},
         queue::{Carried, Go},
         target::{Listed, Observed, Setting, Standing, Target, assess},
     },
@@ -290,7 +290,9 @@ fn a_pod_counts_for_the_workload_whose_name_its_replica_set_bears() {
         pod.controller = controller.map(|(kind, name)| (kind.into(), name.into()));
         pod
     };
+    let listed = at(0);
     let pods = Pods::new(
+        listed,
         vec![
             named(Some(("ReplicaSet", "web-6d4f")), "a"),
             named(Some(("ReplicaSet", "web-canary-77b")), "b"),
@@ -300,9 +302,9 @@ fn a_pod_counts_for_the_workload_whose_name_its_replica_set_bears() {
         ],
         |name| ["web", "web-canary"].contains(&name),
     );
-    assert!(pods.is_whole());
+    assert_eq!(pods.at(), listed);
     let many = (0..501).map(|n| named(Some(("ReplicaSet", "adopted")), &format!("p{n}")));
-    assert!(!Pods::new(many.collect(), |_| false).is_whole());
+    assert_eq!(Pods::new(listed, many.collect(), |_| false).at(), PROVES_NOTHING);
     let of = |name: &str| -> Vec<String> { pods.of(name).map(|pod| pod.name.to_string()).collect() };
     assert_eq!(of("e"), ["e-0", "c-0"]);
     assert_eq!(of("web"), ["a-0", "d-0", "c-0"]);
