@@ -12,10 +12,7 @@ use super::{
     patch::RESTART_AT,
     target::Setting,
 };
-use crate::{
-    api::{RestartMode, RestartStrategy},
-    sync::entry::Suspension,
-};
+use crate::{api::RestartStrategy, sync::entry::Suspension};
 
 macro_rules! words {
     ($($(#[doc = $doc:literal])+ $variant:ident,)+) => {
@@ -249,9 +246,8 @@ fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Opti
 }
 
 fn unapproved(object: &ObjectFacts) -> Option<Block> {
-    let restarts = &object.restarts;
     let token = &object.content.token;
-    (restarts.policy.mode == RestartMode::Manual && restarts.approved.as_ref() != Some(token)).then(|| {
+    (object.is_manual() && !object.is_approved()).then(|| {
         Block::new(
             Word::AwaitingApproval,
             format!(

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     api::{
-        ObjectKey, WorkloadKind,
+        ConditionType, ObjectKey, Reason, WorkloadKind,
         names::{RESTART_DOMAIN, restart_annotation},
     },
     cluster::{
@@ -181,6 +181,15 @@ impl Context {
         self.control
             .for_each(|_, indexed| found = indexed.entry().cloned());
         found
+    }
+
+    /// Whether the status of an ExternalSecret says that somebody must approve.
+    pub(super) fn awaits_approval(&self, object: &ObjectKey) -> bool {
+        let reason = |indexed: &Indexed<Entry>| {
+            let reasons = indexed.entry()?.reasons;
+            reasons.of_condition(ConditionType::RestartsComplete)
+        };
+        self.objects.with(object, reason).flatten() == Some(Reason::AwaitingApproval)
     }
 
     /// The uid and generation of an ExternalSecret.

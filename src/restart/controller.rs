@@ -161,7 +161,11 @@ impl Controller {
             let Some(entry) = indexed.entry() else { return };
             if entry.restart.is_some() {
                 objects.push(key.clone());
-            } else if entry.reasons.has(ConditionType::RestartsComplete) {
+            } else if entry
+                .reasons
+                .of_condition(ConditionType::RestartsComplete)
+                .is_some()
+            {
                 former.push(key.clone());
             }
         });

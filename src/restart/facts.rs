@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::model::{Content, Wish, Workload};
-use crate::{api::ObjectKey, sync::entry::Restarts};
+use crate::{
+    api::{ObjectKey, RestartMode},
+    sync::entry::Restarts,
+};
 
 /// An ExternalSecret with its Secret.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +25,16 @@ impl ObjectFacts {
     /// The ExternalSecret.
     pub fn key(&self) -> &ObjectKey {
         &self.content.object
+    }
+
+    /// Whether somebody must approve each content.
+    pub fn is_manual(&self) -> bool {
+        self.restarts.policy.mode == RestartMode::Manual
+    }
+
+    /// Whether somebody approved this content.
+    pub fn is_approved(&self) -> bool {
+        self.restarts.approved.as_ref() == Some(&self.content.token)
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::{
     Context,
+    facts::ObjectFacts,
     model::WorkloadKey,
     queue::Go,
     report::{Happening, Report},
@@ -317,6 +318,18 @@ impl Context {
         self.events
             .emit(about.clone(), type_, event.as_str(), "Restart", note);
     }
+}
+
+/// Somebody approved a content.
+pub(super) fn tell_approved(facts: &ObjectFacts) {
+    let content = &facts.content;
+    tracing::info!(
+        target: "audit",
+        action = "approval",
+        external_secret = %content.object,
+        secret = format!("{}/{}", content.object.namespace, content.secret),
+        rollout = &*content.token,
+    );
 }
 
 fn reference(key: &WorkloadKey, uid: &str) -> ObjectReference {

@@ -15,6 +15,7 @@ use super::{
     memory::Memory,
     model::{Pod, WorkloadKey},
     need,
+    say::tell_approved,
     share::Share,
     target::{self, Listed, Observed, Setting, Standing, Target},
 };
@@ -234,7 +235,15 @@ impl Space {
             };
             self.generations.insert(Arc::clone(name), generation);
             let same = generations.get(name) == Some(&generation);
-            match before.get(&key) {
+            let before = before.get(&key);
+            // After a start, the status tells what was not approved before.
+            let approves = facts.is_manual()
+                && facts.is_approved()
+                && before.map_or_else(|| context.awaits_approval(&key), |before| !before.is_approved());
+            if approves {
+                tell_approved(&facts);
+            }
+            match before {
                 Some(before) if same && **before == facts => now.push((*before).clone()),
                 _ => {
                     now.push(facts);

@@ -45,6 +45,8 @@ pub const FIELDS: &[(&str, &[&str])] = &[
     ("refusal", &["external_secret", "reason", "subject"]),
     // The API server was asked for a token of a ServiceAccount, `namespace/name`.
     ("token", &["service_account", "audiences"]),
+    // Somebody approved that workloads follow a content, `rollout` (a keyed token).
+    ("approval", &["external_secret", "secret", "rollout"]),
     // A workload was restarted: `verb` is `patch` or `evict`, `object` what was patched or evicted, as `Pod shop/web-1`;
     // why are the `secrets` whose content changed, and to which `rollouts` (keyed tokens).
     (

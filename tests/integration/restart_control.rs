@@ -11,7 +11,7 @@ use serde_json::json;
 use testbed::{requests, wait, workloads::Use};
 
 use crate::{
-    harness::{API_SERVER, Bed, assert_actionable, bed, from_now, quarried, same},
+    harness::{API_SERVER, Bed, assert_actionable, bed, common, from_now, quarried, same},
     operator::Operator,
     rolling::{Anchor, COALESCE, LATER, annotated, patches, restarted, user, web, with},
 };
@@ -41,7 +41,18 @@ async fn manual_restarts_wait_for_the_approval_of_each_content() -> Result<()> {
         anchor.holds().await?;
         restarted(&history, &[("Deployment web", 1)]).await?;
         bed.annotate("db", "keyturn.dev/approve", Some(&third)).await?;
-        bed.follows(("Deployment", "web"), "db", &third).await
+        bed.follows(("Deployment", "web"), "db", &third).await?;
+        let log = common().await?.operator.log()?;
+        let approvals: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains(r#""action":"approval""#) && line.contains(&bed.namespace))
+            .collect();
+        for approved in [&second, &third] {
+            let lines = approvals.iter().filter(|line| line.contains(&**approved));
+            ensure!(lines.count() == 1, "{approved} was approved once: {approvals:?}");
+        }
+        ensure!(approvals.len() == 2, "nothing else was: {approvals:?}");
+        Ok(())
     })
     .await
 }

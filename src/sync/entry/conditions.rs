@@ -23,9 +23,10 @@ impl Reasons {
         reasons
     }
 
-    /// Whether anything is said of a condition.
-    pub fn has(self, type_: ConditionType) -> bool {
-        self.said().any(|(said, ..)| said == type_)
+    /// The reason of a condition, if anything is said of it.
+    pub fn of_condition(self, type_: ConditionType) -> Option<Reason> {
+        self.said()
+            .find_map(|(said, _, reason)| reason.filter(|_| said == type_))
     }
 
     /// What they say. `Ready` is unknown, without a reason, where nothing was said yet.
