@@ -74,7 +74,7 @@ pub(super) struct Run {
         value_delimiter = ','
     )]
     protected_namespaces: Vec<String>,
-    /// Writes of status a second at most, after an object's first
+    /// Writes of status a second at most, besides an object's first and what answers an edit
     #[arg(long, env = "KEYTURN_STATUS_WRITES_PER_SECOND", default_value = "50",
         value_parser = clap::value_parser!(u32).range(2..=1000))]
     status_writes_per_second: u32,

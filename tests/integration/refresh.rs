@@ -155,7 +155,6 @@ async fn a_suspension_ends_by_itself() -> Result<()> {
         let arn = bed.secret("app/db", "first")?;
         bed.plain("db", "app/db").await?;
         bed.holds("db", &[("value", "first")]).await?;
-        // Long enough that it is seen to begin on a busy machine too.
         bed.annotate("db", SUSPEND, Some(&from_now(25))).await?;
         bed.condition("db", "Current", &["Suspended"]).await?;
         bed.aws.put_secret_value(&arn, "second")?;

@@ -100,6 +100,42 @@ async fn secrets_do_not_wait_for_the_pace_of_statuses() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_answer_to_an_edit_does_not_wait_for_the_statuses_of_others() -> Result<()> {
+    const OBJECTS: usize = 60;
+    let _api_server = API_SERVER.read().await;
+    quarried("answers", &["--status-writes-per-second=2"], async |bed, _| {
+        let arn = bed.secret("app/shared", "first")?;
+        bed.secret("app/mine", "mine")?;
+        bed.plain("mine", "app/mine").await?;
+        for n in 0..OBJECTS {
+            bed.plain(&format!("db-{n}"), "app/shared").await?;
+        }
+        bed.synced("mine").await?;
+        for n in 0..OBJECTS {
+            bed.synced(&format!("db-{n}")).await?;
+        }
+        bed.aws.put_secret_value(&arn, "second")?;
+        for n in 0..OBJECTS {
+            bed.holds(&format!("db-{n}"), &[("value", "second")]).await?;
+        }
+        bed.annotate("mine", "keyturn.dev/suspend-sync-until", Some(&from_now(3600)))
+            .await?;
+        bed.condition("mine", "Current", &["Suspended"]).await?;
+        let mut behind = 0;
+        for n in 0..OBJECTS {
+            let name = format!("db-{n}");
+            let rollout = annotation(&bed.written(&name).await?, "keyturn.dev/rollout").map(str::to_owned);
+            let target = bed.get(&name).await?.status.and_then(|status| status.target);
+            behind += usize::from(target.and_then(|target| target.rollout) != rollout);
+        }
+        // At one a second it would be the last.
+        ensure!(behind > 0, "all others had been said before");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_suspension_of_the_store_that_is_taken_back_wakes_its_objects() -> Result<()> {
     bed("resumed", async |bed| {
         let arn = bed.secret("app/db", "first")?;

@@ -39,6 +39,8 @@ pub(super) struct Memory {
     pub(super) mends: Option<Box<(Duration, u32)>>,
     /// The status as we wrote it last, and when.
     pub(super) said: Option<(Duration, Digest)>,
+    /// Whether the pass is one that somebody waits for, so that its status does too.
+    pub(super) urgent: bool,
     /// When the status may be written, if many are to be.
     pub(super) turn: Option<Duration>,
     /// The uid and revision that the last pass saw.
@@ -87,6 +89,10 @@ impl Context {
         let now = self.clock.now();
         let mut memories = self.memory.lock();
         let memory = memories.entry(object.clone()).or_default();
+        if memory.urgent {
+            memory.turn = None;
+            return None;
+        }
         let turn = memory.turn.unwrap_or_else(|| self.pace.turn(now));
         let wait = turn.checked_sub(now).filter(|wait| !wait.is_zero());
         memory.turn = wait.map(|_| turn);

@@ -96,7 +96,7 @@ pub struct Context {
     pub metrics: Metrics,
     /// Places to write, [`WRITE_SLOTS`] of them.
     pub slots: Semaphore,
-    /// The rate of status writes after an object's first.
+    /// The rate of status writes that nobody waits for.
     pub pace: Pace,
     /// What the process remembers.
     pub memory: Memories,
@@ -197,6 +197,7 @@ impl Context {
         let now = self.clock.now();
         self.remember(object, |memory| {
             memory.see(&entry.uid, entry.revision);
+            memory.urgent = class == Class::Urgent;
             memory.wanted_since.get_or_insert(now);
         });
         if let Some(control) = self.held(&object.namespace) {

@@ -304,8 +304,8 @@ impl Context {
             self.rotation_said(object, &draft);
             return ended;
         }
-        // Whoever waits for a first status gets it at once; of the others none waits here, holding a place and a slot
-        // that the next Secret needs.
+        // Whoever waits for a first status, or for an answer to an edit, gets it at once; of the others none waits here,
+        // holding a place and a slot that the next Secret needs.
         if !said.is_silent()
             && let Some(wait) = self.turn(object)
         {
