@@ -25,6 +25,8 @@ pub(super) const NAMESPACE: &str = "bench";
 pub(super) const CONNECTIONS: usize = 32;
 /// For the slowest part: everything synced, or everything gone.
 const LIMIT: Duration = Duration::from_mins(5);
+/// And for each object so much more, several times what a busy machine needs.
+const LIMIT_EACH: Duration = Duration::from_millis(30);
 /// How often the audit log is looked at, in which a part's end is seen.
 const LOOK: Duration = Duration::from_millis(250);
 const STORE: &str = "
@@ -134,12 +136,13 @@ impl World {
         let mut all = Requests::default();
         let what = format!("the first sync of {objects} ExternalSecrets");
         let (mut secrets, mut statuses) = (0, 0);
-        let deadline = tokio::time::Instant::now() + LIMIT;
+        let limit = LIMIT + LIMIT_EACH * u32::try_from(objects)?;
+        let deadline = tokio::time::Instant::now() + limit;
         while secrets < objects || statuses < objects {
             ensure!(
                 tokio::time::Instant::now() < deadline,
                 "waited {} s for {what}: {secrets} Secrets and {statuses} statuses were written",
-                LIMIT.as_secs()
+                limit.as_secs()
             );
             tokio::time::sleep(LOOK).await;
             let new = requests::advance(&self.cluster, &mut mark)?
