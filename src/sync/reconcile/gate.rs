@@ -63,7 +63,6 @@ impl Context {
         self.remember(object, |memory| memory.wanted_since = None);
         let message = format!("suspended until {} by the annotation on {by}", seconds(until));
         let draft = Draft {
-            generation: entry.said.generation(),
             current: Some(Verdict::fails(Reason::Suspended, message)),
             ..Draft::default()
         };

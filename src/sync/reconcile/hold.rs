@@ -31,7 +31,6 @@ impl Context {
         // Nothing is promised meanwhile.
         self.remember(object, |memory| memory.wanted_since = None);
         let draft = Draft {
-            generation: entry.said.generation(),
             current: Some(Verdict::fails(Reason::Suspended, held_message(control))),
             ..Draft::default()
         };

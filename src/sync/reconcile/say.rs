@@ -100,7 +100,7 @@ impl Context {
         needs: &[Wanted],
     ) -> Draft {
         Draft {
-            generation: entry.generation,
+            generation: Some(entry.generation),
             ready: Some(ready),
             current: Some(self.current(object, entry)),
             sources: Some(sources),
@@ -169,7 +169,7 @@ impl Context {
         refusal: Refusal,
     ) -> Ended {
         let draft = Draft {
-            generation: entry.generation,
+            generation: Some(entry.generation),
             ready: Some(Verdict::fails(refusal.reason, refusal.message)),
             current: Some(self.current(object, entry)),
             ..Draft::default()
@@ -183,7 +183,6 @@ impl Context {
             return ended;
         }
         let draft = Draft {
-            generation: entry.said.generation(),
             current: Some(self.current(object, entry)),
             ..Draft::default()
         };
@@ -202,16 +201,11 @@ impl Context {
                 format!("{}; no Secret exists yet", refusal.message),
             )
         });
-        let generation = if ready.is_some() {
-            entry.generation
-        } else {
-            entry.said.generation()
-        };
         if ready.is_none() && entry.said.is_silent() {
             return Ended::Failed;
         }
         let draft = Draft {
-            generation,
+            generation: ready.as_ref().map(|_| entry.generation),
             ready,
             current: Some(self.current(object, entry)),
             ..Draft::default()
@@ -262,7 +256,7 @@ impl Context {
         let verdict = Verdict::fails(Reason::InvalidSpec, message);
         let now = self.time.now();
         let draft = Draft {
-            generation: malformed.generation,
+            generation: Some(malformed.generation),
             ready: Some(verdict),
             ..Draft::default()
         };

@@ -102,8 +102,8 @@ pub enum RotationPart {
 /// The status as it should be; `None` leaves a part as it is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Draft {
-    /// The generation this speaks of.
-    pub generation: i64,
+    /// The generation that was judged.
+    pub generation: Option<i64>,
     /// `Ready`.
     pub ready: Option<Verdict>,
     /// `Current`.
@@ -161,11 +161,6 @@ impl Digest {
         }
     }
 
-    /// The generation that the status speaks of.
-    pub fn generation(&self) -> i64 {
-        self.generation
-    }
-
     /// Whether nothing was ever said.
     pub fn is_silent(&self) -> bool {
         *self == Self::default()
@@ -184,7 +179,7 @@ impl Digest {
         let verdict = |verdict: &Option<Verdict>, seen: u64| {
             verdict.as_ref().is_some_and(|v| digest_of_verdict(v) != seen)
         };
-        self.generation != *generation
+        generation.is_some_and(|generation| generation != self.generation)
             || verdict(ready, self.ready)
             || verdict(current, self.current)
             || sources.as_ref().is_some_and(|sources| {
@@ -231,6 +226,7 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
     } = draft;
     let nothing = ExternalSecretStatus::default();
     let before = before.unwrap_or(&nothing);
+    let generation = generation.or(before.observed_generation).unwrap_or_default();
     let conditions = [
         (ConditionType::Ready, ready.as_ref()),
         (ConditionType::Current, current.as_ref()),
@@ -247,7 +243,7 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
         .filter_map(|(type_, verdict)| {
             let was = condition(before, type_);
             match verdict {
-                Some(verdict) => Some(compose_condition(now, *generation, type_, verdict, was)),
+                Some(verdict) => Some(compose_condition(now, generation, type_, verdict, was)),
                 None if type_ == ConditionType::RotationHealthy && *rotation == RotationPart::Gone => None,
                 None => was.cloned(),
             }
@@ -287,7 +283,7 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
         None => before.target.clone(),
     };
     ExternalSecretStatus {
-        observed_generation: Some(*generation),
+        observed_generation: Some(generation),
         conditions: Some(conditions),
         sources: Some(sources),
         target,
