@@ -183,6 +183,7 @@ impl Line {
         let may_fill = (1..BATCH).contains(&self.waiting.len()) && self.alone.iter().all(Turns::is_empty);
         if let Some(until) = self.fills_until
             && batches
+            && most > 1
             && may_fill
             && now < until
         {
@@ -190,7 +191,11 @@ impl Line {
         }
         self.gathering = self.gathering.saturating_sub(1);
         let (urgency, taken) = self.take(most);
-        self.fills_until = (!self.waiting.is_empty()).then_some(now + BURST);
+        if self.waiting.is_empty() {
+            self.fills_until = None;
+        } else if !self.was_alone {
+            self.fills_until = Some(now + BURST);
+        }
         if taken.is_empty() {
             self.workers = self.workers.saturating_sub(1);
             return Next::End;
@@ -256,5 +261,84 @@ impl Line {
             }
         }
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Selector;
+
+    struct Asked {
+        line: Line,
+        begun: Instant,
+        answers: Vec<oneshot::Receiver<Reading>>,
+    }
+
+    impl Asked {
+        fn new() -> Self {
+            Self {
+                line: Line::default(),
+                begun: Instant::now(),
+                answers: Vec::new(),
+            }
+        }
+
+        fn at(&self, millis: u64) -> Instant {
+            self.begun + Duration::from_millis(millis)
+        }
+
+        fn push(&mut self, millis: u64, key: &str, stage: Option<&str>) {
+            let (waiter, answer) = Waiter::new(&ObjectKey::new("shop", "db"));
+            self.answers.push(answer);
+            let item = (key.into(), Selector::parse(stage));
+            let now = self.at(millis);
+            self.line.push(item, waiter, Urgency::Fresh, now);
+        }
+
+        /// How many are taken; none while they wait for more.
+        fn taken(&mut self, millis: u64, most: usize) -> Option<usize> {
+            let now = self.at(millis);
+            match self.line.next(most, true, now) {
+                Next::Read(_, taken) => Some(taken.len()),
+                Next::Wait(until) => {
+                    assert!(until > now);
+                    None
+                }
+                Next::End => Some(0),
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_waits_for_as_long_as_its_oldest_may() {
+        let mut asked = Asked::new();
+        asked.push(0, "a", None);
+        asked.push(14, "b", None);
+        assert_eq!(asked.taken(14, BATCH), None);
+        assert_eq!(asked.taken(15, BATCH), Some(2));
+        // Somebody reads: more is to come.
+        asked.push(20, "c", None);
+        assert_eq!(asked.taken(269, BATCH), None);
+        assert_eq!(asked.taken(270, BATCH), Some(1));
+    }
+
+    #[test]
+    fn what_is_read_alone_puts_no_batch_off() {
+        let mut asked = Asked::new();
+        asked.push(0, "a", None);
+        asked.push(10, "old", Some("AWSPREVIOUS"));
+        assert_eq!(asked.taken(10, BATCH), Some(1));
+        assert_eq!(asked.taken(14, BATCH), None);
+        assert_eq!(asked.taken(15, BATCH), Some(1));
+    }
+
+    #[test]
+    fn what_goes_one_by_one_waits_for_no_others() {
+        let mut asked = Asked::new();
+        asked.push(0, "a", None);
+        asked.push(0, "b", None);
+        assert_eq!(asked.taken(0, 1), Some(1));
+        assert_eq!(asked.taken(0, 1), Some(1));
     }
 }
