@@ -39,8 +39,8 @@ pub(super) struct Memory {
     pub(super) mends: Option<Box<(Duration, u32)>>,
     /// The status as we wrote it last, and when.
     pub(super) said: Option<(Duration, Digest)>,
-    /// Whether the pass is one that somebody waits for, so that its status does too.
-    pub(super) urgent: bool,
+    /// Whether somebody edited the object and waits for what is said of that.
+    pub(super) edited: bool,
     /// When the status may be written, if many are to be.
     pub(super) turn: Option<Duration>,
     /// The uid and revision that the last pass saw.
@@ -67,6 +67,7 @@ impl Memory {
         if self.seen.as_ref().is_some_and(|(seen, _)| **seen != *uid) {
             *self = Self::default();
         }
+        self.edited |= self.seen.as_ref().is_some_and(|(_, seen)| *seen != revision);
         self.seen = Some((uid.into(), revision));
     }
 }
@@ -89,7 +90,7 @@ impl Context {
         let now = self.clock.now();
         let mut memories = self.memory.lock();
         let memory = memories.entry(object.clone()).or_default();
-        if memory.urgent {
+        if memory.edited {
             memory.turn = None;
             return None;
         }
@@ -257,9 +258,9 @@ mod tests {
         memory.see("u1", 1);
         memory.said = Some((Duration::ZERO, Digest::of(None)));
         memory.see("u1", 2);
-        assert!(memory.said.is_some());
+        assert!(memory.said.is_some() && memory.edited);
         memory.see("u2", 2);
-        assert!(memory.said.is_none());
+        assert!(memory.said.is_none() && !memory.edited);
         assert_eq!(memory.seen, Some(("u2".into(), 2)));
     }
 

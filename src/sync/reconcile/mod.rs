@@ -197,7 +197,6 @@ impl Context {
         let now = self.clock.now();
         self.remember(object, |memory| {
             memory.see(&entry.uid, entry.revision);
-            memory.urgent = class == Class::Urgent;
             memory.wanted_since.get_or_insert(now);
         });
         if let Some(control) = self.held(&object.namespace) {

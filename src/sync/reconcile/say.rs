@@ -295,7 +295,7 @@ impl Context {
     ) -> Ended {
         let said = self.said(object, entry);
         if !said.differs(&draft) {
-            self.rotation_said(object, &draft);
+            self.stands_said(object, &draft);
             return ended;
         }
         // Whoever waits for a first status, or for an answer to an edit, gets it at once; of the others none waits here,
@@ -321,7 +321,7 @@ impl Context {
             },
         };
         if !status::Digest::of(live.status.as_ref()).differs(&draft) {
-            self.rotation_said(object, &draft);
+            self.stands_said(object, &draft);
             return ended;
         }
         let status = status::compose(self.time.now(), &draft, live.status.as_ref());
@@ -333,7 +333,7 @@ impl Context {
             Ok(_) => {
                 let said = (self.clock.now(), status::Digest::of(Some(&status)));
                 self.remember(object, |memory| memory.said = Some(said));
-                self.rotation_said(object, &draft);
+                self.stands_said(object, &draft);
                 self.tell(object, entry, live, &draft);
                 self.tell_rotation(object, entry, live, &draft);
                 ended
@@ -351,6 +351,12 @@ impl Context {
                 Ended::Failed
             }
         }
+    }
+
+    /// The status says what `draft` does.
+    fn stands_said(&self, object: &ObjectKey, draft: &Draft) {
+        self.remember(object, |memory| memory.edited = false);
+        self.rotation_said(object, draft);
     }
 
     /// Events on transitions only, none for a plain first sync.
