@@ -247,7 +247,7 @@ fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Opti
 
 fn unapproved(object: &ObjectFacts) -> Option<Block> {
     let token = &object.content.token;
-    (object.is_manual() && !object.is_approved()).then(|| {
+    object.lacks_approval().then(|| {
         Block::new(
             Word::AwaitingApproval,
             format!(

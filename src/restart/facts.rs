@@ -27,13 +27,21 @@ impl ObjectFacts {
         &self.content.object
     }
 
-    /// Whether somebody must approve each content.
-    pub fn is_manual(&self) -> bool {
+    /// Whether somebody must approve this content and has not.
+    pub fn lacks_approval(&self) -> bool {
+        self.is_manual() && !self.is_approved()
+    }
+
+    /// Whether somebody had to approve this content and has.
+    pub fn takes_approval(&self) -> bool {
+        self.is_manual() && self.is_approved()
+    }
+
+    fn is_manual(&self) -> bool {
         self.restarts.policy.mode == RestartMode::Manual
     }
 
-    /// Whether somebody approved this content.
-    pub fn is_approved(&self) -> bool {
+    fn is_approved(&self) -> bool {
         self.restarts.approved.as_ref() == Some(&self.content.token)
     }
 }

@@ -237,9 +237,12 @@ impl Space {
             let same = generations.get(name) == Some(&generation);
             let before = before.get(&key);
             // After a start, the status tells what was not approved before.
-            let approves = facts.is_manual()
-                && facts.is_approved()
-                && before.map_or_else(|| context.awaits_approval(&key), |before| !before.is_approved());
+            let approves = need::counts(&facts.content)
+                && facts.takes_approval()
+                && before.map_or_else(
+                    || context.awaits_approval(&key),
+                    |before| !before.takes_approval(),
+                );
             if approves {
                 tell_approved(&facts);
             }
