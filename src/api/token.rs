@@ -49,6 +49,11 @@ pub fn short(text: &str) -> Option<u64> {
     u64::from_str_radix(text.get(..16)?, 16).ok()
 }
 
+/// Whether a text may be a token's, of this version or of another; what somebody else wrote may be anything.
+pub fn is_text(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -211,6 +216,22 @@ mod tests {
                 .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
         );
         assert_eq!(token, key().content(&secret, "Opaque", &data(&[("a", "1")])));
+    }
+
+    #[test]
+    fn what_cannot_be_a_token_is_known() {
+        let long = "a".repeat(65);
+        for (text, is_one) in [
+            (&"0".repeat(32)[..], true),
+            ("v2.0123", true),
+            ("", false),
+            ("two words", false),
+            ("line\n", false),
+            ("\u{e9}", false),
+            (&long, false),
+        ] {
+            assert_eq!(is_text(text), is_one, "{text:?}");
+        }
     }
 
     #[test]

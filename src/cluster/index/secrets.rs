@@ -121,7 +121,7 @@ impl Project for Secrets {
             content,
             inputs: take(annotation::INPUTS),
             versions: take(annotation::VERSIONS),
-            rollout: take(annotation::ROLLOUT),
+            rollout: take(annotation::ROLLOUT).filter(|text| token::is_text(text)),
             changed_at: take(annotation::CHANGED_AT).and_then(|time| time.parse().ok()),
             scope: take(annotation::SCOPE).and_then(|text| token::short(&text)),
             restart_since: take(annotation::RESTART_SINCE).and_then(|time| time.parse().ok()),
