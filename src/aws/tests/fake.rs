@@ -167,6 +167,12 @@ impl Running {
         })
     }
 
+    /// From now on every batch takes so long.
+    pub(super) fn slow_batches(&self, wait: Duration) {
+        let mut script = self.fake.script();
+        script.always.insert("BatchGetSecretValue", Turn::Late(wait));
+    }
+
     pub(super) fn secrets(&self, count: usize) -> Vec<Arc<str>> {
         let names: Vec<Arc<str>> = (0..count).map(|n| format!("prod/{n}").into()).collect();
         let mut script = self.fake.script();

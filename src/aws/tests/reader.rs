@@ -46,11 +46,7 @@ impl Asking {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_sync_of_2000_makes_about_100_calls_over_few_connections() {
     let running = start().await;
-    running
-        .fake
-        .script()
-        .always
-        .insert("BatchGetSecretValue", Turn::Late(Duration::from_millis(10)));
+    running.slow_batches(Duration::from_millis(10));
     let asking = Asking::new(&running);
     let keys = running.secrets(2000);
     asking.all(&keys).await;
@@ -67,11 +63,7 @@ async fn a_burst_that_trickles_in_fills_its_batches() {
     // 500 and 125 a second.
     for apart in [2, 8] {
         let running = start().await;
-        running
-            .fake
-            .script()
-            .always
-            .insert("BatchGetSecretValue", Turn::Late(Duration::from_millis(10)));
+        running.slow_batches(Duration::from_millis(10));
         let asking = Asking::new(&running);
         let keys = running.secrets(400);
         let trickle = keys.iter().enumerate().map(async |(n, key)| {
@@ -298,11 +290,7 @@ async fn what_is_new_goes_before_what_is_periodic() {
     let running = start().await;
     let asking = Asking::new(&running);
     let keys = running.secrets(1001);
-    running
-        .fake
-        .script()
-        .always
-        .insert("BatchGetSecretValue", Turn::Late(Duration::from_millis(100)));
+    running.slow_batches(Duration::from_millis(100));
     let (new, old) = keys.split_last().unwrap();
     let crowd = join_all(old.iter().map(|key| asking.current(key, Urgency::Periodic)));
     let read = async {
@@ -334,11 +322,7 @@ async fn a_namespace_that_wants_much_delays_no_other() {
     let running = start().await;
     let asking = Asking::new(&running);
     let keys = running.secrets(1001);
-    running
-        .fake
-        .script()
-        .always
-        .insert("BatchGetSecretValue", Turn::Late(Duration::from_millis(100)));
+    running.slow_batches(Duration::from_millis(100));
     let (one, many) = keys.split_last().unwrap();
     let current = Selector::parse(None);
     let (busy, quiet) = (ObjectKey::new("busy", "all"), ObjectKey::new("quiet", "db"));
