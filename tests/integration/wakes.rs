@@ -56,37 +56,48 @@ fn revision(object: &impl ResourceExt) -> Result<u64> {
         .parse()?)
 }
 
+/// Objects that share a secret.
+const OBJECTS: usize = 60;
+/// One status a second, and one of restarts: far slower than any machine writes Secrets.
+const SLOW: [&str; 1] = ["--status-writes-per-second=2"];
+
+/// Many objects share a secret, and it has changed: their Secrets are written, and most of their statuses wait. Gives the
+/// revision of the last Secret.
+async fn changed_for_many(bed: &Bed) -> Result<u64> {
+    let arn = bed.secret("app/shared", "first")?;
+    for n in 0..OBJECTS {
+        bed.plain(&format!("db-{n}"), "app/shared").await?;
+    }
+    for n in 0..OBJECTS {
+        bed.synced(&format!("db-{n}")).await?;
+    }
+    bed.aws.put_secret_value(&arn, "second")?;
+    let mut last = 0;
+    for n in 0..OBJECTS {
+        let secret = bed.holds(&format!("db-{n}"), &[("value", "second")]).await?;
+        last = last.max(revision(&secret)?);
+    }
+    Ok(last)
+}
+
+/// The object, if its status tells of the content that its Secret has.
+async fn telling(bed: &Bed, name: &str) -> Result<Option<ExternalSecret>> {
+    let rollout = annotation(&bed.written(name).await?, "keyturn.dev/rollout").map(str::to_owned);
+    let object = bed.get(name).await?;
+    let target = object.status.as_ref().and_then(|status| status.target.as_ref());
+    Ok((target.is_some_and(|target| target.rollout == rollout)).then_some(object))
+}
+
 #[tokio::test]
 async fn secrets_do_not_wait_for_the_pace_of_statuses() -> Result<()> {
-    const OBJECTS: usize = 60;
     let _api_server = API_SERVER.read().await;
-    // One status a second, and one of restarts: far slower than any machine writes Secrets.
-    let slow = ["--status-writes-per-second=2"];
-    quarried("many", &slow, async |bed, _| {
-        let arn = bed.secret("app/shared", "first")?;
-        for n in 0..OBJECTS {
-            bed.plain(&format!("db-{n}"), "app/shared").await?;
-        }
-        for n in 0..OBJECTS {
-            bed.synced(&format!("db-{n}")).await?;
-        }
-        bed.aws.put_secret_value(&arn, "second")?;
-        let mut last = 0;
-        for n in 0..OBJECTS {
-            last = last.max(revision(
-                &bed.holds(&format!("db-{n}"), &[("value", "second")]).await?,
-            )?);
-        }
+    quarried("many", &SLOW, async |bed, _| {
+        let last = changed_for_many(bed).await?;
         let mut after = 0;
         for n in 0..OBJECTS {
             let name = format!("db-{n}");
-            let rollout = annotation(&bed.written(&name).await?, "keyturn.dev/rollout").map(str::to_owned);
-            let said = wait::until(&format!("{name} to say what was written"), SOON, async || {
-                let object = bed.get(&name).await?;
-                let target = object.status.as_ref().and_then(|status| status.target.as_ref());
-                Ok((target.is_some_and(|target| target.rollout == rollout)).then_some(object))
-            })
-            .await?;
+            let what = format!("{name} to say what was written");
+            let said = wait::until(&what, SOON, async || telling(bed, &name).await).await?;
             after += usize::from(revision(&said)? > last);
         }
         // Were the pace's waits held within the 32 slots of writes, the last Secret would come after half of the statuses.
@@ -101,32 +112,18 @@ async fn secrets_do_not_wait_for_the_pace_of_statuses() -> Result<()> {
 
 #[tokio::test]
 async fn an_answer_to_an_edit_does_not_wait_for_the_statuses_of_others() -> Result<()> {
-    const OBJECTS: usize = 60;
     let _api_server = API_SERVER.read().await;
-    quarried("answers", &["--status-writes-per-second=2"], async |bed, _| {
-        let arn = bed.secret("app/shared", "first")?;
+    quarried("answers", &SLOW, async |bed, _| {
         bed.secret("app/mine", "mine")?;
         bed.plain("mine", "app/mine").await?;
-        for n in 0..OBJECTS {
-            bed.plain(&format!("db-{n}"), "app/shared").await?;
-        }
         bed.synced("mine").await?;
-        for n in 0..OBJECTS {
-            bed.synced(&format!("db-{n}")).await?;
-        }
-        bed.aws.put_secret_value(&arn, "second")?;
-        for n in 0..OBJECTS {
-            bed.holds(&format!("db-{n}"), &[("value", "second")]).await?;
-        }
+        changed_for_many(bed).await?;
         bed.annotate("mine", "keyturn.dev/suspend-sync-until", Some(&from_now(3600)))
             .await?;
         bed.condition("mine", "Current", &["Suspended"]).await?;
         let mut behind = 0;
         for n in 0..OBJECTS {
-            let name = format!("db-{n}");
-            let rollout = annotation(&bed.written(&name).await?, "keyturn.dev/rollout").map(str::to_owned);
-            let target = bed.get(&name).await?.status.and_then(|status| status.target);
-            behind += usize::from(target.and_then(|target| target.rollout) != rollout);
+            behind += usize::from(telling(bed, &format!("db-{n}")).await?.is_none());
         }
         // At one a second it would be the last.
         ensure!(
