@@ -622,9 +622,19 @@ impl Bed {
 
     /// Waits until the Secret holds exactly this.
     pub(crate) async fn holds(&self, name: &str, expected: &[(&str, &str)]) -> Result<Secret> {
+        self.holds_within(SOON, name, expected).await
+    }
+
+    /// The same for as long as `limit`.
+    pub(crate) async fn holds_within(
+        &self,
+        limit: Duration,
+        name: &str,
+        expected: &[(&str, &str)],
+    ) -> Result<Secret> {
         let expected = pairs(expected);
         let what = format!("Secret {name} to hold {expected:?}");
-        wait::until(&what, SOON, async || {
+        wait::until(&what, limit, async || {
             let secret = self.written(name).await?;
             let found = data(&secret);
             if found == expected {

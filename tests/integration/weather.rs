@@ -217,11 +217,7 @@ async fn stale_replicas_never_roll_a_secret_back() -> Result<()> {
             bed.aws.put_secret_value(&arn, "second")?;
             // A doubt that stale replicas raise before it has arrived is cleared a minute later at the soonest, and of
             // those asked then two in five are stale too.
-            wait::until("the second value to arrive", SOON * 4, async || {
-                let data = bed.data("db").await?;
-                Ok((data.get("value").is_some_and(|value| value == "second")).then_some(()))
-            })
-            .await?;
+            bed.holds_within(SOON * 4, "db", &[("value", "second")]).await?;
             // Twelve looks more: all but surely some of them, of each kind, see the former version.
             let mark = bed.aws.mark();
             let looked = |calls: &Calls| calls.requests().count() >= 12;
