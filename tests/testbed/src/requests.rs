@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
@@ -86,8 +87,25 @@ pub fn mark(cluster: &ControlPlane) -> Result<Mark> {
     let log = cluster
         .audit_log()
         .context("this control plane has no audit log")?;
-    let length = std::fs::metadata(log).with_context(|| format!("look at {}", log.display()))?;
-    Ok(Mark(length.len()))
+    end(log).with_context(|| format!("look at {}", log.display()))
+}
+
+/// The point behind the last whole line: the one after it may be half written.
+fn end(log: &Path) -> Result<Mark> {
+    let mut file = File::open(log)?;
+    let mut end = file.metadata()?.len();
+    let mut block = [0; 4096];
+    while end > 0 {
+        let start = end.saturating_sub(block.len() as u64);
+        let block = &mut block[..usize::try_from(end - start)?];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(block)?;
+        if let Some(newline) = block.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(Mark(start + newline as u64 + 1));
+        }
+        end = start;
+    }
+    Ok(Mark(0))
 }
 
 /// The requests that were written to the audit log since `mark`.
@@ -205,6 +223,23 @@ mod tests {
         let request = request(line).unwrap();
         assert_eq!(request.resource, "externalsecrets/status");
         assert_eq!((request.code, request.writes()), (200, true));
+    }
+
+    #[test]
+    fn a_mark_is_behind_the_last_whole_line() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let long = "x".repeat(10_000);
+        for (text, expected) in [
+            (String::new(), 0),
+            ("half".to_owned(), 0),
+            (long.clone(), 0),
+            ("whole\n".to_owned(), 6),
+            ("whole\nhalf".to_owned(), 6),
+            (format!("{long}\n{long}"), 10_001),
+        ] {
+            std::fs::write(log.path(), &text).unwrap();
+            assert_eq!(end(log.path()).unwrap().0, expected, "{} bytes", text.len());
+        }
     }
 
     #[test]
