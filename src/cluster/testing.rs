@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::stream::pending;
 use http::{Request, Response};
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use tower_test::mock::{self, Handle, SendResponse};
 
 use super::{Cluster, Metrics, ServerTime, time::TimeLayer};
 
-pub(super) struct Server(Handle<Request<Body>, Response<Body>>);
+pub(super) struct Server(Handle<Request<Body>, Response<axum::body::Body>>);
 
 /// A request that waits for its answer.
 pub(super) struct Asked {
@@ -19,11 +20,11 @@ pub(super) struct Asked {
     pub(super) target: String,
     pub(super) content_type: String,
     pub(super) body: Value,
-    answer: SendResponse<Response<Body>>,
+    answer: SendResponse<Response<axum::body::Body>>,
 }
 
 pub(super) fn cluster() -> (Cluster, Server) {
-    let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
+    let (service, handle) = mock::pair::<Request<Body>, Response<axum::body::Body>>();
     let time = ServerTime::default();
     let client = Client::new(TimeLayer(time.clone()).layer(service), "default");
     (Cluster::new(client, time, Metrics::default()), Server(handle))
@@ -72,7 +73,7 @@ impl Asked {
             response = response.header(*name, *value);
         }
         self.answer
-            .send_response(response.body(Body::from(body.into())).unwrap());
+            .send_response(response.body(body.into().into()).unwrap());
     }
 
     /// An answer of metadata only, as much as a write needs.
@@ -81,6 +82,12 @@ impl Asked {
             200,
             &json!({"metadata": {"uid": uid, "resourceVersion": version}}),
         );
+    }
+
+    /// An answer that begins and never goes on.
+    pub(super) fn hangs(self) {
+        let silence = axum::body::Body::from_stream(pending::<std::io::Result<Vec<u8>>>());
+        self.answer.send_response(Response::new(silence));
     }
 
     /// A connection that breaks.

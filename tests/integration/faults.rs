@@ -19,9 +19,12 @@ use kube::{
     runtime::watcher::{self, Event},
 };
 use serde_json::{Value, json};
-use testbed::{requests, wait};
+use testbed::{controlplane::Options, requests, wait};
 
-use crate::harness::{API_SERVER, Bed, SELDOM, SOON, STORE, data, entry, quarried, quarry};
+use crate::{
+    harness::{API_SERVER, Bed, SELDOM, SOON, STORE, bare, confined, data, entry, quarried, quarry, same},
+    operator::Operator,
+};
 
 /// How often the operator is killed, unless `KEYTURN_TEST_KILLS` says otherwise.
 const KILLS: usize = 100;
@@ -333,6 +336,51 @@ async fn after_a_restart_nothing_is_read_and_nothing_written() -> Result<()> {
             });
         // The POST of a Secret has no name in the record.
         ensure!(written.0.len() <= 1, "{:?}", written.counts());
+        same("pages", &pages(bed, operator, asked)?, &0)
+    })
+    .await
+}
+
+/// How often the operator listed Secrets page by page.
+fn pages(bed: &Bed, operator: &Operator, mark: requests::Mark) -> Result<usize> {
+    Ok(requests::since(bed.cluster, mark)?
+        .of(operator.user())
+        .count("list", "secrets"))
+}
+
+#[tokio::test]
+async fn where_the_api_server_streams_no_lists_they_are_read_by_pages() -> Result<()> {
+    let older = Options {
+        apiserver_arguments: vec!["--feature-gates=WatchList=false".to_owned()],
+        ..Options::default()
+    };
+    let place = bare(older).await?;
+    confined(&place, "older", &[], async |bed, operator| {
+        const OBJECTS: usize = 60;
+        for n in 0..OBJECTS {
+            bed.secret(&format!("app/{n}"), "first")?;
+            bed.plain(&format!("db-{n}"), &format!("app/{n}")).await?;
+        }
+        for n in 0..OBJECTS {
+            bed.synced(&format!("db-{n}")).await?;
+        }
+        let before = versions(bed).await?;
+        operator.terminate().await?;
+        let mark = requests::mark(bed.cluster)?;
+        operator.start().await?;
+        operator.led(&bed.client, None).await?;
+        let arn = bed.secret("app/new", "new")?;
+        bed.plain("new", "app/new").await?;
+        bed.holds("new", &[("value", "new")]).await?;
+        bed.synced("new").await?;
+        same("pages", &pages(bed, operator, mark)?, &2)?;
+        let mut after = versions(bed).await?;
+        after.remove("Secret new");
+        after.remove("ExternalSecret new");
+        ensure!(after == before, "written although nothing changed");
+        // What it follows from there it sees.
+        bed.aws.put_secret_value(&arn, "newer")?;
+        bed.holds("new", &[("value", "newer")]).await?;
         Ok(())
     })
     .await

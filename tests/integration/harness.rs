@@ -90,28 +90,29 @@ pub(crate) async fn common() -> Result<&'static Common> {
 /// The place of tests that do harm: operators are confined to their namespaces there.
 pub(crate) async fn quarry() -> Result<&'static Place> {
     static QUARRY: OnceCell<Place> = OnceCell::const_new();
-    QUARRY
-        .get_or_try_init(async || {
-            let build = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| println!("{line}")));
-            let cluster = ControlPlane::start(&build.await??, Options::default()).await?;
-            // Each release works in a namespace of its own; none of them has brought the CRDs.
-            let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/crds");
-            cluster.kubectl(["apply", "--server-side", "-k", crds]).await?;
-            for kind in ["externalsecrets", "secretstores", "clustersecretstores"] {
-                let crd = format!("crd/{kind}.keyturn.dev");
-                cluster
-                    .kubectl([
-                        "wait",
-                        "--for=condition=Established",
-                        "--timeout=60s",
-                        crd.as_str(),
-                    ])
-                    .await?;
-            }
-            install_rollouts(&cluster.client().await?).await?;
-            place(Box::leak(Box::new(cluster))).await
-        })
-        .await
+    QUARRY.get_or_try_init(|| bare(Options::default())).await
+}
+
+/// A place with our CRDs and no operator, until the process ends.
+pub(crate) async fn bare(options: Options) -> Result<Place> {
+    let build = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| println!("{line}")));
+    let cluster = ControlPlane::start(&build.await??, options).await?;
+    // Each release works in a namespace of its own; none of them has brought the CRDs.
+    let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/crds");
+    cluster.kubectl(["apply", "--server-side", "-k", crds]).await?;
+    for kind in ["externalsecrets", "secretstores", "clustersecretstores"] {
+        let crd = format!("crd/{kind}.keyturn.dev");
+        cluster
+            .kubectl([
+                "wait",
+                "--for=condition=Established",
+                "--timeout=60s",
+                crd.as_str(),
+            ])
+            .await?;
+    }
+    install_rollouts(&cluster.client().await?).await?;
+    place(Box::leak(Box::new(cluster))).await
 }
 
 /// Held shared by who works in the [`quarry`], alone by who stops its API server.
@@ -131,7 +132,16 @@ pub(crate) async fn quarried(
     arguments: &[&str],
     test: impl AsyncFnOnce(&Bed, &mut Operator) -> Result<()>,
 ) -> Result<()> {
-    let place = quarry().await?;
+    confined(quarry().await?, name, arguments, test).await
+}
+
+/// The same in another place.
+pub(crate) async fn confined(
+    place: &Place,
+    name: &str,
+    arguments: &[&str],
+    test: impl AsyncFnOnce(&Bed, &mut Operator) -> Result<()>,
+) -> Result<()> {
     let bed = Bed::make(place, name).await?;
     bed.store(STORE, json!({})).await?;
     let mut operator = Operator::confined(place, &bed, arguments).await?;

@@ -1,13 +1,13 @@
 //! Listing and following a kind.
 //!
 //! Not kube's watcher: it buffers objects as generic values and logs answers that it cannot read. Here each
-//! object is parsed alone out of the answer's bytes, so that a malformed one harms no other and a page costs
-//! its text and one object.
+//! object is parsed alone out of the answer's bytes, so that a malformed one harms no other and a list costs
+//! the text of one object, or of one page, and one object.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use futures::AsyncBufReadExt as _;
+use futures::{AsyncBufRead, AsyncBufReadExt as _};
 use kube::{
     api::{ListParams, WatchParams},
     core::{Status, request},
@@ -31,7 +31,8 @@ use crate::{
     },
 };
 
-/// Objects of one page: a page of the largest Secrets stays below 100 MiB, of usual ones below 1 MiB.
+/// Objects of one page, where the API server streams no lists: a page of the largest Secrets stays below 100 MiB, of usual
+/// ones below 1 MiB.
 const PAGE: u32 = 50;
 /// After how long the API server ends a watch, which starts again where it ended.
 const WATCH_SECONDS: u32 = 290;
@@ -64,6 +65,23 @@ enum End {
     /// It cannot go on from its version.
     Expired,
     Failed(Class),
+}
+
+impl From<Class> for End {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Expired => Self::Expired,
+            class => Self::Failed(class),
+        }
+    }
+}
+
+/// What an event says besides its object.
+struct Said {
+    /// The version up to which all is known by it, unless the first objects are still on their way.
+    version: Option<String>,
+    /// Whether it is the end of the first objects.
+    listed: bool,
 }
 
 #[derive(Deserialize)]
@@ -106,6 +124,23 @@ struct HeadMeta {
     uid: String,
     #[serde(default)]
     generation: i64,
+    #[serde(default)]
+    resource_version: String,
+}
+
+/// The mark at the end of the first objects of a watch.
+const LISTED: &str = "k8s.io/initial-events-end";
+
+#[derive(Deserialize)]
+struct Bookmark {
+    metadata: BookmarkMeta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BookmarkMeta {
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
     #[serde(default)]
     resource_version: String,
 }
@@ -182,10 +217,53 @@ impl<P: Project> Follower<P> {
         self.measure();
     }
 
-    /// Reads all objects page by page. Returns the version to follow from, and the list's number.
+    /// Takes all objects in. Returns the version to follow from, and the list's number.
     async fn list(&self) -> Result<(String, u32), Error> {
+        let mut epoch = self.index.begin();
+        let version = match self.stream(epoch).await {
+            Ok(version) => version,
+            // Only a server with a new enough etcd and a cache that is ready can: pages come out of etcd itself.
+            Err(class) => {
+                tracing::debug!(kind = Self::kind().kind, %class, "a list is not streamed and read page by page");
+                // What was streamed may be gone by now.
+                epoch = self.index.begin();
+                self.pages(epoch).await?
+            }
+        };
+        for key in self.index.sweep(&self.place.namespace, epoch) {
+            self.changes.push(self.project.change(key));
+        }
+        self.measure();
+        Ok((version, epoch))
+    }
+
+    /// Reads all objects as the first events of a watch, if the API server does that: by default in 1.32 and from 1.34 on. It
+    /// sends each of them once; for a page it goes through all that are left.
+    async fn stream(&self, epoch: u32) -> Result<String, Class> {
+        let params = WatchParams {
+            send_initial_events: true,
+            ..watch_params::<P>()
+        };
+        let mut events = std::pin::pin!(self.open(&params, "").await?);
+        let mut line = Zeroizing::new(Vec::with_capacity(LINE));
+        while next_line(&mut events, &mut line, CALL_TIMEOUT).await {
+            if let Said {
+                version: Some(version),
+                listed: true,
+            } = self.event(&line, epoch)?
+            {
+                return Ok(version);
+            }
+        }
+        Err(Class::Unavailable {
+            code: None,
+            retry_after: None,
+        })
+    }
+
+    /// Reads all objects page by page.
+    async fn pages(&self, epoch: u32) -> Result<String, Error> {
         let call = self.call(Verb::List);
-        let epoch = self.index.begin();
         let mut params = ListParams {
             label_selector: P::LABELS.map(str::to_owned),
             field_selector: field_selector::<P>(),
@@ -214,75 +292,68 @@ impl<P: Project> Follower<P> {
             if resource_version.is_empty() {
                 return Err(call.failed(Class::Malformed("the list has no resource version")));
             }
-            for key in self.index.sweep(&self.place.namespace, epoch) {
-                self.changes.push(self.project.change(key));
-            }
-            self.measure();
-            return Ok((resource_version, epoch));
+            return Ok(resource_version);
         }
     }
 
     /// Follows the changes after `version` and moves it on, until the watch ends.
     async fn follow(&self, version: &mut String, epoch: u32) -> End {
-        let params = WatchParams {
-            label_selector: P::LABELS.map(str::to_owned),
-            field_selector: field_selector::<P>(),
-            timeout: Some(WATCH_SECONDS),
-            bookmarks: true,
-            ..WatchParams::default()
+        let mut events = match self.open(&watch_params::<P>(), version).await {
+            Ok(events) => std::pin::pin!(events),
+            Err(class) => return class.into(),
         };
+        let mut line = Zeroizing::new(Vec::with_capacity(LINE));
+        while next_line(&mut events, &mut line, IDLE).await {
+            match self.event(&line, epoch) {
+                Ok(said) => {
+                    if let Some(moved) = said.version {
+                        *version = moved;
+                    }
+                }
+                Err(class) => return class.into(),
+            }
+        }
+        End::Closed
+    }
+
+    async fn open(&self, params: &WatchParams, version: &str) -> Result<impl AsyncBufRead + use<P>, Class> {
         let path = request::Request::new(path_of::<P::Kind>(&self.place.namespace));
-        let Ok(request) = path.watch(&params, version) else {
-            return End::Failed(UNBUILDABLE);
-        };
+        let request = path.watch(params, version).map_err(|_| UNBUILDABLE)?;
         let opened = match timeout(CALL_TIMEOUT, self.cluster.client.request_stream(request)).await {
             Ok(opened) => opened.map_err(|err| class_of(&err)),
             Err(_) => Err(Class::Timeout),
         };
         self.cluster.count(self.call(Verb::Watch), opened.as_ref().err());
-        let mut events = match opened {
-            Ok(events) => std::pin::pin!(events),
-            Err(Class::Expired) => return End::Expired,
-            Err(class) => return End::Failed(class),
-        };
-        let mut line = Zeroizing::new(Vec::with_capacity(LINE));
-        loop {
-            line.zeroize();
-            line.shrink_to(LINE);
-            match timeout(IDLE, events.read_until(b'\n', &mut line)).await {
-                Ok(Ok(_)) if line.ends_with(b"\n") => {}
-                // The end, a line cut short, a broken or a silent connection.
-                Ok(_) | Err(_) => return End::Closed,
-            }
-            if let Some(end) = self.event(&line, version, epoch) {
-                return end;
-            }
-        }
+        opened
     }
 
-    fn event(&self, line: &[u8], version: &mut String, epoch: u32) -> Option<End> {
+    /// Takes a line of a watch in.
+    fn event(&self, line: &[u8], epoch: u32) -> Result<Said, Class> {
         let Ok(Event { type_, object }) = serde_json::from_slice(line) else {
-            return Some(End::Failed(Class::Malformed("the watch sent what is no event")));
+            return Err(Class::Malformed("the watch sent what is no event"));
         };
-        let moved = match &*type_ {
+        let mut listed = false;
+        let version = match &*type_ {
             "ADDED" | "MODIFIED" => self.arrived(object, epoch),
             "DELETED" => self.left(object),
-            "BOOKMARK" => head(object).map(|meta| meta.resource_version),
+            "BOOKMARK" => serde_json::from_str(object.get())
+                .ok()
+                .map(|Bookmark { metadata }| {
+                    listed = metadata.annotations.get(LISTED).is_some_and(|end| end == "true");
+                    metadata.resource_version
+                }),
             "ERROR" => {
                 let status: Option<Status> = serde_json::from_str(object.get()).ok();
                 let code = status.as_ref().map_or(500, |status| status.code);
-                return Some(match Class::of_status(code, status.as_ref()) {
-                    Class::Expired => End::Expired,
-                    class => End::Failed(class),
-                });
+                return Err(Class::of_status(code, status.as_ref()));
             }
             _ => None,
         };
-        if let Some(moved) = moved.filter(|moved| !moved.is_empty()) {
-            *version = moved;
-        }
         self.measure();
-        None
+        Ok(Said {
+            version: version.filter(|version| !version.is_empty()),
+            listed,
+        })
     }
 
     /// Takes an object in; returns its resource version.
@@ -358,6 +429,27 @@ impl<P: Project> Follower<P> {
             .get_or_create(&Self::kind())
             .set(size);
     }
+}
+
+fn watch_params<P: Project>() -> WatchParams {
+    WatchParams {
+        label_selector: P::LABELS.map(str::to_owned),
+        field_selector: field_selector::<P>(),
+        timeout: Some(WATCH_SECONDS),
+        bookmarks: true,
+        ..WatchParams::default()
+    }
+}
+
+/// Reads the next line; false at the end, of a line cut short, of a broken connection or of one that is silent for `limit`.
+async fn next_line(
+    events: &mut (impl AsyncBufRead + Unpin),
+    line: &mut Zeroizing<Vec<u8>>,
+    limit: Duration,
+) -> bool {
+    line.zeroize();
+    line.shrink_to(LINE);
+    matches!(timeout(limit, events.read_until(b'\n', line)).await, Ok(Ok(_)) if line.ends_with(b"\n"))
 }
 
 fn head(object: &RawValue) -> Option<HeadMeta> {

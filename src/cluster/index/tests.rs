@@ -49,6 +49,22 @@ fn page(version: &str, token: &str, items: &[Value]) -> Value {
     json!({"metadata": {"resourceVersion": version, "continue": token}, "items": items})
 }
 
+/// A whole list, streamed.
+fn listed(version: &str, items: &[Value]) -> String {
+    let metadata = json!({"resourceVersion": version, "annotations": {"k8s.io/initial-events-end": "true"}});
+    let end = ("BOOKMARK", json!({"kind": "Secret", "metadata": metadata}));
+    let items = items.iter().map(|item| ("ADDED", item.clone()));
+    lines(&items.chain([end]).collect::<Vec<_>>())
+}
+
+fn is_list(asked: &Asked) -> bool {
+    asked.target.contains("sendInitialEvents=true")
+}
+
+fn expired() -> Value {
+    json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"})
+}
+
 fn lines(events: &[(&str, Value)]) -> String {
     let line = |(type_, object): &(&str, Value)| format!("{}\n", json!({"type": type_, "object": object}));
     events.iter().map(line).collect()
@@ -93,26 +109,41 @@ fn running() -> Running {
 }
 
 impl Running {
-    async fn list(&mut self) -> Asked {
+    /// The next request, which must name our Secrets and each of `parts`.
+    async fn asked(&mut self, parts: &[&str]) -> Asked {
         let asked = self.server.next().await;
-        assert!(!asked.target.contains("watch=true"), "{}", asked.target);
         assert!(asked.target.starts_with("/api/v1/secrets?"), "{}", asked.target);
-        assert!(asked.target.contains("limit=50"), "{}", asked.target);
-        assert!(
-            asked
-                .target
-                .contains("labelSelector=keyturn.dev%2Fmanaged%3Dtrue"),
-            "{}",
-            asked.target
-        );
+        for part in [&["labelSelector=keyturn.dev%2Fmanaged%3Dtrue"], parts].concat() {
+            assert!(asked.target.contains(part), "no {part} in {}", asked.target);
+        }
+        asked
+    }
+
+    async fn list(&mut self) -> Asked {
+        let stream = [
+            "watch=true",
+            "sendInitialEvents=true",
+            "resourceVersionMatch=NotOlderThan",
+            "allowWatchBookmarks=true",
+            "resourceVersion=",
+        ];
+        let asked = self.asked(&stream).await;
+        // The newest that there is, not the newest of what some cache has.
+        assert!(asked.target.ends_with("resourceVersion="), "{}", asked.target);
+        asked
+    }
+
+    async fn page(&mut self) -> Asked {
+        let asked = self.asked(&["limit=50"]).await;
+        assert!(!asked.target.contains("watch=true"), "{}", asked.target);
         asked
     }
 
     async fn watch(&mut self, version: &str) -> Asked {
-        let asked = self.server.next().await;
-        assert!(asked.target.contains("watch=true"), "{}", asked.target);
+        let version = format!("resourceVersion={version}");
+        let asked = self.asked(&["watch=true", &version]).await;
         assert!(
-            asked.target.ends_with(&format!("resourceVersion={version}")),
+            asked.target.ends_with(&version) && !is_list(&asked),
             "{}",
             asked.target
         );
@@ -121,7 +152,7 @@ impl Running {
 
     /// Answers the first list and waits until it is taken in.
     async fn first(&mut self, version: &str, items: &[Value]) {
-        self.list().await.answer(200, &page(version, "", items));
+        self.list().await.answer_with(200, &[], listed(version, items));
         self.listed.take().unwrap().await.unwrap();
     }
 
@@ -158,10 +189,72 @@ impl Running {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_is_read_page_by_page_and_then_followed() {
+async fn a_list_is_streamed_and_then_followed() {
     let mut r = running();
-    r.list().await.answer(200, &page("", "more", &[secret("a", "1")]));
-    let second = r.list().await;
+    let list = r.list().await;
+    assert!(r.listed.as_mut().unwrap().try_recv().is_err());
+    list.answer_with(200, &[], listed("10", &[secret("b", "2"), secret("a", "7")]));
+    r.watch("10").await;
+    r.listed.take().unwrap().await.unwrap();
+    assert_eq!(r.names(), ["a", "b"]);
+    assert_eq!(r.changed(), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_while_a_list_is_streamed_is_taken_in() {
+    let mut r = running();
+    r.first("10", &[secret("a", "1"), secret("b", "2"), secret("c", "3")])
+        .await;
+    r.watch("10").await.answer(410, &expired());
+    let bookmark = json!({"kind": "Secret", "metadata": {"resourceVersion": "29"}});
+    let events = [
+        ("ADDED", secret("a", "1")),
+        ("ADDED", secret("b", "2")),
+        ("DELETED", secret("b", "28")),
+        // A bookmark without the mark ends nothing.
+        ("BOOKMARK", bookmark),
+    ];
+    let end = listed("30", &[secret("d", "4")]);
+    r.list().await.answer_with(200, &[], lines(&events) + &end);
+    r.watch("30").await;
+    assert_eq!(r.names(), ["a", "d"]);
+}
+
+/// All lead to pages at once, not after a pause.
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_not_streamed_is_read_page_by_page() {
+    let status = |code: u16, reason: &str| json!({"kind": "Status", "code": code, "reason": reason});
+    let internal = lines(&[("ERROR", status(500, "InternalError"))]);
+    let lags = lines(&[("ERROR", status(504, "Timeout"))]);
+    let broken = lines(&[("ADDED", secret("a", "1")), ("ADDED", secret("gone", "2"))]);
+    // Switched off; the cache is not ready; etcd is too old; the cache lags; it breaks off.
+    for (code, body) in [
+        (422, status(422, "Invalid").to_string()),
+        (429, status(429, "TooManyRequests").to_string()),
+        (200, internal),
+        (200, lags),
+        (200, broken),
+    ] {
+        let mut r = running();
+        let began = tokio::time::Instant::now();
+        r.list().await.answer_with(code, &[], body);
+        r.page().await.answer(200, &page("10", "", &[secret("a", "1")]));
+        r.watch("10").await;
+        assert_eq!(r.names(), ["a"]);
+        assert!(
+            began.elapsed() < Duration::from_millis(500),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_are_read_to_the_last_and_then_followed() {
+    let mut r = running();
+    r.list().await.breaks();
+    r.page().await.answer(200, &page("", "more", &[secret("a", "1")]));
+    let second = r.page().await;
     assert!(second.target.contains("continue=more"), "{}", second.target);
     assert!(r.listed.as_mut().unwrap().try_recv().is_err());
     second.answer(200, &page("10", "", &[secret("b", "2")]));
@@ -190,13 +283,12 @@ async fn an_expired_watch_lists_again_and_reports_only_what_differs() {
     r.first("10", &[secret("a", "1"), secret("b", "2"), secret("c", "3")])
         .await;
     assert_eq!(r.changed(), ["a", "b", "c"]);
-    let gone = json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"});
     r.watch("10")
         .await
-        .answer_with(200, &[], lines(&[("ERROR", gone)]));
+        .answer_with(200, &[], lines(&[("ERROR", expired())]));
     r.list()
         .await
-        .answer(200, &page("30", "", &[secret("a", "1"), secret("b", "22")]));
+        .answer_with(200, &[], listed("30", &[secret("a", "1"), secret("b", "22")]));
     r.watch("30").await;
     assert_eq!(r.names(), ["a", "b"]);
     assert_eq!(r.changed(), ["b", "c"]);
@@ -207,10 +299,8 @@ async fn an_expired_watch_lists_again_and_reports_only_what_differs() {
 async fn a_watch_refused_as_expired_lists_again_too() {
     let mut r = running();
     r.first("10", &[]).await;
-    r.watch("10")
-        .await
-        .answer(410, &json!({"code": 410, "reason": "Expired"}));
-    r.list().await.answer(200, &page("30", "", &[]));
+    r.watch("10").await.answer(410, &expired());
+    r.list().await.answer_with(200, &[], listed("30", &[]));
     r.watch("30").await;
 }
 
@@ -219,17 +309,22 @@ async fn a_list_that_breaks_off_removes_nothing() {
     let mut r = running();
     r.first("10", &[secret("a", "1"), secret("b", "2")]).await;
     r.changed();
-    r.watch("10")
-        .await
-        .answer(410, &json!({"code": 410, "reason": "Expired"}));
-    r.list().await.answer(200, &page("", "more", &[secret("a", "1")]));
-    r.list()
-        .await
-        .answer(410, &json!({"code": 410, "reason": "Expired"}));
+    r.watch("10").await.answer(410, &expired());
+    let one = lines(&[("ADDED", secret("a", "1"))]);
+    let failed = lines(&[("ERROR", expired())]);
+    // By the end of the connection, in the middle of a line, or by a word of the server.
+    for broken in [
+        &one,
+        &format!("{one}{{\"type\": \"ADD"),
+        &format!("{one}{failed}"),
+    ] {
+        r.list().await.answer_with(200, &[], broken.as_str());
+        r.page().await.answer(200, &page("", "more", &[secret("a", "1")]));
+        r.page().await.answer(410, &expired());
+        assert_eq!(r.names(), ["a", "b"]);
+    }
     let again = r.list().await;
-    assert!(!again.target.contains("continue"), "{}", again.target);
-    assert_eq!(r.names(), ["a", "b"]);
-    again.answer(200, &page("30", "", &[secret("b", "2")]));
+    again.answer_with(200, &[], listed("30", &[secret("b", "2")]));
     r.watch("30").await;
     assert_eq!(r.names(), ["b"]);
     assert_eq!(r.changed(), ["a"]);
@@ -263,7 +358,7 @@ async fn a_watch_that_fails_for_long_lists_again() {
     let began = tokio::time::Instant::now();
     loop {
         let asked = r.server.next().await;
-        if !asked.target.contains("watch=true") {
+        if is_list(&asked) {
             break;
         }
         asked.answer(
@@ -279,13 +374,30 @@ async fn a_watch_that_fails_for_long_lists_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_falls_silent_is_read_page_by_page() {
+    let mut r = running();
+    let began = tokio::time::Instant::now();
+    r.list().await.hangs();
+    r.page().await.answer(200, &page("10", "", &[secret("a", "1")]));
+    r.listed.take().unwrap().await.unwrap();
+    assert!(began.elapsed() < MINUTE, "{:?}", began.elapsed());
+    assert_eq!(r.names(), ["a"]);
+    // Nothing happens for longer while it is followed.
+    let began = tokio::time::Instant::now();
+    r.watch("10").await.hangs();
+    r.server.stays_silent(4 * MINUTE).await;
+    r.watch("10").await;
+    assert!(began.elapsed() < 5 * MINUTE, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_watch_is_opened_again() {
     let mut r = running();
     r.first("10", &[]).await;
     let began = tokio::time::Instant::now();
     let silent = r.watch("10").await;
     let next = r.server.next().await;
-    assert!(next.target.contains("watch=true"));
+    assert!(next.target.contains("watch=true") && !is_list(&next));
     assert!(began.elapsed() < MINUTE, "{:?}", began.elapsed());
     drop(silent);
 }
@@ -421,14 +533,14 @@ async fn kinds_are_listed_one_after_another_and_then_all_is_ready() {
     for path in ["/api/v1/namespaces?", "/api/v1/secrets?", "/api/v1/services?"] {
         let asked = loop {
             let asked = server.next().await;
-            if !asked.target.contains("watch=true") {
+            if is_list(&asked) {
                 break asked;
             }
             open.push(asked);
         };
         assert!(asked.target.starts_with(path), "{}", asked.target);
         assert!(!*ready.borrow());
-        asked.answer(200, &page("1", "", &[]));
+        asked.answer_with(200, &[], listed("1", &[]));
     }
     assert_eq!(changes.next().await, Change::Ready);
     assert!(*ready.borrow());
@@ -459,10 +571,10 @@ async fn watching_some_namespaces_touches_nothing_else() {
             "{}",
             asked.target
         );
-        if asked.target.contains("watch=true") {
-            open.push(asked);
+        if is_list(&asked) {
+            asked.answer_with(200, &[], listed("1", &items.next().unwrap()));
         } else {
-            asked.answer(200, &page("1", "", &items.next().unwrap()));
+            open.push(asked);
         }
     }
     assert_eq!(secrets.len(), 3);
@@ -470,8 +582,8 @@ async fn watching_some_namespaces_touches_nothing_else() {
     // A list of one namespace leaves the objects of the other alone.
     let shop = open.remove(0);
     assert!(shop.target.contains("/shop/"));
-    shop.answer(410, &json!({"code": 410, "reason": "Expired"}));
-    server.next().await.answer(200, &page("5", "", &[]));
+    shop.answer(410, &expired());
+    server.next().await.answer_with(200, &[], listed("5", &[]));
     server.next().await;
     assert_eq!(secrets.keys_where(|_, _| true), [ObjectKey::new("bank", "a")]);
     run.abort();
@@ -576,12 +688,12 @@ async fn an_absent_kind_costs_a_check_a_minute_and_nothing_waits_for_it() {
         "{}",
         list.target
     );
-    list.answer(200, &page("5", "", &[web]));
+    list.answer_with(200, &[], listed("5", &[web]));
     let change = Change::Workload(WorkloadKind::Rollout, key("web"));
     assert_eq!(changes.next().await, change);
 
     // The CRD is deleted: so are its objects, and the checks begin again.
-    for part in ["watch=true", "limit=50"] {
+    for part in ["resourceVersion=5", "sendInitialEvents=true", "limit=50"] {
         let asked = server.next().await;
         assert!(asked.target.contains(part), "{}", asked.target);
         asked.answer(

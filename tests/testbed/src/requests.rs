@@ -228,14 +228,14 @@ mod tests {
     #[test]
     fn a_mark_is_behind_the_last_whole_line() {
         let log = tempfile::NamedTempFile::new().unwrap();
-        let long = "x".repeat(10_000);
+        let line = "x".repeat(10_000);
         for (text, expected) in [
             (String::new(), 0),
             ("half".to_owned(), 0),
-            (long.clone(), 0),
+            (line.clone(), 0),
             ("whole\n".to_owned(), 6),
             ("whole\nhalf".to_owned(), 6),
-            (format!("{long}\n{long}"), 10_001),
+            (format!("{line}\n{line}"), 10_001),
         ] {
             std::fs::write(log.path(), &text).unwrap();
             assert_eq!(end(log.path()).unwrap().0, expected, "{} bytes", text.len());
