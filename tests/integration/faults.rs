@@ -307,13 +307,7 @@ async fn after_a_restart_nothing_is_read_and_nothing_written() -> Result<()> {
         let before = versions(bed).await?;
         operator.terminate().await?;
         let (mark, asked) = (bed.aws.mark(), requests::mark(bed.cluster)?);
-        operator.start().await?;
-        operator.led(&bed.client, None).await?;
-        // A further object is made and works: by then all others have been looked at.
-        let arn = bed.secret("app/new", "new")?;
-        bed.plain("new", "app/new").await?;
-        bed.holds("new", &[("value", "new")]).await?;
-        bed.synced("new").await?;
+        let arn = starts_again(bed, operator).await?;
         bed.rounds(5).await?;
         let read: Vec<_> = bed
             .calls_since(mark)
@@ -322,10 +316,7 @@ async fn after_a_restart_nothing_is_read_and_nothing_written() -> Result<()> {
             .filter(|(_, secret)| **secret != *arn)
             .collect();
         ensure!(read.is_empty(), "{} values were read again", read.len());
-        let mut after = versions(bed).await?;
-        after.remove("Secret new");
-        after.remove("ExternalSecret new");
-        ensure!(after == before, "written although nothing changed");
+        unchanged(bed, &before).await?;
         let written = requests::since(bed.cluster, asked)?
             .of(operator.user())
             .only(|request| {
@@ -339,6 +330,26 @@ async fn after_a_restart_nothing_is_read_and_nothing_written() -> Result<()> {
         same("pages", &pages(bed, operator, asked)?, &0)
     })
     .await
+}
+
+/// Starts the operator. A further object `new` is made and works: by then all others have been looked at. Its secret's ARN.
+async fn starts_again(bed: &Bed, operator: &mut Operator) -> Result<String> {
+    operator.start().await?;
+    operator.led(&bed.client, None).await?;
+    let arn = bed.secret("app/new", "new")?;
+    bed.plain("new", "app/new").await?;
+    bed.holds("new", &[("value", "new")]).await?;
+    bed.synced("new").await?;
+    Ok(arn)
+}
+
+/// That nothing was written since `before` but `new`.
+async fn unchanged(bed: &Bed, before: &BTreeMap<String, Option<String>>) -> Result<()> {
+    let mut after = versions(bed).await?;
+    after.remove("Secret new");
+    after.remove("ExternalSecret new");
+    ensure!(after == *before, "written although nothing changed");
+    Ok(())
 }
 
 /// How often the operator listed Secrets page by page.
@@ -367,17 +378,9 @@ async fn where_the_api_server_streams_no_lists_they_are_read_by_pages() -> Resul
         let before = versions(bed).await?;
         operator.terminate().await?;
         let mark = requests::mark(bed.cluster)?;
-        operator.start().await?;
-        operator.led(&bed.client, None).await?;
-        let arn = bed.secret("app/new", "new")?;
-        bed.plain("new", "app/new").await?;
-        bed.holds("new", &[("value", "new")]).await?;
-        bed.synced("new").await?;
+        let arn = starts_again(bed, operator).await?;
         same("pages", &pages(bed, operator, mark)?, &2)?;
-        let mut after = versions(bed).await?;
-        after.remove("Secret new");
-        after.remove("ExternalSecret new");
-        ensure!(after == before, "written although nothing changed");
+        unchanged(bed, &before).await?;
         // What it follows from there it sees.
         bed.aws.put_secret_value(&arn, "newer")?;
         bed.holds("new", &[("value", "newer")]).await?;

@@ -4,13 +4,13 @@
 //! object is parsed alone out of the answer's bytes, so that a malformed one harms no other and a list costs
 //! the text of one object, or of one page, and one object.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use futures::{AsyncBufRead, AsyncBufReadExt as _};
 use kube::{
     api::{ListParams, WatchParams},
-    core::{Status, request},
+    core::{Status, request, watch::BookmarkMeta},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -136,15 +136,6 @@ struct Bookmark {
     metadata: BookmarkMeta,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BookmarkMeta {
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
-    #[serde(default)]
-    resource_version: String,
-}
-
 /// The one object that is watched, if it is one.
 fn field_selector<P: Project>() -> Option<String> {
     P::NAME.map(|name| format!("metadata.name={name}"))
@@ -219,15 +210,12 @@ impl<P: Project> Follower<P> {
 
     /// Takes all objects in. Returns the version to follow from, and the list's number.
     async fn list(&self) -> Result<(String, u32), Error> {
-        let mut epoch = self.index.begin();
-        let version = match self.stream(epoch).await {
-            Ok(version) => version,
+        let (version, epoch) = match self.stream().await {
+            Ok(listed) => listed,
             // Only a server with a new enough etcd and a cache that is ready can: pages come out of etcd itself.
             Err(class) => {
                 tracing::debug!(kind = Self::kind().kind, %class, "a list is not streamed and read page by page");
-                // What was streamed may be gone by now.
-                epoch = self.index.begin();
-                self.pages(epoch).await?
+                self.pages().await?
             }
         };
         for key in self.index.sweep(&self.place.namespace, epoch) {
@@ -239,7 +227,8 @@ impl<P: Project> Follower<P> {
 
     /// Reads all objects as the first events of a watch, if the API server does that: by default in 1.32 and from 1.34 on. It
     /// sends each of them once; for a page it goes through all that are left.
-    async fn stream(&self, epoch: u32) -> Result<String, Class> {
+    async fn stream(&self) -> Result<(String, u32), Class> {
+        let epoch = self.index.begin();
         let params = WatchParams {
             send_initial_events: true,
             ..watch_params::<P>()
@@ -252,7 +241,7 @@ impl<P: Project> Follower<P> {
                 listed: true,
             } = self.event(&line, epoch)?
             {
-                return Ok(version);
+                return Ok((version, epoch));
             }
         }
         Err(Class::Unavailable {
@@ -262,7 +251,9 @@ impl<P: Project> Follower<P> {
     }
 
     /// Reads all objects page by page.
-    async fn pages(&self, epoch: u32) -> Result<String, Error> {
+    async fn pages(&self) -> Result<(String, u32), Error> {
+        // What a stream named before it broke off may be gone by now: it does not count.
+        let epoch = self.index.begin();
         let call = self.call(Verb::List);
         let mut params = ListParams {
             label_selector: P::LABELS.map(str::to_owned),
@@ -292,7 +283,7 @@ impl<P: Project> Follower<P> {
             if resource_version.is_empty() {
                 return Err(call.failed(Class::Malformed("the list has no resource version")));
             }
-            return Ok(resource_version);
+            return Ok((resource_version, epoch));
         }
     }
 
