@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use serde_json::{Value, json};
+use testbed::workloads::{Use, workload};
 
 use crate::{
     harness::{API_SERVER, Bed, STORE, bed, quarry, same},
@@ -36,6 +37,43 @@ async fn no_more_roll_out_at_once_than_the_pacing_says() -> Result<()> {
         same("templates", &history.arrivals().await?.len(), &5)?;
         same("in flight at once", &history.most_in_flight(|_| true).await?, &2)?;
         bed.restarts("db", &["Complete"]).await.map(drop)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn who_uses_two_secrets_waits_for_the_turn_of_both_and_is_restarted_once() -> Result<()> {
+    bed("both", async |bed| {
+        let (one, two) = (
+            bed.restarting("one", json!({})).await?,
+            bed.restarting("two", json!({})).await?,
+        );
+        let both = workload("Deployment", "both", &[("one", Use::Env), ("two", Use::Env)])?;
+        bed.run_workloads([slow("alone", "one"), both]).await?;
+        let history = bed.history().await?;
+        let former = bed.rollout("two").await?;
+        // The older change goes first, and the turn of its workloads by name: "alone" has the slot of "one".
+        let first = bed.rotate(&one, "second").await?;
+        bed.aws.put_secret_value(&two.arn, "second")?;
+        let second = bed.rotated(&two, "second", &former).await?;
+        for (name, secret, token) in [
+            ("alone", "one", &first),
+            ("both", "one", &first),
+            ("both", "two", &second),
+        ] {
+            bed.follows(("Deployment", name), secret, token).await?;
+        }
+        let arrivals = history.arrivals().await?;
+        let order: Vec<_> = arrivals
+            .iter()
+            .map(|arrival| (arrival.workload.name.as_str(), arrival.tokens.len()))
+            .collect();
+        same(
+            "templates and their new tokens",
+            &order,
+            &vec![("alone", 1), ("both", 2)],
+        )?;
+        same("in flight at once", &history.most_in_flight(|_| true).await?, &1)
     })
     .await
 }

@@ -3,10 +3,7 @@
 mod object;
 mod slots;
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -166,17 +163,12 @@ pub fn decide(now: Timestamp, limits: &Limits, targets: &[&Target], memory: &mut
     let mut go = Vec::new();
     while let Some(next) = slots.next(&candidates, memory) {
         let candidate = candidates.remove(next);
-        let taken: BTreeSet<&ObjectKey> = slots.take(candidate.target, &candidate.claims);
-        for claim in &candidate.claims {
-            if !taken.contains(claim.object.key()) {
-                waits.insert((claim.object.key(), &candidate.target.key), turn());
-            }
-        }
-        go.extend(candidate.go(&taken));
+        slots.take(&candidate);
+        go.extend(candidate.go());
     }
     for candidate in &candidates {
         for claim in &candidate.claims {
-            let block = slots.pause(claim).unwrap_or_else(turn);
+            let block = slots.wait(candidate, claim);
             waits.insert((claim.object.key(), &candidate.target.key), block);
         }
     }
@@ -246,13 +238,11 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    fn go(&self, taken: &BTreeSet<&ObjectKey>) -> Option<Go> {
+    fn go(&self) -> Option<Go> {
         let target = self.target;
-        let claims = self
+        let carried = self
             .claims
             .iter()
-            .filter(|claim| taken.contains(claim.object.key()));
-        let carried: Vec<Carried> = claims
             .map(|claim| {
                 let content = &claim.object.content;
                 Carried {
@@ -270,11 +260,10 @@ impl<'a> Candidate<'a> {
                 }
             })
             .collect();
-        let strategy = self.claims.first()?.terms.strategy;
-        (!carried.is_empty()).then(|| Go {
+        Some(Go {
             key: target.key.clone(),
             uid: target.uid.clone(),
-            strategy,
+            strategy: self.claims.first()?.terms.strategy,
             carried,
             urgent: self.urgent,
         })
@@ -307,14 +296,6 @@ fn settling(at: Timestamp) -> Block {
         Word::Settling,
         "the Secret changed a moment ago; other changes are waited for",
         Some(at),
-    )
-}
-
-fn turn() -> Block {
-    Block::new(
-        Word::WaitingForTurn,
-        "other workloads roll out; it follows when one of them is done",
-        None,
     )
 }
 

@@ -89,14 +89,10 @@ impl<'a> Slots<'a> {
         best.map(|(_, index)| index)
     }
 
-    /// Gives the workload a slot; the objects that it counts for.
-    pub(super) fn take(&mut self, target: &'a Target, claims: &[&'a Claim]) -> BTreeSet<&'a ObjectKey> {
-        let taken: BTreeSet<&ObjectKey> = claims
-            .iter()
-            .filter(|claim| self.has_room(claim))
-            .map(|claim| claim.object.key())
-            .collect();
-        for claim in claims.iter().filter(|claim| taken.contains(claim.object.key())) {
+    /// Gives the workload a slot, which counts for all that it goes for.
+    pub(super) fn take(&mut self, candidate: &Candidate<'a>) {
+        let target = candidate.target;
+        for claim in &candidate.claims {
             self.started.insert(claim.object.key());
             if !claim.rolling {
                 *self.of_object.entry(claim.object.key()).or_default() += 1;
@@ -108,19 +104,28 @@ impl<'a> Slots<'a> {
             self.in_cluster += 1;
             *self.in_namespace.entry(namespace).or_default() += 1;
         }
-        taken
     }
 
-    /// What the claim waits for if it is no other workload, but time.
-    pub(super) fn pause(&self, claim: &Claim) -> Option<Block> {
-        let until = self.objects.get(claim.object.key())?.not_before?;
-        (until > self.now).then(|| {
-            Block::new(
-                Word::WaitingForTurn,
-                "restart.pacing.minInterval has not passed since the last restart",
-                Some(until),
-            )
-        })
+    /// What the candidate's claim waits for.
+    pub(super) fn wait(&self, candidate: &Candidate<'_>, claim: &Claim) -> Block {
+        let pause = |claim: &Claim| {
+            let until = self.objects.get(claim.object.key())?.not_before?;
+            (until > self.now).then_some(until)
+        };
+        let own = pause(claim);
+        let others = !self.pressing(candidate).all(|claim| self.has_room(claim));
+        let (sentence, until) = if own.is_some() {
+            let sentence = "restart.pacing.minInterval has not passed since the last restart";
+            (sentence, own)
+        } else if others && self.has_room(claim) {
+            let sentence =
+                "another Secret that it uses changed too and waits for its turn: one restart brings all";
+            (sentence, self.pressing(candidate).filter_map(pause).max())
+        } else {
+            let sentence = "other workloads roll out; it follows when one of them is done";
+            (sentence, None)
+        };
+        Block::new(Word::WaitingForTurn, sentence, until)
     }
 
     fn fits(&self, candidate: &Candidate<'_>) -> bool {
@@ -129,7 +134,14 @@ impl<'a> Slots<'a> {
         let free = target.holds
             || (self.in_cluster < self.limits.cluster
                 && namespace.unwrap_or_default() < self.limits.namespace);
-        free && candidate.claims.iter().any(|claim| self.has_room(claim))
+        free && self.pressing(candidate).all(|claim| self.has_room(claim))
+    }
+
+    /// What must have room for the candidate to go; one restart brings the rest as well. What is urgent does not wait for
+    /// what is not.
+    fn pressing<'c>(&self, candidate: &'c Candidate<'a>) -> impl Iterator<Item = &'c Claim> {
+        let urgent = |claim: &&Claim| !candidate.urgent || self.objects.urgent(claim.object.key());
+        candidate.claims.iter().copied().filter(urgent)
     }
 
     fn has_room(&self, claim: &Claim) -> bool {

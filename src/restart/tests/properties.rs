@@ -93,6 +93,49 @@ proptest! {
         }
     }
 
+    /// Invariants 4 and 22 over several Secrets: each workload uses the one of its number and the next.
+    #[test]
+    fn secrets_that_change_together_make_one_restart_however_few_go_at_once(
+        natures in natures(),
+        fates in fates(),
+        limits in prop::collection::vec(1_u32..4, 6),
+    ) {
+        let mut cluster = Cluster::new(&natures);
+        let secrets = natures.len() + 1;
+        cluster.objects = (0..secrets)
+            .map(|number| {
+                let mut object = super::object(&format!("s{number}"), "t0");
+                Arc::make_mut(&mut object.content).changed_at = None;
+                with(&object, |restarts| restarts.policy.max_concurrent = limits[number])
+            })
+            .collect();
+        for (number, simulated) in cluster.workloads.iter_mut().enumerate() {
+            let uses = [number, number + 1].map(|number| super::env(&format!("s{number}")));
+            simulated.workload.uses = uses.to_vec();
+        }
+        for number in 0..secrets {
+            cluster.change(number, &format!("t{number}"));
+        }
+        let mut fates = fates.into_iter();
+        for _ in 0..1500 {
+            cluster.tick(|_| fates.next().unwrap_or(Fate::Taken));
+            for (number, limit) in limits.iter().enumerate().take(secrets) {
+                let users = cluster.workloads.iter().enumerate();
+                let rolling = users.filter(|(user, simulated)| (*user == number || user + 1 == number) && simulated.is_rolling());
+                prop_assert!(rolling.count() <= *limit as usize, "s{} at {}", number, cluster.second);
+            }
+            if cluster.second > 60 && cluster.is_done() {
+                break;
+            }
+        }
+        prop_assert!(cluster.is_done(), "{:?}", cluster.words());
+        for index in 0..natures.len() {
+            let taken: Vec<_> = cluster.taken.iter().filter(|taken| taken.workload == index).collect();
+            prop_assert_eq!(taken.len(), 1, "{:?}", cluster.taken);
+            prop_assert_eq!(taken[0].tokens.len(), 2);
+        }
+    }
+
     /// Invariant 25, and 26 as far as changes rest for ten seconds at least once a minute.
     #[test]
     fn nothing_goes_before_the_change_has_settled(natures in natures(), changes in prop::collection::vec(11_i64..60, 1..5)) {

@@ -490,3 +490,82 @@ fn an_opening_is_found_once_and_again_when_it_ends_or_the_windows_change() {
     let decisions = decide_with(at(60), &Limits::default(), &[stale("a", &always)], &mut memory);
     assert_eq!(names(&decisions), ["a"]);
 }
+
+/// A workload that uses the Secrets of several, all of them stale.
+fn stale_of_all(name: &str, objects: &[&ObjectFacts]) -> Target {
+    let mut target = stale(name, objects[0]);
+    for object in &objects[1..] {
+        target.claims.extend(stale(name, object).claims);
+    }
+    target
+}
+
+#[test]
+fn who_uses_two_secrets_waits_for_the_turn_of_both_and_one_restart_brings_them() {
+    let (db, mail) = (object("db", "t"), object("mail", "m"));
+    let both = || stale_of_all("both", &[&db, &mail]);
+    let decisions = at_time(at(60), &[both(), target("first", &db, Standing::Rolling)]);
+    assert_eq!(names(&decisions), Vec::<String>::new());
+    let said: Vec<(&str, Word, bool)> = decisions
+        .states
+        .iter()
+        .filter(|state| *state.key.key.name == *"both")
+        .map(|state| {
+            (
+                &*state.object.name,
+                state.word,
+                state.sentence.contains("another Secret"),
+            )
+        })
+        .collect();
+    let expected = [
+        ("db", Word::WaitingForTurn, false),
+        ("mail", Word::WaitingForTurn, true),
+    ];
+    assert_eq!(said, expected);
+
+    let decisions = at_time(at(60), &[both(), target("first", &db, Standing::Done)]);
+    assert_eq!(names(&decisions), ["both"]);
+    assert_eq!(decisions.go[0].carried.len(), 2);
+    // It counts for both.
+    assert_eq!(
+        goes(60, &[both(), stale("z-db", &db), stale("z-mail", &mail)]),
+        ["both"]
+    );
+}
+
+#[test]
+fn who_waits_for_the_time_of_another_secret_says_until_when() {
+    let db = object("db", "t");
+    let mail = with(&object("mail", "m"), |restarts| {
+        restarts.policy.min_interval = Duration::from_mins(5);
+    });
+    let mut done = target("first", &mail, Standing::Done);
+    done.patched_at = Some(at(60));
+    let decisions = at_time(at(90), &[stale_of_all("both", &[&db, &mail]), done]);
+    assert_eq!(names(&decisions), Vec::<String>::new());
+    let both = decisions
+        .states
+        .iter()
+        .filter(|state| *state.key.key.name == *"both");
+    let untils: Vec<_> = both.map(|state| (state.word, state.until)).collect();
+    assert_eq!(untils, [(Word::WaitingForTurn, Some(at(360))); 2]);
+    assert_eq!(decisions.wake, Some(at(360)));
+}
+
+#[test]
+fn what_is_urgent_waits_for_its_own_turn_alone_and_takes_the_rest_along() {
+    let calm = object("calm", "c");
+    let urgent = db(|restarts| {
+        restarts.strategy = RotationStrategy::SingleUser;
+        restarts.policy.urgent_max_concurrent = 1;
+    });
+    let both = || stale_of_all("both", &[&calm, &urgent]);
+    let decisions = at_time(at(60), &[both(), target("first", &calm, Standing::Rolling)]);
+    assert_eq!(names(&decisions), ["both"]);
+    assert_eq!(decisions.go[0].carried.len(), 2);
+    assert_eq!(
+        goes(60, &[both(), target("first", &urgent, Standing::Rolling)]),
+        Vec::<String>::new()
+    );
+}
