@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::json;
@@ -20,7 +21,7 @@ use testbed::{
 use crate::{
     harness::{API_SERVER, Bed, SOON, STORE, annotation, data, quarry},
     operator::Operator,
-    rolling::{LATER, Source, hash, user},
+    rolling::{LATER, SKEW, Source, hash, user},
 };
 
 /// Rotations in every run of the suite, and in the long form unless `KEYTURN_TEST_ROTATIONS` says otherwise.
@@ -50,6 +51,15 @@ fn users() -> Vec<(&'static str, String, Vec<String>)> {
     users
 }
 
+/// A content that no pod of a workload needed a restart for: all were made long enough after it.
+struct Unasked {
+    namespace: String,
+    kind: &'static str,
+    name: String,
+    hash: String,
+    token: String,
+}
+
 struct World {
     beds: Vec<Bed>,
     sources: Vec<Vec<Source>>,
@@ -58,6 +68,7 @@ struct World {
     dice: u64,
     /// How often the operator met each point.
     met: BTreeMap<(Write, Point), usize>,
+    unasked: Vec<Unasked>,
 }
 
 impl World {
@@ -103,44 +114,64 @@ impl World {
         }
         operator.process()?.wait_ready().await?;
         for number in 0..self.beds.len() {
-            self.followed(number, &value).await?;
+            let unasked = self.followed(number, &value).await?;
+            self.unasked.extend(unasked);
         }
         Ok(())
     }
 
-    /// Waits until every Secret holds `value`, and every pod was made for what its Secrets hold.
-    async fn followed(&self, number: usize, value: &str) -> Result<()> {
+    /// Waits until every Secret holds `value`, and every pod was made for what its Secrets hold or long enough after they
+    /// changed. Those of the latter kind ask for no restart: they are given.
+    async fn followed(&self, number: usize, value: &str) -> Result<Vec<Unasked>> {
         let bed = &self.beds[number];
         wait::until(
             &format!("{} to follow {value}", bed.namespace),
             2 * LATER,
             async || {
-                let mut tokens = BTreeMap::new();
+                let mut contents = BTreeMap::new();
                 for source in &self.sources[number] {
                     let secret = bed.written(&source.name).await?;
                     ensure!(data(&secret)["value"] == value, "{} is behind", source.name);
                     let token = annotation(&secret, "keyturn.dev/rollout").context("no token")?;
-                    tokens.insert(source.name.clone(), token.to_owned());
+                    let changed: Timestamp = annotation(&secret, "keyturn.dev/changed-at")
+                        .context("no time")?
+                        .parse()?;
+                    contents.insert(source.name.clone(), (token.to_owned(), changed));
                 }
                 let pods = bed.all::<Pod>().list(&ListParams::default()).await?;
+                let mut unasked = Vec::new();
                 for (kind, name, secrets) in users() {
                     let object = bed.get_workload(kind, &name).await?;
                     ensure!(is_complete(kind, &object), "{kind} {name} rolls");
-                    let own = pods.iter().filter(|pod| {
-                        pod.labels().get("app") == Some(&name) && pod.metadata.deletion_timestamp.is_none()
-                    });
-                    for pod in own {
-                        for secret in &secrets {
-                            let key = keyturn::api::names::restart_annotation(secret);
-                            let has = annotation(pod, &key);
+                    let own: Vec<_> = pods
+                        .iter()
+                        .filter(|pod| {
+                            pod.labels().get("app") == Some(&name) && pod.metadata.deletion_timestamp.is_none()
+                        })
+                        .collect();
+                    for secret in &secrets {
+                        let (token, changed) = &contents[secret];
+                        let key = keyturn::api::names::restart_annotation(secret);
+                        let mut late = 0;
+                        for pod in &own {
+                            let held = annotation(*pod, &key);
+                            let made = pod.creation_timestamp().context("a pod without its time")?.0;
+                            if held == Some(token) {
+                                continue;
+                            }
                             ensure!(
-                                has == tokens.get(secret).map(String::as_str),
-                                "a pod of {kind} {name} holds an older {secret}"
+                                made > *changed + SKEW,
+                                "a pod of {kind} {name}, made at {made}, was made for {held:?} of {secret}, which is \
+                                 {token} since {changed}"
                             );
+                            late += 1;
+                        }
+                        if late == own.len() {
+                            unasked.push(Unasked {namespace: bed.namespace.clone(), kind, name: name.clone(), hash: hash(secret), token: token.clone()});
                         }
                     }
                 }
-                Ok(Some(()))
+                Ok(Some(unasked))
             },
         )
         .await
@@ -157,11 +188,17 @@ impl World {
         }
         let twice: Vec<_> = brought.iter().filter(|(_, times)| **times > 1).collect();
         ensure!(twice.is_empty(), "restarted twice for one content: {twice:?}");
-        // Every content of every Secret reached every workload that uses it.
+        // Every content of every Secret reached every workload that uses it and needed it.
         for bed in &self.beds {
             for (kind, name, secrets) in users() {
                 for secret in secrets {
                     let hash = hash(&secret);
+                    let unasked = self.unasked.iter().filter(|unasked| {
+                        unasked.kind == kind
+                            && unasked.name == name
+                            && unasked.namespace == bed.namespace
+                            && unasked.hash == hash
+                    });
                     let contents: BTreeSet<_> = brought
                         .keys()
                         .filter(|(workload, token)| {
@@ -171,6 +208,7 @@ impl World {
                                 && *token.0 == hash
                         })
                         .map(|(_, token)| token.1)
+                        .chain(unasked.map(|unasked| &unasked.token))
                         .collect();
                     ensure!(
                         contents.len() == rounds,
@@ -263,6 +301,7 @@ async fn world() -> Result<(World, Operator)> {
         proxy,
         dice: 0x9E37_79B9_7F4A_7C15,
         met: BTreeMap::new(),
+        unasked: Vec::new(),
         beds,
     };
     Ok((world, operator))
@@ -294,6 +333,10 @@ async fn killed_at_writes(rotations: usize) -> Result<()> {
             println!("round {round}: {} s", begun.elapsed().as_secs());
         }
         println!("killed or cut off at {:?}", world.met);
+        println!(
+            "{} contents asked for no restart of their own",
+            world.unasked.len()
+        );
         world.judge(rounds).await?;
         for write in Write::ALL {
             for point in Point::ALL {
@@ -309,9 +352,12 @@ async fn killed_at_writes(rotations: usize) -> Result<()> {
     }
     .await;
     let failed = outcome.is_err();
+    let said = outcome.as_ref().err().map(|error| format!("{error:#}"));
+    let said = said.unwrap_or_default();
+    let concerned = world.beds.iter().position(|bed| said.contains(&bed.namespace));
     for (at, bed) in world.beds.into_iter().enumerate() {
-        // One namespace is told in full; the others look alike.
-        if failed && at > 0 {
+        // One namespace is told in full, the one that it is about.
+        if failed && at != concerned.unwrap_or_default() {
             continue;
         }
         let told = bed
