@@ -149,6 +149,7 @@ impl World {
                             pod.labels().get("app") == Some(&name) && pod.metadata.deletion_timestamp.is_none()
                         })
                         .collect();
+                    ensure!(!own.is_empty(), "{kind} {name} has no pods");
                     for secret in &secrets {
                         let (token, changed) = &contents[secret];
                         let key = keyturn::api::names::restart_annotation(secret);

@@ -49,7 +49,9 @@ async fn who_uses_two_secrets_waits_for_the_turn_of_both_and_is_restarted_once()
             bed.restarting("two", json!({})).await?,
         );
         let both = workload("Deployment", "both", &[("one", Use::Env), ("two", Use::Env)])?;
-        bed.run_workloads([slow("alone", "one"), both]).await?;
+        // Long enough for both changes to be known and to settle meanwhile.
+        let alone = with(web("alone", "one"), &["minReadySeconds"], json!(12));
+        bed.run_workloads([alone, both]).await?;
         let history = bed.history().await?;
         let former = bed.rollout("two").await?;
         // The older change goes first, and the turn of its workloads by name: "alone" has the slot of "one".

@@ -157,7 +157,11 @@ pub fn decide(now: Timestamp, limits: &Limits, targets: &[&Target], memory: &mut
             }
             continue;
         }
-        candidates.push(Candidate::new(target, ready, urgent, &objects));
+        let candidate = Candidate::new(target, ready, &objects);
+        for claim in &candidate.left {
+            waits.insert((claim.object.key(), &target.key), other_strategy());
+        }
+        candidates.push(candidate);
     }
     candidates.sort_by(|a, b| a.order.cmp(&b.order));
     let mut go = Vec::new();
@@ -167,8 +171,7 @@ pub fn decide(now: Timestamp, limits: &Limits, targets: &[&Target], memory: &mut
         go.extend(candidate.go());
     }
     for candidate in &candidates {
-        for claim in &candidate.claims {
-            let block = slots.wait(candidate, claim);
+        for (claim, block) in slots.waits(candidate) {
             waits.insert((claim.object.key(), &candidate.target.key), block);
         }
     }
@@ -190,7 +193,10 @@ pub fn decide(now: Timestamp, limits: &Limits, targets: &[&Target], memory: &mut
 /// A workload that may go, if there is a slot.
 struct Candidate<'a> {
     target: &'a Target,
+    /// What it goes for.
     claims: Vec<&'a Claim>,
+    /// What another strategy than theirs is for.
+    left: Vec<&'a Claim>,
     urgent: bool,
     order: Order<'a>,
 }
@@ -206,12 +212,13 @@ struct Order<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    fn new(target: &'a Target, mut claims: Vec<&'a Claim>, urgent: bool, objects: &Objects<'_>) -> Self {
+    fn new(target: &'a Target, mut ready: Vec<&'a Claim>, objects: &Objects<'_>) -> Self {
         // One patch is of one strategy: the one of the first content that is pressing.
-        claims.sort_by_key(|claim| (!objects.urgent(claim.object.key()), claim.object.key().clone()));
-        if let Some(strategy) = claims.first().map(|claim| claim.terms.strategy) {
-            claims.retain(|claim| claim.terms.strategy == strategy);
-        }
+        ready.sort_by_key(|claim| (!objects.urgent(claim.object.key()), claim.object.key().clone()));
+        let strategy = ready.first().map(|claim| claim.terms.strategy);
+        let is_of = |claim: &&Claim| Some(claim.terms.strategy) == strategy;
+        let (claims, left): (Vec<_>, Vec<_>) = ready.into_iter().partition(is_of);
+        let urgent = claims.iter().any(|claim| objects.urgent(claim.object.key()));
         let first = |of: fn(&Claim) -> Timestamp| {
             claims
                 .iter()
@@ -233,6 +240,7 @@ impl<'a> Candidate<'a> {
         Self {
             target,
             claims,
+            left,
             urgent,
             order,
         }
@@ -296,6 +304,14 @@ fn settling(at: Timestamp) -> Block {
         Word::Settling,
         "the Secret changed a moment ago; other changes are waited for",
         Some(at),
+    )
+}
+
+fn other_strategy() -> Block {
+    Block::new(
+        Word::WaitingForTurn,
+        "it follows another Secret first, by another strategy",
+        None,
     )
 }
 

@@ -1,10 +1,16 @@
 //! How many roll out at once: of an ExternalSecret, in a namespace, in the cluster.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use jiff::Timestamp;
 
-use super::{Candidate, Limits, object::Objects};
+use super::{
+    Candidate, Limits,
+    object::{Objects, Pace},
+};
 use crate::{
     api::ObjectKey,
     restart::{
@@ -106,26 +112,45 @@ impl<'a> Slots<'a> {
         }
     }
 
-    /// What the candidate's claim waits for.
-    pub(super) fn wait(&self, candidate: &Candidate<'_>, claim: &Claim) -> Block {
-        let pause = |claim: &Claim| {
-            let until = self.objects.get(claim.object.key())?.not_before?;
-            (until > self.now).then_some(until)
+    /// What each claim of a candidate that did not go waits for.
+    pub(super) fn waits<'c>(&self, candidate: &'c Candidate<'a>) -> Vec<(&'c Claim, Block)> {
+        let wait = |sentence: Cow<'static, str>, until| Block::new(Word::WaitingForTurn, sentence, until);
+        let turn = || {
+            wait(
+                "other workloads roll out; it follows when one of them is done".into(),
+                None,
+            )
         };
-        let own = pause(claim);
-        let others = !self.pressing(candidate).all(|claim| self.has_room(claim));
-        let (sentence, until) = if own.is_some() {
-            let sentence = "restart.pacing.minInterval has not passed since the last restart";
-            (sentence, own)
-        } else if others && self.has_room(claim) {
-            let sentence =
-                "another Secret that it uses changed too and waits for its turn: one restart brings all";
-            (sentence, self.pressing(candidate).filter_map(pause).max())
-        } else {
-            let sentence = "other workloads roll out; it follows when one of them is done";
-            (sentence, None)
+        let mut own: Vec<(&Claim, Block)> = Vec::new();
+        if !self.lets(candidate) {
+            let pressing = || self.pressing(candidate);
+            let full = pressing().filter(|claim| !self.has_slot(claim));
+            own.extend(full.map(|claim| (claim, turn())));
+            if candidate.urgent || own.is_empty() {
+                let paused = pressing().filter_map(|claim| {
+                    let until = self.objects.get(claim.object.key())?.not_before?;
+                    let sentence = "restart.pacing.minInterval has not passed since the last restart";
+                    (self.has_slot(claim) && until > self.now)
+                        .then(|| (claim, wait(sentence.into(), Some(until))))
+                });
+                own.extend(paused);
+            }
+        }
+        let of = |claim: &Claim| {
+            let is_its = |(other, _): &&(&Claim, Block)| other.object.key() == claim.object.key();
+            match (own.iter().find(is_its), own.first()) {
+                (Some((_, block)), _) => block.clone(),
+                (None, Some((other, Block { until, .. }))) => {
+                    let secret = &other.object.content.secret;
+                    let sentence = format!(
+                        "Secret {secret} changed too and waits for its turn: one restart brings both"
+                    );
+                    wait(sentence.into(), *until)
+                }
+                (None, None) => turn(),
+            }
         };
-        Block::new(Word::WaitingForTurn, sentence, until)
+        candidate.claims.iter().map(|claim| (*claim, of(claim))).collect()
     }
 
     fn fits(&self, candidate: &Candidate<'_>) -> bool {
@@ -134,27 +159,40 @@ impl<'a> Slots<'a> {
         let free = target.holds
             || (self.in_cluster < self.limits.cluster
                 && namespace.unwrap_or_default() < self.limits.namespace);
-        free && self.pressing(candidate).all(|claim| self.has_room(claim))
+        free && self.lets(candidate)
     }
 
-    /// What must have room for the candidate to go; one restart brings the rest as well. What is urgent does not wait for
-    /// what is not.
-    fn pressing<'c>(&self, candidate: &'c Candidate<'a>) -> impl Iterator<Item = &'c Claim> {
-        let urgent = |claim: &&Claim| !candidate.urgent || self.objects.urgent(claim.object.key());
-        candidate.claims.iter().copied().filter(urgent)
-    }
-
-    fn has_room(&self, claim: &Claim) -> bool {
-        let object = claim.object.key();
-        if claim.rolling {
-            return true;
+    /// Whether its ExternalSecrets let the candidate go. One restart brings all of them, so it waits for a slot of each; but
+    /// not for the time of all, which may be a day away, nor with a credential that dies meanwhile.
+    fn lets(&self, candidate: &Candidate<'_>) -> bool {
+        let mut pressing = self.pressing(candidate);
+        if candidate.urgent {
+            pressing.any(|claim| self.has_slot(claim) && self.is_time(claim))
+        } else {
+            candidate.claims.iter().all(|claim| self.has_slot(claim))
+                && pressing.any(|claim| self.is_time(claim))
         }
-        let Some(pace) = self.objects.get(object) else {
-            return false;
-        };
+    }
+
+    /// The urgent claims of an urgent candidate; all of another.
+    fn pressing<'c>(&self, candidate: &'c Candidate<'_>) -> impl Iterator<Item = &'c Claim> {
+        let presses = |claim: &&Claim| !candidate.urgent || self.objects.urgent(claim.object.key());
+        candidate.claims.iter().copied().filter(presses)
+    }
+
+    fn has_slot(&self, claim: &Claim) -> bool {
+        let object = claim.object.key();
         let held = self.of_object.get(object).copied().unwrap_or_default();
+        claim.rolling || self.objects.get(object).is_some_and(|pace| held < pace.limit)
+    }
+
+    fn is_time(&self, claim: &Claim) -> bool {
+        let object = claim.object.key();
         // With a least time between two, one in a pass.
-        let in_time = pace.not_before.is_none_or(|time| time <= self.now);
-        held < pace.limit && in_time && !(pace.spaced && self.started.contains(object))
+        let in_time = |pace: &Pace| {
+            pace.not_before.is_none_or(|time| time <= self.now)
+                && !(pace.spaced && self.started.contains(object))
+        };
+        claim.rolling || self.objects.get(object).is_some_and(in_time)
     }
 }

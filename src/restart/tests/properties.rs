@@ -99,6 +99,7 @@ proptest! {
         natures in natures(),
         fates in fates(),
         limits in prop::collection::vec(1_u32..4, 6),
+        intervals in prop::collection::vec(prop_oneof![Just(0), Just(30)], 6),
     ) {
         let mut cluster = Cluster::new(&natures);
         let secrets = natures.len() + 1;
@@ -106,7 +107,10 @@ proptest! {
             .map(|number| {
                 let mut object = super::object(&format!("s{number}"), "t0");
                 Arc::make_mut(&mut object.content).changed_at = None;
-                with(&object, |restarts| restarts.policy.max_concurrent = limits[number])
+                with(&object, |restarts| {
+                    restarts.policy.max_concurrent = limits[number];
+                    restarts.policy.min_interval = std::time::Duration::from_secs(intervals[number]);
+                })
             })
             .collect();
         for (number, simulated) in cluster.workloads.iter_mut().enumerate() {

@@ -500,29 +500,42 @@ fn stale_of_all(name: &str, objects: &[&ObjectFacts]) -> Target {
     target
 }
 
+/// Where the workload `both` stands: by object, the word, whether it waits for another one's turn, and until when.
+fn stands(decisions: &Decisions) -> Vec<(&str, Word, bool, Option<Timestamp>)> {
+    let own = decisions
+        .states
+        .iter()
+        .filter(|state| *state.key.key.name == *"both");
+    own.map(|state| {
+        let object = &*state.object.name;
+        (
+            object,
+            state.word,
+            state.sentence.contains("one restart brings both"),
+            state.until,
+        )
+    })
+    .collect()
+}
+
 #[test]
-fn who_uses_two_secrets_waits_for_the_turn_of_both_and_one_restart_brings_them() {
+fn who_uses_two_secrets_waits_for_a_slot_of_both_and_one_restart_brings_them() {
     let (db, mail) = (object("db", "t"), object("mail", "m"));
     let both = || stale_of_all("both", &[&db, &mail]);
     let decisions = at_time(at(60), &[both(), target("first", &db, Standing::Rolling)]);
     assert_eq!(names(&decisions), Vec::<String>::new());
-    let said: Vec<(&str, Word, bool)> = decisions
+    let expected = [
+        ("db", Word::WaitingForTurn, false, None),
+        ("mail", Word::WaitingForTurn, true, None),
+    ];
+    assert_eq!(stands(&decisions), expected);
+    let mail_says = &decisions
         .states
         .iter()
-        .filter(|state| *state.key.key.name == *"both")
-        .map(|state| {
-            (
-                &*state.object.name,
-                state.word,
-                state.sentence.contains("another Secret"),
-            )
-        })
-        .collect();
-    let expected = [
-        ("db", Word::WaitingForTurn, false),
-        ("mail", Word::WaitingForTurn, true),
-    ];
-    assert_eq!(said, expected);
+        .find(|state| *state.object.name == *"mail")
+        .unwrap()
+        .sentence;
+    assert!(mail_says.starts_with("Secret db changed too"), "{mail_says}");
 
     let decisions = at_time(at(60), &[both(), target("first", &db, Standing::Done)]);
     assert_eq!(names(&decisions), ["both"]);
@@ -535,37 +548,97 @@ fn who_uses_two_secrets_waits_for_the_turn_of_both_and_one_restart_brings_them()
 }
 
 #[test]
-fn who_waits_for_the_time_of_another_secret_says_until_when() {
+fn no_secret_waits_for_the_least_time_between_two_restarts_of_another() {
     let db = object("db", "t");
-    let mail = with(&object("mail", "m"), |restarts| {
-        restarts.policy.min_interval = Duration::from_mins(5);
-    });
-    let mut done = target("first", &mail, Standing::Done);
-    done.patched_at = Some(at(60));
-    let decisions = at_time(at(90), &[stale_of_all("both", &[&db, &mail]), done]);
-    assert_eq!(names(&decisions), Vec::<String>::new());
-    let both = decisions
-        .states
-        .iter()
-        .filter(|state| *state.key.key.name == *"both");
-    let untils: Vec<_> = both.map(|state| (state.word, state.until)).collect();
-    assert_eq!(untils, [(Word::WaitingForTurn, Some(at(360))); 2]);
-    assert_eq!(decisions.wake, Some(at(360)));
+    let slow = |name| {
+        with(&object(name, "m"), |restarts| {
+            restarts.policy.min_interval = Duration::from_hours(24);
+        })
+    };
+    let (mail, files) = (slow("mail"), slow("files"));
+    let done = |object| {
+        let mut done = target("first", object, Standing::Done);
+        done.patched_at = Some(at(60));
+        done
+    };
+    let decisions = at_time(at(90), &[stale_of_all("both", &[&db, &mail]), done(&mail)]);
+    assert_eq!(names(&decisions), ["both"]);
+    assert_eq!(decisions.go[0].carried.len(), 2);
+    // Where all have to wait, it goes when the first need not.
+    let mut later = done(&files);
+    later.key.key.name = "second".into();
+    later.patched_at = Some(at(70));
+    let targets = [stale_of_all("both", &[&files, &mail]), done(&mail), later];
+    let decisions = at_time(at(90), &targets);
+    let day = 24 * 3600;
+    let expected = [("files", 70 + day), ("mail", 60 + day)];
+    assert_eq!(
+        stands(&decisions),
+        expected.map(|(object, until)| (object, Word::WaitingForTurn, false, Some(at(until))))
+    );
+    assert_eq!(decisions.wake, Some(at(60 + day)));
+    assert_eq!(goes(60 + day, &targets), ["both"]);
 }
 
 #[test]
-fn what_is_urgent_waits_for_its_own_turn_alone_and_takes_the_rest_along() {
+fn what_is_urgent_waits_for_what_is_urgent_alone_and_takes_the_rest_along() {
     let calm = object("calm", "c");
-    let urgent = db(|restarts| {
-        restarts.strategy = RotationStrategy::SingleUser;
-        restarts.policy.urgent_max_concurrent = 1;
-    });
-    let both = || stale_of_all("both", &[&calm, &urgent]);
+    let urgent = |name| {
+        with(&object(name, "u"), |restarts| {
+            restarts.strategy = RotationStrategy::SingleUser;
+            restarts.policy.urgent_max_concurrent = 1;
+        })
+    };
+    let (db, mail) = (urgent("db"), urgent("mail"));
+    let both = || stale_of_all("both", &[&calm, &db]);
     let decisions = at_time(at(60), &[both(), target("first", &calm, Standing::Rolling)]);
     assert_eq!(names(&decisions), ["both"]);
     assert_eq!(decisions.go[0].carried.len(), 2);
-    assert_eq!(
-        goes(60, &[both(), target("first", &urgent, Standing::Rolling)]),
-        Vec::<String>::new()
+    let decisions = at_time(at(60), &[both(), target("first", &db, Standing::Rolling)]);
+    assert_eq!(names(&decisions), Vec::<String>::new());
+    let expected = [
+        ("calm", Word::WaitingForTurn, true, None),
+        ("db", Word::WaitingForTurn, false, None),
+    ];
+    assert_eq!(stands(&decisions), expected);
+    // Its pods have a dead credential anyway: it does not wait for both.
+    let decisions = at_time(
+        at(60),
+        &[
+            stale_of_all("both", &[&db, &mail]),
+            target("first", &db, Standing::Rolling),
+        ],
     );
+    assert_eq!(names(&decisions), ["both"]);
+}
+
+#[test]
+fn what_is_urgent_but_has_not_settled_makes_nothing_else_urgent() {
+    let calm = object("calm", "c");
+    let mut urgent = db(|restarts| restarts.strategy = RotationStrategy::SingleUser);
+    let mut content = (*urgent.content).clone();
+    content.changed_at = Some(at(62));
+    urgent.content = content.into();
+    // Changes that followed each other without a rest, for a minute.
+    let both = stale_of_all("both", &[&calm, &urgent]);
+    assert_eq!(both.changing_since, Some(at(0)));
+    let decisions = at_time(at(64), &[both.clone(), target("first", &calm, Standing::Rolling)]);
+    assert_eq!(names(&decisions), Vec::<String>::new());
+    let decisions = at_time(at(64), &[both]);
+    assert!(!decisions.go[0].urgent);
+    assert_eq!(decisions.go[0].carried.len(), 1);
+}
+
+#[test]
+fn what_another_strategy_is_for_waits_and_says_so() {
+    let (db, mail) = (object("db", "t"), object("mail", "m"));
+    let mut both = stale_of_all("both", &[&db, &mail]);
+    both.claims[1].terms.strategy = RestartStrategy::Evict;
+    let decisions = at_time(at(60), &[both]);
+    let words: Vec<_> = stands(&decisions)
+        .into_iter()
+        .map(|(object, word, ..)| (object, word))
+        .collect();
+    assert_eq!(words, [("db", Word::RollingOut), ("mail", Word::WaitingForTurn)]);
+    assert_eq!(decisions.go[0].carried.len(), 1);
 }
