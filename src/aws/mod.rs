@@ -27,7 +27,7 @@ pub use kube_tokens::{
 pub use limit::Urgency;
 pub use metrics::Metrics;
 pub use pages::Pages;
-pub use reader::{Reader, Reading};
+pub use reader::{Ask, Reader, Reading};
 pub use remote::{Description, Proven, RemoteValue};
 pub use secrets::{Aws, Capabilities};
 

@@ -7,7 +7,7 @@ use futures::{FutureExt as _, future::FusedFuture as _};
 use prometheus_client::registry::Registry;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 
@@ -20,7 +20,7 @@ use crate::{
         self, Rules,
         driver::Tracking,
         entry::ExternalSecrets,
-        reconcile::{Context, WRITE_SLOTS},
+        reconcile::{Context, WriteSlots},
         stores::{ClusterSecretStores, Parts, SecretStores, Stores},
         work::{Clock, Work},
     },
@@ -244,7 +244,7 @@ pub(super) async fn operate(
             .chain([operator_namespace])
             .collect(),
         metrics: metrics.sync,
-        slots: Semaphore::new(WRITE_SLOTS),
+        slots: WriteSlots::default(),
         pace: Pace::new(of_syncs),
         memory: sync::reconcile::Memories::default(),
     });

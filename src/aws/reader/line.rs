@@ -23,9 +23,11 @@ const WORKERS: usize = 4;
 const PERIODIC_WORKERS: usize = 3;
 /// How long what comes alone waits for company.
 const GATHER: Duration = Duration::from_millis(15);
-/// And how long while others come: a first sync, which Kubernetes takes at some 150 to 500 objects a second, fills its
-/// batches of 20.
+/// And how long while others are read or gather, too: more of them are to come.
 const BURST: Duration = Duration::from_millis(250);
+/// And how long what is in no hurry. A first sync, which Kubernetes takes at some 100 to 500 objects a second with a pause of
+/// a second now and then, fills its batches of 20.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Someone who waits; gone when the other end is dropped.
 pub(super) struct Waiter {
@@ -50,6 +52,8 @@ impl Waiter {
 struct Waiting {
     /// Of the most urgent of them.
     urgency: Urgency,
+    /// Until when it may wait for others to fill its batch.
+    until: Instant,
     waiters: Vec<Waiter>,
 }
 
@@ -66,8 +70,6 @@ pub(super) struct Line {
     workers: usize,
     /// Workers about to take something.
     gathering: usize,
-    /// Until when what waits may fill a batch; none while nothing waits.
-    fills_until: Option<Instant>,
     worth_taking: Arc<Notify>,
 }
 
@@ -126,7 +128,24 @@ impl Turns {
 
 impl Line {
     /// Puts a read into the line. The answer is whether a further worker is to be set to work.
-    pub(super) fn push(&mut self, item: Item, waiter: Waiter, urgency: Urgency, now: Instant) -> bool {
+    pub(super) fn push(
+        &mut self,
+        item: Item,
+        waiter: Waiter,
+        urgency: Urgency,
+        patient: bool,
+        now: Instant,
+    ) -> bool {
+        let gather = if patient {
+            PATIENCE
+        } else if self.workers > 0 {
+            BURST
+        } else {
+            GATHER
+        };
+        let until = now + gather;
+        // Whoever waits for others knows no more than what there was when it looked.
+        let sooner = self.fills_until().is_none_or(|before| until < before);
         let is_alone = !item.1.is_current();
         let [fresh, periodic] = if is_alone {
             &mut self.alone
@@ -147,16 +166,20 @@ impl Line {
         }
         let waiting = self.waiting.entry(item).or_insert_with(|| Waiting {
             urgency,
+            until,
             waiters: Vec::new(),
         });
         waiting.urgency = waiting.urgency.min(urgency);
+        waiting.until = waiting.until.min(until);
         waiting.waiters.push(waiter);
-        // Where others are at work, more is to come, and a fuller batch is worth waiting for.
-        let gather = if self.workers > 0 { BURST } else { GATHER };
-        self.fills_until.get_or_insert(now + gather);
-        if is_alone || self.waiting.len() >= BATCH {
+        if is_alone || sooner || self.waiting.len() >= BATCH {
             self.worth_taking.notify_one();
         }
+        self.takes_another()
+    }
+
+    /// Whether a further worker is to be set to work, which then counts.
+    pub(super) fn takes_another(&mut self) -> bool {
         let more = self.workers < self.most_workers() && self.gathering < self.waiting.len().div_ceil(BATCH);
         if more {
             self.workers += 1;
@@ -170,6 +193,15 @@ impl Line {
         self.worth_taking.clone()
     }
 
+    /// Until when what waits may fill a batch; none if it is one, or something is to be read alone.
+    fn fills_until(&self) -> Option<Instant> {
+        let may_fill = self.waiting.len() < BATCH && self.alone.iter().all(Turns::is_empty);
+        if !may_fill {
+            return None;
+        }
+        self.waiting.values().map(|waiting| waiting.until).min()
+    }
+
     fn most_workers(&self) -> usize {
         let nothing_fresh = [&self.together, &self.alone]
             .iter()
@@ -180,21 +212,18 @@ impl Line {
     /// What a worker is to read next, at most so much of what can be read together, and at once if there are no `batches`
     /// to fill. With [`Next::End`] the worker has ended.
     pub(super) fn next(&mut self, most: usize, batches: bool, now: Instant) -> Next<Vec<Waiter>> {
-        let may_fill = (1..BATCH).contains(&self.waiting.len()) && self.alone.iter().all(Turns::is_empty);
-        if let Some(until) = self.fills_until
+        if let Some(until) = self.fills_until()
             && batches
             && most > 1
-            && may_fill
             && now < until
         {
             return Next::Wait(until);
         }
         self.gathering = self.gathering.saturating_sub(1);
         let (urgency, taken) = self.take(most);
-        if self.waiting.is_empty() {
-            self.fills_until = None;
-        } else if !self.was_alone {
-            self.fills_until = Some(now + BURST);
+        if !self.waiting.is_empty() {
+            // Another who waits for a full batch may have to come sooner for what is left.
+            self.worth_taking.notify_one();
         }
         if taken.is_empty() {
             self.workers = self.workers.saturating_sub(1);
@@ -289,11 +318,15 @@ mod tests {
         }
 
         fn push(&mut self, millis: u64, key: &str, stage: Option<&str>) {
+            self.push_as(false, millis, key, stage);
+        }
+
+        fn push_as(&mut self, patient: bool, millis: u64, key: &str, stage: Option<&str>) {
             let (waiter, answer) = Waiter::new(&ObjectKey::new("shop", "db"));
             self.answers.push(answer);
             let item = (key.into(), Selector::parse(stage));
             let now = self.at(millis);
-            self.line.push(item, waiter, Urgency::Fresh, now);
+            self.line.push(item, waiter, Urgency::Fresh, patient, now);
         }
 
         /// How many are taken; none while they wait for more.
@@ -321,6 +354,64 @@ mod tests {
         asked.push(20, "c", None);
         assert_eq!(asked.taken(269, BATCH), None);
         assert_eq!(asked.taken(270, BATCH), Some(1));
+    }
+
+    #[test]
+    fn what_is_in_no_hurry_waits_longer_but_holds_up_nobody_who_is() {
+        let mut asked = Asked::new();
+        asked.push_as(true, 0, "a", None);
+        asked.push_as(true, 900, "b", None);
+        assert_eq!(asked.taken(999, BATCH), None);
+        assert_eq!(asked.taken(1000, BATCH), Some(2));
+        asked.push_as(true, 2000, "c", None);
+        asked.push(2100, "d", None);
+        assert_eq!(asked.taken(2349, BATCH), None);
+        assert_eq!(asked.taken(2350, BATCH), Some(2));
+        // The same secret: whoever is in a hurry decides, in whatever order they come.
+        asked.push_as(true, 3000, "e", None);
+        asked.push(3010, "e", None);
+        asked.push_as(true, 3020, "e", None);
+        assert_eq!(asked.taken(3259, BATCH), None);
+        assert_eq!(asked.taken(3260, BATCH), Some(1));
+    }
+
+    #[tokio::test]
+    async fn who_is_in_a_hurry_wakes_a_worker_that_waits_for_others() {
+        let mut asked = Asked::new();
+        asked.push_as(true, 0, "a", None);
+        let bell = asked.line.bell();
+        let rung = async || {
+            tokio::time::timeout(Duration::from_millis(1), bell.notified())
+                .await
+                .is_ok()
+        };
+        assert!(rung().await, "for the first");
+        asked.push_as(true, 10, "b", None);
+        assert!(!rung().await);
+        asked.push(20, "c", None);
+        assert!(rung().await, "for who is in a hurry");
+        // One of two workers takes a full batch and leaves some behind, for which the other must come.
+        for n in 0..BATCH {
+            asked.push(30, &format!("{n}"), None);
+        }
+        assert!(rung().await, "for a full batch");
+        assert_eq!(asked.taken(31, BATCH), Some(BATCH));
+        assert!(rung().await, "for what is left");
+        assert_eq!(asked.taken(500, BATCH), Some(3));
+        assert!(!rung().await);
+        // Whatever others wait for, they know nothing of this one.
+        asked.push(600, "last", None);
+        assert!(rung().await, "for the next");
+    }
+
+    #[test]
+    fn what_a_slow_read_leaves_behind_gets_a_worker_of_its_own() {
+        let mut asked = Asked::new();
+        asked.push(0, "a", None);
+        asked.push(10, "old", Some("AWSPREVIOUS"));
+        assert_eq!(asked.taken(10, BATCH), Some(1));
+        assert!(asked.line.takes_another());
+        assert!(!asked.line.takes_another(), "one is enough");
     }
 
     #[test]

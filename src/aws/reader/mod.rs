@@ -30,6 +30,18 @@ use crate::api::{ObjectKey, Selector, SourceId, remote::AWSCURRENT};
 /// What came of a read, shared by all who waited for it.
 pub type Reading = Result<Arc<RemoteValue>, Arc<Error>>;
 
+/// Who wants a value, and how soon.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The object that it is for.
+    pub asker: &'a ObjectKey,
+    /// How urgent the call is.
+    pub urgency: Urgency,
+    /// Whether what is made of the value has to wait anyway. Then the read waits a while for others, so that one call
+    /// reads as many as it can.
+    pub patient: bool,
+}
+
 /// Size of all values in memory, from which on no further batch is taken; one under way may go over it.
 const MEMORY: usize = 8 << 20;
 /// From which on nothing is read at all: so many are in use that to wait for each other would fill the machine.
@@ -73,30 +85,23 @@ impl Reader {
         }))
     }
 
-    /// Reads one version of a secret for `asker`. The answer may be up to 10 s old, or one that another waits for
+    /// Reads one version of a secret. The answer may be up to 10 s old, or one that another waits for
     /// already.
-    pub async fn read(
-        &self,
-        source: SourceId,
-        key: &Arc<str>,
-        selector: &Selector,
-        asker: &ObjectKey,
-        urgency: Urgency,
-    ) -> Reading {
+    pub async fn read(&self, source: SourceId, key: &Arc<str>, selector: &Selector, ask: Ask<'_>) -> Reading {
         let wanted = (source, key.clone(), selector.clone());
-        let (waiter, answer) = Waiter::new(asker);
+        let (waiter, answer) = Waiter::new(ask.asker);
         let known = {
             let mut state = self.0.state();
             let known = state.lingering.get(&wanted);
             match state.flying.get_mut(&wanted) {
                 _ if known.is_some() => {}
                 Some(flight) => flight.waiters.push(waiter),
-                None => self.queue(&mut state, wanted, waiter, urgency),
+                None => self.queue(&mut state, wanted, waiter, ask),
             }
             known
         };
         if let Some(value) = known {
-            audit(key, &value, slice::from_ref(asker));
+            audit(key, &value, slice::from_ref(ask.asker));
             return Ok(value);
         }
         answered(answer, key, selector).await
@@ -108,15 +113,14 @@ impl Reader {
         source: SourceId,
         key: &Arc<str>,
         selector: &Selector,
-        asker: &ObjectKey,
-        urgency: Urgency,
+        ask: Ask<'_>,
     ) -> Reading {
-        let (waiter, answer) = Waiter::new(asker);
+        let (waiter, answer) = Waiter::new(ask.asker);
         self.queue(
             &mut self.0.state(),
             (source, key.clone(), selector.clone()),
             waiter,
-            urgency,
+            ask,
         );
         answered(answer, key, selector).await
     }
@@ -128,10 +132,11 @@ impl Reader {
             .keep(&mut self.0.state(), (source, key.clone(), current), value);
     }
 
-    fn queue(&self, state: &mut State, wanted: Wanted, waiter: Waiter, urgency: Urgency) {
+    fn queue(&self, state: &mut State, wanted: Wanted, waiter: Waiter, ask: Ask<'_>) {
+        let Ask { urgency, patient, .. } = ask;
         let (source, key, selector) = wanted;
         let line = state.lines.entry(source).or_default();
-        if line.push((key, selector), waiter, urgency, Instant::now()) {
+        if line.push((key, selector), waiter, urgency, patient, Instant::now()) {
             tokio::spawn(work(self.0.clone(), source, line.bell()));
         }
     }
@@ -200,7 +205,7 @@ impl Inner {
 
     /// Takes the next reads out of the line and numbers them. Who waits for a read that began earlier is content with
     /// the one that begins now.
-    fn next(&self, source: SourceId, most: usize, batches: bool) -> Next<u64> {
+    fn next(self: &Arc<Self>, source: SourceId, most: usize, batches: bool) -> Next<u64> {
         let mut state = self.state();
         let State {
             lines,
@@ -212,6 +217,10 @@ impl Inner {
             return Next::End;
         };
         let next = line.next(most, batches, Instant::now());
+        if line.takes_another() {
+            // The read of what was taken may be slow.
+            tokio::spawn(work(self.clone(), source, line.bell()));
+        }
         if line.is_idle() {
             lines.remove(&source);
         }

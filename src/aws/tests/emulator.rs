@@ -5,10 +5,13 @@ use futures::future::join_all;
 use serde_json::json;
 use testbed::aws::{AwsEmulator, Fault, KmsKey, Match, Options, SecretValue, documents};
 
-use super::fake::{Fake, aws_at, identity};
+use super::{
+    ask,
+    fake::{Fake, aws_at, identity},
+};
 use crate::{
     api::{ObjectKey, Selector, SourceId},
-    aws::{Aws, Base, Class, Identity, Reader, Service, Source, Urgency, client::timeouts},
+    aws::{Aws, Base, Class, Identity, Reader, Service, Source, client::timeouts},
 };
 
 const HOME: &str = "111122223333";
@@ -342,7 +345,7 @@ async fn a_first_sync_gets_through_latency_throttling_and_partial_errors() {
     let keys: Vec<Arc<str>> = (0..1000).map(|n| format!("prod/{n}").into()).collect();
     let readings = join_all(
         keys.iter()
-            .map(|key| reader.read(source, key, &current, &asker, Urgency::Fresh)),
+            .map(|key| reader.read(source, key, &current, ask(&asker))),
     )
     .await;
     let mut failed = 0;

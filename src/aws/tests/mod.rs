@@ -6,3 +6,15 @@ mod environment;
 mod fake;
 mod reader;
 mod secrets;
+
+use super::{Ask, Urgency};
+use crate::api::ObjectKey;
+
+/// A read that somebody waits for.
+fn ask(asker: &ObjectKey) -> Ask<'_> {
+    Ask {
+        asker,
+        urgency: Urgency::Fresh,
+        patient: false,
+    }
+}

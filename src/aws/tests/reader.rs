@@ -3,10 +3,13 @@ use std::{sync::Arc, time::Duration};
 use futures::future::{join, join_all};
 use tokio::time::timeout;
 
-use super::fake::{Asked, Running, Turn, identity, start};
+use super::{
+    ask,
+    fake::{Asked, Running, Turn, identity, start},
+};
 use crate::{
     api::{ObjectKey, Selector, SourceId, VersionId},
-    aws::{Base, Class, Reader, Reading, RemoteValue, Urgency},
+    aws::{Ask, Base, Class, Reader, Reading, RemoteValue, Urgency},
 };
 
 struct Asking {
@@ -25,7 +28,15 @@ impl Asking {
     async fn current(&self, key: &Arc<str>, urgency: Urgency) -> Reading {
         let asker = ObjectKey::new("shop", "db");
         self.reader
-            .read(self.source, key, &Selector::parse(None), &asker, urgency)
+            .read(
+                self.source,
+                key,
+                &Selector::parse(None),
+                Ask {
+                    urgency,
+                    ..ask(&asker)
+                },
+            )
             .await
     }
 
@@ -80,6 +91,29 @@ async fn a_burst_that_trickles_in_fills_its_batches() {
 }
 
 #[tokio::test]
+async fn who_is_in_no_hurry_fills_batches_over_a_pause() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let keys = running.secrets(40);
+    // Who is in a hurry makes a call after each pause: four.
+    let trickle = keys.iter().enumerate().map(async |(n, key)| {
+        tokio::time::sleep(Duration::from_millis(300 * (n as u64 / 13))).await;
+        let asker = ObjectKey::new("shop", "db");
+        let ask = Ask {
+            patient: true,
+            ..ask(&asker)
+        };
+        asking
+            .reader
+            .read(asking.source, key, &Selector::parse(None), ask)
+            .await
+    });
+    assert!(join_all(trickle).await.iter().all(Result::is_ok));
+    let calls = running.fake.count("BatchGetSecretValue") + running.fake.count("GetSecretValue");
+    assert!((2..=3).contains(&calls), "{calls} calls");
+}
+
+#[tokio::test]
 async fn five_hundred_who_want_one_secret_make_one_read() {
     let running = start().await;
     let asking = Asking::new(&running);
@@ -113,7 +147,7 @@ async fn a_fresh_read_asks_aws_anew() {
     let (current, asker) = (Selector::parse(None), ObjectKey::new("shop", "db"));
     let fresh = asking
         .reader
-        .read_fresh(asking.source, &key, &current, &asker, Urgency::Fresh)
+        .read_fresh(asking.source, &key, &current, ask(&asker))
         .await
         .unwrap();
     assert_eq!(fresh.payload(), b"new");
@@ -142,7 +176,7 @@ async fn what_the_checks_have_read_serves_those_they_wake() {
     let pinned = Selector::Version(version);
     asking
         .reader
-        .read(asking.source, &keys[0], &pinned, &asker, Urgency::Fresh)
+        .read(asking.source, &keys[0], &pinned, ask(&asker))
         .await
         .unwrap();
     assert_eq!(running.fake.script().asked.len(), 2, "AssumeRole and one batch");
@@ -178,7 +212,7 @@ async fn without_the_right_to_batch_each_is_read_alone() {
     let again = keys.iter().map(|key| {
         asking
             .reader
-            .read_fresh(asking.source, key, &current, &asker, Urgency::Fresh)
+            .read_fresh(asking.source, key, &current, ask(&asker))
     });
     assert!(join_all(again).await.iter().all(Result::is_ok));
     assert_eq!(
@@ -326,11 +360,7 @@ async fn a_namespace_that_wants_much_delays_no_other() {
     let (one, many) = keys.split_last().unwrap();
     let current = Selector::parse(None);
     let (busy, quiet) = (ObjectKey::new("busy", "all"), ObjectKey::new("quiet", "db"));
-    let read = |key, asker| {
-        asking
-            .reader
-            .read(asking.source, key, &current, asker, Urgency::Fresh)
-    };
+    let read = |key, asker| asking.reader.read(asking.source, key, &current, ask(asker));
     let crowd = join_all(many.iter().map(|key| read(key, &busy)));
     let quiet = async {
         tokio::time::sleep(Duration::from_millis(150)).await;

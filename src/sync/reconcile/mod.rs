@@ -10,6 +10,7 @@ mod read;
 mod remove;
 mod rotate;
 mod say;
+mod slots;
 mod stamp;
 mod versions;
 mod write;
@@ -17,10 +18,9 @@ mod write;
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Secret;
-use tokio::sync::Semaphore;
 
-pub use self::memory::Memories;
 use self::memory::is_ours;
+pub use self::{memory::Memories, slots::WriteSlots};
 use crate::{
     api::{
         CreationPolicy, ObjectKey, Reason, RestartMode, Selector, SourceId, TokenKey, VersionId,
@@ -42,8 +42,6 @@ use crate::{
     track::{self, Known, Subscription, Want},
 };
 
-/// How many objects write to Kubernetes at once.
-pub const WRITE_SLOTS: usize = 32;
 /// How often what a person must mend is looked at again, at least.
 const RECHECK_PERMANENT: Duration = Duration::from_mins(5);
 /// An object is read on demand at most this often.
@@ -94,8 +92,8 @@ pub struct Context {
     pub protected: Vec<String>,
     /// Numbers.
     pub metrics: Metrics,
-    /// Places to write, [`WRITE_SLOTS`] of them.
-    pub slots: Semaphore,
+    /// Places to write.
+    pub slots: WriteSlots,
     /// The rate of status writes that nobody waits for.
     pub pace: Pace,
     /// What the process remembers.
@@ -365,7 +363,7 @@ impl Context {
             let now = self.clock.now();
             self.remember(object, |memory| memory.asked = Some((entry.asked, now)));
         }
-        let Ok(_slot) = self.slots.acquire().await else {
+        let Some(_slot) = self.slots.take().await else {
             return Ended::Failed;
         };
         self.write(

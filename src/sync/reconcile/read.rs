@@ -7,7 +7,7 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use super::{Context, Resolved, Stop, Wanted};
 use crate::{
     api::{DeletionPolicy, ObjectKey, Reason, Selector, VersionId},
-    aws::{self, RemoteValue, Urgency},
+    aws::{self, Ask, RemoteValue, Urgency},
     sync::{driver, entry::Entry, queue::Class, resolve::Refusal},
     track::Known,
 };
@@ -40,14 +40,19 @@ impl Context {
         fresh: bool,
         pinned: bool,
     ) -> Result<Vec<Answer>, Stop> {
-        let urgency = match class {
-            Class::Urgent => Urgency::Fresh,
-            Class::Periodic => Urgency::Periodic,
+        let ask = Ask {
+            asker: object,
+            urgency: match class {
+                Class::Urgent => Urgency::Fresh,
+                Class::Periodic => Urgency::Periodic,
+            },
+            // Others have their values already and wait for a place to write.
+            patient: !fresh && self.slots.is_crowded(),
         };
         let mut reads: FuturesUnordered<_> = needs
             .iter()
             .enumerate()
-            .map(async |(place, need)| (place, self.read_one(object, need, urgency, fresh, pinned).await))
+            .map(async |(place, need)| (place, self.read_one(need, ask, fresh, pinned).await))
             .collect();
         let mut all: Vec<_> = needs.iter().map(|_| None).collect();
         let (mut seen, mut bytes) = (HashSet::new(), 0);
@@ -89,14 +94,7 @@ impl Context {
         Ok(answers)
     }
 
-    async fn read_one(
-        &self,
-        object: &ObjectKey,
-        need: &Wanted,
-        urgency: Urgency,
-        fresh: bool,
-        pinned: bool,
-    ) -> Result<Answer, Stop> {
+    async fn read_one(&self, need: &Wanted, ask: Ask<'_>, fresh: bool, pinned: bool) -> Result<Answer, Stop> {
         let Wanted {
             source,
             key,
@@ -109,7 +107,7 @@ impl Context {
             && let Some(version) = recorded
             && let Ok(value) = self
                 .reader
-                .read(*source, key, &Selector::Version(version.clone()), object, urgency)
+                .read(*source, key, &Selector::Version(version.clone()), ask)
                 .await
         {
             return Ok(Answer::Value(value));
@@ -121,11 +119,9 @@ impl Context {
             }
         }
         let read = if fresh {
-            self.reader
-                .read_fresh(*source, key, selector, object, urgency)
-                .await
+            self.reader.read_fresh(*source, key, selector, ask).await
         } else {
-            self.reader.read(*source, key, selector, object, urgency).await
+            self.reader.read(*source, key, selector, ask).await
         };
         let value = match read {
             Ok(value) => value,
@@ -140,28 +136,19 @@ impl Context {
             | Known::Version(stands)
                 if stands != value.version =>
             {
-                self.pinned(object, need, &stands, urgency).await
+                self.pinned(need, ask, &stands).await
             }
             Known::Held { accepted: None, .. } => match recorded {
-                Some(recorded) => self.pinned(object, need, recorded, urgency).await,
+                Some(recorded) => self.pinned(need, ask, recorded).await,
                 None => Err(Stop::Waiting),
             },
             _ => Ok(Answer::Value(value)),
         }
     }
 
-    async fn pinned(
-        &self,
-        object: &ObjectKey,
-        need: &Wanted,
-        version: &VersionId,
-        urgency: Urgency,
-    ) -> Result<Answer, Stop> {
+    async fn pinned(&self, need: &Wanted, ask: Ask<'_>, version: &VersionId) -> Result<Answer, Stop> {
         let selector = Selector::Version(version.clone());
-        let read = self
-            .reader
-            .read(need.source, &need.key, &selector, object, urgency)
-            .await;
+        let read = self.reader.read(need.source, &need.key, &selector, ask).await;
         read.map(Answer::Value).map_err(|error| match error.class() {
             // A version that stands may be unknown to a replica of AWS for a while.
             aws::Class::NotFound | aws::Class::StageNotFound => {

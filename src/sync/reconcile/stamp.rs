@@ -43,7 +43,7 @@ impl Context {
         target: &ObjectKey,
         inputs: &str,
     ) -> Result<(), Ended> {
-        let Ok(_slot) = self.slots.acquire().await else {
+        let Some(_slot) = self.slots.take().await else {
             return Err(Ended::Failed);
         };
         let failed = async |error| self.kubernetes_failed(object, entry, None, &error).await;
