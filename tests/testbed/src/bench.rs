@@ -60,6 +60,8 @@ pub(crate) struct Bench {
 /// A part that can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
+    /// The first sync of the objects, beside the floor
+    FirstSync,
     /// Memory with so many ExternalSecrets over so many secrets
     Memory,
     /// Restarts of the workloads
@@ -104,6 +106,14 @@ impl Bench {
         terminal.say("The control plane runs, the chart is installed.");
         match self.only {
             None => {}
+            Some(Part::FirstSync) => {
+                let floor = floor::measure(&world, self.objects).await?;
+                self.create(&world, "Read", "1m").await?;
+                let (operator, sync) = world.first_sync(self.objects).await?;
+                self.first_sync(&terminal, &mut report, &sync, floor);
+                operator.terminate().await?;
+                return self.conclude(&terminal, &report);
+            }
             Some(Part::Memory) => {
                 self.memory(&world, &terminal, &mut report).await?;
                 return self.conclude(&terminal, &report);
@@ -201,11 +211,22 @@ impl Bench {
         tokio::time::sleep(SETTLE * 2).await;
         show("after it", operator.usage()?.resident);
         operator.terminate().await?;
-        let (operator, _) = world.start().await?;
+        let (operator, ready) = world.start().await?;
         tokio::time::sleep(SETTLE * 2).await;
         let usage = operator.usage()?;
         show("at the most, a start with all of them", usage.peak);
         show("after it, too", usage.resident);
+        terminal.say(&format!(
+            "Ready {} after its start with all of them.",
+            seconds(ready)
+        ));
+        report.add(
+            "start",
+            "to ready, all of them there",
+            ready.as_secs_f64(),
+            "s",
+            None,
+        );
         operator.terminate().await?;
         Ok(())
     }
@@ -296,6 +317,7 @@ impl Bench {
             self.standard(40.0),
         );
         report.detail("first sync: calls to AWS", json!(calls.counts()));
+        report.detail("first sync: batches", json!(calls.batches()));
         report.detail("first sync: Kubernetes requests", json!(counts(requests)));
         terminal.show(&lines(&calls.counts()));
         terminal.show(&lines(&counts(requests)));

@@ -47,6 +47,19 @@ pub struct Mark(u64);
 pub struct Calls(pub Vec<Call>);
 
 impl Calls {
+    /// The batches: when each was answered, and how many secrets it had.
+    pub fn batches(&self) -> Vec<(Timestamp, usize)> {
+        let mut batches: Vec<(Timestamp, usize)> = Vec::new();
+        for call in &self.0 {
+            match batches.last_mut() {
+                Some((_, secrets)) if call.in_batch => *secrets += 1,
+                _ if call.operation == "BatchGetSecretValue" => batches.push((call.time, 0)),
+                _ => {}
+            }
+        }
+        batches
+    }
+
     /// Calls of `operation`. The lines that a batch adds per secret are not calls.
     pub fn count(&self, operation: &str) -> usize {
         self.requests().filter(|c| c.operation == operation).count()
