@@ -184,6 +184,17 @@ mod tests {
     }
 
     #[test]
+    fn pods_are_annotated_as_earlier_versions_annotated_them() {
+        assert_eq!(restart_annotation("db"), "restart.keyturn.dev/3a5b552a3a8ab339");
+        assert_eq!(
+            restart_annotation(&"d".repeat(253)),
+            "restart.keyturn.dev/a0c8d92bfa48c490"
+        );
+        let external_secret = ObjectKey::new("shop", "db");
+        assert_eq!(field_manager(&external_secret), "keyturn-e900fc4fb0c2a4e6");
+    }
+
+    #[test]
     fn field_managers_tell_objects_apart_and_are_short() {
         let manager = |namespace: &str, name: &str| field_manager(&ObjectKey::new(namespace, name));
         assert_ne!(manager("a", "b-c"), manager("a-b", "c"));

@@ -282,6 +282,93 @@ mod tests {
         assert_eq!((short("db"), short("0123456789abcdeg")), (None, None));
     }
 
+    /// Secrets and pods carry these from version to version: a token made another way reads every value again, or restarts
+    /// every workload.
+    #[test]
+    fn tokens_are_those_that_earlier_versions_wrote() {
+        let secret = ObjectKey::new("shop", "db");
+        let both = data(&[("password", "hunter2"), ("username", "shop")]);
+        let written = |token: Token| String::from(token);
+        for (token, earlier) in [
+            (
+                key().content(&secret, "Opaque", &both),
+                "8e5ea33f9057137cf0e0a1f436a170b7",
+            ),
+            (
+                key().content(&secret, "Opaque", &data(&[])),
+                "b4733c3e2442ccd7f2607ffde7e1af91",
+            ),
+            (
+                key().content(&secret, "kubernetes.io/tls", &both),
+                "1fec45d124d69955b461354e821fb04b",
+            ),
+            (
+                key().rollout::<&str>(&secret, &both, &[]),
+                "8e9a85535b59425774be38c08701083d",
+            ),
+            (
+                key().rollout(&secret, &both, &["password"]),
+                "8d290d103298688f32a8fc913e65a013",
+            ),
+            (
+                key().rollout(&secret, &both, &["absent"]),
+                "3f2cce877f00835ee91aef30cbdd9175",
+            ),
+            (
+                key().scope::<&str>(&secret, &[]),
+                "1110bb5874f09b76bbc14b971e8856be",
+            ),
+            (
+                key().scope(&secret, &["username", "password"]),
+                "50c4a31d5420d62c9584951a6d27e65f",
+            ),
+            (key().user(&secret, "shop"), "f240fc41a3feb7f02804bfdce26f942c"),
+            (
+                key().inputs(&secret, ["one", "", "two"]),
+                "abf30cd87a8a8968c21e893851c6f9b1",
+            ),
+        ] {
+            assert_eq!(written(token), earlier);
+        }
+    }
+
+    #[test]
+    fn remotes_are_called_what_earlier_versions_called_them() {
+        for (kind, store, key, version, earlier) in [
+            (StoreKind::SecretStore, "aws", "prod/db", None, "e93c8093dab4f540"),
+            (
+                StoreKind::ClusterSecretStore,
+                "aws",
+                "prod/db",
+                None,
+                "6e3ff57465189081",
+            ),
+            (
+                StoreKind::SecretStore,
+                "aws",
+                "prod/db",
+                Some("AWSCURRENT"),
+                "e93c8093dab4f540",
+            ),
+            (
+                StoreKind::SecretStore,
+                "aws",
+                "prod/db",
+                Some("AWSPREVIOUS"),
+                "2030b79966807104",
+            ),
+            (
+                StoreKind::SecretStore,
+                "aws",
+                "arn:aws:secretsmanager:eu-central-1:111122223333:secret:prod/db-AbCdEf",
+                Some("uuid/0e4e9c8a-5d6f-4d0c-9f53-2f3a5b0c7d11"),
+                "272b8d5ea10d205a",
+            ),
+        ] {
+            assert_eq!(remote_hash(kind, store, key, &Selector::parse(version)), earlier);
+        }
+    }
+
     #[test]
     fn the_key_prints_nothing() {
         assert_eq!(

@@ -4,6 +4,7 @@
 //! remote secrets are needed, how fresh, and by which digest a change of the rest is noticed.
 
 mod conditions;
+mod made_from;
 #[cfg(test)]
 mod tests;
 
@@ -211,7 +212,7 @@ impl Entry {
         let annotation = |name: &str| metadata.annotations.as_ref()?.get(name).map(String::as_str);
         let asked = annotation(annotation::REFRESH).map_or(0, |value| digest64(&[value.as_bytes()]));
         let suspend = annotation(annotation::SUSPEND_SYNC_UNTIL);
-        let made_from = made_from(object);
+        let made_from = made_from::made_from(object);
         let generation = metadata.generation.unwrap_or_default();
         let ready = status
             .as_ref()
@@ -376,35 +377,6 @@ pub fn carried(all: Option<&BTreeMap<String, String>>) -> BTreeMap<String, Strin
         .filter(|(name, _)| names::is_copied(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
-}
-
-/// 16 bytes of SHA-256 over the spec and the metadata that the Secret carries.
-fn made_from(object: &ExternalSecret) -> [u8; 16] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    // The types serialise in the order of their fields, so equal specs give equal text.
-    let mut spec = object.spec.clone();
-    // How often it is read changes nothing of what is read.
-    spec.refresh_interval = None;
-    spec.refresh_policy = None;
-    // Nor do restarts; what they need on the Secret is put there without a read.
-    spec.rotation = None;
-    spec.restart = None;
-    let spec = serde_json::to_vec(&spec).unwrap_or_default();
-    context.update(&spec);
-    for all in [&object.metadata.labels, &object.metadata.annotations] {
-        for (name, value) in carried(all.as_ref()) {
-            for text in [name, value] {
-                context.update(&text.len().to_be_bytes());
-                context.update(text.as_bytes());
-            }
-        }
-        context.update(&[0xff]);
-    }
-    let mut short = [0; 16];
-    for (to, from) in short.iter_mut().zip(context.finish().as_ref()) {
-        *to = *from;
-    }
-    short
 }
 
 fn digest64(parts: &[&[u8]]) -> u64 {

@@ -324,3 +324,48 @@ fn what_the_spec_says_of_the_strategy_goes_before_what_was_found_out() {
         assert_eq!(entry.restart.unwrap().strategy, strategy, "{spec:?} {status:?}");
     }
 }
+
+/// The digest is in `keyturn.dev/inputs` of every Secret: one made another way reads every value again.
+#[test]
+fn the_data_are_made_from_what_earlier_versions_said() {
+    let everything = json!({
+        "metadata": {"labels": {"app": "x", "helm.sh/chart": "c"}, "annotations": {"note": "\"n\" \u{e4}\n"}},
+        "spec": {
+            "secretStoreRef": {"name": "aws", "kind": "ClusterSecretStore"},
+            "refreshPolicy": "OnChange",
+            "target": {
+                "name": "credentials", "creationPolicy": "Orphan", "deletionPolicy": "Delete", "adoptExisting": true,
+                "immutable": false,
+            },
+            "data": [
+                {"secretKey": "a", "remoteRef": {"key": "prod/db", "property": "", "version": "AWSPREVIOUS"}},
+                {"secretKey": "b", "remoteRef": {"key": "prod/\u{fc}\"\\", "property": "a.b"}},
+            ],
+            "dataFrom": [{"extract": {"key": "prod/all"}}, {"extract": {"key": "prod/all", "version": "uuid/1"}}],
+            "restart": {"mode": "Automatic"},
+        },
+    });
+    let policies = |creation: &str, deletion: &str| json!({"spec": {"target": {"creationPolicy": creation, "deletionPolicy": deletion}}});
+    for (change, earlier) in [
+        (json!({}), "046b457d879712f9bd1ce6d58dc31d15"),
+        (everything, "5a41c097adfd9e7aaa9ac69758d1303c"),
+        (
+            json!({"spec": {"secretStoreRef": null, "target": {}, "data": [], "dataFrom": []}}),
+            "b6b681fb04f7a6ae8ba504be764c9521",
+        ),
+        (
+            json!({"spec": {"data": null, "dataFrom": [{"extract": {"key": "prod/all"}}]}}),
+            "f0ee41dbdbf0b83b982be3e2dcec61bc",
+        ),
+        (
+            json!({"metadata": {"labels": null, "annotations": null}}),
+            "016ec1fc8dfc2e7a2aaa0e134a4c6fac",
+        ),
+        (policies("Owner", "Retain"), "0a1658ae30f94ff47718008f9a21365d"),
+        (policies("None", "Merge"), "4bce9bb6991f3450c8949fa3489cf29d"),
+    ] {
+        let made_from = u128::from_be_bytes(entry(&change).made_from);
+        assert_eq!(format!("{made_from:032x}"), earlier, "{change}");
+    }
+    assert_eq!(format!("{:016x}", entry(&json!({})).asked), "031dc88d0ec0c52d");
+}

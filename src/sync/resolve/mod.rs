@@ -194,11 +194,15 @@ impl Asked<'_> {
 }
 
 /// What makes two sources give the same values, whichever process asks: goes into `keyturn.dev/inputs`.
+///
+/// The text is written out part by part and never changes for what an earlier version could say: another text would have
+/// every value read again after an upgrade. A new part goes in only where it is set. What tells one session from another but
+/// gives the same values, such as uids, stays out.
 pub(super) fn fingerprint(source: &Source, prefix: &str) -> String {
     let Source {
         identity,
         region,
-        service,
+        service: Service::SecretsManager,
     } = source;
     let Identity {
         store: _,
@@ -206,5 +210,67 @@ pub(super) fn fingerprint(source: &Source, prefix: &str) -> String {
         roles,
         session_name: _,
     } = &**identity;
-    format!("{service:?} {region} {prefix:?} {base:?} {roles:?}")
+    let base = match base {
+        Base::Own => "Own".to_owned(),
+        Base::ServiceAccount {
+            namespace,
+            name,
+            uid: _,
+            audiences,
+        } => format!(
+            "ServiceAccount {{ namespace: {}, name: {}, uid: None, audiences: {} }}",
+            quoted(namespace),
+            quoted(name),
+            list(audiences.iter().map(|audience| quoted(audience))),
+        ),
+        Base::StaticKeys {
+            access_key_id,
+            secret_access_key,
+            session_token,
+            secrets: _,
+        } => format!(
+            "StaticKeys {{ access_key_id: {}, secret_access_key: {}, session_token: {}, secrets: \"\" }}",
+            key_of_secret(access_key_id),
+            key_of_secret(secret_access_key),
+            option(session_token.as_ref().map(key_of_secret)),
+        ),
+    };
+    let roles = list(roles.iter().map(|Role { arn, external_id }| {
+        let external_id = option(external_id.as_deref().map(quoted));
+        format!("Role {{ arn: {}, external_id: {external_id} }}", quoted(arn))
+    }));
+    format!("SecretsManager {region} {} {base} {roles}", quoted(prefix))
+}
+
+fn key_of_secret(reference: &KeyRef) -> String {
+    let KeyRef { namespace, name, key } = reference;
+    let [namespace, name, key] = [namespace, name, key].map(|part| quoted(part));
+    format!("KeyRef {{ namespace: {namespace}, name: {name}, key: {key} }}")
+}
+
+fn list(parts: impl Iterator<Item = String>) -> String {
+    format!("[{}]", parts.collect::<Vec<_>>().join(", "))
+}
+
+fn option(part: Option<String>) -> String {
+    part.map_or_else(|| "None".to_owned(), |part| format!("Some({part})"))
+}
+
+/// In quotes, so that no two lists of parts look alike.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\0' => quoted.push_str("\\0"),
+            c if c.is_ascii_control() => quoted.extend(c.escape_unicode()),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
 }

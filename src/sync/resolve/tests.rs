@@ -311,3 +311,74 @@ fn what_gives_the_same_values_has_one_fingerprint() {
     .unwrap();
     assert_eq!(fingerprint(&source, ""), same);
 }
+
+/// The text is in `keyturn.dev/inputs` of every Secret: another one reads every value again.
+#[test]
+fn fingerprints_are_those_that_earlier_versions_wrote() {
+    let store = store(StoreKind::ClusterSecretStore);
+    let print = |aws: Value| {
+        let spec = spec(aws);
+        let source = asked(&store, None, &spec).source(&rules(), "shop").unwrap();
+        fingerprint(&source, spec.aws().prefix())
+    };
+    let arn = "arn:aws:iam::111122223333:role/read-shop";
+    let account = |reference: Value| json!({"auth": {"jwt": {"serviceAccountRef": reference}}, "role": arn});
+    let mut keys_without_session = keys(json!("platform"));
+    keys_without_session["auth"]["secretRef"]
+        .as_object_mut()
+        .unwrap()
+        .remove("sessionTokenSecretRef");
+    for (aws, earlier) in [
+        (json!({}), r#"SecretsManager eu-west-1 "" Own []"#),
+        (
+            json!({"region": "us-east-1", "prefix": "k8s/\"a\\'\n"}),
+            r#"SecretsManager us-east-1 "k8s/\"a\\'\n" Own []"#,
+        ),
+        (
+            json!({"role": arn}),
+            r#"SecretsManager eu-west-1 "" Own [Role { arn: "arn:aws:iam::111122223333:role/read-shop", external_id: None }]"#,
+        ),
+        (
+            json!({"role": arn, "externalID": "id"}),
+            r#"SecretsManager eu-west-1 "" Own [Role { arn: "arn:aws:iam::111122223333:role/read-shop", external_id: Some("id") }]"#,
+        ),
+        (
+            account(json!({"name": "reader"})),
+            r#"SecretsManager eu-west-1 "" ServiceAccount { namespace: "shop", name: "reader", uid: None, audiences: [] } [Role { arn: "arn:aws:iam::111122223333:role/read-shop", external_id: None }]"#,
+        ),
+        (
+            account(json!({"name": "reader", "namespace": "platform", "audiences": []})),
+            r#"SecretsManager eu-west-1 "" ServiceAccount { namespace: "platform", name: "reader", uid: None, audiences: [] } [Role { arn: "arn:aws:iam::111122223333:role/read-shop", external_id: None }]"#,
+        ),
+        (
+            account(json!({"name": "reader", "audiences": ["one", "two"]})),
+            r#"SecretsManager eu-west-1 "" ServiceAccount { namespace: "shop", name: "reader", uid: None, audiences: ["one", "two"] } [Role { arn: "arn:aws:iam::111122223333:role/read-shop", external_id: None }]"#,
+        ),
+        (
+            keys(Value::Null),
+            r#"SecretsManager eu-west-1 "" StaticKeys { access_key_id: KeyRef { namespace: "shop", name: "keys", key: "id" }, secret_access_key: KeyRef { namespace: "shop", name: "keys", key: "secret" }, session_token: Some(KeyRef { namespace: "shop", name: "keys", key: "token" }), secrets: "" } []"#,
+        ),
+        (
+            keys_without_session,
+            r#"SecretsManager eu-west-1 "" StaticKeys { access_key_id: KeyRef { namespace: "platform", name: "keys", key: "id" }, secret_access_key: KeyRef { namespace: "platform", name: "keys", key: "secret" }, session_token: None, secrets: "" } []"#,
+        ),
+    ] {
+        assert_eq!(print(aws.clone()), earlier, "{aws}");
+    }
+}
+
+#[test]
+fn a_service_account_made_again_gives_the_same_values() {
+    let spec = spec(account(json!("shop")));
+    let store = store(StoreKind::ClusterSecretStore);
+    let known = |known: Option<&str>| {
+        let source = asked(&store, None, &spec).source(&rules(), "shop").unwrap();
+        let mut identity = (*source.identity).clone();
+        if let Base::ServiceAccount { uid, .. } = &mut identity.base {
+            *uid = known.map(Into::into);
+        }
+        let identity = Arc::new(identity);
+        fingerprint(&Source { identity, ..source }, "")
+    };
+    assert_eq!(known(Some("uid")), known(None));
+}
