@@ -4,6 +4,9 @@
 #[path = "chart/health.rs"]
 mod health;
 
+#[path = "chart/values.rs"]
+mod values;
+
 #[path = "chart/workloads.rs"]
 mod workloads;
 
@@ -546,7 +549,9 @@ fn in_chart(yaml: &str) -> String {
         1,
     );
     assert_ne!(kept, yaml);
-    format!("{{{{- if .Values.crds.install }}}}\n{kept}{{{{- end }}}}\n")
+    format!(
+        "{{{{- include \"keyturn.complete\" . -}}}}\n{{{{- if .Values.crds.install }}}}\n{kept}{{{{- end }}}}\n"
+    )
 }
 
 #[test]

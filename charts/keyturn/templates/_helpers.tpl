@@ -1,13 +1,91 @@
-{{- define "keyturn.name" -}}
-{{- if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" -}}
+{{/*
+Values that the templates cannot do without, as values.yaml has them. `helm upgrade --reuse-values` brings the values of the
+release before, which lacks those that are new; each file of templates therefore begins with keyturn.complete.
+*/}}
+{{- define "keyturn.defaults" -}}
+aws: {region: "", roleArn: "", periodicReads: true}
+scope: {namespaces: []}
+secretStore: {allowOperatorIdentity: false}
+minRefreshInterval: 30s
+statusWritesPerSecond: 50
+tokenAudiences: [sts.amazonaws.com]
+protectedNamespaces: [kube-system]
+restart: {default: Disabled, maxConcurrent: 20, maxConcurrentPerNamespace: 5, evict: false}
+alerts: {url: "", existingSecret: {name: "", key: url}}
+admissionPolicies: {enabled: true}
+rbac: {create: true, userRoles: true}
+crds: {install: true}
+log: {level: info, format: json, audit: true}
+replicas: 2
+image: {repository: keyturn, tag: "", digest: "", pullPolicy: IfNotPresent}
+serviceAccount: {create: true, name: "", annotations: {}}
+podSecurityContext: {}
+containerSecurityContext: {}
+podDisruptionBudget: {enabled: true}
+{{- end -}}
+
+{{- define "keyturn.complete" -}}
+{{- include "keyturn.fill" (dict "values" .Values "defaults" (include "keyturn.defaults" . | fromYaml)) -}}
+{{- end -}}
+
+{{/* Sets in the values what is missing there. */}}
+{{- define "keyturn.fill" -}}
+{{- $values := .values -}}
+{{- range $name, $default := .defaults -}}
+{{- $value := index $values $name -}}
+{{- if kindIs "invalid" $value -}}
+{{- $_ := set $values $name $default -}}
+{{- else if and (kindIs "map" $value) (kindIs "map" $default) -}}
+{{- include "keyturn.fill" (dict "values" $value "defaults" $default) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
+{{- define "keyturn.name" -}}
+{{- $name := .Values.nameOverride | default .Chart.Name -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+OpenShift gives each namespace a range of ids and refuses pods that ask for others.
+fsGroup lets the process read the projected token of IRSA.
+*/}}
+{{- define "keyturn.podSecurityContext" -}}
+{{- $context := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- if not (.Capabilities.APIVersions.Has "security.openshift.io/v1") -}}
+{{- range $id := list "runAsUser" "runAsGroup" "fsGroup" -}}
+{{- $_ := set $context $id 65532 -}}
+{{- end -}}
+{{- end -}}
+{{- include "keyturn.merged" (list $context .Values.podSecurityContext) -}}
+{{- end -}}
+
+{{- define "keyturn.containerSecurityContext" -}}
+{{- $context := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL")) -}}
+{{- include "keyturn.merged" (list $context .Values.containerSecurityContext) -}}
+{{- end -}}
+
+{{/* The fields of two maps as YAML. Those of the second win; null leaves a field out. */}}
+{{- define "keyturn.merged" -}}
+{{- $fields := first . -}}
+{{- range $name, $value := last . -}}
+{{- if kindIs "invalid" $value -}}
+{{- $_ := unset $fields $name -}}
+{{- else -}}
+{{- $_ := set $fields $name $value -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $fields -}}
+{{- end -}}
+
 {{- define "keyturn.selector" -}}
-app.kubernetes.io/name: keyturn
+app.kubernetes.io/name: {{ .Values.nameOverride | default "keyturn" | trunc 63 | trimSuffix "-" }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
