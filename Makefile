@@ -8,7 +8,7 @@ SHELL := /bin/bash
 ALL := --locked --workspace
 SAY := printf '\n==> %s\n'
 
-.PHONY: help tools build lint test crashes bench demo generate stacks
+.PHONY: help tools build lint test crashes upgrade bench demo generate stacks
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,6 +30,14 @@ test: tools lint ## formatting, lints, unit and integration tests, generated fil
 crashes: tools ## 300 rotations while the operator is killed at every write; takes a while
 	@$(SAY) "killing the operator at every write"
 	cargo test $(ALL) --test integration -- restart_crashes --include-ignored --nocapture
+
+upgrade: tools ## from an earlier commit to this one and back, both running at once: FROM=COMMIT
+	@$(SAY) "building $(FROM)"
+	git worktree prune && rm -rf target/earlier && git worktree add --detach --force target/earlier $(FROM)
+	cargo build $(ALL) --manifest-path target/earlier/Cargo.toml --target-dir target/earlier-build --bin keyturn
+	@$(SAY) "running both"
+	KEYTURN_EARLIER_CHART="$$PWD/target/earlier/charts/keyturn" KEYTURN_EARLIER_BIN="$$PWD/target/earlier-build/debug/keyturn" \
+		cargo test $(ALL) --test integration -- two_versions --include-ignored --nocapture
 
 bench: tools ## the measurements, as a table and as JSON
 	@$(SAY) "building the release"

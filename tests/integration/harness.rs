@@ -166,12 +166,27 @@ impl Bed {
     pub(crate) async fn make(place: &Place, name: &str) -> Result<Self> {
         static ACCOUNTS: AtomicU64 = AtomicU64::new(100_000_000_001);
         let namespace = place.cluster.namespace(name).await?;
+        let account = ACCOUNTS.fetch_add(1, Ordering::Relaxed).to_string();
+        Self::of(place, namespace, account).await
+    }
+
+    /// The same with just this name and account, which nothing else has.
+    pub(crate) async fn named(place: &Place, namespace: &str, account: &str) -> Result<Self> {
+        let object = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
+        Api::<Namespace>::all(place.cluster.client().await?)
+            .create(&PostParams::default(), &object)
+            .await
+            .with_context(|| format!("create the namespace {namespace}"))?;
+        Self::of(place, namespace.to_owned(), account.to_owned()).await
+    }
+
+    async fn of(place: &Place, namespace: String, account: String) -> Result<Self> {
         let bed = Self {
             client: place.cluster.client().await?,
             cluster: place.cluster,
             aws: place.aws.control(),
             namespace,
-            account: ACCOUNTS.fetch_add(1, Ordering::Relaxed).to_string(),
+            account,
             begun: place.aws.mark(),
         };
         bed.role(READER, &[&documents::allow(&READS, &["*"])])?;
@@ -189,7 +204,8 @@ impl Bed {
         self.finish(operator, outcome).await
     }
 
-    async fn finish(
+    /// Removes the namespace if the test passed, tells what is there if not.
+    pub(crate) async fn finish(
         self,
         operator: Option<&Operator>,
         outcome: std::thread::Result<Result<()>>,
@@ -447,6 +463,11 @@ impl Bed {
             .await
             .with_context(|| format!("create {}", object.name_any()))?;
         Ok(())
+    }
+
+    /// The API of the kind of an object, in this namespace if it lives in one.
+    pub(crate) fn dynamic_api(&self, object: &Value) -> Result<Api<DynamicObject>> {
+        Ok(self.dynamic(object.clone())?.0)
     }
 
     fn dynamic(&self, object: Value) -> Result<(Api<DynamicObject>, DynamicObject)> {

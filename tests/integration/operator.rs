@@ -1,6 +1,10 @@
 //! Keyturn as its chart installs it, run as a process, killed and started again.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -32,11 +36,16 @@ pub(crate) struct Operator {
 impl Operator {
     /// Installs the chart for all namespaces and starts one process.
     pub(crate) async fn install(place: &Place) -> Result<Self> {
-        let mut install = Install::new("keyturn", "keyturn-system");
-        install.set.push("restart.evict=true".to_owned());
-        let mut operator = Self::make(place, install, &[]).await?;
+        let mut operator = Self::installed(place).await?;
         operator.start().await?;
         Ok(operator)
+    }
+
+    /// Installs the chart for all namespaces. Nothing is started.
+    pub(crate) async fn installed(place: &Place) -> Result<Self> {
+        let mut install = Install::new("keyturn", "keyturn-system");
+        install.set.push("restart.evict=true".to_owned());
+        Self::make(place, install, &[]).await
     }
 
     /// Installs a release that works in the bed's namespace only; `arguments` are the process's. Nothing is started.
@@ -53,6 +62,13 @@ impl Operator {
             .set
             .push(format!("scope.namespaces={{{}}}", namespaces.join(",")));
         Self::make(place, install, arguments).await
+    }
+
+    /// From its next start on, runs as this chart and this program say, as after `helm upgrade`.
+    pub(crate) async fn upgrade(&mut self, chart: &Path, binary: &Path) -> Result<()> {
+        self.installed.upgrade(self.cluster, chart).await?;
+        self.options.binary = Some(binary.to_owned());
+        Ok(())
     }
 
     /// From its next start on, reaches the API server at this address.
@@ -123,6 +139,11 @@ impl Operator {
             .await?;
         anyhow::ensure!(status.success(), "it ended with {status}");
         Ok(())
+    }
+
+    /// The process, which goes on beside the next one that is started.
+    pub(crate) fn take(&mut self) -> Result<testbed_operator::Operator> {
+        self.process.take().context("no process runs")
     }
 
     /// The process.

@@ -8,7 +8,10 @@ use aws_lc_rs::digest;
 use serde::Serialize;
 
 use super::carried;
-use crate::api::{DataEntry, DataFromEntry, ExternalSecret, ExternalSecretSpec, RemoteRef, StoreRef, Target};
+use crate::api::{
+    CreationPolicy, DataEntry, DataFromEntry, DeletionPolicy, ExternalSecret, ExternalSecretSpec, RemoteRef,
+    StoreKind, StoreRef, Target,
+};
 
 /// 16 bytes of SHA-256 over the spec and the metadata that the Secret carries.
 pub(super) fn made_from(object: &ExternalSecret) -> [u8; 16] {
@@ -119,7 +122,7 @@ impl<'a> Store<'a> {
         let StoreRef { name, kind } = store;
         Self {
             name,
-            kind: kind.map(|kind| kind.as_str()),
+            kind: kind.map(StoreKind::as_str),
         }
     }
 }
@@ -135,8 +138,8 @@ impl<'a> SecretTarget<'a> {
         } = target;
         Self {
             name: name.as_deref(),
-            creation_policy: creation_policy.map(|policy| policy.as_str()),
-            deletion_policy: deletion_policy.map(|policy| policy.as_str()),
+            creation_policy: creation_policy.map(CreationPolicy::as_str),
+            deletion_policy: deletion_policy.map(DeletionPolicy::as_str),
             adopt_existing: *adopt_existing,
             immutable: *immutable,
         }

@@ -11,7 +11,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ListParams;
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 
 use super::deployment::Described;
 use super::process::Operator;
@@ -19,7 +19,7 @@ use crate::aws::{Control, documents};
 use crate::controlplane::{ControlPlane, Launch, ports};
 
 /// The chart of this repository.
-const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/keyturn");
+pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/keyturn");
 /// A CRD of the chart: with it, all are there.
 const CRD: &str = "externalsecrets.keyturn.dev";
 /// What a binary of the operator is called, and how the caller names another.
@@ -34,6 +34,8 @@ const ROLE_ANNOTATION: &str = "eks.amazonaws.com/role-arn";
 /// What to install.
 #[derive(Debug, Clone)]
 pub struct Install {
+    /// The chart's folder.
+    pub chart: PathBuf,
     /// The Helm release; another one beside it must work in other namespaces.
     pub release: String,
     /// Made if it is not there.
@@ -54,6 +56,7 @@ impl Install {
     /// A release with a role of its name in account 111122223333, in `eu-central-1`, that allows nothing.
     pub fn new(release: &str, namespace: &str) -> Self {
         Self {
+            chart: PathBuf::from(CHART),
             release: release.to_owned(),
             namespace: namespace.to_owned(),
             role: format!("arn:aws:iam::111122223333:role/{namespace}-{release}"),
@@ -98,6 +101,7 @@ impl Installed {
     /// Installs the chart, makes its role, and registers the cluster as a provider of web identities.
     pub async fn install(cluster: &ControlPlane, aws: &Control, install: Install) -> Result<Self> {
         let Install {
+            chart,
             release,
             namespace,
             role,
@@ -116,10 +120,16 @@ impl Installed {
             .get_opt(CRD)
             .await
             .context("look for the CRDs")?;
-        let mut arguments: Vec<String> = ["install", &release, CHART, "--namespace", &namespace]
-            .map(ToOwned::to_owned)
-            .to_vec();
-        arguments.push("--create-namespace".to_owned());
+        let mut arguments: Vec<String> = [
+            "install",
+            &release,
+            "--namespace",
+            &namespace,
+            "--create-namespace",
+        ]
+        .map(ToOwned::to_owned)
+        .to_vec();
+        arguments.push(chart.display().to_string());
         let mut set_value = |value: String| arguments.extend(["--set".to_owned(), value]);
         set_value(format!("aws.region={region}"));
         set_value(format!("aws.roleArn={role}"));
@@ -136,12 +146,7 @@ impl Installed {
         cluster.helm(arguments).await?;
         drop(one_at_a_time);
 
-        let deployments = Api::<Deployment>::namespaced(client, &namespace)
-            .list(&ListParams::default().labels(&format!("app.kubernetes.io/instance={release}")))
-            .await
-            .with_context(|| format!("list the Deployments of the release {release}"))?;
-        let [deployment] = <[Deployment; 1]>::try_from(deployments.items)
-            .map_err(|found| anyhow::anyhow!("the chart made {} Deployments instead of one", found.len()))?;
+        let deployment = deployment_of(&client, &namespace, &release).await?;
         let service_account = Described::of(&deployment, "")?.service_account;
         let account = role.split(':').nth(4).unwrap_or_default();
         let trust = documents::trust_service_account(
@@ -160,6 +165,24 @@ impl Installed {
             service_account,
             started: AtomicUsize::new(0),
         })
+    }
+
+    /// Upgrades the release to another chart, with the values that were set; what is started from now on runs as that says.
+    pub async fn upgrade(&mut self, cluster: &ControlPlane, chart: &Path) -> Result<()> {
+        let chart = chart.display().to_string();
+        let (release, namespace) = (self.release.as_str(), self.namespace.as_str());
+        cluster
+            .helm([
+                "upgrade",
+                release,
+                &chart,
+                "--namespace",
+                namespace,
+                "--reset-then-reuse-values",
+            ])
+            .await?;
+        self.deployment = deployment_of(&cluster.client().await?, namespace, release).await?;
+        Ok(())
     }
 
     /// The operator's namespace.
@@ -275,6 +298,16 @@ impl Installed {
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec())
     }
+}
+
+async fn deployment_of(client: &Client, namespace: &str, release: &str) -> Result<Deployment> {
+    let deployments = Api::<Deployment>::namespaced(client.clone(), namespace)
+        .list(&ListParams::default().labels(&format!("app.kubernetes.io/instance={release}")))
+        .await
+        .with_context(|| format!("list the Deployments of the release {release}"))?;
+    let [deployment] = <[Deployment; 1]>::try_from(deployments.items)
+        .map_err(|found| anyhow::anyhow!("the chart made {} Deployments instead of one", found.len()))?;
+    Ok(deployment)
 }
 
 /// The operator's binary of the same build: beside this program, or above it for a test in `deps/`.
