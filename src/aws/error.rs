@@ -56,6 +56,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// A version with this stage cannot be read, since no version carries it. As AWS answers a read of it.
+    pub fn stage_not_found(key: Arc<str>, selector: Selector) -> Self {
+        let cause = Cause {
+            class: Class::StageNotFound,
+            code: Some("ResourceNotFoundException".into()),
+            detail: NO_VERSION.into(),
+        };
+        Self::Read { key, selector, cause }
+    }
+
     /// Why it failed.
     pub fn cause(&self) -> &Cause {
         match self {
@@ -149,6 +159,9 @@ pub struct Cause {
     pub detail: Arc<str>,
 }
 
+/// What is said of a stage or version that is not there.
+const NO_VERSION: &str = "no version with a value carries this stage or id";
+
 fn prefix(code: Option<&str>) -> String {
     code.map(|code| format!("{code}: ")).unwrap_or_default()
 }
@@ -170,7 +183,7 @@ impl Cause {
             Class::Throttled => "too many requests".into(),
             Class::Unavailable => "AWS has a failure of its own".into(),
             Class::NotFound => "there is no such secret".into(),
-            Class::StageNotFound => "no version with a value carries this stage or id".into(),
+            Class::StageNotFound => NO_VERSION.into(),
             Class::MarkedForDeletion => "the secret is marked for deletion".into(),
             Class::AccessDenied | Class::KeyAccessDenied | Class::Identity | Class::Invalid => {
                 shown(code, text, home)

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -87,6 +87,19 @@ impl Budget {
         }
     }
 
+    /// Whether no call of late counts against any operation, so that a new budget is the same.
+    fn is_full(&self, now: Instant) -> bool {
+        let Self {
+            get,
+            batch,
+            describe,
+            list,
+        } = self;
+        [get, batch, describe, list]
+            .iter()
+            .all(|bucket| bucket.is_full(now))
+    }
+
     /// Waits for a turn, and says how long that took.
     pub(super) async fn turn(&self, operation: Operation, urgency: Urgency) -> Result<Duration, Cause> {
         let bucket = match operation {
@@ -99,23 +112,25 @@ impl Budget {
     }
 }
 
-/// The budgets in use.
+/// The budgets in use, and those that were used a moment ago.
 #[derive(Debug, Default)]
-pub(super) struct Budgets(Mutex<HashMap<AccountAndRegion, Weak<Budget>>>);
+pub(super) struct Budgets(Mutex<HashMap<AccountAndRegion, Arc<Budget>>>);
 
 type AccountAndRegion = (Arc<str>, Arc<str>);
 
 impl Budgets {
-    /// The budget that all who ask in this account and region share.
+    /// The budget that all who ask in this account and region share. One that nobody holds is kept until it is full, which
+    /// takes seconds: dropped sooner, calls one after another would each find a full one.
     pub(super) fn of(&self, account: &Arc<str>, region: &Arc<str>) -> Arc<Budget> {
         let mut budgets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (account.clone(), region.clone());
-        if let Some(budget) = budgets.get(&key).and_then(Weak::upgrade) {
-            return budget;
+        if let Some(budget) = budgets.get(&key) {
+            return budget.clone();
         }
-        budgets.retain(|_, budget| budget.strong_count() > 0);
+        let now = Instant::now();
+        budgets.retain(|_, budget| Arc::strong_count(budget) > 1 || !budget.is_full(now));
         let budget = Arc::new(Budget::new());
-        budgets.insert(key, Arc::downgrade(&budget));
+        budgets.insert(key, budget.clone());
         budget
     }
 }
@@ -169,6 +184,10 @@ impl Bucket {
             )
         })?;
         Ok(start.elapsed())
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        *self.full_at.lock().unwrap_or_else(PoisonError::into_inner) <= now
     }
 
     /// Takes a token, or says how long to wait. A quarter of the burst is kept for what is fresh.
@@ -271,5 +290,36 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &of("1", "eu-central-1")));
         assert!(!Arc::ptr_eq(&one, &of("2", "eu-central-1")));
         assert!(!Arc::ptr_eq(&one, &of("1", "eu-west-1")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_one_after_another_keep_the_rate() {
+        let budgets = Budgets::default();
+        let start = Instant::now();
+        for _ in 0..1000 {
+            // Each call takes the budget for itself alone, and gives it back.
+            let budget = budgets.of(&"1".into(), &"eu-central-1".into());
+            budget.turn(Operation::Get, Urgency::Fresh).await.unwrap();
+        }
+        let took = start.elapsed().as_secs_f64();
+        assert!((3.9..4.2).contains(&took), "{took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn budgets_that_are_full_again_take_no_memory() {
+        let budgets = Budgets::default();
+        let held = budgets.of(&"held".into(), &"eu-central-1".into());
+        for account in 0..1000 {
+            let budget = budgets.of(&account.to_string().into(), &"eu-central-1".into());
+            budget.turn(Operation::Get, Urgency::Fresh).await.unwrap();
+            drop(budget);
+            sleep(Duration::from_millis(100)).await;
+        }
+        let kept = budgets.0.lock().unwrap().len();
+        assert!(kept <= 3, "{kept} are kept");
+        assert!(Arc::ptr_eq(
+            &held,
+            &budgets.of(&"held".into(), &"eu-central-1".into())
+        ));
     }
 }

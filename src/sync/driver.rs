@@ -13,14 +13,18 @@ use std::{
 use tokio::{sync::Notify, task::JoinSet};
 
 use crate::{
-    api::{ObjectKey, Selector, SourceId},
+    api::{ObjectKey, Reason, Selector, SourceId},
     aws::{self, Aws, Reader},
     sync::{
         queue::Class,
+        resolve::Refusal,
         rotation,
         work::{Clock, Work},
     },
-    track::{Call, Cause, Described, Effect, Failure, Known, Observation, Schedule, Subscription, Tracker},
+    track::{
+        Call, Cause, Described, Effect, Failure, Known, Observation, Schedule, Subscription, Tracker,
+        Withheld,
+    },
 };
 
 /// The tracker, shared by the tasks that tell it what they saw and the one that carries out its effects.
@@ -173,9 +177,25 @@ impl Tracking {
         })
     }
 
-    /// Tells of a read that failed.
-    pub fn failed(&self, source: SourceId, key: &Arc<str>, selector: &Selector, error: &aws::Error) {
-        self.unanswered(source, Call::Read, vec![key.clone()], failure(error, selector));
+    /// Tells of a read that failed, and that the secret was described since where it is `described`.
+    pub fn failed(
+        &self,
+        source: SourceId,
+        key: &Arc<str>,
+        selector: &Selector,
+        error: &aws::Error,
+        begun: Duration,
+        described: bool,
+    ) {
+        self.observe(Observation::Unread {
+            source,
+            key: key.clone(),
+            selector: selector.clone(),
+            failure: failure(error, selector),
+            text: error.to_string().into(),
+            begun,
+            described,
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, Tracker> {
@@ -208,6 +228,21 @@ pub async fn drive(
                 }
                 Effect::Describe { source, key } => {
                     let checked = describe(tracking.clone(), aws.clone(), source, key);
+                    calls.spawn(async move { (source, checked.await) });
+                }
+                Effect::ReadVersion {
+                    source,
+                    key,
+                    selector,
+                } => {
+                    let checked = read_version(
+                        tracking.clone(),
+                        aws.clone(),
+                        reader.clone(),
+                        source,
+                        key,
+                        selector,
+                    );
                     calls.spawn(async move { (source, checked.await) });
                 }
                 Effect::Read { source, keys } => {
@@ -332,6 +367,7 @@ async fn read(
     keys: Vec<Arc<str>>,
 ) -> Option<OutageKind> {
     let current = Selector::parse(None);
+    let begun = tracking.clock.now();
     let answers = if let [key] = keys.as_slice() {
         // Of one secret alone, a failure that passes is the whole call's.
         match aws.get(source, key, &current).await {
@@ -350,13 +386,14 @@ async fn read(
                         let now_known = tracking.saw(source, key, &current, &value);
                         // Those whom this wakes find the value here instead of reading it again.
                         if before != now_known {
-                            reader.offer(source, key, value);
+                            reader.offer(source, key, &current, value, tracking.clock.instant(begun));
                         }
                     }
-                    Err(error) => {
-                        let failure = alone(failure(&error, &current));
-                        tracking.unanswered(source, Call::Read, vec![key.clone()], failure);
+                    Err(error) if error.class().is_transient() => {
+                        // An error of one id of a batch that may pass is no failure of the source.
+                        tracking.unanswered(source, Call::Read, vec![key.clone()], Failure::Unanswered);
                     }
+                    Err(error) => tracking.failed(source, key, &current, &error, begun, false),
                 }
             }
             None
@@ -372,19 +409,37 @@ async fn read(
     }
 }
 
+/// Reads one version other than AWSCURRENT.
+async fn read_version(
+    tracking: Arc<Tracking>,
+    aws: Arc<Aws>,
+    reader: Arc<Reader>,
+    source: SourceId,
+    key: Arc<str>,
+    selector: Selector,
+) -> Option<OutageKind> {
+    let begun = tracking.clock.now();
+    match aws.get(source, &key, &selector).await {
+        Ok(value) => {
+            let before = tracking.ask(|tracker| tracker.known(source, &key, &selector));
+            let now_known = tracking.saw(source, &key, &selector, &value);
+            if before != now_known {
+                reader.offer(source, &key, &selector, value, tracking.clock.instant(begun));
+            }
+            None
+        }
+        Err(error) => {
+            tracking.failed(source, &key, &selector, &error, begun, false);
+            outage(&error)
+        }
+    }
+}
+
 fn outage(error: &aws::Error) -> Option<OutageKind> {
     match error.class() {
         aws::Class::Throttled => Some(OutageKind::Throttled),
         aws::Class::Unavailable => Some(OutageKind::Unavailable),
         _ => None,
-    }
-}
-
-/// An error of one id of a batch that may pass is no failure of the source.
-fn alone(failure: Failure) -> Failure {
-    match failure {
-        Failure::Transient { .. } => Failure::Unanswered,
-        other => other,
     }
 }
 
@@ -430,6 +485,55 @@ fn described(secret: aws::Description) -> Described {
                 .map(|next| rotation::opens(next, rotation_window.as_deref(), rotation_schedule.as_deref())),
         },
     }
+}
+
+/// What a condition says of a failure that the tracker knows.
+pub fn refusal(known: &Withheld) -> Refusal {
+    let Withheld {
+        key,
+        selector,
+        failure,
+        by,
+        text,
+        again: _,
+    } = known;
+    let reason = match failure {
+        Failure::Transient { throttled: true } => Reason::Throttled,
+        Failure::Transient { throttled: false } | Failure::Unanswered => Reason::ProviderUnavailable,
+        Failure::NotFound => Reason::SecretNotFound,
+        Failure::MarkedForDeletion => Reason::MarkedForDeletion,
+        Failure::StageNotFound(_) => Reason::StageNotFound,
+        Failure::Denied | Failure::ListDenied | Failure::BatchDenied => Reason::AccessDenied,
+        Failure::KeyDenied => Reason::KeyAccessDenied,
+        Failure::Identity => Reason::IdentityError,
+        Failure::Invalid => Reason::InvalidSpec,
+    };
+    let message = match (text, failure) {
+        (Some(text), _) => text.to_string(),
+        (None, Failure::StageNotFound(_)) => {
+            aws::Error::stage_not_found(key.clone(), selector.clone()).to_string()
+        }
+        (None, _) => {
+            let call = match by {
+                Call::Describe => "DescribeSecret",
+                Call::Read => "GetSecretValue",
+                Call::List => "ListSecrets",
+            };
+            let advice = match failure {
+                Failure::Denied if *by == Call::Describe => {
+                    "AWS denies it, and aws.periodicReads is false, so that no change would be found. Allow \
+                     secretsmanager:DescribeSecret in the identity's policy and in the secret's"
+                }
+                Failure::Denied => "AWS denies it. Allow it in the identity's policy and in the secret's",
+                Failure::Identity => {
+                    "AWS refuses the store's identity. The store's condition Ready tells why"
+                }
+                _ => "AWS refuses the request. Check the key and the version of the entry",
+            };
+            format!("{call} of {key} ({selector}) failed: {advice}")
+        }
+    };
+    Refusal::new(reason, message)
 }
 
 /// How the tracker calls an error of AWS.

@@ -153,6 +153,7 @@ fn begin(context: &Context, targets: &Mutex<Targets>) {
     }
     for key in context.objects.keys_where(|_, _| true) {
         learn_target(context, targets, &key);
+        context.learn(&key);
         let class = class_of(context, &key);
         context.work.push(key, class);
     }
@@ -179,6 +180,7 @@ async fn follow(context: Arc<Context>, changes: Changes, targets: Arc<Mutex<Targ
                 learn_target(&context, &targets, &object);
                 // Our own writes of the status come back as changes and are none.
                 if context.is_news(&object) {
+                    context.learn(&object);
                     context.work.push(object, Class::Urgent);
                 }
             }

@@ -27,6 +27,11 @@ impl Clock {
         self.0.elapsed()
     }
 
+    /// What the runtime calls this time.
+    pub fn instant(self, at: Now) -> Instant {
+        self.0 + at
+    }
+
     /// Waits until `at`; for ever if there is none.
     pub async fn reach(self, at: Option<Now>) {
         match at {

@@ -10,7 +10,7 @@ use crate::{
     track::{
         Call, Cause, Described, Failure, Now, Observation, Refresh, Rotation,
         objects::Object,
-        remote::{FACTS, Lane, Remote, RemoteId, Turn},
+        remote::{FACTS, Lane, Over, Remote, RemoteId, Seen, Turn},
         source::{Context, Source, Task},
         view::{Evidence, Verdict, at_stage},
     },
@@ -42,6 +42,25 @@ impl Source {
             Observation::Failed {
                 call, keys, failure, ..
             } => self.failed(call, &keys, &failure, context),
+            Observation::Unread {
+                key,
+                selector,
+                failure,
+                text,
+                begun,
+                described,
+                ..
+            } => {
+                self.fare(&failure, context);
+                if let Some(id) = self.names.get(&key).copied() {
+                    let seen = Seen {
+                        failure,
+                        text: Some(text),
+                        begun,
+                    };
+                    self.unread(id, &selector, seen, described, context);
+                }
+            }
         }
         self.trim();
     }
@@ -59,15 +78,16 @@ impl Source {
         let Some(id) = self.names.get(key).copied() else {
             return;
         };
-        let ours = self.land(id).is_some();
+        let ours = self.land(id, Some(selector)).is_some();
         let id = self.join(id, arn, name, context);
         let now = context.now;
         let Some(remote) = self.remotes.get_mut(&id) else {
             return;
         };
         // Whoever failed to read it before, and whoever a call of ours reads it for, does not know of this answer.
-        let news = ours || remote.trouble.is_some();
-        let turn = remote.succeed(Call::Read, |missing| missing == selector);
+        let failed = remote.view(selector).is_some_and(|view| view.trouble.is_some());
+        let news = ours || failed || remote.trouble.is_some();
+        let over = remote.succeed_read(selector);
         let evidence = Evidence::Read {
             created,
             confirms: remote.undescribed,
@@ -90,7 +110,8 @@ impl Source {
             Some(Verdict::First) if news => self.wake_first(id, selector, context),
             _ => {}
         }
-        self.turned(id, turn, context);
+        self.recovered(id, &over, context);
+        self.end_turn(id, selector);
         self.refreshed(id, context);
         self.requeue(id);
     }
@@ -100,7 +121,7 @@ impl Source {
         let Some(id) = self.names.get(key).copied() else {
             return;
         };
-        self.land(id);
+        let begun = self.land(id, None).map_or(context.now, |asked| asked.at);
         let id = self.join(id, &secret.arn, &secret.name, context);
         let now = context.now;
         let Some(remote) = self.remotes.get_mut(&id) else {
@@ -108,6 +129,8 @@ impl Source {
         };
         remote.checked = Some(now);
         remote.undescribed = false;
+        remote.has_turns = false;
+        self.rounds.remove(&id);
         remote.follow_hint(|expected| {
             secret
                 .stages
@@ -115,31 +138,42 @@ impl Source {
                 .is_some_and(|labels| labels.iter().any(|label| &**label != AWSPENDING))
         });
         let mut wakes = Vec::new();
-        let mut turn = Turn::None;
+        let mut over = Over::default();
+        let mut gone = Turn::None;
+        let mut missing = Vec::new();
         if secret.deleted {
-            turn = remote.fail(now, Call::Describe, Failure::MarkedForDeletion);
+            let seen = Seen {
+                failure: Failure::MarkedForDeletion,
+                text: None,
+                begun,
+            };
+            gone = remote.fail_describe(now, seen);
         } else {
-            let shows = |selector: &Selector| match selector {
+            over = remote.succeed_describe(|selector| match selector {
                 Selector::Stage(stage) => at_stage(&secret.stages, stage).is_some(),
                 Selector::Version(_) => true,
-            };
-            let recovered = remote.succeed(Call::Describe, shows);
+            });
             for view in &mut remote.views {
                 let Selector::Stage(stage) = &view.selector else {
                     continue;
                 };
-                let missed = view.missing;
-                if let Some(version) = at_stage(&secret.stages, stage).cloned() {
-                    view.missing = false;
-                    let verdict = view.see(now, &version, Evidence::Described(&secret.stages));
-                    wakes.push((view.selector.clone(), verdict));
-                    turn = if missed { Turn::Recovered } else { turn };
-                } else {
-                    view.missing = true;
-                    turn = if missed { turn } else { Turn::Failing };
+                let Some(version) = at_stage(&secret.stages, stage) else {
+                    missing.push(view.selector.clone());
+                    continue;
+                };
+                let verdict = view.see(now, version, Evidence::Described(&secret.stages));
+                if verdict == Verdict::Moved {
+                    // Of another version than the one that failed.
+                    view.trouble = None;
                 }
+                wakes.push((view.selector.clone(), verdict));
             }
-            turn = if turn == Turn::None { recovered } else { turn };
+        }
+        for selector in missing {
+            if let Some(remote) = self.remotes.get_mut(&id) {
+                let turn = remote.miss(now, begun, &selector);
+                self.turned(id, turn, Some(&selector), context);
+            }
         }
         for (selector, verdict) in wakes {
             match verdict {
@@ -148,7 +182,8 @@ impl Source {
                 Verdict::Same | Verdict::Doubtful => {}
             }
         }
-        self.turned(id, turn, context);
+        self.turned(id, gone, None, context);
+        self.recovered(id, &over, context);
         self.rotates(id, secret, true, context);
         self.refreshed(id, context);
         self.requeue(id);
@@ -236,7 +271,7 @@ impl Source {
             };
             moved |= match at_stage(&entry.stages, stage) {
                 Some(version) => view.see(now, version, Evidence::Listed) == Verdict::Doubtful,
-                None => !view.missing,
+                None => !view.is_missing(),
             };
         }
         if moved {
@@ -246,7 +281,8 @@ impl Source {
         }
     }
 
-    fn failed(&mut self, call: Call, keys: &[Arc<str>], failure: &Failure, context: &mut Context<'_>) {
+    /// What a failure says of the source as a whole.
+    fn fare(&mut self, failure: &Failure, context: &mut Context<'_>) {
         let now = context.now;
         match failure {
             Failure::Transient { .. } => self.backoff.fail(now, context.dice),
@@ -257,6 +293,11 @@ impl Source {
             }
             _ => self.backoff.succeed(now),
         }
+    }
+
+    fn failed(&mut self, call: Call, keys: &[Arc<str>], failure: &Failure, context: &mut Context<'_>) {
+        let now = context.now;
+        self.fare(failure, context);
         let list_denied =
             *failure == Failure::ListDenied || (call == Call::List && *failure == Failure::Denied);
         if list_denied {
@@ -295,20 +336,44 @@ impl Source {
         self.replan = true;
     }
 
+    /// A call for the secret has failed, or a batch for it.
     fn failed_one(&mut self, id: RemoteId, call: Call, failure: &Failure, context: &mut Context<'_>) {
+        let Some(remote) = self.remotes.get(&id) else {
+            return;
+        };
+        let begun = remote.asked.map_or(context.now, |asked| asked.at);
+        let seen = Seen {
+            failure: failure.clone(),
+            text: None,
+            begun,
+        };
+        if call == Call::Describe {
+            return self.undescribed(id, seen, context);
+        }
+        let current = remote.views.iter().find(|view| view.selector.is_current());
+        let selector = match failure {
+            Failure::StageNotFound(selector) => Some(selector.clone()),
+            _ => current
+                .or_else(|| remote.views.first())
+                .map(|view| view.selector.clone()),
+        };
+        if let Some(selector) = selector {
+            self.unread(id, &selector, seen, false, context);
+        }
+    }
+
+    fn undescribed(&mut self, id: RemoteId, seen: Seen, context: &mut Context<'_>) {
         let now = context.now;
-        let asked = self.land(id);
+        let asked = self.land(id, None);
         let Some(remote) = self.remotes.get_mut(&id) else {
             return;
         };
-        let describe = call == Call::Describe;
-        let again = match failure {
-            Failure::Transient { .. } | Failure::BatchDenied | Failure::ListDenied => true,
-            // Reading it alone may do.
-            Failure::Denied if describe && remote.batchable && context.config.periodic_reads => {
-                let first = !remote.undescribed;
+        let again = match &seen.failure {
+            Failure::Transient { .. } => true,
+            // Reading its views alone may do.
+            Failure::Denied if context.config.periodic_reads => {
                 remote.undescribed = true;
-                first
+                true
             }
             _ => false,
         };
@@ -319,27 +384,75 @@ impl Source {
             self.requeue(id);
             return;
         }
-        let gone = describe && matches!(failure, Failure::NotFound | Failure::MarkedForDeletion);
-        if gone {
+        if matches!(seen.failure, Failure::NotFound | Failure::MarkedForDeletion) {
             remote.checked = Some(now);
             remote.hint = None;
         }
-        let turn = remote.fail(now, call, failure.clone());
-        self.turned(id, turn, context);
-        if remote_is_decided(failure) {
+        let decided = is_decided(&seen.failure);
+        let turn = remote.fail_describe(now, seen);
+        self.turned(id, turn, None, context);
+        if decided {
             self.refreshed(id, context);
         }
         self.requeue(id);
     }
 
-    fn turned(&self, id: RemoteId, turn: Turn, context: &mut Context<'_>) {
+    /// A read of one view has failed.
+    fn unread(
+        &mut self,
+        id: RemoteId,
+        selector: &Selector,
+        seen: Seen,
+        described: bool,
+        context: &mut Context<'_>,
+    ) {
+        let now = context.now;
+        let asked = self.land(id, Some(selector));
+        let Some(remote) = self.remotes.get_mut(&id) else {
+            return;
+        };
+        if matches!(
+            seen.failure,
+            Failure::Transient { .. } | Failure::BatchDenied | Failure::ListDenied
+        ) {
+            if let Some(asked) = asked {
+                let failing = !asked.cohort && remote.read_again(now, selector);
+                if !self.repeat_turn(id, selector) && !failing {
+                    self.again(id, asked, now);
+                }
+            }
+            self.requeue(id);
+            return;
+        }
+        let decided = is_decided(&seen.failure);
+        let turn = remote.fail_read(now, selector, seen, described);
+        self.turned(id, turn, Some(selector), context);
+        self.end_turn(id, selector);
+        if decided {
+            self.refreshed(id, context);
+        }
+        self.requeue(id);
+    }
+
+    /// Tells those who want this view, or the secret at all.
+    fn turned(&self, id: RemoteId, turn: Turn, selector: Option<&Selector>, context: &mut Context<'_>) {
         let cause = match turn {
             Turn::None => return,
             Turn::Failing => Cause::Failing,
             Turn::Gone => Cause::Gone,
-            Turn::Recovered => Cause::Recovered,
         };
-        self.wake(id, cause, context, |_| true);
+        self.wake(id, cause, context, |object| {
+            selector.is_none_or(|selector| self.wants(object, id, selector))
+        });
+    }
+
+    fn recovered(&self, id: RemoteId, over: &Over, context: &mut Context<'_>) {
+        if !over.all && over.views.is_empty() {
+            return;
+        }
+        self.wake(id, Cause::Recovered, context, |object| {
+            over.all || over.views.iter().any(|selector| self.wants(object, id, selector))
+        });
     }
 
     fn wants(&self, object: &Object, id: RemoteId, selector: &Selector) -> bool {
@@ -401,6 +514,6 @@ impl Source {
 }
 
 /// Whether the failure answers the question that a refresh asks.
-fn remote_is_decided(failure: &Failure) -> bool {
+fn is_decided(failure: &Failure) -> bool {
     *failure != Failure::Unanswered
 }

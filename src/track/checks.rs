@@ -1,10 +1,13 @@
 //! Which calls of a source are due.
 
-use crate::track::{
-    Call, Effect, Now,
-    backoff::Gate,
-    remote::{Asked, CohortId, Lane, RemoteId},
-    source::{Context, IN_FLIGHT, LOST, Source, Task},
+use crate::{
+    api::Selector,
+    track::{
+        Effect, Now,
+        backoff::Gate,
+        remote::{Asked, CohortId, Lane, Question, RemoteId, Round},
+        source::{Context, IN_FLIGHT, LOST, Source, Task},
+    },
 };
 
 /// Stands for the sweep among the calls under way.
@@ -113,6 +116,7 @@ impl Source {
             remote.asked = Some(Asked {
                 at: now,
                 cohort: true,
+                describes: false,
             });
             keys.push(remote.key.clone());
             self.flights.push_back((now, member));
@@ -128,23 +132,94 @@ impl Source {
     fn ask(&mut self, id: RemoteId, now: Now) -> Option<Effect> {
         let remote = self.remotes.get_mut(&id)?;
         remote.queued = None;
-        let call = remote.call();
-        remote.ask(now);
+        let question = remote.ask(now);
         let key = remote.key.clone();
         self.flights.push_back((now, id));
         self.flying += 1;
-        Some(match call {
-            Call::Read => Effect::Read {
-                source: self.id,
+        let source = self.id;
+        let selector = match question {
+            Question::Describe => return Some(Effect::Describe { source, key }),
+            Question::Read(selector) => selector,
+            Question::ReadAll(views) => {
+                self.rounds.insert(id, Round::new(now, views));
+                self.next_turn(id)?
+            }
+            Question::NextTurn => self.next_turn(id)?,
+        };
+        if let Some(remote) = self.remotes.get_mut(&id) {
+            remote.ask_for(now, &selector);
+        }
+        Some(if selector.is_current() {
+            Effect::Read {
+                source,
                 keys: vec![key],
-            },
-            _ => Effect::Describe { source: self.id, key },
+            }
+        } else {
+            self.reading.insert(id, selector.clone());
+            Effect::ReadVersion {
+                source,
+                key,
+                selector,
+            }
         })
     }
 
-    /// A call for the secret is over. Gives the call, if one of ours was under way.
-    pub(super) fn land(&mut self, id: RemoteId) -> Option<Asked> {
+    /// The next view of a round. If there is none, all of them fail and wait.
+    fn next_turn(&mut self, id: RemoteId) -> Option<Selector> {
+        let turn = self.rounds.get_mut(&id).and_then(Round::next);
+        if let Some(remote) = self.remotes.get_mut(&id) {
+            remote.has_turns = turn.as_ref().is_some_and(|(_, more)| *more);
+        }
+        if turn.is_none() {
+            self.rounds.remove(&id);
+            self.land_any(id);
+            self.requeue(id);
+        }
+        Some(turn?.0)
+    }
+
+    /// A view was answered for, which may end its round.
+    pub(super) fn end_turn(&mut self, id: RemoteId, selector: &Selector) {
+        let Some(since) = self.rounds.get_mut(&id).and_then(|round| round.end(selector)) else {
+            return;
+        };
+        self.rounds.remove(&id);
+        if let Some(remote) = self.remotes.get_mut(&id) {
+            remote.has_turns = false;
+            remote.checked = Some(since);
+        }
+    }
+
+    /// A view got no answer. Gives whether its round goes on with it.
+    pub(super) fn repeat_turn(&mut self, id: RemoteId, selector: &Selector) -> bool {
+        let repeats = self
+            .rounds
+            .get_mut(&id)
+            .is_some_and(|round| round.repeat(selector));
+        if let Some(remote) = self.remotes.get_mut(&id).filter(|_| repeats) {
+            remote.has_turns = true;
+        }
+        repeats
+    }
+
+    /// A Describe of the secret is over, or a read of one of its views. Gives the call, if it was one of ours.
+    pub(super) fn land(&mut self, id: RemoteId, read: Option<&Selector>) -> Option<Asked> {
+        let asked = self.remotes.get(&id)?.asked?;
+        let is_meant = match read {
+            None => asked.describes,
+            Some(_) if asked.describes => false,
+            Some(selector) => match self.reading.get(&id) {
+                Some(reading) => reading == selector,
+                None => selector.is_current(),
+            },
+        };
+        if is_meant { self.land_any(id) } else { None }
+    }
+
+    /// The call for the secret is over, whichever it is.
+    fn land_any(&mut self, id: RemoteId) -> Option<Asked> {
         let asked = self.remotes.get_mut(&id)?.asked.take()?;
+        self.reading.remove(&id);
         self.flying = self.flying.saturating_sub(1);
         Some(asked)
     }
@@ -179,7 +254,7 @@ impl Source {
             if id == SWEEP {
                 self.end_sweep();
                 self.queue_sweep(Some(now));
-            } else if let Some(asked) = self.land(id) {
+            } else if let Some(asked) = self.land_any(id) {
                 self.again(id, asked, now);
             }
             self.trim();

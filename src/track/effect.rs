@@ -3,8 +3,8 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    api::{ObjectKey, SourceId, VersionId},
-    track::{Detection, Failure},
+    api::{ObjectKey, Selector, SourceId, VersionId},
+    track::{Call, Detection, Failure, Now},
 };
 
 /// What the caller shall do. A call is in flight until each of its keys was answered by an observation or five
@@ -29,6 +29,15 @@ pub enum Effect {
         source: SourceId,
         /// Names or ARNs as given by wants.
         keys: Vec<Arc<str>>,
+    },
+    /// Read one version other than AWSCURRENT, which has failed, or which Describe may not show.
+    ReadVersion {
+        /// Where.
+        source: SourceId,
+        /// The name or ARN as given by a want.
+        key: Arc<str>,
+        /// Which version.
+        selector: Selector,
     },
     /// Look at the object again.
     Wake {
@@ -83,6 +92,23 @@ pub enum Known {
     },
     /// It cannot be read, for a reason that waiting does not mend.
     Failing(Failure),
+}
+
+/// Why a want must not be read now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withheld {
+    /// The want's key.
+    pub key: Arc<str>,
+    /// What is wanted of it.
+    pub selector: Selector,
+    /// How it fails.
+    pub failure: Failure,
+    /// The call that failed. If Describe did, a missing stage is one that it does not show.
+    pub by: Call,
+    /// The failure in words, where AWS gave some.
+    pub text: Option<Arc<str>>,
+    /// When it may be read, if that may show more than is known.
+    pub again: Option<Now>,
 }
 
 /// How a source is checked, and why so.

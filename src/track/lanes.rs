@@ -138,10 +138,7 @@ impl Source {
         remote.interval = interval;
         remote.batchable = batchable;
         remote.foreign = foreign;
-        let recheck = context.now + remote.recheck();
-        if let Some(trouble) = &mut remote.trouble {
-            trouble.next = trouble.next.min(recheck);
-        }
+        remote.recheck_within(context.now);
         if let (Some(interval), false) = (interval, foreign) {
             *self.classes.entry(interval).or_default().count(batchable) += 1;
         }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::api::{Selector, SourceId, VersionId};
+use crate::{
+    api::{Selector, SourceId, VersionId},
+    track::Now,
+};
 
 /// The staging labels of a secret's labelled versions.
 pub type Stages = BTreeMap<VersionId, Vec<Arc<str>>>;
@@ -45,7 +48,24 @@ pub enum Observation {
         /// Whether this ends the sweep, every page having been observed.
         complete: bool,
     },
-    /// A call has failed, or an id of a batch has. Every key of the effect must be answered, by this or by a value.
+    /// A read of one version has failed, as an answer to an effect or in a call of the caller's own.
+    Unread {
+        /// Where.
+        source: SourceId,
+        /// The key as given in the effect or want.
+        key: Arc<str>,
+        /// What was to be read.
+        selector: Selector,
+        /// How it failed.
+        failure: Failure,
+        /// The same in words for users.
+        text: Arc<str>,
+        /// When the call began, or before.
+        begun: Now,
+        /// Whether the secret was described since, and is not known to be gone.
+        described: bool,
+    },
+    /// A call has failed, or an id of a batch has. Of a read, AWSCURRENT has failed, unless the failure names a stage. Every key of the effect must be answered, by this or by a value.
     Failed {
         /// Where.
         source: SourceId,

@@ -11,8 +11,11 @@ use crate::{
     },
 };
 
-/// Permanent failures are re-checked at least this often, and never more often than the secret is checked.
+/// Permanent failures are re-checked at least this often.
 const RECHECK: Duration = Duration::from_mins(5);
+/// The first pause before what failed is asked for again; it doubles up to [`RECHECK`] or the secret's interval. Passes
+/// that a person asked for keep this much apart, too.
+const FIRST_STEP: Duration = Duration::from_secs(10);
 /// How often a secret is described for its rotation alone.
 pub(super) const FACTS: Duration = Duration::from_mins(30);
 /// How often a hint has the secret described.
@@ -34,6 +37,7 @@ pub(super) enum Lane {
     Own(Now),
 }
 
+#[allow(clippy::struct_excessive_bools)] // Independent facts, each named.
 #[derive(Debug)]
 pub(super) struct Remote {
     /// What it is asked by: a name rather than an ARN, since a name outlives the making of the secret anew.
@@ -51,6 +55,7 @@ pub(super) struct Remote {
     pub(super) checked: Option<Now>,
     /// To be checked then for itself, whatever its lane.
     pub(super) urgent: Option<Now>,
+    /// What Describe fails with. Failures of reads belong to their views.
     pub(super) trouble: Option<Box<Trouble>>,
     pub(super) hint: Option<Box<Hint>>,
     pub(super) facts: Option<Box<Facts>>,
@@ -60,8 +65,10 @@ pub(super) struct Remote {
     pub(super) foreign: bool,
     /// Only AWSCURRENT is wanted, so that a batch can read it.
     pub(super) batchable: bool,
-    /// Describe is denied: reading it alone has to do.
+    /// Describe is denied: reading its views one by one has to do.
     pub(super) undescribed: bool,
+    /// Views of it have yet to be read in the source's round for it.
+    pub(super) has_turns: bool,
 }
 
 /// A call under way.
@@ -69,25 +76,168 @@ pub(super) struct Remote {
 pub(super) struct Asked {
     pub(super) at: Now,
     pub(super) cohort: bool,
+    pub(super) describes: bool,
 }
 
-/// A failure that waiting does not mend, or an id that a batch left out.
+/// A call for one secret alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    Describe,
+    Read(Selector),
+    /// Each of these views in turn, which stands in for Describe.
+    ReadAll(Vec<Selector>),
+    /// The next turn of a round that has begun.
+    NextTurn,
+}
+
+/// Views that are read in turn, where Describe is denied.
+#[derive(Debug)]
+pub(super) struct Round {
+    since: Now,
+    /// Those that were not asked for yet.
+    unasked: Vec<Selector>,
+    /// Those that were not answered yet.
+    unanswered: Vec<Selector>,
+}
+
+impl Round {
+    pub(super) fn new(since: Now, views: Vec<Selector>) -> Self {
+        Self {
+            since,
+            unasked: views.clone(),
+            unanswered: views,
+        }
+    }
+
+    /// The next view to read, and whether there are more.
+    pub(super) fn next(&mut self) -> Option<(Selector, bool)> {
+        let next = self.unasked.pop()?;
+        Some((next, !self.unasked.is_empty()))
+    }
+
+    /// The view was answered for. Gives when the round began, if it is over.
+    pub(super) fn end(&mut self, selector: &Selector) -> Option<Now> {
+        for turns in [&mut self.unasked, &mut self.unanswered] {
+            turns.retain(|turn| turn != selector);
+        }
+        self.unanswered.is_empty().then_some(self.since)
+    }
+
+    /// The view got no answer. Gives whether it has another turn.
+    pub(super) fn repeat(&mut self, selector: &Selector) -> bool {
+        let waits = self.unanswered.contains(selector);
+        if waits && !self.unasked.contains(selector) {
+            self.unasked.push(selector.clone());
+        }
+        waits
+    }
+}
+
+/// A failure that waiting does not mend, or an id that gave no usable answer: of Describe, or of one view.
 #[derive(Debug)]
 pub(super) struct Trouble {
     pub(super) failure: Failure,
+    /// In words, where AWS gave some.
+    pub(super) text: Option<Arc<str>>,
+    /// The call that failed. A view whose label Describe does not show fails by Describe.
     pub(super) call: Call,
+    /// When the call began that has shown it last.
+    pub(super) at: Now,
+    /// When anybody last called for it.
+    pub(super) called: Now,
     pub(super) next: Now,
     tries: u8,
+    /// Describe is to tell first whether the label that a read has missed is there.
+    describe_first: bool,
+    /// When the view was last checked before it began to fail.
+    pub(super) good: Option<Now>,
 }
 
 impl Trouble {
     /// Whether users are told.
-    fn is_told(&self) -> bool {
+    pub(super) fn is_told(&self) -> bool {
         self.failure != Failure::Unanswered
     }
 
+    /// Whether Describe, rather than a read, tells of its end.
+    fn is_described(&self) -> bool {
+        self.call == Call::Describe || self.describe_first
+    }
+
     fn is_gone(&self) -> bool {
-        self.call == Call::Describe && matches!(self.failure, Failure::NotFound | Failure::MarkedForDeletion)
+        self.call == Call::Describe && may_be_gone(&self.failure)
+    }
+
+    /// Another call for it starts.
+    fn call_again(&mut self, now: Now, longest: Duration) {
+        self.called = now;
+        self.next = now + pause(&self.failure, self.tries.saturating_add(1), longest);
+    }
+}
+
+/// What a call that failed has shown.
+pub(super) struct Seen {
+    pub(super) failure: Failure,
+    pub(super) text: Option<Arc<str>>,
+    /// When the call began.
+    pub(super) begun: Now,
+}
+
+/// Takes a failure into its place. Gives whether users learn something new.
+fn take_failure(
+    place: &mut Option<Box<Trouble>>,
+    now: Now,
+    call: Call,
+    seen: Seen,
+    longest: Duration,
+    good: Option<Now>,
+) -> bool {
+    let Seen { failure, text, begun } = seen;
+    if let Some(told) = place
+        .as_mut()
+        .filter(|told| told.is_told() && failure == Failure::Unanswered)
+    {
+        // Nothing new: what users were told of stands, and its end is told too.
+        told.tries = told.tries.saturating_add(1);
+        told.next = now + pause(&told.failure, told.tries, longest);
+        return false;
+    }
+    let before = place.take();
+    let tries = before.as_ref().map_or(0, |before| before.tries).saturating_add(1);
+    // What only another call words differently is the same.
+    let text = text.or_else(|| {
+        let before = before.as_ref().filter(|before| before.failure == failure)?;
+        before.text.clone()
+    });
+    let trouble = Trouble {
+        next: now + pause(&failure, tries, longest),
+        failure,
+        text,
+        call,
+        at: begun,
+        called: before.as_ref().map_or(begun, |before| before.called.max(begun)),
+        tries,
+        describe_first: before.as_ref().is_some_and(|before| before.describe_first),
+        good: before.as_ref().map_or(good, |before| before.good),
+    };
+    let same = before.as_ref().is_some_and(|before| {
+        before.failure == trouble.failure
+            && before.is_gone() == trouble.is_gone()
+            && (before.text == trouble.text || before.text.is_none())
+    });
+    let news = trouble.is_told() && !same;
+    *place = Some(Box::new(trouble));
+    news
+}
+
+/// How long a failure waits until its call is made again.
+fn pause(failure: &Failure, tries: u8, longest: Duration) -> Duration {
+    let doublings = u32::from(tries.saturating_sub(1).min(9));
+    match failure {
+        Failure::Unanswered => Duration::from_secs(1 << tries.min(12)).min(longest),
+        _ => FIRST_STEP
+            .saturating_mul(1 << doublings)
+            .min(longest.max(FIRST_STEP)),
     }
 }
 
@@ -109,13 +259,20 @@ pub(super) struct Facts {
     pub(super) next: Option<Now>,
 }
 
-/// What a change of trouble means for those who want the secret.
+/// What a failure means for those who want the secret, or one view of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     None,
     Failing,
     Gone,
-    Recovered,
+}
+
+/// Whose trouble a success has ended, as far as users were told of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Over {
+    /// What concerned all views.
+    pub(super) all: bool,
+    pub(super) views: Vec<Selector>,
 }
 
 impl Remote {
@@ -138,6 +295,7 @@ impl Remote {
             foreign,
             batchable: false,
             undescribed: false,
+            has_turns: false,
         }
     }
 
@@ -160,27 +318,18 @@ impl Remote {
         &mut self.views[at]
     }
 
-    pub(super) fn has_current(&self) -> bool {
-        self.views.iter().any(|view| view.selector.is_current())
-    }
-
     pub(super) fn known(&self, selector: &Selector) -> Known {
         let Some(view) = self.view(selector) else {
             return Known::Unknown;
         };
-        if let Some(trouble) = self.trouble.as_deref().filter(|trouble| trouble.is_told()) {
-            if trouble.is_gone() {
-                return Known::Gone {
+        if let Some(trouble) = self.trouble_of(view) {
+            return if trouble.is_gone() {
+                Known::Gone {
                     deleted: trouble.failure == Failure::MarkedForDeletion,
-                };
-            }
-            match &trouble.failure {
-                Failure::StageNotFound(missing) if missing != selector => {}
-                failure => return Known::Failing(failure.clone()),
-            }
-        }
-        if view.missing {
-            return Known::Failing(Failure::StageNotFound(selector.clone()));
+                }
+            } else {
+                Known::Failing(trouble.failure.clone())
+            };
         }
         match (view.accepted(), view.suspect()) {
             (accepted, Some(suspect)) => Known::Held {
@@ -196,13 +345,36 @@ impl Remote {
         self.interval.map_or(RECHECK, |interval| interval.min(RECHECK))
     }
 
+    /// What stands against using this view and users are told of: that the secret is gone, what the view fails with, or
+    /// what Describe fails with.
+    pub(super) fn trouble_of<'a>(&'a self, view: &'a View) -> Option<&'a Trouble> {
+        let told = |trouble: &'a Option<Box<Trouble>>| trouble.as_deref().filter(|trouble| trouble.is_told());
+        let of_all = told(&self.trouble);
+        of_all
+            .filter(|trouble| trouble.is_gone())
+            .or_else(|| told(&view.trouble))
+            .or(of_all)
+    }
+
+    /// When this view was last checked with success.
+    pub(super) fn checked_of(&self, selector: &Selector) -> Option<Now> {
+        let trouble = self.view(selector).and_then(|view| view.trouble.as_deref());
+        match trouble.filter(|trouble| trouble.is_told() && trouble.call == Call::Read) {
+            Some(trouble) => trouble.good,
+            None => self.checked,
+        }
+    }
+
     /// Whether its cohort reads it, rather than a call of its own.
     pub(super) fn rides_along(&self) -> bool {
+        let views = self.views.iter().filter_map(|view| view.trouble.as_deref());
         self.asked.is_none()
             && self
                 .trouble
-                .as_ref()
-                .is_none_or(|trouble| trouble.failure == Failure::Identity)
+                .as_deref()
+                .into_iter()
+                .chain(views)
+                .all(|trouble| trouble.failure == Failure::Identity)
     }
 
     /// Forgets what failed, if every view has shown a version before. Gives whether anything did.
@@ -212,9 +384,18 @@ impl Remote {
         }
         let mut failed = self.trouble.take().is_some();
         for view in &mut self.views {
-            failed |= std::mem::take(&mut view.missing);
+            failed |= view.trouble.take().is_some();
         }
         failed
+    }
+
+    /// The interval may be shorter now: what failed is asked for again within it.
+    pub(super) fn recheck_within(&mut self, now: Now) {
+        let at = now + self.recheck().max(FIRST_STEP);
+        let views = self.views.iter_mut().filter_map(|view| view.trouble.as_mut());
+        for trouble in self.trouble.iter_mut().chain(views) {
+            trouble.next = trouble.next.min(at);
+        }
     }
 
     /// When to ask for it alone; none while a call is under way.
@@ -222,16 +403,25 @@ impl Remote {
         if self.asked.is_some() {
             return None;
         }
-        let own = match self.lane {
-            Lane::Own(next) => Some(next),
-            _ => None,
-        };
+        let reads = self.views.iter().filter_map(|view| self.read_due(view));
+        reads
+            .chain(self.describe_due())
+            .chain(self.has_turns.then_some(Now::ZERO))
+            .min()
+    }
+
+    /// When Describe, or what stands in for it, is due.
+    fn describe_due(&self) -> Option<Now> {
         let planned = if let Some(trouble) = &self.trouble {
             Some(trouble.next)
         } else {
-            let missing = self.views.iter().any(|view| view.missing);
+            let own = match self.lane {
+                Lane::Own(next) => Some(next),
+                _ => None,
+            };
+            let missing = self.views.iter().filter_map(|view| view.trouble.as_ref());
             own.into_iter()
-                .chain(self.views.iter().filter_map(View::due))
+                .chain(self.views.iter().filter_map(|view| self.confirm_due(view)))
                 .chain(
                     self.hint
                         .as_ref()
@@ -240,48 +430,78 @@ impl Remote {
                 )
                 .chain(self.facts.as_ref().and_then(|facts| facts.next))
                 .chain(
-                    self.checked
-                        .filter(|_| missing)
-                        .map(|checked| checked + self.recheck()),
+                    missing
+                        .filter(|trouble| trouble.is_described() && !self.undescribed)
+                        .map(|trouble| trouble.next),
                 )
                 .min()
         };
         planned.into_iter().chain(self.urgent).min()
     }
 
-    /// Which call checks it alone.
-    pub(super) fn call(&self) -> Call {
-        // Of stages other than AWSCURRENT only Describe tells whether they are there by now.
-        let elsewhere = |failure: &Failure| {
-            matches!(failure, Failure::StageNotFound(stage) if !stage.is_current()) && !self.undescribed
-        };
-        let unread = self
+    /// When the view's suspect version is to be confirmed. Of what cannot be seen nothing can be: it waits for its own step.
+    fn confirm_due(&self, view: &View) -> Option<Now> {
+        let unseen = view
             .trouble
             .as_ref()
-            .is_some_and(|trouble| trouble.call == Call::Read && !elsewhere(&trouble.failure));
-        // A missing secret is described first, since only that decides.
-        let undecided = self.urgent.is_some() && !self.undescribed;
-        if self.has_current() && ((unread && !undecided) || (self.undescribed && self.batchable)) {
-            Call::Read
-        } else {
-            Call::Describe
-        }
+            .is_some_and(|trouble| self.undescribed || trouble.is_described());
+        if unseen { None } else { view.due() }
     }
 
-    /// A call of its own starts.
-    pub(super) fn ask(&mut self, now: Now) {
+    /// When the view is to be read because it fails.
+    fn read_due(&self, view: &View) -> Option<Now> {
+        let trouble = view.trouble.as_ref()?;
+        (self.undescribed || !trouble.is_described()).then_some(trouble.next)
+    }
+
+    /// Which call checks it alone, which starts now.
+    pub(super) fn ask(&mut self, now: Now) -> Question {
+        let question = self.question(now);
         self.asked = Some(Asked {
             at: now,
             cohort: false,
+            describes: question == Question::Describe,
         });
+        question
+    }
+
+    fn question(&mut self, now: Now) -> Question {
+        if self.has_turns {
+            return Question::NextTurn;
+        }
+        if self.describe_due().is_some_and(|due| due <= now) {
+            self.start_describe(now);
+            if !self.undescribed {
+                return Question::Describe;
+            }
+            return Question::ReadAll(self.turns(now));
+        }
+        let failing = self
+            .views
+            .iter()
+            .filter_map(|view| Some((self.read_due(view)?, view)))
+            .min_by_key(|(due, _)| *due);
+        match failing {
+            Some((_, view)) => Question::Read(view.selector.clone()),
+            None => Question::Describe,
+        }
+    }
+
+    /// Describe starts, or what stands in for it: moves all that it answers on.
+    fn start_describe(&mut self, now: Now) {
         self.urgent = None;
-        let recheck = self.recheck();
         // Also where the call shows no stages, which is how it is where Describe is denied.
         if let Some(next) = self.facts.as_mut().and_then(|facts| facts.next.as_mut()) {
             *next = (*next).max(now + FACTS);
         }
+        let longest = self.recheck();
         if let Some(trouble) = &mut self.trouble {
-            trouble.next = now + recheck;
+            trouble.call_again(now, longest);
+        }
+        for trouble in self.views.iter_mut().filter_map(|view| view.trouble.as_mut()) {
+            if trouble.is_described() && !self.undescribed {
+                trouble.call_again(now, longest);
+            }
         }
         if let (Lane::Own(next), Some(interval)) = (&mut self.lane, self.interval) {
             *next = now + interval;
@@ -290,6 +510,38 @@ impl Remote {
             hint.tries = hint.tries.saturating_add(1);
             hint.next = now + Duration::from_secs(1 << hint.tries.min(HINT_TRIES));
         }
+    }
+
+    /// Every view but those that fail and wait, AWSCURRENT last, which is read first.
+    fn turns(&self, now: Now) -> Vec<Selector> {
+        let due = |view: &&View| view.trouble.as_ref().is_none_or(|trouble| trouble.next <= now);
+        let mut views: Vec<_> = self
+            .views
+            .iter()
+            .filter(due)
+            .map(|view| view.selector.clone())
+            .collect();
+        views.sort_by_key(Selector::is_current);
+        views
+    }
+
+    /// A view is read now, by a call of its own.
+    pub(super) fn ask_for(&mut self, now: Now, selector: &Selector) {
+        let longest = self.recheck();
+        let view = self.views.iter_mut().find(|view| view.selector == *selector);
+        if let Some(trouble) = view.and_then(|view| view.trouble.as_mut()) {
+            trouble.call_again(now, longest);
+        }
+    }
+
+    /// A read of the view got no answer: it is due again, if it fails. Gives whether it does.
+    pub(super) fn read_again(&mut self, now: Now, selector: &Selector) -> bool {
+        let view = self.views.iter_mut().find(|view| view.selector == *selector);
+        let Some(trouble) = view.and_then(|view| view.trouble.as_mut()) else {
+            return false;
+        };
+        trouble.next = now;
+        true
     }
 
     pub(super) fn hint(&mut self, now: Now, expected: Option<VersionId>) {
@@ -312,81 +564,143 @@ impl Remote {
         });
     }
 
-    pub(super) fn fail(&mut self, now: Now, call: Call, failure: Failure) -> Turn {
-        let recheck = now + self.recheck();
-        if let Some(told) = self
-            .trouble
-            .as_mut()
-            .filter(|told| told.is_told() && failure == Failure::Unanswered)
-        {
-            // Nothing new: what users were told of stands, and its end is told too.
-            told.next = recheck;
-            return Turn::None;
+    /// Describe has failed.
+    pub(super) fn fail_describe(&mut self, now: Now, seen: Seen) -> Turn {
+        let longest = self.recheck();
+        if may_be_gone(&seen.failure) {
+            for view in &mut self.views {
+                view.trouble = None;
+            }
         }
-        let before = self.trouble.take();
-        let tries = before.as_ref().map_or(0, |before| before.tries).saturating_add(1);
-        let next = match failure {
-            Failure::Unanswered => now + Duration::from_secs(1 << tries.min(12)).min(self.recheck()),
-            _ => recheck,
-        };
-        // Describe decides first whether what cannot be read is there at all.
-        let undecided = may_be_gone(&failure)
-            && call == Call::Read
-            && before.as_ref().is_none_or(|before| before.failure != failure);
-        if undecided {
-            self.urgent = Some(now);
+        let news = take_failure(&mut self.trouble, now, Call::Describe, seen, longest, None);
+        match &self.trouble {
+            Some(trouble) if news && trouble.is_gone() => Turn::Gone,
+            Some(_) if news => Turn::Failing,
+            _ => Turn::None,
         }
-        if before.as_ref().is_some_and(|before| before.is_gone())
-            && call == Call::Read
-            && may_be_gone(&failure)
-        {
-            // Already decided by Describe; a read cannot say more.
-            self.urgent = None;
-            self.trouble = before;
-            return Turn::None;
-        }
-        let trouble = Trouble {
-            failure,
-            call,
-            next,
-            tries,
-        };
-        let same = before
-            .as_ref()
-            .is_some_and(|before| before.failure == trouble.failure && before.is_gone() == trouble.is_gone());
-        let turn = match (same || !trouble.is_told(), trouble.is_gone()) {
-            (true, _) => Turn::None,
-            (false, true) => Turn::Gone,
-            (false, false) => Turn::Failing,
-        };
-        self.trouble = Some(Box::new(trouble));
-        turn
     }
 
-    /// A call has succeeded, which may have ended the trouble.
-    pub(super) fn succeed(&mut self, call: Call, shows: impl Fn(&Selector) -> bool) -> Turn {
-        let Some(trouble) = &self.trouble else {
-            return Turn::None;
-        };
-        let over = match (trouble.call, call) {
-            (Call::Read, Call::Describe) => match &trouble.failure {
-                Failure::Identity | Failure::Unanswered => true,
-                Failure::StageNotFound(missing) => !missing.is_current() && shows(missing),
-                // No read of our own can tell: whoever wants it has to try.
-                _ => !self.has_current(),
-            },
-            (Call::Read, _) => match &trouble.failure {
-                Failure::StageNotFound(missing) => shows(missing),
-                _ => true,
-            },
-            _ => true,
-        };
-        if !over {
+    /// A read of one view has failed. `described` tells that Describe was asked since, and does not call it gone.
+    pub(super) fn fail_read(&mut self, now: Now, selector: &Selector, seen: Seen, described: bool) -> Turn {
+        let (longest, good) = (self.recheck(), self.checked);
+        let is_gone = self.trouble.as_ref().is_some_and(|trouble| trouble.is_gone());
+        let may_be_gone = may_be_gone(&seen.failure);
+        let is_missing = matches!(&seen.failure, Failure::StageNotFound(Selector::Stage(_)));
+        if is_gone && may_be_gone {
+            // Already decided by Describe; a read cannot say more.
             return Turn::None;
         }
-        let told = trouble.is_told();
-        self.trouble = None;
-        if told { Turn::Recovered } else { Turn::None }
+        let undescribed = self.undescribed;
+        let Some(view) = self.views.iter_mut().find(|view| view.selector == *selector) else {
+            return Turn::None;
+        };
+        let good = good.filter(|_| !view.is_blank());
+        let news = take_failure(&mut view.trouble, now, Call::Read, seen, longest, good);
+        if let Some(trouble) = view.trouble.as_mut().filter(|_| news && is_missing) {
+            trouble.describe_first = !undescribed;
+        }
+        if !news {
+            return Turn::None;
+        }
+        // Describe decides whether what cannot be read is there at all.
+        if may_be_gone && !described && !undescribed {
+            self.urgent = Some(now);
+        }
+        Turn::Failing
+    }
+
+    /// Describe shows no version with the view's label.
+    pub(super) fn miss(&mut self, now: Now, begun: Now, selector: &Selector) -> Turn {
+        let (longest, good) = (self.recheck(), self.checked);
+        let Some(view) = self.views.iter_mut().find(|view| view.selector == *selector) else {
+            return Turn::None;
+        };
+        let good = good.filter(|_| !view.is_blank());
+        let seen = Seen {
+            failure: Failure::StageNotFound(selector.clone()),
+            text: None,
+            begun,
+        };
+        if take_failure(&mut view.trouble, now, Call::Describe, seen, longest, good) {
+            Turn::Failing
+        } else {
+            Turn::None
+        }
+    }
+
+    /// A read of one view has succeeded: the secret is there, and the identity is good. Gives whose trouble is over.
+    pub(super) fn succeed_read(&mut self, selector: &Selector) -> Over {
+        let of_all = |trouble: &Trouble| trouble.is_gone() || trouble.failure == Failure::Identity;
+        let mut over = Over::default();
+        if self.trouble.as_deref().is_some_and(of_all) {
+            over.all = self.trouble.take().is_some_and(|trouble| trouble.is_told());
+        }
+        for view in &mut self.views {
+            let ends = view
+                .trouble
+                .as_deref()
+                .is_some_and(|trouble| view.selector == *selector || trouble.failure == Failure::Identity);
+            if ends && view.trouble.take().is_some_and(|trouble| trouble.is_told()) {
+                over.views.push(view.selector.clone());
+            }
+        }
+        over
+    }
+
+    /// Describe has succeeded, and shows the labels for which `shows` holds. Gives whose trouble is over.
+    pub(super) fn succeed_describe(&mut self, shows: impl Fn(&Selector) -> bool) -> Over {
+        let mut over = Over {
+            all: self.trouble.take().is_some_and(|trouble| trouble.is_told()),
+            views: Vec::new(),
+        };
+        for view in &mut self.views {
+            let ends = view.trouble.as_deref().is_some_and(|trouble| match trouble.call {
+                Call::Describe => shows(&view.selector),
+                // Only a read of it tells of anything else.
+                _ => matches!(trouble.failure, Failure::Identity | Failure::Unanswered),
+            });
+            if let Some(trouble) = &mut view.trouble {
+                trouble.describe_first = false;
+            }
+            if ends && view.trouble.take().is_some_and(|trouble| trouble.is_told()) {
+                over.views.push(view.selector.clone());
+            }
+        }
+        over
+    }
+
+    /// Why a pass for an object that was made or last changed at `since` must not call AWS for the view now, and until
+    /// when if a call may show more than is known.
+    pub(super) fn withheld(
+        &self,
+        now: Now,
+        selector: &Selector,
+        since: Now,
+    ) -> Option<(&Trouble, Option<Now>)> {
+        let trouble = self.trouble_of(self.view(selector)?)?;
+        if trouble.is_gone() {
+            return None;
+        }
+        if trouble.at >= since {
+            return Some((trouble, None));
+        }
+        let again = trouble.called + FIRST_STEP;
+        (now < again).then_some((trouble, Some(again)))
+    }
+
+    /// A pass calls for the view. Gives whether it is known to fail.
+    pub(super) fn lend(&mut self, now: Now, selector: &Selector) -> bool {
+        let longest = self.recheck();
+        let view = self.views.iter_mut().find(|view| view.selector == *selector);
+        let trouble = view
+            .and_then(|view| view.trouble.as_mut())
+            .or(self.trouble.as_mut())
+            .filter(|trouble| !trouble.is_gone());
+        if let Some(trouble) = trouble {
+            trouble.call_again(now, longest);
+            return true;
+        }
+        false
     }
 
     /// What an answer shows for one of the views.

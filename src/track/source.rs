@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    api::{SourceId, VersionId},
+    api::{Selector, SourceId, VersionId},
     track::{
         Cause, Config, Detection, Effect, Mode, Now, SourcePolicy, Want,
         backoff::{Backoff, Gate},
@@ -16,7 +16,7 @@ use crate::{
         names::{Arn, is_arn, without_suffix},
         objects::{Object, ObjectId, Objects, Wakes},
         plan::{Class, Plan, SLOW},
-        remote::{Lane, Remote, RemoteId},
+        remote::{Lane, Remote, RemoteId, Round},
         view::{Recorded, View},
     },
 };
@@ -91,6 +91,10 @@ pub(super) struct Source {
     /// Calls under way in the order of their start; answered ones are skipped when they come to the front.
     pub(super) flights: VecDeque<(Now, RemoteId)>,
     pub(super) flying: usize,
+    /// What reads under way are of, where it is not AWSCURRENT.
+    pub(super) reading: BTreeMap<RemoteId, Selector>,
+    /// The reads that stand in for a Describe which is denied.
+    pub(super) rounds: BTreeMap<RemoteId, Round>,
     /// Objects that wait for a refresh of a secret.
     pub(super) waiting: BTreeMap<RemoteId, Vec<ObjectId>>,
     /// Its place in the tracker's agenda.
@@ -120,6 +124,8 @@ impl Source {
             raised: false,
             flights: VecDeque::new(),
             flying: 0,
+            reading: BTreeMap::new(),
+            rounds: BTreeMap::new(),
             waiting: BTreeMap::new(),
             agenda: None,
         }
@@ -280,6 +286,21 @@ impl Source {
         true
     }
 
+    /// A pass reads the secret for itself.
+    pub(super) fn lend(&mut self, now: Now, key: &str, selector: &Selector) -> bool {
+        let Some(id) = self.names.get(key).copied() else {
+            return false;
+        };
+        let failing = self
+            .remotes
+            .get_mut(&id)
+            .is_some_and(|remote| remote.lend(now, selector));
+        if failing {
+            self.requeue(id);
+        }
+        failing
+    }
+
     /// An event has told of the secret.
     pub(super) fn hint(&mut self, now: Now, key: &str, expected: Option<VersionId>) {
         let Some(id) = self.find(key) else { return };
@@ -309,6 +330,8 @@ impl Source {
         self.leave(id);
         self.uncount(id);
         self.dirty.remove(&id);
+        self.rounds.remove(&id);
+        self.reading.remove(&id);
         let remote = self.remotes.remove(&id)?;
         if let Some(at) = remote.queued {
             self.queue.remove(&(at, Task::Remote(id)));

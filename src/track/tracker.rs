@@ -6,6 +6,7 @@ use crate::{
     api::{ObjectKey, Selector, SourceId, VersionId},
     track::{
         Cause, Config, Effect, Known, Mode, Now, Observation, Refresh, Rotation, SourcePolicy, Subscription,
+        Withheld,
         dice::Dice,
         objects::{Object, ObjectId, Objects, Wakes, Wanted},
         source::{Context, Source},
@@ -227,6 +228,7 @@ impl Tracker {
         let (Observation::Value { source: id, .. }
         | Observation::Described { source: id, .. }
         | Observation::Listed { source: id, .. }
+        | Observation::Unread { source: id, .. }
         | Observation::Failed { source: id, .. }) = observation;
         let Self {
             config,
@@ -258,6 +260,41 @@ impl Tracker {
     pub fn known(&self, source: SourceId, key: &str, selector: &Selector) -> Known {
         let remote = self.sources.get(&source).and_then(|source| source.remote(key));
         remote.map_or(Known::Unknown, |remote| remote.known(selector))
+    }
+
+    /// Why a pass must not read the first of these wants that it must not: it is known to fail, and either that was seen
+    /// since the object was made or last changed, at `since`, or AWS was asked a moment ago.
+    pub fn withheld<'a>(
+        &self,
+        now: Now,
+        since: Now,
+        wants: impl IntoIterator<Item = (SourceId, &'a str, &'a Selector)>,
+    ) -> Option<Withheld> {
+        wants.into_iter().find_map(|(source, key, selector)| {
+            let remote = self.sources.get(&source)?.remote(key)?;
+            let (trouble, again) = remote.withheld(now, selector, since)?;
+            Some(Withheld {
+                key: key.into(),
+                selector: selector.clone(),
+                failure: trouble.failure.clone(),
+                by: trouble.call,
+                text: trouble.text.clone(),
+                again,
+            })
+        })
+    }
+
+    /// A pass reads the want. If it is known to fail, which is the answer, it is not called for again by itself for as
+    /// long as after a call of the tracker's own.
+    pub fn lend(&mut self, now: Now, source: SourceId, key: &str, selector: &Selector) -> bool {
+        let Some(known) = self.sources.get_mut(&source) else {
+            return false;
+        };
+        let failing = known.lend(now, key, selector);
+        if failing {
+            self.schedule(now, source);
+        }
+        failing
     }
 
     /// The objects that want this secret, by its key as they give it.
@@ -297,7 +334,8 @@ impl Tracker {
     pub fn checked(&self, object: &ObjectKey) -> Option<Now> {
         let mut oldest = None;
         for want in &self.objects.get(self.objects.id(object)?)?.wants {
-            let checked = self.sources.get(&want.source)?.remote(&want.key)?.checked?;
+            let remote = self.sources.get(&want.source)?.remote(&want.key)?;
+            let checked = remote.checked_of(&want.selector)?;
             oldest = Some(oldest.map_or(checked, |oldest: Now| oldest.min(checked)));
         }
         oldest

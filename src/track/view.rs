@@ -4,7 +4,7 @@ use std::{num::NonZeroI64, sync::Arc, time::Duration};
 
 use crate::{
     api::{Selector, VersionId, remote::AWSPENDING},
-    track::{Now, Stages},
+    track::{Call, Now, Stages, remote::Trouble},
 };
 
 /// A version that was left this recently may be shown again by a stale replica.
@@ -22,8 +22,8 @@ pub(super) struct View {
     /// When the accepted version was made, if an answer has said so.
     created: Option<NonZeroI64>,
     doubt: Option<Box<Doubt>>,
-    /// Describe shows no version with this label.
-    pub(super) missing: bool,
+    /// What it fails with, if it does.
+    pub(super) trouble: Option<Box<Trouble>>,
 }
 
 /// What speaks against believing an answer at once.
@@ -77,8 +77,14 @@ impl View {
             accepted: None,
             created: None,
             doubt: None,
-            missing: false,
+            trouble: None,
         }
+    }
+
+    /// Describe shows no version with this label.
+    pub(super) fn is_missing(&self) -> bool {
+        let trouble = self.trouble.as_deref();
+        trouble.is_some_and(|trouble| trouble.call == Call::Describe)
     }
 
     pub(super) fn accepted(&self) -> Option<&VersionId> {
@@ -133,7 +139,7 @@ impl View {
     /// Takes over what another view of the same secret and selector knew. Gives whether that is news to those who
     /// want one of them.
     pub(super) fn join(&mut self, now: Now, other: Self) -> bool {
-        let news = self.is_blank() != other.is_blank();
+        let news = self.is_blank() != other.is_blank() || self.trouble.is_some() != other.trouble.is_some();
         if self.is_blank() {
             *self = other;
             return news;
@@ -155,7 +161,6 @@ impl View {
     pub(super) fn see(&mut self, now: Now, version: &VersionId, evidence: Evidence<'_>) -> Verdict {
         if matches!(self.selector, Selector::Version(_)) {
             let first = self.accepted.replace(version.clone()).is_none();
-            self.missing = false;
             return if first { Verdict::First } else { Verdict::Same };
         }
         if matches!(evidence, Evidence::Listed) {
@@ -165,7 +170,7 @@ impl View {
             let recorded = self.doubt.as_ref().map_or(&[][..], |doubt| &doubt.recorded);
             let agrees = self.accepted.as_ref().or_else(|| recorded.first()) == Some(version)
                 && recorded.iter().all(|recorded| recorded == version)
-                && !self.missing;
+                && !self.is_missing();
             if !agrees {
                 return Verdict::Doubtful;
             }
@@ -233,7 +238,6 @@ impl View {
     }
 
     fn accept(&mut self, now: Now, version: &VersionId, evidence: Evidence<'_>) -> Verdict {
-        self.missing = false;
         if let Evidence::Read { created, .. } = evidence {
             self.created = created.and_then(NonZeroI64::new);
         } else if self.accepted.as_ref() != Some(version) {

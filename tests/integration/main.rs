@@ -22,6 +22,7 @@ mod canary;
 mod conditions;
 mod control;
 mod deletion;
+mod failing;
 mod faults;
 mod harness;
 mod leases;

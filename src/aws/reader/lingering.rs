@@ -18,10 +18,18 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(10);
 /// Size of all that linger.
 const LINGERING: usize = 4 << 20;
+/// A value that answers until its end.
+struct Kept {
+    end: Instant,
+    /// When the call that has read it began.
+    begun: Instant,
+    value: Arc<RemoteValue>,
+}
+
 /// Values that answer for those who ask within [`LINGER`].
 #[derive(Default)]
 pub(super) struct Lingering {
-    values: HashMap<Wanted, (Instant, Arc<RemoteValue>)>,
+    values: HashMap<Wanted, Kept>,
     /// In the order in which they end. One without its value was replaced.
     ends: VecDeque<(Instant, Wanted)>,
     bytes: usize,
@@ -29,23 +37,26 @@ pub(super) struct Lingering {
 }
 
 impl Lingering {
-    pub(super) fn get(&self, wanted: &Wanted) -> Option<Arc<RemoteValue>> {
-        let find = |wanted: &Wanted| self.values.get(wanted).filter(|(end, _)| Instant::now() < *end);
-        if let Some((_, value)) = find(wanted) {
-            return Some(value.clone());
-        }
-        let (source, key, Selector::Version(version)) = wanted else {
-            return None;
+    /// The value, if it was read by a call that began after `since`. Of a version by id any will do: it never changes.
+    pub(super) fn get(&self, wanted: &Wanted, since: Instant) -> Option<Arc<RemoteValue>> {
+        let now = Instant::now();
+        let find = |wanted: &Wanted| self.values.get(wanted).filter(|kept| now < kept.end);
+        let (source, key, selector) = wanted;
+        let Selector::Version(version) = selector else {
+            return find(wanted)
+                .filter(|kept| kept.begun >= since)
+                .map(|kept| kept.value.clone());
         };
-        let (_, value) = find(&(*source, key.clone(), Selector::Stage(AWSCURRENT.into())))?;
-        (value.version == *version).then(|| value.clone())
+        let current = || (*source, key.clone(), Selector::Stage(AWSCURRENT.into()));
+        let kept = find(wanted).or_else(|| find(&current()).filter(|kept| kept.value.version == *version))?;
+        Some(kept.value.clone())
     }
 
-    pub(super) fn put(&mut self, wanted: Wanted, value: Arc<RemoteValue>) {
+    pub(super) fn put(&mut self, wanted: Wanted, value: Arc<RemoteValue>, begun: Instant) {
         let end = Instant::now() + LINGER;
         self.drop_value(&wanted);
         self.bytes += value.payload().len();
-        self.values.insert(wanted.clone(), (end, value));
+        self.values.insert(wanted.clone(), Kept { end, begun, value });
         self.ends.push_back((end, wanted));
         while self.bytes > LINGERING
             && let Some((end, wanted)) = self.ends.pop_front()
@@ -69,14 +80,14 @@ impl Lingering {
     }
 
     fn end(&mut self, end: Instant, wanted: &Wanted) {
-        if self.values.get(wanted).is_some_and(|(its, _)| *its == end) {
+        if self.values.get(wanted).is_some_and(|kept| kept.end == end) {
             self.drop_value(wanted);
         }
     }
 
     fn drop_value(&mut self, wanted: &Wanted) {
-        if let Some((_, value)) = self.values.remove(wanted) {
-            self.bytes = self.bytes.saturating_sub(value.payload().len());
+        if let Some(kept) = self.values.remove(wanted) {
+            self.bytes = self.bytes.saturating_sub(kept.value.payload().len());
         }
     }
 

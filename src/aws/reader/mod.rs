@@ -25,7 +25,7 @@ use super::{
     remote::RemoteValue,
     secrets::{Aws, BATCH, audit},
 };
-use crate::api::{ObjectKey, Selector, SourceId, remote::AWSCURRENT};
+use crate::api::{ObjectKey, Selector, SourceId};
 
 /// What came of a read, shared by all who waited for it.
 pub type Reading = Result<Arc<RemoteValue>, Arc<Error>>;
@@ -35,6 +35,9 @@ pub type Reading = Result<Arc<RemoteValue>, Arc<Error>>;
 pub struct Ask<'a> {
     /// The object that it is for.
     pub asker: &'a ObjectKey,
+    /// When the object was made or last changed: the call must begin after it. A version by id never changes, so that an
+    /// older answer does.
+    pub since: Instant,
     /// How urgent the call is.
     pub urgency: Urgency,
     /// Whether what is made of the value has to wait anyway. Then the read waits a while for others, so that one call
@@ -73,6 +76,7 @@ type Wanted = (SourceId, Arc<str>, Selector);
 /// A read under way.
 struct Flight {
     number: u64,
+    begun: Instant,
     waiters: Vec<Waiter>,
 }
 
@@ -85,18 +89,18 @@ impl Reader {
         }))
     }
 
-    /// Reads one version of a secret. The answer may be up to 10 s old, or one that another waits for
-    /// already.
+    /// Reads one version of a secret. The answer may be up to 10 s old, or one that another waits for already, but of no
+    /// call that began before `ask.since`.
     pub async fn read(&self, source: SourceId, key: &Arc<str>, selector: &Selector, ask: Ask<'_>) -> Reading {
         let wanted = (source, key.clone(), selector.clone());
         let (waiter, answer) = Waiter::new(ask.asker);
         let known = {
             let mut state = self.0.state();
-            let known = state.lingering.get(&wanted);
+            let known = state.lingering.get(&wanted, ask.since);
             match state.flying.get_mut(&wanted) {
                 _ if known.is_some() => {}
-                Some(flight) => flight.waiters.push(waiter),
-                None => self.queue(&mut state, wanted, waiter, ask),
+                Some(flight) if flight.begun >= ask.since => flight.waiters.push(waiter),
+                _ => self.queue(&mut state, wanted, waiter, ask),
             }
             known
         };
@@ -125,11 +129,17 @@ impl Reader {
         answered(answer, key, selector).await
     }
 
-    /// Shares an AWSCURRENT value that was read elsewhere with those who ask within 10 s.
-    pub fn offer(&self, source: SourceId, key: &Arc<str>, value: Arc<RemoteValue>) {
-        let current = Selector::Stage(AWSCURRENT.into());
-        self.0
-            .keep(&mut self.0.state(), (source, key.clone(), current), value);
+    /// Shares a value that was read elsewhere, by a call that began at `begun`, with those who ask within 10 s.
+    pub fn offer(
+        &self,
+        source: SourceId,
+        key: &Arc<str>,
+        selector: &Selector,
+        value: Arc<RemoteValue>,
+        begun: Instant,
+    ) {
+        let wanted = (source, key.clone(), selector.clone());
+        self.0.keep(&mut self.0.state(), wanted, value, begun);
     }
 
     fn queue(&self, state: &mut State, wanted: Wanted, waiter: Waiter, ask: Ask<'_>) {
@@ -216,7 +226,8 @@ impl Inner {
         let Some(line) = lines.get_mut(&source) else {
             return Next::End;
         };
-        let next = line.next(most, batches, Instant::now());
+        let now = Instant::now();
+        let next = line.next(most, batches, now);
         if line.takes_another() {
             // The read of what was taken may be slow.
             tokio::spawn(work(self.clone(), source, line.bell()));
@@ -234,6 +245,7 @@ impl Inner {
                 wanted,
                 Flight {
                     number: *flights,
+                    begun: now,
                     waiters,
                 },
             );
@@ -321,13 +333,11 @@ impl Inner {
         {
             return;
         }
-        let waiters = state
-            .flying
-            .remove(&wanted)
-            .map(|flight| flight.waiters)
-            .unwrap_or_default();
+        let Some(Flight { begun, waiters, .. }) = state.flying.remove(&wanted) else {
+            return;
+        };
         if let Ok(value) = reading {
-            self.keep(&mut state, wanted.clone(), value.clone());
+            self.keep(&mut state, wanted.clone(), value.clone(), begun);
         }
         drop(state);
         let served: Vec<_> = waiters
@@ -340,8 +350,8 @@ impl Inner {
     }
 
     /// Keeps a value for those who ask later; the first to linger is watched over until none does.
-    fn keep(self: &Arc<Self>, state: &mut State, wanted: Wanted, value: Arc<RemoteValue>) {
-        state.lingering.put(wanted, value);
+    fn keep(self: &Arc<Self>, state: &mut State, wanted: Wanted, value: Arc<RemoteValue>, begun: Instant) {
+        state.lingering.put(wanted, value, begun);
         if std::mem::replace(&mut state.lingering.is_watched, true) {
             return;
         }

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::{join, join_all};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     ask,
@@ -160,6 +160,47 @@ async fn a_fresh_read_asks_aws_anew() {
 }
 
 #[tokio::test]
+async fn who_is_made_after_a_read_began_gets_a_newer_one() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let [key] = &running.secrets(1)[..] else { panic!() };
+    asking.read(key).await.unwrap();
+    running
+        .fake
+        .script()
+        .secrets
+        .insert(key.to_string(), "new".into());
+    let (current, asker) = (Selector::parse(None), ObjectKey::new("shop", "db"));
+    let made = Ask {
+        since: Instant::now(),
+        ..ask(&asker)
+    };
+    let read = async |ask| {
+        let reading = asking.reader.read(asking.source, key, &current, ask).await;
+        reading.unwrap().payload().to_vec()
+    };
+    assert_ne!(read(ask(&asker)).await, b"new", "it was there before");
+    assert_eq!(read(made).await, b"new");
+    // However many were made before that read began: it serves all of them.
+    for _ in 0..10 {
+        assert_eq!(read(made).await, b"new");
+    }
+    assert_eq!(running.fake.count("GetSecretValue"), 2);
+    // Of a version by id any answer will do.
+    let version = asking.read(key).await.unwrap().version.clone();
+    let pinned = Ask {
+        since: Instant::now(),
+        ..made
+    };
+    let reading = asking
+        .reader
+        .read(asking.source, key, &Selector::Version(version), pinned)
+        .await;
+    assert_eq!(reading.unwrap().payload(), b"new");
+    assert_eq!(running.fake.count("GetSecretValue"), 2);
+}
+
+#[tokio::test]
 async fn what_the_checks_have_read_serves_those_they_wake() {
     let running = start().await;
     let asking = Asking::new(&running);
@@ -168,7 +209,13 @@ async fn what_the_checks_have_read_serves_those_they_wake() {
         .iter()
         .zip(running.aws.batch(asking.source, &keys).await.unwrap())
     {
-        asking.reader.offer(asking.source, key, value.unwrap());
+        asking.reader.offer(
+            asking.source,
+            key,
+            &Selector::parse(None),
+            value.unwrap(),
+            Instant::now(),
+        );
     }
     asking.all(&keys).await;
     let asker = ObjectKey::new("shop", "db");

@@ -43,8 +43,10 @@ pub(super) struct Memory {
     pub(super) edited: bool,
     /// When the status may be written, if many are to be.
     pub(super) turn: Option<Duration>,
-    /// The uid and revision that the last pass saw.
-    pub(super) seen: Option<(Box<str>, u64)>,
+    /// What the last pass saw of the object.
+    pub(super) seen: Option<Box<Seen>>,
+    /// A revision that no pass has seen yet, and when this process learnt of it.
+    pub(super) news: Option<Box<(u64, Duration)>>,
     /// When the first pass wanted something of AWS.
     pub(super) wanted_since: Option<Duration>,
     /// The revision and the subject, as a hash, whose refusal was audited last.
@@ -60,15 +62,44 @@ pub(super) struct Memory {
     pub(super) read: Option<Box<(String, String)>>,
 }
 
+/// What a pass saw of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    uid: Box<str>,
+    revision: u64,
+    /// When this process learnt of that revision: what is read for it must not be older.
+    since: Duration,
+}
+
 impl Memory {
+    /// Since when the object is as the last pass saw it.
+    pub(super) fn since(&self) -> Duration {
+        self.seen.as_ref().map_or(Duration::ZERO, |seen| seen.since)
+    }
+
     /// A pass looks at this state of the object. What is remembered of an earlier object of its name, such as the status that
     /// was written a moment ago, says nothing of this one.
-    pub(super) fn see(&mut self, uid: &str, revision: u64) {
-        if self.seen.as_ref().is_some_and(|(seen, _)| **seen != *uid) {
+    pub(super) fn see(&mut self, uid: &str, revision: u64, now: Duration) {
+        let news = self.news.take().filter(|news| news.0 == revision);
+        if self.seen.as_ref().is_some_and(|seen| *seen.uid != *uid) {
             *self = Self::default();
         }
-        self.edited |= self.seen.as_ref().is_some_and(|(_, seen)| *seen != revision);
-        self.seen = Some((uid.into(), revision));
+        match &self.seen {
+            Some(seen) if seen.revision == revision => return,
+            before => self.edited |= before.is_some(),
+        }
+        self.seen = Some(Box::new(Seen {
+            uid: uid.into(),
+            revision,
+            since: news.map_or(now, |news| news.1),
+        }));
+    }
+
+    /// The index shows this revision of the object, which a pass will look at.
+    fn learn(&mut self, revision: u64, now: Duration) {
+        if self.news.as_ref().is_none_or(|news| news.0 != revision) {
+            self.news = Some(Box::new((revision, now)));
+        }
     }
 }
 
@@ -155,6 +186,17 @@ impl Context {
         }
     }
 
+    /// Notes that the process knows of the object, or of a change of it, from now on.
+    pub fn learn(&self, object: &ObjectKey) {
+        let revision = self
+            .objects
+            .with(object, |indexed| indexed.entry().map(|entry| entry.revision));
+        if let Some(revision) = revision.flatten() {
+            let now = self.clock.now();
+            self.remember(object, |memory| memory.learn(revision, now));
+        }
+    }
+
     /// Whether an object differs from what its last pass saw, in what passes look at.
     pub fn is_news(&self, object: &ObjectKey) -> bool {
         let seen = self
@@ -163,9 +205,9 @@ impl Context {
             .get(object)
             .and_then(|memory| memory.seen.clone());
         let same = self.objects.with(object, |indexed| {
-            indexed
-                .entry()
-                .is_some_and(|entry| seen == Some((entry.uid.clone(), entry.revision)))
+            indexed.entry().is_some_and(|entry| {
+                seen.is_some_and(|seen| seen.uid == entry.uid && seen.revision == entry.revision)
+            })
         });
         same != Some(true)
     }
@@ -255,13 +297,38 @@ mod tests {
     #[test]
     fn what_is_remembered_of_an_earlier_object_of_the_name_is_forgotten() {
         let mut memory = Memory::default();
-        memory.see("u1", 1);
+        let now = Duration::from_secs(9);
+        memory.see("u1", 1, now);
         memory.said = Some((Duration::ZERO, Digest::of(None)));
-        memory.see("u1", 2);
+        memory.see("u1", 2, now);
         assert!(memory.said.is_some() && memory.edited);
-        memory.see("u2", 2);
+        memory.see("u2", 2, now);
         assert!(memory.said.is_none() && !memory.edited);
-        assert_eq!(memory.seen, Some(("u2".into(), 2)));
+        let seen = memory.seen.unwrap();
+        assert_eq!((&*seen.uid, seen.revision), ("u2", 2));
+    }
+
+    #[test]
+    fn a_revision_counts_from_when_the_process_learnt_of_it() {
+        let at = Duration::from_secs;
+        let mut memory = Memory::default();
+        memory.learn(1, at(1));
+        memory.learn(1, at(2));
+        memory.see("u1", 1, at(3));
+        assert_eq!(memory.since(), at(1));
+        // A pass that follows by itself changes nothing.
+        memory.see("u1", 1, at(5));
+        assert_eq!(memory.since(), at(1));
+        // A pass may come before the change is told.
+        memory.see("u1", 2, at(6));
+        assert_eq!(memory.since(), at(6));
+        // What was learnt of is not what the index shows by now.
+        memory.learn(3, at(7));
+        memory.see("u1", 4, at(8));
+        assert_eq!(memory.since(), at(8));
+        memory.learn(5, at(9));
+        memory.see("u2", 5, at(10));
+        assert_eq!(memory.since(), at(9));
     }
 
     #[test]

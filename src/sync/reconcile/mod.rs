@@ -147,6 +147,8 @@ impl Resolved {
 enum Stop {
     /// A person must mend it; the Secret stays as it is.
     Refused(Refusal),
+    /// AWS was not called, since the failure is known already. It may be called after this time.
+    Known(Refusal, Option<Duration>),
     /// It passes by itself.
     Transient(Refusal),
     /// Nothing to say yet; something else wakes the object.
@@ -182,8 +184,9 @@ impl Context {
             }
             // What is deleted with it must not come back meanwhile.
             Some(Indexed::Entry(entry)) if entry.ending => {
+                let now = self.clock.now();
                 self.remember(object, |memory| {
-                    memory.see(&entry.uid, entry.revision);
+                    memory.see(&entry.uid, entry.revision, now);
                     memory.wanted_since = None;
                 });
                 self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
@@ -194,7 +197,7 @@ impl Context {
         };
         let now = self.clock.now();
         self.remember(object, |memory| {
-            memory.see(&entry.uid, entry.revision);
+            memory.see(&entry.uid, entry.revision, now);
             memory.wanted_since.get_or_insert(now);
         });
         if let Some(control) = self.held(&object.namespace) {
@@ -215,6 +218,9 @@ impl Context {
                 self.unsubscribe(object);
                 let wait = Self::recheck(&entry);
                 return sooner(self.refuse(object, &entry, None, refusal).await, wait);
+            }
+            Err(Stop::Known(refusal, again)) => {
+                return self.refuse_again(object, &entry, refusal, again).await;
             }
             Err(Stop::Transient(refusal)) => {
                 return match self.defer(object, &entry, refusal).await {
@@ -357,6 +363,9 @@ impl Context {
                     ended
                 };
             }
+            Err(Stop::Known(refusal, again)) => {
+                return self.refuse_again(object, entry, refusal, again).await;
+            }
             Err(Stop::Transient(refusal)) => return self.defer(object, entry, refusal).await,
         };
         if asked_now {
@@ -376,6 +385,21 @@ impl Context {
             secret.is_some(),
         )
         .await
+    }
+
+    /// Says what is known to fail, and looks again when AWS may be called for it.
+    async fn refuse_again(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        refusal: Refusal,
+        again: Option<Duration>,
+    ) -> Ended {
+        let ended = self.refuse(object, entry, None, refusal).await;
+        match again {
+            Some(again) => sooner(ended, again),
+            None => ended,
+        }
     }
 
     /// Whether a Secret stands in the way as it did, or is fought over, so that no value need be read now.

@@ -1,6 +1,6 @@
 //! Reading what an ExternalSecret needs: the right version of each secret, or why it cannot be had.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 
@@ -40,8 +40,10 @@ impl Context {
         fresh: bool,
         pinned: bool,
     ) -> Result<Vec<Answer>, Stop> {
+        let since = self.permit(object, needs, pinned)?;
         let ask = Ask {
             asker: object,
+            since: self.clock.instant(since),
             urgency: match class {
                 Class::Urgent => Urgency::Fresh,
                 Class::Periodic => Urgency::Periodic,
@@ -52,7 +54,7 @@ impl Context {
         let mut reads: FuturesUnordered<_> = needs
             .iter()
             .enumerate()
-            .map(async |(place, need)| (place, self.read_one(need, ask, fresh, pinned).await))
+            .map(async |(place, need)| (place, self.read_one(need, ask, since, fresh, pinned).await))
             .collect();
         let mut all: Vec<_> = needs.iter().map(|_| None).collect();
         let (mut seen, mut bytes) = (HashSet::new(), 0);
@@ -94,7 +96,37 @@ impl Context {
         Ok(answers)
     }
 
-    async fn read_one(&self, need: &Wanted, ask: Ask<'_>, fresh: bool, pinned: bool) -> Result<Answer, Stop> {
+    /// A pass must not call AWS for what is known to fail, unless a person has changed the object since. Then it may,
+    /// but not sooner than ten seconds after the last call for it. Gives since when an answer counts.
+    fn permit(&self, object: &ObjectKey, needs: &[Wanted], pinned: bool) -> Result<Duration, Stop> {
+        let since = self.recall(object).since();
+        // What is pinned is another version than the one that fails.
+        let reads = || needs.iter().filter(|need| !pinned || need.recorded.is_none());
+        self.tracking.tell(|tracker, now| {
+            let wants = reads().map(|need| (need.source, &*need.key, &need.selector));
+            if let Some(known) = tracker.withheld(now, since, wants) {
+                let again = known.again.map(|again| again.saturating_sub(now));
+                return Err(Stop::Known(driver::refusal(&known), again));
+            }
+            let mut since = since;
+            for need in reads() {
+                if tracker.lend(now, need.source, &need.key, &need.selector) {
+                    // Only a call that begins now tells more than is known.
+                    since = now;
+                }
+            }
+            Ok(since)
+        })
+    }
+
+    async fn read_one(
+        &self,
+        need: &Wanted,
+        ask: Ask<'_>,
+        since: Duration,
+        fresh: bool,
+        pinned: bool,
+    ) -> Result<Answer, Stop> {
         let Wanted {
             source,
             key,
@@ -125,7 +157,7 @@ impl Context {
         };
         let value = match read {
             Ok(value) => value,
-            Err(error) => return self.unread(need, &error).await,
+            Err(error) => return self.unread(need, &error, since).await,
         };
         match self.tracking.saw(*source, key, selector, &value) {
             // What stands is another version than was read: a stale replica answered, or a newer version came between.
@@ -159,7 +191,7 @@ impl Context {
     }
 
     /// What a failed read means. "Not found" is believed only once `DescribeSecret` says so too.
-    async fn unread(&self, need: &Wanted, error: &aws::Error) -> Result<Answer, Stop> {
+    async fn unread(&self, need: &Wanted, error: &aws::Error, since: Duration) -> Result<Answer, Stop> {
         let Wanted {
             source,
             key,
@@ -168,14 +200,14 @@ impl Context {
         } = need;
         let refusal = Refusal::new(error.reason(), error.to_string());
         if error.class().is_transient() {
-            self.tracking.failed(*source, key, selector, error);
+            self.tracking.failed(*source, key, selector, error, since, false);
             return Err(Stop::Transient(refusal));
         }
         if !matches!(
             error.class(),
             aws::Class::NotFound | aws::Class::MarkedForDeletion
         ) {
-            self.tracking.failed(*source, key, selector, error);
+            self.tracking.failed(*source, key, selector, error, since, false);
             return Err(refusal.into());
         }
         let observation = driver::look(&self.aws, *source, key).await;
@@ -186,7 +218,7 @@ impl Context {
         if let Known::Gone { deleted } = known {
             return Ok(Answer::Gone { deleted });
         }
-        self.tracking.failed(*source, key, selector, error);
+        self.tracking.failed(*source, key, selector, error, since, true);
         Err(refusal.into())
     }
 

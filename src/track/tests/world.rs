@@ -70,6 +70,12 @@ pub(super) struct World {
     pub(super) lag: (Duration, Duration),
     pub(super) fault: Fault,
     pub(super) dice: Dice,
+    /// Since when each object is as it is. With `passes`, what is woken is read as the reconciler does.
+    pub(super) since: BTreeMap<ObjectKey, Now>,
+    pub(super) passes: bool,
+    /// The last call for each version of each secret, and for Describe.
+    pub(super) last_call: BTreeMap<(String, Option<Selector>), Now>,
+    again: BTreeMap<Now, BTreeSet<ObjectKey>>,
     in_flight: BTreeSet<String>,
     answers: BTreeMap<(Now, u64), (Vec<String>, Vec<Observation>)>,
     sent: u64,
@@ -88,6 +94,10 @@ impl World {
             lag: (Duration::ZERO, Duration::ZERO),
             fault: Box::new(|_, _, _| None),
             dice: Dice::new(1),
+            since: BTreeMap::new(),
+            passes: false,
+            last_call: BTreeMap::new(),
+            again: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             answers: BTreeMap::new(),
             sent: 0,
@@ -232,6 +242,84 @@ impl World {
         }
     }
 
+    /// A person changes the object, which is looked at.
+    pub(super) fn edit(&mut self, object: &ObjectKey) {
+        self.since.insert(object.clone(), self.now);
+        for (key, selector) in self.wants.get(object).cloned().unwrap_or_default() {
+            self.written.remove(&(object.clone(), key.to_string(), selector));
+        }
+        self.pass(object);
+    }
+
+    /// The reconciler looks at the object: it reads unless all is as it should be, or is known to fail.
+    pub(super) fn pass(&mut self, object: &ObjectKey) {
+        let Some(wants) = self.wants.get(object).cloned() else {
+            return;
+        };
+        let held = |world: &Self, key: &Arc<str>, selector: &Selector| {
+            let slot = (object.clone(), key.to_string(), selector.clone());
+            world.written.get(&slot)?.last().cloned()
+        };
+        let list = wants.iter().map(|(key, selector)| Want {
+            source: S,
+            key: key.clone(),
+            selector: selector.clone(),
+            recorded: held(self, key, selector),
+        });
+        let subscription = Subscription {
+            refresh: Refresh::Every(mins(1)),
+            rotation: false,
+            wants: list.collect(),
+        };
+        self.tracker.subscribe(self.now, object, subscription);
+        let settled = wants.iter().all(|(key, selector)| {
+            let held = held(self, key, selector);
+            held.is_some()
+                && match self.tracker.known(S, key, selector) {
+                    Known::Unknown | Known::Held { .. } => true,
+                    Known::Version(version) => Some(version) == held,
+                    Known::Gone { .. } | Known::Failing(_) => false,
+                }
+        });
+        if settled {
+            return;
+        }
+        let since = self.since.get(object).copied().unwrap_or_default();
+        let all = || wants.iter().map(|(key, selector)| (S, &**key, selector));
+        if let Some(withheld) = self.tracker.withheld(self.now, since, all()) {
+            if let Some(at) = withheld.again {
+                self.again.entry(at).or_default().insert(object.clone());
+            }
+            return;
+        }
+        for (key, selector) in &wants {
+            self.call(key, Some(selector));
+            self.tracker.lend(self.now, S, key, selector);
+            self.read_on_own(key, selector);
+        }
+        self.reconcile(object);
+    }
+
+    /// A call is made. What is known to fail is called for once in ten seconds at most.
+    fn call(&mut self, key: &str, selector: Option<&Selector>) {
+        let Some((name, _)) = self.resolve(key, self.now) else {
+            return;
+        };
+        let slot = (name, selector.cloned());
+        let failing = selector
+            .is_some_and(|selector| matches!(self.tracker.known(S, key, selector), Known::Failing(_)));
+        if let Some(last) = self.last_call.insert(slot.clone(), self.now)
+            && self.passes
+            && failing
+        {
+            assert!(
+                self.now >= last + secs(10),
+                "{slot:?} at {last:?} and {:?}",
+                self.now
+            );
+        }
+    }
+
     /// Writes what the tracker accepts.
     fn reconcile(&mut self, object: &ObjectKey) {
         for (key, selector) in self.wants.get(object).cloned().unwrap_or_default() {
@@ -252,13 +340,20 @@ impl World {
     }
 
     fn value(&mut self, key: &str, selector: &Selector, at: Now) -> Observation {
-        let failed = |failure| Observation::Failed {
+        let failed = |failure| Observation::Unread {
             source: S,
-            call: Call::Read,
-            keys: vec![key.into()],
+            key: key.into(),
+            selector: selector.clone(),
             failure,
+            text: "in words".into(),
+            begun: self.now,
+            described: false,
         };
-        if let Some(failure) = (self.fault)(self.now, Call::Read, key) {
+        let shown = match selector {
+            selector if selector.is_current() => key.to_owned(),
+            selector => format!("{key} {selector}"),
+        };
+        if let Some(failure) = (self.fault)(self.now, Call::Read, &shown) {
             return failed(failure);
         }
         let Some((name, state)) = self.resolve(key, at) else {
@@ -312,8 +407,14 @@ impl World {
                     secret: describe(&name, state),
                 }]
             }
+            Effect::ReadVersion { key, selector, .. } => {
+                let at = self.lagged(false);
+                vec![self.value(key, selector, at)]
+            }
             Effect::Read { keys, .. } => {
-                if let Some(failure) = (self.fault)(self.now, Call::Read, "*") {
+                if keys.len() > 1
+                    && let Some(failure) = (self.fault)(self.now, Call::Read, "*")
+                {
                     return vec![whole(Call::Read, keys.clone(), failure)];
                 }
                 let at = self.lagged(false);
@@ -353,6 +454,16 @@ impl World {
         loop {
             let due = self.tracker.next_due().map(|due| due.max(self.now));
             let answer = self.answers.first_key_value().map(|((at, _), _)| *at);
+            let again = self.again.first_key_value().map(|(at, _)| *at);
+            if let Some(at) = again.filter(|at| {
+                *at <= end && due.is_none_or(|due| *at <= due) && answer.is_none_or(|answer| *at <= answer)
+            }) {
+                self.now = self.now.max(at);
+                for object in self.again.remove(&at).unwrap_or_default() {
+                    self.pass(&object);
+                }
+                continue;
+            }
             let Some(next) = due.into_iter().chain(answer).min().filter(|next| *next <= end) else {
                 break;
             };
@@ -379,22 +490,35 @@ impl World {
             let ids: Vec<String> = match &effect {
                 Effect::Wake { object, cause } => {
                     self.wakes.push((self.now, object.clone(), *cause));
-                    self.reconcile(object);
+                    if self.passes {
+                        self.pass(object);
+                    } else {
+                        self.reconcile(object);
+                    }
                     continue;
                 }
                 Effect::Mode { .. } => continue,
                 Effect::List { .. } => vec!["list".to_owned()],
-                Effect::Describe { key, .. } => vec![key.to_string()],
+                Effect::Describe { key, .. } => {
+                    self.call(key, None);
+                    vec![format!("{key} by Describe")]
+                }
+                Effect::ReadVersion { key, selector, .. } => {
+                    self.call(key, Some(selector));
+                    vec![format!("{key} {selector}")]
+                }
                 Effect::Read { keys, .. } => {
                     assert!((1..=20).contains(&keys.len()), "a batch of {}", keys.len());
+                    for key in keys {
+                        self.call(key, Some(&current()));
+                    }
                     keys.iter().map(ToString::to_string).collect()
                 }
             };
             for id in &ids {
-                assert!(
-                    self.in_flight.insert(id.clone()),
-                    "{id} is in flight twice: {effect:?}"
-                );
+                // The answer to a pass serves as the answer to a call under way, after which another may begin.
+                let first = self.in_flight.insert(id.clone());
+                assert!(first || self.passes, "{id} is in flight twice: {effect:?}");
             }
             let observations = self.answer(&effect);
             self.calls.push((self.now, effect));
@@ -434,7 +558,7 @@ fn kind(effect: &Effect) -> Option<Call> {
     match effect {
         Effect::List { .. } => Some(Call::List),
         Effect::Describe { .. } => Some(Call::Describe),
-        Effect::Read { .. } => Some(Call::Read),
+        Effect::Read { .. } | Effect::ReadVersion { .. } => Some(Call::Read),
         Effect::Wake { .. } | Effect::Mode { .. } => None,
     }
 }
