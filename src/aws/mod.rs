@@ -1,7 +1,7 @@
 //! Identities, pooled clients, batched reads, classes of errors, rate limits. The only place that names the AWS SDK.
 //!
 //! It promises: two stores never share credentials, whatever they are called; STS is asked once per identity and
-//! session; a secret is read once however many wait for it; every call ends in time, within the account's budget, in a
+//! session; a session ends when the ServiceAccount or the keys that it was made from change, within a minute; a secret is read once however many wait for it; every call ends in time, within the account's budget, in a
 //! classified error that holds neither a value nor a request id; a value is in memory only while somebody needs it;
 //! every value that is read leaves a line in the audit log.
 
@@ -12,6 +12,7 @@ mod identity;
 mod kube_tokens;
 mod limit;
 mod metrics;
+mod origins;
 mod pages;
 mod reader;
 mod remote;

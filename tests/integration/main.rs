@@ -24,6 +24,7 @@ mod control;
 mod deletion;
 mod faults;
 mod harness;
+mod identities;
 mod leases;
 mod operator;
 mod outages;

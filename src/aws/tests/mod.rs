@@ -4,6 +4,7 @@ mod credentials;
 mod emulator;
 mod environment;
 mod fake;
+mod origins;
 mod reader;
 mod secrets;
 

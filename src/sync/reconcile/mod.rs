@@ -213,6 +213,7 @@ impl Context {
             Err(Stop::Waiting) => return Ended::Well,
             Err(Stop::Refused(refusal)) => {
                 self.unsubscribe(object);
+                self.retry_store(object, &entry, &refusal);
                 let wait = Self::recheck(&entry);
                 return sooner(self.refuse(object, &entry, None, refusal).await, wait);
             }
@@ -333,6 +334,9 @@ impl Context {
 
         // An edit asks for what AWS says now, and nothing would correct an answer from a moment before it.
         let edited = entry.refresh == Refresh::OnChange && secret.is_some() && !same_inputs;
+        if asked_now {
+            self.aws.recheck(resolved.usable.id).await;
+        }
         let answers = match self
             .read(
                 object,
@@ -376,6 +380,16 @@ impl Context {
             secret.is_some(),
         )
         .await
+    }
+
+    /// The store of an object that was edited, or whose refresh somebody asks for, is looked at again if it is not ready.
+    fn retry_store(&self, object: &ObjectKey, entry: &Entry, refusal: &Refusal) {
+        if refusal.reason == Reason::StoreNotReady
+            && self.recall(object).edited
+            && let Ok(store) = self.stores.meant(entry.store.as_ref())
+        {
+            self.stores.retry(&Stores::key(&store, &object.namespace));
+        }
     }
 
     /// Whether a Secret stands in the way as it did, or is fought over, so that no value need be read now.

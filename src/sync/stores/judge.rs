@@ -95,6 +95,7 @@ impl Stores {
         }
         let id = self.aws.intern(source.clone());
         self.forget_sources(key, Some(id));
+        self.adopt(key, id);
         match self.aws.prove(id).await {
             Ok(proven) => {
                 let account = Some(proven.account);
