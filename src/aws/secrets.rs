@@ -196,6 +196,28 @@ impl Aws {
         }
     }
 
+    /// Whether the source may read in batches, found out by a batch of this secret alone.
+    pub async fn try_batch(&self, id: SourceId, key: &Arc<str>) -> Result<(), Error> {
+        let tried = async {
+            let client = self.client(id)?;
+            let call = client.sdk.batch_get_secret_value().secret_id_list(&**key);
+            let call = || call.clone().send();
+            let answer = self
+                .call(&client, Operation::Batch, Urgency::Periodic, call)
+                .await;
+            client.note(|denied| denied.batch = denied.batch.after(&answer));
+            let (held, answer) = answer?;
+            let request_id: Arc<str> = answer.request_id().unwrap_or_default().into();
+            for entry in answer.secret_values.unwrap_or_default() {
+                if let Ok(value) = self.value(&client, &held, request_id.clone(), entry.into()) {
+                    audit(key, &value, &(self.subscribers)(id, key));
+                }
+            }
+            Ok(())
+        };
+        tried.await.map_err(|cause| Error::Batch { count: 1, cause })
+    }
+
     /// Forgets what was denied, so that it is tried again: after an edit of the store.
     pub fn retry_denied(&self, id: SourceId) {
         if let Ok(client) = self.client(id) {

@@ -324,6 +324,29 @@ pub async fn look(aws: &Aws, source: SourceId, key: &Arc<str>) -> Observation {
     }
 }
 
+/// Tries what a source was denied, if it is time for that: somebody asks for a refresh of secrets of it. A denial changes
+/// nothing; what is permitted by now is used from now on.
+pub async fn try_denied(tracking: &Tracking, aws: &Aws, source: SourceId, keys: &[Arc<str>]) {
+    let Some(trial) = tracking.tell(|tracker, now| tracker.trial(now, source, keys)) else {
+        return;
+    };
+    if let Some(key) = trial.describe {
+        let seen = look(aws, source, &key).await;
+        if matches!(seen, Observation::Described { .. }) {
+            tracking.observe(seen);
+        }
+    }
+    if trial.batch
+        && let Some(key) = keys.first()
+        && aws.try_batch(source, key).await.is_ok()
+    {
+        tracking.tell(|tracker, now| tracker.permit(now, source, Call::Read));
+    }
+    if trial.list && aws.list(source).next().await.is_ok() {
+        tracking.tell(|tracker, now| tracker.permit(now, source, Call::List));
+    }
+}
+
 async fn read(
     tracking: Arc<Tracking>,
     aws: Arc<Aws>,

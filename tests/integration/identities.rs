@@ -2,9 +2,13 @@
 
 use anyhow::{Result, bail};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use keyturn::api::SecretStore;
 use kube::Api;
 use serde_json::{Value, json};
-use testbed::{aws::documents, wait};
+use testbed::{
+    aws::{Calls, documents},
+    wait,
+};
 
 use crate::harness::{Bed, READER, READS, SELDOM, SOON, STORE, assert_actionable, bed, entry};
 
@@ -169,6 +173,77 @@ async fn a_refresh_has_a_store_that_is_not_ready_tried_again() -> Result<()> {
         bed.refresh("db").await?;
         bed.holds("db", &[("value", "first")]).await?;
         bed.store_ready(STORE, &["Valid"]).await.map(drop)
+    })
+    .await
+}
+
+/// Waits until the status of [`STORE`] says whether it may read in batches.
+async fn may_batch(bed: &Bed, expected: bool) -> Result<()> {
+    let stores = bed.all::<SecretStore>();
+    wait::until(
+        &format!("batches to be known as permitted: {expected}"),
+        SOON,
+        async || {
+            let status = stores.get(STORE).await?.status.unwrap_or_default();
+            match status.capabilities.and_then(|capabilities| capabilities.batch) {
+                Some(batch) if batch == expected => Ok(Some(())),
+                other => bail!("it says {other:?}"),
+            }
+        },
+    )
+    .await
+}
+
+/// Two ExternalSecrets that are read often, in batches as soon as that is permitted.
+async fn without_batches(bed: &Bed) -> Result<()> {
+    bed.permit(&[&documents::allow(&["secretsmanager:GetSecretValue"], &["*"])])?;
+    for name in ["a", "b"] {
+        bed.secret(&format!("app/{name}"), "first")?;
+        bed.plain(name, &format!("app/{name}")).await?;
+    }
+    may_batch(bed, false).await
+}
+
+#[tokio::test]
+async fn what_was_denied_is_tried_again_by_an_edit_of_the_store() -> Result<()> {
+    bed("undenied", async |bed| {
+        without_batches(bed).await?;
+        bed.permit(&[&documents::allow(&READS, &["*"])])?;
+        bed.store(STORE, json!({"allowedKeys": ["app/**"]})).await?;
+        may_batch(bed, true).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_was_denied_is_tried_again_by_a_refresh_and_a_denial_changes_nothing() -> Result<()> {
+    bed("asked", async |bed| {
+        without_batches(bed).await?;
+        let mark = bed.aws.mark();
+        let denied = |calls: &Calls| {
+            calls
+                .0
+                .iter()
+                .filter(|call| call.operation == "BatchGetSecretValue")
+                .count()
+        };
+        bed.refresh("a").await?;
+        bed.called("a trial", mark, |calls| denied(calls) == 1).await?;
+        bed.refresh("b").await?;
+        bed.rounds(6).await?;
+        assert_eq!(denied(&bed.calls_since(mark)), 1, "one trial in five minutes");
+        may_batch(bed, false).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_right_that_was_granted_is_used_after_a_refresh() -> Result<()> {
+    bed("granted", async |bed| {
+        without_batches(bed).await?;
+        bed.permit(&[&documents::allow(&READS, &["*"])])?;
+        bed.refresh("a").await?;
+        may_batch(bed, true).await
     })
     .await
 }

@@ -31,7 +31,7 @@ use crate::{
         Control, Events, Index, Indexed, NamespaceEntry, Observed, Pace, SecretEntry, ServerTime, Writer,
     },
     sync::{
-        driver::Tracking,
+        driver::{self, Tracking},
         entry::{Entry, Refresh},
         metrics::Metrics,
         queue::Class,
@@ -337,18 +337,17 @@ impl Context {
         if asked_now {
             self.aws.recheck(resolved.usable.id).await;
         }
-        let answers = match self
-            .read(
-                object,
-                entry,
-                resolved,
-                &needs,
-                class,
-                asked_now || edited,
-                once && same_inputs,
-            )
-            .await
-        {
+        let read = self.read(
+            object,
+            entry,
+            resolved,
+            &needs,
+            class,
+            asked_now || edited,
+            once && same_inputs,
+        );
+        let (read, ()) = tokio::join!(read, self.try_denied(resolved, asked_now));
+        let answers = match read {
             Ok(answers) => answers,
             Err(Stop::Waiting) => return Ended::Again(RECHECK_HELD),
             Err(Stop::Refused(refusal)) => {
@@ -389,6 +388,14 @@ impl Context {
             && let Ok(store) = self.stores.meant(entry.store.as_ref())
         {
             self.stores.retry(&Stores::key(&store, &object.namespace));
+        }
+    }
+
+    /// Somebody asks for a refresh: what the source was denied is tried again, if that is due.
+    async fn try_denied(&self, resolved: &Resolved, asked: bool) {
+        if asked {
+            let keys: Vec<_> = resolved.needs.iter().map(|need| need.key.clone()).collect();
+            driver::try_denied(&self.tracking, &self.aws, resolved.usable.id, &keys).await;
         }
     }
 

@@ -54,6 +54,7 @@ impl Stores {
             if let Some(account) = self.lock().accounts.get_mut(&source) {
                 *account = proven.account.clone();
             }
+            self.aws.retry_denied(source);
             self.tracking.tell(|tracker, now| tracker.retry(now, source));
         }
         match (tenant, proven) {
