@@ -227,6 +227,10 @@ impl Bank {
             let Some(of_user) = user.health() else { continue };
             health = health.max(Some(of_user));
             if seen.as_ref().is_some_and(|seen| user.is_outdated(object, seen)) {
+                // What is broken is tried again at each look that could not show why.
+                if of_user == Health::Good {
+                    tracing::info!(identity = %user.name, "what an identity is made from has changed; its sessions end");
+                }
                 user.restart();
                 self.announce(user);
             }
@@ -235,7 +239,6 @@ impl Bank {
     }
 
     fn announce(&self, wallet: Arc<Wallet>) {
-        tracing::info!(identity = %wallet.name, "what an identity is made from has changed: it gets new credentials");
         let mut renewed = lock(&self.renewed);
         if !renewed.iter().any(|known| Arc::ptr_eq(known, &wallet)) {
             renewed.push(wallet);

@@ -23,6 +23,7 @@ use super::{
     metrics::Metrics,
     pages::Pages,
     remote::{Description, Proven, RemoteValue, Scales},
+    trust::TrustError,
 };
 use crate::api::{ObjectKey, Selector, SourceId, VersionId, remote::AWSCURRENT};
 
@@ -59,10 +60,10 @@ pub struct Capabilities {
 }
 
 impl Aws {
-    /// With endpoints, proxies, region and own credentials from the environment.
-    pub async fn from_environment(config: AwsConfig, metrics: Metrics) -> Self {
-        let ground = Ground::from_environment(config.region.as_deref(), config.instance_metadata).await;
-        Self::new(ground, config, metrics)
+    /// With endpoints, proxies, trusted authorities, region and own credentials from the environment.
+    pub async fn from_environment(config: AwsConfig, metrics: Metrics) -> Result<Self, TrustError> {
+        let ground = Ground::from_environment(config.region.as_deref(), config.instance_metadata).await?;
+        Ok(Self::new(ground, config, metrics))
     }
 
     pub(super) fn new(ground: Ground, config: AwsConfig, metrics: Metrics) -> Self {

@@ -27,6 +27,7 @@ use crate::{
         Aws, AwsConfig, Base, Identity, KubeTokenError, KubeTokens, Metrics, Role, SecretKeyValue, Service,
         ServiceAccountFacts, ServiceAccountToken, Source, TokenFuture,
         client::{Ground, http_client},
+        trust::Trust,
     },
 };
 
@@ -148,10 +149,21 @@ pub(super) fn aws_at(
     own: Credentials,
     tokens: impl KubeTokens,
 ) -> Arc<Aws> {
+    aws_that_trusts(&Trust::default(), endpoint, timeouts, own, tokens)
+}
+
+/// The same with other authorities than the platform's.
+pub(super) fn aws_that_trusts(
+    trust: &Trust,
+    endpoint: &str,
+    timeouts: TimeoutConfig,
+    own: Credentials,
+    tokens: impl KubeTokens,
+) -> Arc<Aws> {
     let sdk = SdkConfig::builder()
         .endpoint_url(endpoint)
         .region(Region::from_static("eu-central-1"))
-        .http_client(http_client())
+        .http_client(http_client(trust))
         .build();
     let ground = Ground::new(&sdk, timeouts, SharedCredentialsProvider::new(own));
     let config = AwsConfig {

@@ -7,6 +7,7 @@ mod fake;
 mod origins;
 mod reader;
 mod secrets;
+mod trust;
 
 use super::{Ask, Urgency};
 use crate::api::ObjectKey;
