@@ -2,10 +2,15 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     path::PathBuf,
-    sync::Arc,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
+    time::Duration,
 };
 
 use aws_credential_types::Credentials;
@@ -155,4 +160,79 @@ async fn a_certificate_that_is_not_accepted_is_told_apart_from_an_endpoint_that_
     let error = proven(&trust, free).await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable);
     assert!(error.to_string().contains("AWS cannot be reached"), "{error}");
+}
+
+const CHILD: &str = "KEYTURN_TEST_TRUSTS";
+const NAME: &str = "aws::tests::trust::a_bundle_of_the_environment_counts_with_and_without_a_proxy";
+
+/// A proxy that leads every tunnel to `port` and counts them; ends with the process.
+fn proxy(port: u16) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap().port();
+    let tunnels = Arc::new(AtomicUsize::new(0));
+    let counted = tunnels.clone();
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).is_ok_and(|count| count > 0) {
+                head.push(byte[0]);
+            }
+            assert!(
+                head.starts_with(b"CONNECT "),
+                "{}",
+                String::from_utf8_lossy(&head)
+            );
+            counted.fetch_add(1, Ordering::SeqCst);
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            for (mut from, mut to) in [
+                (client.try_clone().unwrap(), server.try_clone().unwrap()),
+                (server, client),
+            ] {
+                thread::spawn(move || std::io::copy(&mut from, &mut to));
+            }
+        }
+    });
+    (address, tunnels)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bundle_of_the_environment_counts_with_and_without_a_proxy() {
+    if let Ok(port) = std::env::var(CHILD) {
+        let trust = Trust::from_environment().await.unwrap();
+        let proven = proven(&trust, port.parse().unwrap()).await;
+        assert_eq!(&*proven.unwrap().account, ACCOUNT);
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let ours = authority("ours");
+    let file = bundle(&folder, &[&ours]);
+    let port = serve(&ours, "localhost", false);
+    let (proxy, tunnels) = proxy(port);
+    let url = format!("http://127.0.0.1:{proxy}");
+    for (variables, through) in [
+        (vec![], 0),
+        (vec![("HTTPS_PROXY", &*url)], 1),
+        (
+            vec![("HTTPS_PROXY", &*url), ("NO_PROXY", "example.com,localhost")],
+            1,
+        ),
+    ] {
+        let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", NAME, "--nocapture"]).env_clear();
+        child.env(CHILD, port.to_string()).env("AWS_CA_BUNDLE", &file);
+        child
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let ended = tokio::time::timeout(Duration::from_mins(1), child.output()).await;
+        let output = ended.unwrap().unwrap();
+        assert!(
+            output.status.success(),
+            "{variables:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(tunnels.load(Ordering::SeqCst), through, "{variables:?}");
+    }
 }
