@@ -40,6 +40,7 @@ use super::{
     identity::Source,
     kube_tokens::KubeTokens,
     limit::{Budget, Budgets, Urgency},
+    trust::{Trust, TrustError},
 };
 use crate::api::{ObjectKey, SourceId};
 
@@ -83,8 +84,11 @@ pub(super) struct Ground {
 
 impl Ground {
     /// What the environment says. Endpoints come from here and nowhere else.
-    pub(super) async fn from_environment(region: Option<&str>, instance_metadata: bool) -> Self {
-        let http = http_client();
+    pub(super) async fn from_environment(
+        region: Option<&str>,
+        instance_metadata: bool,
+    ) -> Result<Self, TrustError> {
+        let http = http_client(&Trust::from_environment().await?);
         let region = match region {
             Some(region) => Some(Region::new(region.to_owned())),
             None => EnvironmentVariableRegionProvider::new().region().await,
@@ -101,7 +105,7 @@ impl Ground {
             .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
             .with_timeout_config(timeouts())
             .with_retry_config(retries());
-        Self::new(&sdk, timeouts(), own(&surroundings, instance_metadata))
+        Ok(Self::new(&sdk, timeouts(), own(&surroundings, instance_metadata)))
     }
 
     /// With these settings, and those that every client has.
@@ -172,13 +176,14 @@ fn retries() -> RetryConfig {
 }
 
 /// One connector for the process: a client of the SDK that made its own would load the root certificates again.
-pub(super) fn http_client() -> SharedHttpClient {
+pub(super) fn http_client(trust: &Trust) -> SharedHttpClient {
     let connector = Connector::builder()
         .connector_settings(HttpConnectorSettings::builder().connect_timeout(CONNECT).build())
         .proxy_config(ProxyConfig::from_env())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(8)
         .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .tls_context(trust.context())
         .build();
     let connector = SharedHttpConnector::new(connector);
     http_client_fn(move |_, _| connector.clone())

@@ -1,9 +1,12 @@
 //! Credentials, one set per identity: got once, kept, refreshed early, by one caller at a time.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,8 +17,8 @@ use aws_credential_types::{
 use aws_sdk_secretsmanager::{config::http::HttpResponse, error::SdkError};
 use futures::future::BoxFuture;
 use tokio::{
-    sync,
-    time::{Instant, timeout},
+    sync::{self, Notify},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -25,6 +28,7 @@ use super::{
     kube_tokens::KubeTokens,
     limit::{Bucket, Urgency},
     metrics::Metrics,
+    origins::{Health, IN_USE, KubeObject, MadeFrom, PAUSE, Schedule, Snapshot},
     remote::Proven,
 };
 
@@ -43,6 +47,8 @@ pub(super) struct Held {
     got: Instant,
     refresh: Instant,
     ends: Option<Instant>,
+    /// Which state of the identity's origin it was made from.
+    epoch: u64,
     proven: sync::OnceCell<Proven>,
 }
 
@@ -55,6 +61,7 @@ impl Held {
             got,
             refresh: got + refresh,
             ends: ends.map(|ends| got + ends),
+            epoch: 0,
             proven: sync::OnceCell::new(),
         }
     }
@@ -114,6 +121,14 @@ pub(super) struct Bank {
     sts: Bucket,
     metrics: Metrics,
     wallets: Mutex<HashMap<Identity, Weak<Wallet>>>,
+    /// Who makes credentials from which object of Kubernetes.
+    users: Mutex<HashMap<KubeObject, Vec<Weak<Wallet>>>>,
+    schedule: Mutex<Schedule>,
+    /// Rings when a look is due sooner than before.
+    sooner: Notify,
+    /// Those whose origin has changed, until somebody takes note of it.
+    renewed: Mutex<Vec<Arc<Wallet>>>,
+    news: Notify,
 }
 
 impl fmt::Debug for Bank {
@@ -130,6 +145,11 @@ impl Bank {
             sts: Bucket::sts(),
             metrics,
             wallets: Mutex::default(),
+            users: Mutex::default(),
+            schedule: Mutex::default(),
+            sooner: Notify::new(),
+            renewed: Mutex::default(),
+            news: Notify::new(),
         })
     }
 
@@ -139,7 +159,11 @@ impl Bank {
             Some((parent, role)) => Origin::Role(self.wallet(&parent, region), role),
             None => Origin::Base(identity.base.clone()),
         };
-        let mut wallets = self.wallets.lock().unwrap_or_else(PoisonError::into_inner);
+        let objects = match &from {
+            Origin::Base(base) => KubeObject::of(base),
+            Origin::Role(..) => BTreeSet::new(),
+        };
+        let mut wallets = lock(&self.wallets);
         if let Some(wallet) = wallets.get(identity).and_then(Weak::upgrade) {
             return wallet;
         }
@@ -150,11 +174,87 @@ impl Bank {
             from,
             region: region.clone(),
             bank: self.clone(),
+            objects,
+            epoch: AtomicU64::new(0),
             state: Mutex::default(),
             fetching: sync::Mutex::default(),
         });
         wallets.insert(identity.clone(), Arc::downgrade(&wallet));
+        let mut users = lock(&self.users);
+        users.retain(|_, users| {
+            users.retain(|user| user.strong_count() > 0);
+            !users.is_empty()
+        });
+        for object in &wallet.objects {
+            let user = Arc::downgrade(&wallet);
+            users.entry(object.clone()).or_default().push(user);
+        }
         wallet
+    }
+
+    /// Looks at the objects that identities in use are made from, each when it is due, until it is dropped.
+    pub(super) async fn look_after(&self) {
+        loop {
+            let due = lock(&self.schedule).next();
+            let at_due = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.sooner.notified() => {}
+                () = at_due => {}
+            }
+            let object = lock(&self.schedule).take(Instant::now());
+            if let Some(object) = object {
+                self.look_at(&object).await;
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Reads the object and ends the sessions that were made from what it no longer is.
+    async fn look_at(&self, object: &KubeObject) {
+        let seen = object.read(&*self.tokens).await;
+        let users: Vec<_> = {
+            let users = lock(&self.users);
+            let users = users.get(object).into_iter().flatten();
+            users.filter_map(Weak::upgrade).collect()
+        };
+        let mut health = None;
+        for user in users {
+            let Some(of_user) = user.health() else { continue };
+            health = health.max(Some(of_user));
+            if seen.as_ref().is_some_and(|seen| user.is_outdated(object, seen)) {
+                // What is broken is tried again at each look that could not show why.
+                if of_user == Health::Good {
+                    tracing::info!(identity = %user.name, "what an identity is made from has changed; its sessions end");
+                }
+                user.restart();
+                self.announce(user);
+            }
+        }
+        lock(&self.schedule).looked(Instant::now(), object, health);
+    }
+
+    fn announce(&self, wallet: Arc<Wallet>) {
+        let mut renewed = lock(&self.renewed);
+        if !renewed.iter().any(|known| Arc::ptr_eq(known, &wallet)) {
+            renewed.push(wallet);
+        }
+        self.news.notify_one();
+    }
+
+    /// Waits for identities whose origin has changed.
+    pub(super) async fn renewed(&self) -> Vec<Arc<Wallet>> {
+        loop {
+            let renewed = std::mem::take(&mut *lock(&self.renewed));
+            if !renewed.is_empty() {
+                return renewed;
+            }
+            self.news.notified().await;
+        }
     }
 
     /// A call to STS, within the budget that all of them share.
@@ -190,6 +290,10 @@ pub(super) struct Wallet {
     pub(super) from: Origin,
     pub(super) region: Arc<str>,
     pub(super) bank: Arc<Bank>,
+    /// What of Kubernetes first credentials come from.
+    objects: BTreeSet<KubeObject>,
+    /// Counts the changes of what first credentials come from: sessions made before the last one are not used.
+    epoch: AtomicU64,
     state: Mutex<State>,
     /// Held by the one who fetches; whoever is cancelled meanwhile leaves it to the next.
     fetching: sync::Mutex<()>,
@@ -200,7 +304,18 @@ struct State {
     held: Option<Arc<Held>>,
     /// When the next refresh may be tried, after one has failed.
     again: Option<Instant>,
-    failed: Option<(Instant, Cause)>,
+    failed: Option<Failed>,
+    /// When somebody last asked for these credentials, or for some that are made from them.
+    asked: Option<Instant>,
+    /// What the last attempt was made from.
+    made_from: MadeFrom,
+}
+
+#[derive(Debug)]
+struct Failed {
+    at: Instant,
+    epoch: u64,
+    cause: Cause,
 }
 
 impl Wallet {
@@ -212,6 +327,8 @@ impl Wallet {
     /// Credentials that are good now.
     pub(super) fn held(&self) -> BoxFuture<'_, Result<Arc<Held>, Cause>> {
         Box::pin(async {
+            let root = self.root();
+            root.state().asked = Some(Instant::now());
             let good = match self.look() {
                 Look::Use(held) => return Ok(held),
                 Look::Failed(cause) => return Err(cause),
@@ -237,8 +354,11 @@ impl Wallet {
                     format!("credentials of {} did not come in time", self.name),
                 )
             };
-            let fetched = timeout(FETCH, self.fetch()).await.map_err(late).flatten();
-            self.keep(fetched)
+            let epoch = root.epoch();
+            let mut made_from = MadeFrom::new();
+            let fetching = timeout(FETCH, self.fetch(&mut made_from));
+            let fetched = fetching.await.map_err(late).flatten();
+            self.keep(fetched, made_from, epoch)
         })
     }
 
@@ -259,10 +379,75 @@ impl Wallet {
 
     /// Drops what is held, so that the next who asks gets it anew.
     pub(super) fn forget(&self) {
-        *self.state() = State::default();
+        {
+            let mut state = self.state();
+            state.held = None;
+            state.again = None;
+            state.failed = None;
+        }
         if let Origin::Role(parent, _) = &self.from {
             parent.forget();
         }
+    }
+
+    /// Looks at what the identity is made from, unless that was done a moment ago: AWS has denied something, or a person asks.
+    /// The answer is whether the next call has others than `denied`.
+    pub(super) async fn suspect(&self, denied: Option<&Held>) -> bool {
+        let root = self.root();
+        for object in &root.objects {
+            let free = lock(&self.bank.schedule).claim(Instant::now(), object);
+            if free {
+                self.bank.look_at(object).await;
+            } else {
+                self.bank.sooner.notify_one();
+            }
+        }
+        denied.is_some_and(|denied| denied.epoch != root.epoch())
+    }
+
+    /// Has what the identity is made from looked at soon.
+    pub(super) fn look_soon(&self) {
+        for object in &self.root().objects {
+            lock(&self.bank.schedule).hurry(Instant::now(), object);
+        }
+        self.bank.sooner.notify_one();
+    }
+
+    /// The wallet that the chain begins with.
+    pub(super) fn root(&self) -> &Self {
+        let mut root = self;
+        while let Origin::Role(parent, _) = &root.from {
+            root = parent;
+        }
+        root
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Ends all sessions that come from here.
+    fn restart(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether the last attempt was made from something else than the object is now.
+    fn is_outdated(&self, object: &KubeObject, now: &Snapshot) -> bool {
+        let state = self.state();
+        let before = state.made_from.get(object);
+        before.is_some_and(|before| before.is_outdated(now))
+    }
+
+    /// Whether there are credentials; `None` if nobody uses them.
+    fn health(&self) -> Option<Health> {
+        let epoch = self.epoch();
+        let state = self.state();
+        state.asked.filter(|asked| asked.elapsed() < IN_USE)?;
+        let failed = state.failed.as_ref().filter(|failed| failed.epoch == epoch);
+        Some(match failed {
+            Some(failed) if !failed.cause.class.is_transient() => Health::Broken,
+            _ => Health::Good,
+        })
     }
 
     /// Whom AWS takes the identity for: the answer to AssumeRole says it, else STS is asked once for each set.
@@ -293,14 +478,16 @@ impl Wallet {
         held.proven.get_or_try_init(|| ask).await.cloned()
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
     }
 
     fn look(&self) -> Look {
+        let epoch = self.root().epoch();
         let state = self.state();
         let now = Instant::now();
-        if let Some(held) = state.held.as_ref().filter(|held| held.is_good()) {
+        let usable = |held: &&Arc<Held>| held.epoch == epoch && held.is_good();
+        if let Some(held) = state.held.as_ref().filter(usable) {
             let may_refresh = state.again.is_none_or(|again| again <= now);
             return if held.refresh <= now && may_refresh {
                 Look::Refresh(held.clone())
@@ -309,44 +496,83 @@ impl Wallet {
             };
         }
         match &state.failed {
-            Some((at, cause)) if at.elapsed() < FAILED => Look::Failed(cause.clone()),
+            Some(failed) if failed.epoch == epoch && failed.at.elapsed() < FAILED => {
+                Look::Failed(failed.cause.clone())
+            }
             _ => Look::Fetch,
         }
     }
 
-    fn keep(&self, fetched: Result<Held, Cause>) -> Result<Arc<Held>, Cause> {
+    /// Takes the outcome of an attempt that began in `epoch`.
+    fn keep(
+        &self,
+        fetched: Result<Held, Cause>,
+        made_from: MadeFrom,
+        epoch: u64,
+    ) -> Result<Arc<Held>, Cause> {
+        let passes = fetched.as_ref().is_err_and(|cause| cause.class.is_transient());
+        let health = match &fetched {
+            Err(_) if !passes => Health::Broken,
+            _ => Health::Good,
+        };
+        self.plan_look(health);
         let mut state = self.state();
+        let unchanged = passes || made_from == state.made_from;
+        if !passes {
+            state.made_from = made_from;
+        }
         match fetched {
             Ok(held) => {
+                let held = Held { epoch, ..held };
                 let before = state.held.as_ref().filter(|before| before.is_same_set(&held));
                 let held = match before.and_then(|before| before.proven.get()) {
                     Some(proven) => held.proved(proven.clone()),
                     None => held,
                 };
                 let held = Arc::new(held);
-                *state = State {
-                    held: Some(held.clone()),
-                    again: None,
-                    failed: None,
-                };
+                state.held = Some(held.clone());
+                state.again = None;
+                state.failed = None;
                 Ok(held)
             }
             Err(cause) => {
                 let now = Instant::now();
-                if let Some(held) = state.held.clone().filter(|held| held.is_good()) {
+                // What is still good was made from the same, or nobody knows from what.
+                let usable = |held: &Arc<Held>| unchanged && held.epoch == epoch && held.is_good();
+                if let Some(held) = state.held.clone().filter(usable) {
                     tracing::warn!(identity = %self.name, %cause, "refreshing credentials failed; the old ones are still good");
                     state.again = Some(now + AGAIN);
                     return Ok(held);
                 }
-                *state = State {
-                    held: None,
-                    again: None,
-                    failed: Some((now, cause.clone())),
-                };
+                state.held = None;
+                state.again = None;
+                state.failed = Some(Failed {
+                    at: now,
+                    epoch,
+                    cause: cause.clone(),
+                });
                 Err(cause)
             }
         }
     }
+
+    /// The objects have just been read: says when that is due again.
+    fn plan_look(&self, health: Health) {
+        let now = Instant::now();
+        let mut schedule = lock(&self.bank.schedule);
+        let mut sooner = false;
+        for object in &self.objects {
+            sooner |= schedule.read(now, object, health);
+        }
+        drop(schedule);
+        if sooner {
+            self.bank.sooner.notify_one();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a look at the wallet says.

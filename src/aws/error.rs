@@ -7,6 +7,7 @@ use aws_sdk_secretsmanager::{
     error::{ProvideErrorMetadata, SdkError},
 };
 
+use super::trust::distrust;
 use crate::api::{Selector, reason::Reason};
 
 /// What was attempted, on which object, and why it failed. The text is a sentence for a condition: no value, no request
@@ -86,7 +87,7 @@ impl Error {
     pub fn reason(&self) -> Reason {
         match self.class() {
             Class::Throttled => Reason::Throttled,
-            Class::Unavailable => Reason::ProviderUnavailable,
+            Class::Unavailable | Class::Untrusted => Reason::ProviderUnavailable,
             Class::NotFound => Reason::SecretNotFound,
             Class::StageNotFound => Reason::StageNotFound,
             Class::MarkedForDeletion => Reason::MarkedForDeletion,
@@ -110,6 +111,8 @@ pub enum Class {
     Throttled,
     /// No answer, or one that says that AWS is not well; passes by itself.
     Unavailable,
+    /// Whoever answers shows a certificate that is not trusted: a person must act, and may do so where nobody tells us.
+    Untrusted,
     /// The secret does not exist.
     NotFound,
     /// The secret exists, but no version with a value carries the stage or id.
@@ -127,15 +130,19 @@ pub enum Class {
 }
 
 impl Class {
-    /// Whether it passes by itself, so that the same call later may succeed without anybody's doing.
+    /// Whether the same call later may succeed though nothing changes that this process could see.
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::Throttled | Self::Unavailable)
+        matches!(self, Self::Throttled | Self::Unavailable | Self::Untrusted)
     }
 
     fn advice(self) -> &'static str {
         match self {
             Self::Throttled => "tried again by itself; if it stays, lower the load on this account's quota",
             Self::Unavailable => "tried again by itself",
+            Self::Untrusted => {
+                "correct the endpoint, the proxy on the way or the authorities in the file that AWS_CA_BUNDLE names; tried \
+                 again by itself"
+            }
             Self::NotFound => "create it, or mend the key, the region or the role's account",
             Self::StageNotFound => "mend the version, or put a value with this stage",
             Self::MarkedForDeletion => "restore it, or remove the reference",
@@ -181,7 +188,7 @@ impl Cause {
         let class = classify(code, text);
         let detail: Arc<str> = match class {
             Class::Throttled => "too many requests".into(),
-            Class::Unavailable => "AWS has a failure of its own".into(),
+            Class::Unavailable | Class::Untrusted => "AWS has a failure of its own".into(),
             Class::NotFound => "there is no such secret".into(),
             Class::StageNotFound => NO_VERSION.into(),
             Class::MarkedForDeletion => "the secret is marked for deletion".into(),
@@ -230,6 +237,9 @@ impl Cause {
             SdkError::DispatchFailure(failure) => {
                 if let Some(cause) = own(error) {
                     return cause;
+                }
+                if let Some(detail) = distrust(error) {
+                    return Self::new(Class::Untrusted, detail);
                 }
                 let detail = if failure.is_timeout() {
                     "AWS did not answer in time"

@@ -32,6 +32,9 @@ pub trait KubeTokens: Send + Sync + 'static {
         name: &'a str,
         key: &'a str,
     ) -> TokenFuture<'a, SecretKeyValue>;
+
+    /// The Secret's uid and resourceVersion as in [`SecretKeyValue`], read without its data.
+    fn secret_version<'a>(&'a self, namespace: &'a str, name: &'a str) -> TokenFuture<'a, Arc<str>>;
 }
 
 /// What a ServiceAccount says of AWS.

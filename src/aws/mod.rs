@@ -1,9 +1,10 @@
 //! Identities, pooled clients, batched reads, classes of errors, rate limits. The only place that names the AWS SDK.
 //!
 //! It promises: two stores never share credentials, whatever they are called; STS is asked once per identity and
-//! session; a secret is read once however many wait for it; every call ends in time, within the account's budget, in a
-//! classified error that holds neither a value nor a request id; a value is in memory only while somebody needs it;
-//! every value that is read leaves a line in the audit log.
+//! session; a session ends within a minute of a change of the ServiceAccount or the keys that it was made from; a secret is
+//! read once however many wait for it; every call ends in time, within the account's budget, in a classified error that holds
+//! neither a value nor a request id; a value is in memory only while somebody needs it; every value that is read leaves a
+//! line in the audit log.
 
 mod client;
 mod credentials;
@@ -12,11 +13,13 @@ mod identity;
 mod kube_tokens;
 mod limit;
 mod metrics;
+mod origins;
 mod pages;
 mod reader;
 mod remote;
 mod secrets;
 mod sessions;
+mod trust;
 
 pub use client::{AwsConfig, Subscribers};
 pub use error::{Cause, Class, Error};
@@ -30,6 +33,7 @@ pub use pages::Pages;
 pub use reader::{Ask, Reader, Reading};
 pub use remote::{Description, Proven, RemoteValue};
 pub use secrets::{Aws, Capabilities};
+pub use trust::TrustError;
 
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,7 @@ use super::{
     metrics::Metrics,
     pages::Pages,
     remote::{Description, Proven, RemoteValue, Scales},
+    trust::TrustError,
 };
 use crate::api::{ObjectKey, Selector, SourceId, VersionId, remote::AWSCURRENT};
 
@@ -59,10 +60,10 @@ pub struct Capabilities {
 }
 
 impl Aws {
-    /// With endpoints, proxies, region and own credentials from the environment.
-    pub async fn from_environment(config: AwsConfig, metrics: Metrics) -> Self {
-        let ground = Ground::from_environment(config.region.as_deref(), config.instance_metadata).await;
-        Self::new(ground, config, metrics)
+    /// With endpoints, proxies, trusted authorities, region and own credentials from the environment.
+    pub async fn from_environment(config: AwsConfig, metrics: Metrics) -> Result<Self, TrustError> {
+        let ground = Ground::from_environment(config.region.as_deref(), config.instance_metadata).await?;
+        Ok(Self::new(ground, config, metrics))
     }
 
     pub(super) fn new(ground: Ground, config: AwsConfig, metrics: Metrics) -> Self {
@@ -123,9 +124,45 @@ impl Aws {
     }
 
     /// Drops the credentials of the source's identity, so that the next call gets them anew.
-    pub fn invalidate(&self, id: SourceId) {
+    #[cfg(test)]
+    pub(super) fn invalidate(&self, id: SourceId) {
         if let Ok(client) = self.client(id) {
             client.wallet.forget();
+        }
+    }
+
+    /// Looks at the ServiceAccounts and Secrets that identities in use are made from, each when its time has come, until it
+    /// is dropped. Only the leader should.
+    pub async fn look_after_identities(&self) {
+        self.bank.look_after().await;
+    }
+
+    /// Waits until what some identities are made from has changed, and gives the sources that have new credentials from now on,
+    /// or none.
+    pub async fn renewed(&self) -> Vec<SourceId> {
+        let renewed = self.bank.renewed().await;
+        let is_renewed = |client: &Client| {
+            let root = client.wallet.root();
+            renewed
+                .iter()
+                .any(|wallet| std::ptr::eq(&raw const **wallet, root))
+        };
+        let sources = self.sources();
+        let mut ids: Vec<_> = sources
+            .clients
+            .iter()
+            .filter(|(_, client)| is_renewed(client))
+            .map(|(id, _)| *id)
+            .collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Looks at what the source's identity is made from, unless that was done in the last seconds: if it changed, the next
+    /// call has new credentials.
+    pub async fn recheck(&self, id: SourceId) {
+        if let Ok(client) = self.client(id) {
+            client.wallet.suspect(None).await;
         }
     }
 
@@ -153,7 +190,36 @@ impl Aws {
         }
     }
 
-    /// Forgets what was denied, so that it is tried again: after an edit of the store, or on demand.
+    /// Has what the source's identity is made from looked at soon, and does not wait for it.
+    pub fn recheck_soon(&self, id: SourceId) {
+        if let Ok(client) = self.client(id) {
+            client.wallet.look_soon();
+        }
+    }
+
+    /// Whether the source may read in batches, found out by a batch of this secret alone.
+    pub async fn try_batch(&self, id: SourceId, key: &Arc<str>) -> Result<(), Error> {
+        let tried = async {
+            let client = self.client(id)?;
+            let call = client.sdk.batch_get_secret_value().secret_id_list(&**key);
+            let call = || call.clone().send();
+            let answer = self
+                .call(&client, Operation::Batch, Urgency::Periodic, call)
+                .await;
+            client.note(|denied| denied.batch = denied.batch.after(&answer));
+            let (held, answer) = answer?;
+            let request_id: Arc<str> = answer.request_id().unwrap_or_default().into();
+            for entry in answer.secret_values.unwrap_or_default() {
+                if let Ok(value) = self.value(&client, &held, request_id.clone(), entry.into()) {
+                    audit(key, &value, &(self.subscribers)(id, key));
+                }
+            }
+            Ok(())
+        };
+        tried.await.map_err(|cause| Error::Batch { count: 1, cause })
+    }
+
+    /// Forgets what was denied, so that it is tried again: after an edit of the store.
     pub fn retry_denied(&self, id: SourceId) {
         if let Ok(client) = self.client(id) {
             client.note(|denied| *denied = super::client::Denied::default());
@@ -324,15 +390,23 @@ impl Aws {
             let held = client.wallet.held().await?;
             let budget = client.budget(&self.budgets, &held);
             let waited = budget.turn(operation, urgency).await?;
-            let _slot = client.slot(urgency).await?;
+            let slot = client.slot(urgency).await?;
             let running = self.metrics.start(operation.name(), waited);
             let account = held.account();
             let home: Vec<_> = account.as_deref().into_iter().collect();
             // A call of the SDK is tens of KB: it is made only when it is its turn.
             let answer = Box::pin(send()).await.map_err(|error| Cause::of(&error, &home));
             running.end(answer.as_ref().err());
-            let refused = answer.as_ref().is_err_and(|cause| cause.class == Class::Identity);
-            if refused && client.wallet.refused(&held) && may_repeat {
+            drop(slot);
+            let renewed = match answer.as_ref().err().map(|cause| cause.class) {
+                Some(Class::Identity) => client.wallet.refused(&held),
+                // The ServiceAccount may have got another role since.
+                Some(Class::AccessDenied | Class::KeyAccessDenied) => {
+                    client.wallet.suspect(Some(&held)).await
+                }
+                _ => false,
+            };
+            if renewed && may_repeat {
                 may_repeat = false;
                 continue;
             }

@@ -22,6 +22,7 @@ use super::{
     error::{Cause, Class, account_of},
     identity::{Base, KeyRef, Role},
     kube_tokens::KubeTokenError,
+    origins::{KubeObject, MadeFrom, Snapshot},
     remote::Proven,
 };
 
@@ -34,8 +35,8 @@ const ENDLESS: Duration = Duration::from_mins(15);
 const SESSION: i32 = 3600;
 
 impl Wallet {
-    /// Gets a new set.
-    pub(super) async fn fetch(&self) -> Result<Held, Cause> {
+    /// Gets a new set, and says in `made_from` what of Kubernetes went into it.
+    pub(super) async fn fetch(&self, made_from: &mut MadeFrom) -> Result<Held, Cause> {
         match &self.from {
             Origin::Base(Base::Own) => self.own().await,
             Origin::Base(Base::ServiceAccount {
@@ -44,7 +45,7 @@ impl Wallet {
                 uid,
                 audiences,
             }) => {
-                self.service_account(namespace, name, uid.as_ref(), audiences)
+                self.service_account(namespace, name, uid.as_ref(), audiences, made_from)
                     .await
             }
             Origin::Base(Base::StaticKeys {
@@ -53,8 +54,13 @@ impl Wallet {
                 session_token,
                 secrets: _,
             }) => {
-                self.static_keys(access_key_id, secret_access_key, session_token.as_ref())
-                    .await
+                self.static_keys(
+                    access_key_id,
+                    secret_access_key,
+                    session_token.as_ref(),
+                    made_from,
+                )
+                .await
             }
             Origin::Role(parent, role) => self.assume(parent, role).await,
         }
@@ -80,13 +86,19 @@ impl Wallet {
         name: &str,
         uid: Option<&Arc<str>>,
         audiences: &[Arc<str>],
+        made_from: &mut MadeFrom,
     ) -> Result<Held, Cause> {
+        let object = KubeObject::ServiceAccount {
+            namespace: namespace.into(),
+            name: name.into(),
+        };
         let facts = self
             .bank
             .tokens
             .service_account(namespace, name)
             .await
-            .map_err(|error| of_kubernetes(&error))?;
+            .map_err(|error| of_kubernetes(error, &object, made_from))?;
+        made_from.insert(object.clone(), Snapshot::ServiceAccount(facts.clone()));
         if uid.is_some_and(|uid| *uid != facts.uid) {
             let detail = format!("ServiceAccount {namespace}/{name} was deleted and made again");
             return Err(Cause::new(Class::Identity, detail));
@@ -112,7 +124,7 @@ impl Wallet {
             .tokens
             .token(namespace, name, &wanted)
             .await
-            .map_err(|error| of_kubernetes(&error))?;
+            .map_err(|error| of_kubernetes(error, &object, made_from))?;
         let call = self
             .bank
             .ground
@@ -162,16 +174,26 @@ impl Wallet {
             {
                 parent.refused(&with);
             }
+            if cause.class == Class::Identity {
+                self.look_soon();
+            }
             let detail = format!("{} may not assume {}: {}", parent.name, role.arn, cause.detail);
             refine(cause, detail)
         })?;
         self.session(answer.credentials, answer.assumed_role_user)
     }
 
-    async fn static_keys(&self, id: &KeyRef, secret: &KeyRef, token: Option<&KeyRef>) -> Result<Held, Cause> {
-        let (id, secret) = (self.key(id).await?, self.key(secret).await?);
+    async fn static_keys(
+        &self,
+        id: &KeyRef,
+        secret: &KeyRef,
+        token: Option<&KeyRef>,
+        made_from: &mut MadeFrom,
+    ) -> Result<Held, Cause> {
+        let id = self.key(id, made_from).await?;
+        let secret = self.key(secret, made_from).await?;
         let token = match token {
-            Some(token) => Some(self.key(token).await?),
+            Some(token) => Some(self.key(token, made_from).await?),
             None => None,
         };
         // A value pasted with a line end is an invalid header, and would be quoted in an error.
@@ -183,14 +205,17 @@ impl Wallet {
         Ok(Held::new(credentials.build(), STATIC, Some(2 * STATIC)))
     }
 
-    async fn key(&self, of: &KeyRef) -> Result<SecretString, Cause> {
+    async fn key(&self, of: &KeyRef, made_from: &mut MadeFrom) -> Result<SecretString, Cause> {
         let KeyRef { namespace, name, key } = of;
+        let object = KubeObject::secret(of);
         let read = self
             .bank
             .tokens
             .secret_key(namespace, name, key)
             .await
-            .map_err(|error| of_kubernetes(&error))?;
+            .map_err(|error| of_kubernetes(error, &object, made_from))?;
+        // If the Secret changed between two of its keys, the first version counts: the next look finds another one.
+        made_from.entry(object).or_insert(Snapshot::Secret(read.version));
         Ok(read.value)
     }
 
@@ -234,14 +259,20 @@ fn refine(cause: Cause, detail: String) -> Cause {
     }
 }
 
-fn of_kubernetes(error: &KubeTokenError) -> Cause {
+/// Why `object` gave no credentials. What the object itself does not show, such as a token that is refused, differs from
+/// whatever the next look sees, which then has it tried again.
+fn of_kubernetes(error: KubeTokenError, object: &KubeObject, made_from: &mut MadeFrom) -> Cause {
     let class = match error {
         KubeTokenError::Unavailable(_) => Class::Unavailable,
         KubeTokenError::NotFound(_) | KubeTokenError::Forbidden(_) | KubeTokenError::Invalid(_) => {
             Class::Identity
         }
     };
-    Cause::new(class, error.to_string())
+    let cause = Cause::new(class, error.to_string());
+    if let Some(refused) = Snapshot::refused(error) {
+        made_from.insert(object.clone(), refused);
+    }
+    cause
 }
 
 /// The default chain's error. It may quote files, so only its kind is told, and what STS says.

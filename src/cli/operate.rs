@@ -182,7 +182,7 @@ pub(super) async fn operate(
             subscribers.ask(|tracker| tracker.subscribers(source, key))
         }),
     };
-    let aws = Arc::new(Aws::from_environment(config, metrics.aws.clone()).await);
+    let aws = Arc::new(Aws::from_environment(config, metrics.aws.clone()).await?);
     let reader = Arc::new(Reader::new(aws.clone()));
     let stores = Arc::new(Stores::new(Parts {
         namespaced: secret_stores,

@@ -19,6 +19,7 @@ pub(super) struct Asked {
     pub(super) method: String,
     pub(super) target: String,
     pub(super) content_type: String,
+    pub(super) accept: String,
     pub(super) body: Value,
     answer: SendResponse<Response<axum::body::Body>>,
 }
@@ -37,11 +38,17 @@ impl Server {
         let (request, answer) = next.expect("a request comes").expect("the client lives");
         let (parts, body) = request.into_parts();
         let bytes = body.collect_bytes().await.unwrap();
-        let content_type = parts.headers.get(http::header::CONTENT_TYPE);
+        let header = |name| {
+            let value = parts.headers.get(name);
+            value
+                .map_or("", |value: &http::HeaderValue| value.to_str().unwrap())
+                .to_owned()
+        };
         Asked {
             method: parts.method.to_string(),
             target: parts.uri.to_string(),
-            content_type: content_type.map_or("", |v| v.to_str().unwrap()).to_owned(),
+            content_type: header(http::header::CONTENT_TYPE),
+            accept: header(http::header::ACCEPT),
             body: serde_json::from_slice(&bytes).unwrap_or_default(),
             answer,
         }

@@ -510,6 +510,42 @@ async fn what_an_identity_lacks_is_said_without_contents() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whether_keys_have_changed_is_told_without_reading_them() {
+    let metadata = json!({"name": "aws", "uid": "u", "resourceVersion": "7"});
+    for (code, body, expected) in [
+        (
+            200,
+            json!({"kind": "PartialObjectMetadata", "metadata": metadata}),
+            Ok("u/7".into()),
+        ),
+        (
+            404,
+            json!({}),
+            Err(KubeTokenError::NotFound("Secret shop/aws".into())),
+        ),
+        (
+            403,
+            json!({}),
+            Err(KubeTokenError::Forbidden("reading Secret shop/aws".into())),
+        ),
+    ] {
+        let (cluster, mut server) = cluster();
+        let tokens = Tokens::new(cluster, Vec::new());
+        let answer = async {
+            let asked = server.expect("GET", "/api/v1/namespaces/shop/secrets/aws").await;
+            assert!(
+                asked.accept.contains("as=PartialObjectMetadata"),
+                "{}",
+                asked.accept
+            );
+            asked.answer(code, &body);
+        };
+        let (version, ()) = tokio::join!(tokens.secret_version("shop", "aws"), answer);
+        assert_eq!(version, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_that_fails_is_dropped_and_the_next_one_goes_out() {
     let (cluster, mut server) = cluster();
     let metrics = cluster.metrics.clone();

@@ -8,8 +8,12 @@ use k8s_openapi::{
         authentication::v1::{TokenRequest, TokenRequestSpec},
         core::v1::{Secret, ServiceAccount},
     },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{api::PostParams, core::request};
+use kube::{
+    api::{GetParams, PostParams},
+    core::{PartialObjectMeta, request},
+};
 use secrecy::SecretString;
 use zeroize::Zeroize as _;
 
@@ -116,9 +120,21 @@ impl Tokens {
                 return Err(call.failed(Class::Malformed("the named key of it is not UTF-8")));
             }
         };
-        let uid = metadata.uid.unwrap_or_default();
-        let version = format!("{uid}/{}", metadata.resource_version.unwrap_or_default()).into();
+        let version = version(metadata);
         Ok(Some(SecretKeyValue { value, version }))
+    }
+
+    async fn version(&self, key: &ObjectKey) -> Result<Arc<str>, Error> {
+        let call = Call {
+            verb: Verb::Get,
+            kind: "Secret",
+            key,
+        };
+        let request = request::Request::new(path_of::<Secret>(&key.namespace))
+            .get_metadata(&key.name, &GetParams::default())
+            .map_err(|_| call.failed(UNBUILDABLE))?;
+        let answer: PartialObjectMeta<Secret> = self.cluster.call(call, request).await?;
+        Ok(version(answer.metadata))
     }
 }
 
@@ -165,6 +181,19 @@ impl KubeTokens for Tokens {
             found.ok_or_else(|| KubeTokenError::NotFound(format!("key {key} of Secret {secret}").into()))
         })
     }
+
+    fn secret_version<'a>(&'a self, namespace: &'a str, name: &'a str) -> TokenFuture<'a, Arc<str>> {
+        Box::pin(async move {
+            let secret = ObjectKey::new(namespace, name);
+            self.version(&secret).await.map_err(|err| refused("Secret", &err))
+        })
+    }
+}
+
+/// Differs whenever the object does, also from another one of its name.
+fn version(metadata: ObjectMeta) -> Arc<str> {
+    let uid = metadata.uid.unwrap_or_default();
+    format!("{uid}/{}", metadata.resource_version.unwrap_or_default()).into()
 }
 
 /// `kind` is the object's that a store names; a token is asked of a ServiceAccount.

@@ -51,6 +51,8 @@ pub enum OutageKind {
     Throttled,
     /// No answer, or AWS is not well.
     Unavailable,
+    /// Whoever answers shows a certificate that is not trusted.
+    Untrusted,
 }
 
 impl fmt::Display for OutageKind {
@@ -58,6 +60,9 @@ impl fmt::Display for OutageKind {
         f.write_str(match self {
             Self::Throttled => "AWS throttles the calls",
             Self::Unavailable => "AWS does not answer, or answers that it is not well",
+            Self::Untrusted => {
+                "the certificate of AWS's endpoint is not accepted: correct the endpoint, the proxy on the way or AWS_CA_BUNDLE"
+            }
         })
     }
 }
@@ -326,25 +331,19 @@ async fn describe(
     source: SourceId,
     key: Arc<str>,
 ) -> Option<OutageKind> {
-    let observation = look(&aws, source, &key).await;
-    let outage = match &observation {
-        Observation::Failed {
-            failure: Failure::Transient { throttled: true },
-            ..
-        } => Some(OutageKind::Throttled),
-        Observation::Failed {
-            failure: Failure::Transient { throttled: false },
-            ..
-        } => Some(OutageKind::Unavailable),
-        _ => None,
-    };
-    tracking.observe(observation);
+    let answer = aws.describe(source, &key).await;
+    let outage = answer.as_ref().err().and_then(outage);
+    tracking.observe(looked(source, &key, answer));
     outage
 }
 
 /// Describes one secret; the observation says what came of it.
 pub async fn look(aws: &Aws, source: SourceId, key: &Arc<str>) -> Observation {
-    match aws.describe(source, key).await {
+    looked(source, key, aws.describe(source, key).await)
+}
+
+fn looked(source: SourceId, key: &Arc<str>, answer: Result<aws::Description, aws::Error>) -> Observation {
+    match answer {
         Ok(secret) => Observation::Described {
             source,
             key: key.clone(),
@@ -356,6 +355,29 @@ pub async fn look(aws: &Aws, source: SourceId, key: &Arc<str>) -> Observation {
             keys: vec![key.clone()],
             failure: failure(&error, &Selector::parse(None)),
         },
+    }
+}
+
+/// Tries what a source was denied, if it is time for that: somebody asks for a refresh of secrets of it. A denial changes
+/// nothing; what is permitted by now is used from now on.
+pub async fn try_denied(tracking: &Tracking, aws: &Aws, source: SourceId, keys: &[Arc<str>]) {
+    let Some(trial) = tracking.tell(|tracker, now| tracker.trial(now, source, keys)) else {
+        return;
+    };
+    if let Some(key) = trial.describe {
+        let seen = look(aws, source, &key).await;
+        if matches!(seen, Observation::Described { .. }) {
+            tracking.observe(seen);
+        }
+    }
+    if trial.batch
+        && let Some(key) = keys.first()
+        && aws.try_batch(source, key).await.is_ok()
+    {
+        tracking.tell(|tracker, now| tracker.permit(now, source, Call::Read));
+    }
+    if trial.list && aws.list(source).next().await.is_ok() {
+        tracking.tell(|tracker, now| tracker.permit(now, source, Call::List));
     }
 }
 
@@ -439,6 +461,7 @@ fn outage(error: &aws::Error) -> Option<OutageKind> {
     match error.class() {
         aws::Class::Throttled => Some(OutageKind::Throttled),
         aws::Class::Unavailable => Some(OutageKind::Unavailable),
+        aws::Class::Untrusted => Some(OutageKind::Untrusted),
         _ => None,
     }
 }
@@ -541,7 +564,7 @@ pub fn failure(error: &aws::Error, selector: &Selector) -> Failure {
     use aws::Class as C;
     match error.class() {
         C::Throttled => Failure::Transient { throttled: true },
-        C::Unavailable => Failure::Transient { throttled: false },
+        C::Unavailable | C::Untrusted => Failure::Transient { throttled: false },
         C::NotFound => Failure::NotFound,
         C::StageNotFound => Failure::StageNotFound(selector.clone()),
         C::MarkedForDeletion => Failure::MarkedForDeletion,

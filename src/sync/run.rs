@@ -46,8 +46,15 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
     {
         let context = context.clone();
         let stores = context.stores.clone();
-        let wake = move |store: &ObjectKey| wake_users(&context, store);
+        let wake = move |store: &ObjectKey| wake_users(&context, store, None);
         tasks.spawn(stores.run(wake));
+    }
+    {
+        let aws = context.aws.clone();
+        tasks.spawn(async move { aws.look_after_identities().await });
+        let stores = context.stores.clone();
+        let context = context.clone();
+        tasks.spawn(stores.follow_identities(move |store, namespace| wake_users(&context, store, namespace)));
     }
     {
         let stores = context.stores.clone();
@@ -210,9 +217,10 @@ async fn follow(context: Arc<Context>, changes: Changes, targets: Arc<Mutex<Targ
     }
 }
 
-/// Wakes those that read through a store. The store's key has no namespace if it is a ClusterSecretStore.
-fn wake_users(context: &Context, store: &ObjectKey) {
-    let uses = |object: &ObjectKey, entry: &Entry| match context.stores.meant(entry.store.as_ref()) {
+/// Wakes those that read through a store, in all namespaces or in one. The store's key has no namespace if it is a
+/// ClusterSecretStore.
+fn wake_users(context: &Context, store: &ObjectKey, namespace: Option<&str>) {
+    let meant = |object: &ObjectKey, entry: &Entry| match context.stores.meant(entry.store.as_ref()) {
         Ok(meant) => {
             meant.name == store.name
                 && match meant.kind {
@@ -221,6 +229,9 @@ fn wake_users(context: &Context, store: &ObjectKey) {
                 }
         }
         Err(_) => false,
+    };
+    let uses = |object: &ObjectKey, entry: &Entry| {
+        namespace.is_none_or(|namespace| *object.namespace == *namespace) && meant(object, entry)
     };
     for object in context
         .objects

@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// A denied List or Batch is tried again after this.
+/// What was denied is tried again after this.
 const DENIED: Duration = Duration::from_hours(24);
 /// A sweep may be this old in what it shows.
 const LAG: Duration = Duration::from_mins(5);
@@ -128,7 +128,7 @@ impl Source {
             return;
         };
         remote.checked = Some(now);
-        remote.undescribed = false;
+        let permitted = std::mem::take(&mut remote.undescribed);
         remote.has_turns = false;
         self.rounds.remove(&id);
         remote.follow_hint(|expected| {
@@ -181,6 +181,9 @@ impl Source {
                 Verdict::First => self.wake_first(id, &selector, context),
                 Verdict::Same | Verdict::Doubtful => {}
             }
+        }
+        if permitted {
+            self.forget_denied_describes();
         }
         self.turned(id, gone, None, context);
         self.recovered(id, &over, context);
@@ -373,6 +376,11 @@ impl Source {
             // Reading its views alone may do.
             Failure::Denied if context.config.periodic_reads => {
                 remote.undescribed = true;
+                // The first denial decides when all of them are forgotten: one time for all, and one look for it.
+                if self.describe_denied.is_none() {
+                    self.describe_denied = Some(now + DENIED);
+                    self.queue.insert((now + DENIED, Task::Retry));
+                }
                 true
             }
             _ => false,

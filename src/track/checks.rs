@@ -53,6 +53,9 @@ impl Source {
     fn retry(&mut self, context: &mut Context<'_>) {
         self.list_denied = self.list_denied.filter(|until| *until > context.now);
         self.batch_denied = self.batch_denied.filter(|until| *until > context.now);
+        if self.describe_denied.is_some_and(|until| until <= context.now) {
+            self.forget_denied_describes();
+        }
         self.replan = true;
         self.settle(context);
     }

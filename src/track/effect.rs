@@ -126,6 +126,17 @@ pub struct Mode {
     pub list: bool,
 }
 
+/// Calls that a source was denied and that may be tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trial {
+    /// `ListSecrets`.
+    pub list: bool,
+    /// `BatchGetSecretValue`.
+    pub batch: bool,
+    /// `DescribeSecret`, of this secret.
+    pub describe: Option<Arc<str>>,
+}
+
 /// Why a source is checked by the call it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {

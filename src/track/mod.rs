@@ -24,7 +24,7 @@ mod tracker;
 mod view;
 mod want;
 
-pub use effect::{Cause, Effect, Known, Mode, Why, Withheld};
+pub use effect::{Cause, Effect, Known, Mode, Trial, Why, Withheld};
 pub use observation::{Call, Described, Failure, Observation, Rotation, Schedule, Stages};
 pub use tracker::Tracker;
 pub use want::{Config, Detection, Now, Refresh, SourcePolicy, Subscription, Want};

@@ -389,6 +389,17 @@ impl Remote {
         failed
     }
 
+    /// What failed is asked for again now. Gives whether anything did.
+    pub(super) fn retry(&mut self, now: Now) -> bool {
+        let views = self.views.iter_mut().filter_map(|view| view.trouble.as_mut());
+        let mut failed = false;
+        for trouble in self.trouble.iter_mut().chain(views) {
+            trouble.next = now;
+            failed = true;
+        }
+        failed
+    }
+
     /// The interval may be shorter now: what failed is asked for again within it.
     pub(super) fn recheck_within(&mut self, now: Now) {
         let at = now + self.recheck().max(FIRST_STEP);

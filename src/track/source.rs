@@ -9,7 +9,7 @@ use std::{
 use crate::{
     api::{Selector, SourceId, VersionId},
     track::{
-        Cause, Config, Detection, Effect, Mode, Now, SourcePolicy, Want,
+        Call, Cause, Config, Detection, Effect, Mode, Now, SourcePolicy, Trial, Want,
         backoff::{Backoff, Gate},
         cohort::Cohorts,
         dice::Dice,
@@ -23,6 +23,8 @@ use crate::{
 
 /// An effect that was not answered for this long is lost, and asked for again.
 pub(super) const LOST: Duration = Duration::from_mins(5);
+/// What is denied is tried at most once in this time for those who ask for a refresh.
+const TRIAL: Duration = Duration::from_mins(5);
 /// Secrets of a source that are in flight at most, so that the end of an outage brings no storm.
 pub(super) const IN_FLIGHT: usize = 320;
 
@@ -82,8 +84,12 @@ pub(super) struct Source {
     pub(super) rotating: usize,
     /// Secrets whose subscribers have changed since the last poll.
     pub(super) dirty: BTreeSet<RemoteId>,
+    /// Until when what was denied is not tried again. Of Describe, until when all secrets are tried again of which it was.
     pub(super) list_denied: Option<Now>,
     pub(super) batch_denied: Option<Now>,
+    pub(super) describe_denied: Option<Now>,
+    /// When what is denied was last tried for somebody who asked for a refresh.
+    tried: Option<Now>,
     pub(super) plan: Plan,
     pub(super) replan: bool,
     pub(super) mode: Option<Mode>,
@@ -118,6 +124,8 @@ impl Source {
             dirty: BTreeSet::new(),
             list_denied: None,
             batch_denied: None,
+            describe_denied: None,
+            tried: None,
             plan: Plan::default(),
             replan: true,
             mode: None,
@@ -136,15 +144,72 @@ impl Source {
             return;
         }
         self.policy = policy;
+        self.forget_denials();
+        self.backoff = Backoff::default();
+        self.raised = false;
+        self.dirty.extend(self.remotes.keys());
+    }
+
+    /// What was denied may be allowed by now.
+    fn forget_denials(&mut self) {
         self.list_denied = None;
         self.batch_denied = None;
-        self.backoff = Backoff::default();
         self.replan = true;
-        self.raised = false;
+        self.forget_denied_describes();
+    }
+
+    /// Describe may be allowed by now, of whichever secret.
+    pub(super) fn forget_denied_describes(&mut self) {
+        self.describe_denied = None;
         for remote in self.remotes.values_mut() {
             remote.undescribed = false;
         }
-        self.dirty.extend(self.remotes.keys());
+    }
+
+    /// Who asks AWS is another one, or may do other things: what was denied and what failed is tried again now.
+    pub(super) fn retry_all(&mut self, now: Now) {
+        self.forget_denials();
+        self.backoff = Backoff::default();
+        let mut failing = Vec::new();
+        for (id, remote) in &mut self.remotes {
+            if remote.retry(now) {
+                failing.push(*id);
+            }
+        }
+        for id in failing {
+            self.requeue(id);
+        }
+    }
+
+    /// What was denied and is worth another try, now that somebody asks for a refresh of these secrets. However often that
+    /// happens, a source gives one trial in five minutes, and a trial that fails changes nothing.
+    pub(super) fn trial<'a>(
+        &mut self,
+        now: Now,
+        keys: impl IntoIterator<Item = &'a Arc<str>>,
+    ) -> Option<Trial> {
+        let undescribed = |key: &&Arc<str>| self.remote(key).is_some_and(|remote| remote.undescribed);
+        let trial = Trial {
+            list: self.list_denied.is_some(),
+            batch: self.batch_denied.is_some(),
+            describe: keys.into_iter().find(undescribed).cloned(),
+        };
+        let soon = self.tried.is_some_and(|tried| now < tried + TRIAL);
+        if soon || trial == Trial::default() {
+            return None;
+        }
+        self.tried = Some(now);
+        Some(trial)
+    }
+
+    /// A trial went well.
+    pub(super) fn permit(&mut self, call: Call) {
+        match call {
+            Call::List => self.list_denied = None,
+            Call::Read => self.batch_denied = None,
+            Call::Describe => self.forget_denied_describes(),
+        }
+        self.replan = true;
     }
 
     pub(super) fn remote(&self, key: &str) -> Option<&Remote> {

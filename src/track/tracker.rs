@@ -1,12 +1,15 @@
 //! The state machine.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     api::{ObjectKey, Selector, SourceId, VersionId},
     track::{
-        Cause, Config, Effect, Known, Mode, Now, Observation, Refresh, Rotation, SourcePolicy, Subscription,
-        Withheld,
+        Call, Cause, Config, Effect, Failure, Known, Mode, Now, Observation, Refresh, Rotation, SourcePolicy,
+        Subscription, Trial, Withheld,
         dice::Dice,
         objects::{Object, ObjectId, Objects, Wakes, Wanted},
         source::{Context, Source},
@@ -49,6 +52,51 @@ impl Tracker {
     pub fn set_source(&mut self, now: Now, source: SourceId, policy: SourcePolicy) {
         self.source(source).set_policy(Some(policy));
         self.schedule(now, source);
+    }
+
+    /// Who asks AWS for the source is another one, or its store was edited: what was denied and what failed is tried again
+    /// now, and nobody waits for the end of a back-off.
+    pub fn retry(&mut self, now: Now, source: SourceId) {
+        if let Some(known) = self.sources.get_mut(&source) {
+            known.retry_all(now);
+            self.schedule(now, source);
+        }
+    }
+
+    /// The credentials of a source cannot be had any more: all who want something of it are told.
+    pub fn lose_identity(&mut self, now: Now, source: SourceId) {
+        let Some(known) = self.sources.get(&source) else {
+            return;
+        };
+        let keys = known.remotes.values().map(|remote| remote.key.clone()).collect();
+        self.observe(
+            now,
+            Observation::Failed {
+                source,
+                call: Call::Read,
+                keys,
+                failure: Failure::Identity,
+            },
+        );
+    }
+
+    /// What is denied of a source and worth a try for somebody who asks for a refresh of these secrets. A trial that fails
+    /// need not be told; one that goes well is, to [`Tracker::permit`] or as an observation.
+    pub fn trial<'a>(
+        &mut self,
+        now: Now,
+        source: SourceId,
+        keys: impl IntoIterator<Item = &'a Arc<str>>,
+    ) -> Option<Trial> {
+        self.sources.get_mut(&source)?.trial(now, keys)
+    }
+
+    /// A call that was denied is permitted.
+    pub fn permit(&mut self, now: Now, source: SourceId, call: Call) {
+        if let Some(known) = self.sources.get_mut(&source) {
+            known.permit(call);
+            self.schedule(now, source);
+        }
     }
 
     /// Stops all checks of a source. Its wants wait until it is set again or their objects unsubscribe.

@@ -25,6 +25,7 @@ mod deletion;
 mod failing;
 mod faults;
 mod harness;
+mod identities;
 mod leases;
 mod operator;
 mod outages;

@@ -21,7 +21,13 @@ async fn as_child(expected: &str) {
         tokens: Arc::new(Fake::default()),
         subscribers: Arc::new(|_, _| Vec::new()),
     };
-    let aws = Aws::from_environment(config, Metrics::default()).await;
+    let aws = match Aws::from_environment(config, Metrics::default()).await {
+        Ok(aws) => aws,
+        Err(error) => {
+            assert!(error.to_string().contains(expected), "{error}");
+            return;
+        }
+    };
     assert_eq!(aws.region(), Some("eu-west-3"));
     let identity = Arc::new(identity("uid-1", Base::Own, &[]));
     let source = aws.intern(Source {
@@ -45,7 +51,7 @@ async fn own_credentials_and_endpoints_come_from_the_environment() {
     std::fs::write(token.path(), "a.b.c").unwrap();
     let token = token.path().to_str().unwrap();
     let role = format!("arn:aws:iam::{ACCOUNT}:role/operator");
-    let cases: [(&str, &str, Variables<'_>); 3] = [
+    let cases: [(&str, &str, Variables<'_>); 5] = [
         (
             ACCOUNT,
             "GetCallerIdentity",
@@ -58,6 +64,13 @@ async fn own_credentials_and_endpoints_come_from_the_environment() {
         ),
         // Without anything the node is not asked: that would take seconds, or give its role.
         ("none", "", &[]),
+        (
+            "AWS_CA_BUNDLE names the file /nowhere/ca.pem",
+            "",
+            &[("AWS_CA_BUNDLE", "/nowhere/ca.pem")],
+        ),
+        // A manifest may pass what is not set.
+        ("none", "", &[("AWS_CA_BUNDLE", "")]),
     ];
     for (expected, operation, variables) in cases {
         let mut child = Command::new(std::env::current_exe().unwrap());

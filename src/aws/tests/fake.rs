@@ -27,6 +27,7 @@ use crate::{
         Aws, AwsConfig, Base, Identity, KubeTokenError, KubeTokens, Metrics, Role, SecretKeyValue, Service,
         ServiceAccountFacts, ServiceAccountToken, Source, TokenFuture,
         client::{Ground, http_client},
+        trust::Trust,
     },
 };
 
@@ -72,7 +73,34 @@ pub(super) struct Script {
     sessions: u32,
     pub(super) role_arn: Option<Arc<str>>,
     pub(super) tokens: Vec<Vec<String>>,
+    /// What Kubernetes holds and answers.
+    pub(super) kube: Kube,
     pub(super) keys: BTreeMap<String, String>,
+}
+
+/// What is special about the objects in Kubernetes.
+#[derive(Default)]
+pub(super) struct Kube {
+    /// How often each ServiceAccount or Secret was read, and each token asked for: `serviceaccount shop/reader`.
+    pub(super) reads: BTreeMap<String, usize>,
+    /// Errors by the same names.
+    pub(super) errors: BTreeMap<String, KubeTokenError>,
+    /// The ServiceAccounts were made again so often.
+    pub(super) remade: usize,
+    /// The Secret of `keys` was changed so often.
+    pub(super) changed: usize,
+}
+
+impl Kube {
+    fn read(&mut self, object: String) -> Result<(), KubeTokenError> {
+        let error = self.errors.get(&object).cloned();
+        *self.reads.entry(object).or_default() += 1;
+        error.map_or(Ok(()), Err)
+    }
+
+    fn version(&self) -> Arc<str> {
+        format!("uid/{}", self.changed).into()
+    }
 }
 
 #[derive(Clone, Default)]
@@ -121,10 +149,21 @@ pub(super) fn aws_at(
     own: Credentials,
     tokens: impl KubeTokens,
 ) -> Arc<Aws> {
+    aws_that_trusts(&Trust::default(), endpoint, timeouts, own, tokens)
+}
+
+/// The same with other authorities than the platform's.
+pub(super) fn aws_that_trusts(
+    trust: &Trust,
+    endpoint: &str,
+    timeouts: TimeoutConfig,
+    own: Credentials,
+    tokens: impl KubeTokens,
+) -> Arc<Aws> {
     let sdk = SdkConfig::builder()
         .endpoint_url(endpoint)
         .region(Region::from_static("eu-central-1"))
-        .http_client(http_client())
+        .http_client(http_client(trust))
         .build();
     let ground = Ground::new(&sdk, timeouts, SharedCredentialsProvider::new(own));
     let config = AwsConfig {
@@ -408,12 +447,22 @@ impl Script {
 }
 
 impl KubeTokens for Fake {
-    fn service_account<'a>(&'a self, _: &'a str, name: &'a str) -> TokenFuture<'a, ServiceAccountFacts> {
-        let role_arn = self.script().role_arn.clone();
-        let uid = format!("uid of {name}").into();
+    fn service_account<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> TokenFuture<'a, ServiceAccountFacts> {
+        let mut script = self.script();
+        let read = script.kube.read(format!("serviceaccount {namespace}/{name}"));
+        let role_arn = script.role_arn.clone();
+        let uid = match script.kube.remade {
+            0 => format!("uid of {name}"),
+            remade => format!("uid of {name}, made again {remade} times"),
+        };
         Box::pin(async {
+            read?;
             Ok(ServiceAccountFacts {
-                uid,
+                uid: uid.into(),
                 role_arn,
                 audience: None,
             })
@@ -422,12 +471,15 @@ impl KubeTokens for Fake {
 
     fn token<'a>(
         &'a self,
-        _: &'a str,
-        _: &'a str,
+        namespace: &'a str,
+        name: &'a str,
         audiences: &'a [String],
     ) -> TokenFuture<'a, ServiceAccountToken> {
-        self.script().tokens.push(audiences.to_vec());
+        let mut script = self.script();
+        script.tokens.push(audiences.to_vec());
+        let read = script.kube.read(format!("token {namespace}/{name}"));
         Box::pin(async {
+            read?;
             Ok(ServiceAccountToken {
                 token: SecretString::from(CANARY),
                 expires_at: now() + Duration::from_mins(10),
@@ -441,15 +493,25 @@ impl KubeTokens for Fake {
         name: &'a str,
         key: &'a str,
     ) -> TokenFuture<'a, SecretKeyValue> {
-        let value = self.script().keys.get(key).cloned();
+        let mut script = self.script();
+        let read = script.kube.read(format!("secret {namespace}/{name}"));
+        let (value, version) = (script.keys.get(key).cloned(), script.kube.version());
         Box::pin(async move {
+            read?;
             let missing =
                 || KubeTokenError::NotFound(format!("key {key} of Secret {namespace}/{name}").into());
             let value = value.ok_or_else(missing)?;
             Ok(SecretKeyValue {
                 value: value.into(),
-                version: "uid/1".into(),
+                version,
             })
         })
+    }
+
+    fn secret_version<'a>(&'a self, namespace: &'a str, name: &'a str) -> TokenFuture<'a, Arc<str>> {
+        let mut script = self.script();
+        let read = script.kube.read(format!("secret {namespace}/{name}"));
+        let version = script.kube.version();
+        Box::pin(async move { read.map(|()| version) })
     }
 }

@@ -4,8 +4,10 @@ mod credentials;
 mod emulator;
 mod environment;
 mod fake;
+mod origins;
 mod reader;
 mod secrets;
+mod trust;
 
 use std::time::Duration;
 

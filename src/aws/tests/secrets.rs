@@ -320,3 +320,20 @@ async fn a_forgotten_source_makes_no_calls() {
     assert!(running.fake.script().asked.is_empty());
     assert_ne!(running.own(), source, "a number is not used again");
 }
+
+#[tokio::test]
+async fn a_batch_of_one_secret_finds_out_whether_batches_are_permitted() {
+    let running = start().await;
+    let keys = running.secrets(1);
+    let source = running.role();
+    let denied = Turn::Fail(400, "AccessDeniedException", "not authorized");
+    running.fake.script().always.insert("BatchGetSecretValue", denied);
+    let error = running.aws.try_batch(source, &keys[0]).await.unwrap_err();
+    assert_eq!(error.class(), Class::AccessDenied);
+    assert_eq!(running.aws.capabilities(source).batch, Some(false));
+    running.fake.script().always.clear();
+    running.aws.try_batch(source, &keys[0]).await.unwrap();
+    assert_eq!(running.aws.capabilities(source).batch, Some(true));
+    let asked = running.fake.asked("BatchGetSecretValue").pop().unwrap();
+    assert_eq!(asked.body["SecretIdList"], json!(["prod/0"]));
+}

@@ -31,7 +31,7 @@ use crate::{
         Control, Events, Index, Indexed, NamespaceEntry, Observed, Pace, SecretEntry, ServerTime, Writer,
     },
     sync::{
-        driver::Tracking,
+        driver::{self, Tracking},
         entry::{Entry, Refresh},
         metrics::Metrics,
         queue::Class,
@@ -216,6 +216,7 @@ impl Context {
             Err(Stop::Waiting) => return Ended::Well,
             Err(Stop::Refused(refusal)) => {
                 self.unsubscribe(object);
+                self.retry_store(object, &entry, &refusal);
                 let wait = Self::recheck(&entry);
                 return sooner(self.refuse(object, &entry, None, refusal).await, wait);
             }
@@ -339,18 +340,20 @@ impl Context {
 
         // An edit asks for what AWS says now, and nothing would correct an answer from a moment before it.
         let edited = entry.refresh == Refresh::OnChange && secret.is_some() && !same_inputs;
-        let answers = match self
-            .read(
-                object,
-                entry,
-                resolved,
-                &needs,
-                class,
-                asked_now || edited,
-                once && same_inputs,
-            )
-            .await
-        {
+        if asked_now {
+            self.aws.recheck(resolved.usable.id).await;
+        }
+        let read = self.read(
+            object,
+            entry,
+            resolved,
+            &needs,
+            class,
+            asked_now || edited,
+            once && same_inputs,
+        );
+        let (read, ()) = tokio::join!(read, self.try_denied(resolved, asked_now));
+        let answers = match read {
             Ok(answers) => answers,
             Err(Stop::Waiting) => return Ended::Again(RECHECK_HELD),
             Err(Stop::Refused(refusal)) => {
@@ -399,6 +402,24 @@ impl Context {
         match again {
             Some(again) => sooner(ended, again),
             None => ended,
+        }
+    }
+
+    /// The store of an object that was edited, or whose refresh somebody asks for, is looked at again if it is not ready.
+    fn retry_store(&self, object: &ObjectKey, entry: &Entry, refusal: &Refusal) {
+        if refusal.reason == Reason::StoreNotReady
+            && self.recall(object).edited
+            && let Ok(store) = self.stores.meant(entry.store.as_ref())
+        {
+            self.stores.retry(&Stores::key(&store, &object.namespace));
+        }
+    }
+
+    /// Somebody asks for a refresh: what the source was denied is tried again, if that is due.
+    async fn try_denied(&self, resolved: &Resolved, asked: bool) {
+        if asked {
+            let keys: Vec<_> = resolved.needs.iter().map(|need| need.key.clone()).collect();
+            driver::try_denied(&self.tracking, &self.aws, resolved.usable.id, &keys).await;
         }
     }
 

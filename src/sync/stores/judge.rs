@@ -95,6 +95,12 @@ impl Stores {
         }
         let id = self.aws.intern(source.clone());
         self.forget_sources(key, Some(id));
+        self.adopt(key, id);
+        // Whoever edits a store may have allowed what was denied.
+        if self.standing(key, entry).is_none() {
+            self.aws.retry_denied(id);
+            self.tracking.tell(|tracker, now| tracker.retry(now, id));
+        }
         match self.aws.prove(id).await {
             Ok(proven) => {
                 let account = Some(proven.account);

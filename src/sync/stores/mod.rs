@@ -2,6 +2,7 @@
 
 mod entry;
 mod judge;
+mod renewal;
 mod say;
 mod usable;
 
@@ -87,8 +88,8 @@ struct Known {
     standings: HashMap<ObjectKey, Standing>,
     /// Stores that were suspended when they were last looked at.
     suspended: HashSet<ObjectKey>,
-    /// Sources in use, the store that each is of, and what the tracker was told of it.
-    sources: HashMap<SourceId, (ObjectKey, SourcePolicy)>,
+    /// Sources in use, the store that each is of, and what the tracker was told of it: nothing while it is not proved.
+    sources: HashMap<SourceId, (ObjectKey, Option<SourcePolicy>)>,
     /// Accounts of identities that depend on the namespace.
     accounts: HashMap<SourceId, Arc<str>>,
     /// The namespaces, by name and uid, of sources that are only theirs.
@@ -311,14 +312,20 @@ impl Stores {
     fn announce(&self, key: &ObjectKey, id: SourceId, policy: SourcePolicy) {
         {
             let mut known = self.lock();
-            let told = known.sources.get(&id).is_some_and(|(_, told)| *told == policy);
-            if told {
+            let told = known.sources.get(&id).and_then(|(_, told)| told.as_ref());
+            if told == Some(&policy) {
                 return;
             }
-            known.sources.insert(id, (key.clone(), policy.clone()));
+            known.sources.insert(id, (key.clone(), Some(policy.clone())));
         }
         self.tracking
             .tell(|tracker, now| tracker.set_source(now, id, policy));
+    }
+
+    /// The source is the store's, whether it can be proved or not: it goes with the store.
+    fn adopt(&self, key: &ObjectKey, id: SourceId) {
+        let mut known = self.lock();
+        known.sources.entry(id).or_insert_with(|| (key.clone(), None));
     }
 
     /// Drops the sources of a store but `but`: their credentials, their checks.
@@ -400,7 +407,9 @@ mod tests {
                 (4, None),
             ] {
                 let id = SourceId(id);
-                known.sources.insert(id, (store.clone(), SourcePolicy::default()));
+                known
+                    .sources
+                    .insert(id, (store.clone(), Some(SourcePolicy::default())));
                 known.accounts.insert(id, "111122223333".into());
                 if let Some((name, uid)) = tenant {
                     known.tenants.insert(id, (name.into(), uid.into()));
