@@ -4,6 +4,7 @@ mod entry;
 mod judge;
 mod say;
 mod usable;
+mod verdicts;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,6 +16,7 @@ use std::{
 
 use futures::FutureExt as _;
 
+use self::verdicts::Verdicts;
 pub use self::{
     entry::{ClusterSecretStores, SecretStores, StoreEntry},
     usable::{Unusable, Usable},
@@ -72,6 +74,7 @@ pub struct Stores {
     events: Events,
     time: ServerTime,
     known: Mutex<Known>,
+    verdicts: Verdicts,
 }
 
 impl fmt::Debug for Stores {
@@ -180,6 +183,7 @@ impl Stores {
             events,
             time,
             known: Mutex::default(),
+            verdicts: Verdicts::default(),
         }
     }
 
