@@ -28,6 +28,7 @@ mod leases;
 mod operator;
 mod outages;
 mod ownership;
+mod probes;
 mod reading;
 mod refresh;
 mod restart_control;
