@@ -48,5 +48,6 @@ mod steady_state;
 mod stores;
 mod sync;
 mod tenancy;
+mod unobserved;
 mod wakes;
 mod weather;

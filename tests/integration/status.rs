@@ -8,7 +8,7 @@ use crate::harness::{Bed, STORE, bed, entry};
 
 /// What kstatus makes of a custom resource
 /// (<https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md>).
-fn kstatus(object: &Value) -> &'static str {
+pub(crate) fn kstatus(object: &Value) -> &'static str {
     if object["metadata"].get("deletionTimestamp").is_some() {
         return "Terminating";
     }
