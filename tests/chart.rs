@@ -161,7 +161,8 @@ fn values_reach_the_operators_arguments() {
             "--max-concurrent-restarts-per-namespace=10",
             "--allow-evict=true",
             "--alert-url=https://hooks.example.com/keyturn",
-            "--listen=0.0.0.0:8080",
+            "--listen=[::]:8080",
+            "--health-listen=[::]:8081",
             "--log=debug",
             "--log-format=text",
             "--audit=false",
@@ -169,6 +170,65 @@ fn values_reach_the_operators_arguments() {
     );
     let environment = container["env"].as_array().unwrap();
     assert!(environment.contains(&json!({"name": "AWS_ROLE_SESSION_NAME", "value": "keyturn-prod"})));
+}
+
+#[test]
+fn probes_look_at_health_and_every_port_is_where_the_values_say() {
+    let container = |values: &[&str]| -> Value {
+        let objects = objects(&template(values).unwrap()).unwrap();
+        objects[&("Deployment".into(), "keyturn".into())]["spec"]["template"]["spec"]["containers"][0].clone()
+    };
+    let listens = |container: &Value| -> Vec<String> {
+        let args = container["args"].as_array().unwrap().iter();
+        args.filter_map(Value::as_str)
+            .filter(|argument| argument.contains("listen="))
+            .map(str::to_owned)
+            .collect()
+    };
+    let by_default = container(&[]);
+    assert_eq!(
+        by_default["ports"],
+        json!([{"name": "http", "containerPort": 8080}, {"name": "health", "containerPort": 8081}])
+    );
+    for (probe, path) in [("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+        let get = json!({"path": path, "port": "health"});
+        assert_eq!(by_default[probe]["httpGet"], get, "{probe}");
+    }
+    for (values, address) in [
+        // As an upgrade with --reuse-values from a chart without these values has it.
+        (&["listen=null", "networkPolicy=null"][..], "[::]"),
+        (&["listen.address=0.0.0.0"][..], "0.0.0.0"),
+        (&["listen.address=fd00::5"][..], "[fd00::5]"),
+    ] {
+        let expected = [
+            format!("--listen={address}:8080"),
+            format!("--health-listen={address}:8081"),
+        ];
+        assert_eq!(listens(&container(values)), expected, "{values:?}");
+    }
+}
+
+#[test]
+fn a_network_policy_leaves_health_open_and_metrics_to_the_named() {
+    let policy = |values: &[&str]| -> Option<Value> {
+        let objects = objects(&template(values).unwrap()).unwrap();
+        objects.get(&("NetworkPolicy".into(), "keyturn".into())).cloned()
+    };
+    assert_eq!(policy(&[]), None);
+    let enabled = "networkPolicy.enabled=true";
+    let health = json!({"ports": [{"port": "health", "protocol": "TCP"}]});
+    let closed = policy(&[enabled]).unwrap();
+    assert_eq!(closed["spec"]["policyTypes"], json!(["Ingress"]));
+    assert_eq!(closed["spec"]["ingress"], json!([health]));
+    let label = "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=monitoring";
+    let named = json!({
+        "ports": [{"port": "http", "protocol": "TCP"}],
+        "from": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
+    });
+    assert_eq!(
+        policy(&[enabled, label]).unwrap()["spec"]["ingress"],
+        json!([health, named])
+    );
 }
 
 #[test]

@@ -3,15 +3,10 @@
 //! Checked twice: on the key before AWS is asked, and on the name in AWS's answer before a value reaches anyone, since a
 //! partial ARN may mean another secret than it seems to.
 
-use regex::bytes::{Regex, RegexBuilder};
-
-use super::arn::{self, SecretArn};
-
-/// What stands for the ExternalSecret's namespace in a pattern.
-const NAMESPACE: &str = "{namespace}";
-/// Stars that a pattern may have. Patterns are made anew in each pass, and whoever may make a store writes them: a
-/// hundred patterns of a thousand stars would take the process seconds of time and gigabytes of memory.
-const MOST_STARS: usize = 16;
+use super::{
+    arn::{self, SecretArn},
+    glob,
+};
 
 /// Where a store reads: what keys without region and account refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,58 +18,65 @@ pub struct Home<'a> {
 }
 
 /// The `allowedKeys` of a store for one namespace.
-#[derive(Clone, Debug)]
-pub struct AllowedKeys(Option<Vec<Pattern>>);
-
-#[derive(Clone, Debug)]
-struct Pattern {
-    /// Whether it speaks of whole ARNs, and so of any account and region that it names.
-    of_arns: bool,
-    regex: Regex,
+#[derive(Clone, Copy, Debug)]
+pub struct AllowedKeys<'a> {
+    patterns: Option<&'a [String]>,
+    namespace: &'a str,
 }
 
 /// A pattern that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "spec.allowedKeys[{0}] has braces around something else than `namespace`, more than 16 stars, or is too long: correct it"
+    "spec.allowedKeys[{0}] has braces around text other than `namespace`, or more than 16 stars: correct the pattern"
 )]
 pub struct BadPattern(pub usize);
 
-impl AllowedKeys {
-    /// Reads the patterns of a store; none at all allow everything, an empty list nothing.
-    pub fn new(patterns: Option<&[String]>, namespace: &str) -> Result<Self, BadPattern> {
-        let compile =
-            |(index, pattern): (usize, &String)| Pattern::new(pattern, namespace).ok_or(BadPattern(index));
-        patterns
-            .map(|patterns| patterns.iter().enumerate().map(compile).collect())
-            .transpose()
-            .map(Self)
+impl<'a> AllowedKeys<'a> {
+    /// Checks the patterns of a store; none at all allow everything, an empty list nothing.
+    pub fn new(patterns: Option<&'a [String]>, namespace: &'a str) -> Result<Self, BadPattern> {
+        let bad = patterns
+            .into_iter()
+            .flatten()
+            .position(|pattern| !glob::is_valid(pattern));
+        match bad {
+            Some(index) => Err(BadPattern(index)),
+            None => Ok(Self { patterns, namespace }),
+        }
+    }
+
+    /// Whether every key is allowed.
+    pub fn is_unlimited(&self) -> bool {
+        self.patterns.is_none()
     }
 
     /// Whether AWS may be asked for `key`: the whole key with the store's prefix, a name or an ARN.
     pub fn allows(&self, key: &str, home: Home<'_>) -> bool {
-        let Some(patterns) = &self.0 else { return true };
+        let Some(patterns) = self.patterns else {
+            return true;
+        };
         if !arn::is_arn(key) {
             return patterns
                 .iter()
-                .any(|pattern| !pattern.of_arns && pattern.regex.is_match(key.as_bytes()));
+                .any(|pattern| !arn::is_arn(pattern) && self.matches(pattern, key));
         }
         let Some(parsed) = SecretArn::parse(key) else {
             return false;
         };
         let at_home = parsed.region == home.region && Some(parsed.account) == home.account;
         patterns.iter().any(|pattern| {
-            if pattern.of_arns {
-                pattern.matches_arn(key)
+            if arn::is_arn(pattern) {
+                self.matches_arn(pattern, key)
             } else {
-                at_home && parsed.names().any(|name| pattern.regex.is_match(name.as_bytes()))
+                at_home && parsed.names().any(|name| self.matches(pattern, name))
             }
         })
     }
 
     /// Whether the secret that AWS answered with, by its name and whole ARN, may be passed on.
     pub fn allows_answer(&self, name: &str, arn: &str, home: Home<'_>) -> bool {
-        let Some(patterns) = &self.0 else { return true };
+        let Some(patterns) = self.patterns else {
+            return true;
+        };
         let Some(parsed) = SecretArn::parse(arn) else {
             return false;
         };
@@ -82,56 +84,27 @@ impl AllowedKeys {
         let at_home =
             parsed.region == home.region && home.account.is_none_or(|account| account == parsed.account);
         patterns.iter().any(|pattern| {
-            if pattern.of_arns {
-                pattern.matches_arn(arn)
+            if arn::is_arn(pattern) {
+                self.matches_arn(pattern, arn)
             } else {
-                at_home && pattern.regex.is_match(name.as_bytes())
+                at_home && self.matches(pattern, name)
             }
         })
     }
-}
 
-impl Pattern {
-    fn new(pattern: &str, namespace: &str) -> Option<Self> {
-        let mut regex = String::from(r"(?s)\A");
-        let mut stars = 0;
-        let mut rest = pattern;
-        while let Some(first) = rest.chars().next() {
-            let (part, length) = if rest.starts_with("**") {
-                (".*".to_owned(), 2)
-            } else if first == '*' {
-                ("[^/]*".to_owned(), 1)
-            } else if rest.starts_with(NAMESPACE) {
-                (regex::escape(namespace), NAMESPACE.len())
-            } else if first == '{' || first == '}' {
-                return None;
-            } else {
-                (regex::escape(first.encode_utf8(&mut [0; 4])), first.len_utf8())
-            };
-            stars += usize::from(first == '*');
-            if stars > MOST_STARS {
-                return None;
-            }
-            regex.push_str(&part);
-            rest = rest.get(length..)?;
-        }
-        regex.push_str(r"\z");
-        Some(Self {
-            of_arns: arn::is_arn(pattern),
-            // Stars stop at bytes as well as at letters, and bytes take a fraction of the memory.
-            regex: RegexBuilder::new(&regex).unicode(false).build().ok()?,
-        })
+    fn matches(&self, pattern: &str, key: &str) -> bool {
+        glob::matches(pattern, self.namespace, key)
     }
 
-    fn matches_arn(&self, arn: &str) -> bool {
-        let matches = |arn: &str| self.regex.is_match(arn.as_bytes());
-        matches(arn) || arn::without_suffix(arn).is_some_and(matches)
+    /// A pattern of whole ARNs speaks of any account and region that it names.
+    fn matches_arn(&self, pattern: &str, arn: &str) -> bool {
+        self.matches(pattern, arn) || arn::without_suffix(arn).is_some_and(|arn| self.matches(pattern, arn))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{glob::MOST_STARS, *};
 
     const HOME: Home<'static> = Home {
         region: "eu-central-1",
@@ -240,7 +213,8 @@ mod tests {
 
     #[test]
     fn the_answer_decides_what_a_partial_arn_meant() {
-        let keys = AllowedKeys::new(Some(&["prod/db".to_owned()]), "shop").unwrap();
+        let patterns = ["prod/db".to_owned()];
+        let keys = AllowedKeys::new(Some(&patterns), "shop").unwrap();
         // Asked for by an ARN without suffix that looks like one of prod/db with suffix.
         assert!(keys.allows(&arn("prod/db-secret"), HOME));
         assert!(!keys.allows_answer("prod/db-secret", &arn("prod/db-secret-AbC123"), HOME));
@@ -256,7 +230,8 @@ mod tests {
             account: None,
             ..HOME
         };
-        let keys = AllowedKeys::new(Some(&["**".to_owned()]), "shop").unwrap();
+        let patterns = ["**".to_owned()];
+        let keys = AllowedKeys::new(Some(&patterns), "shop").unwrap();
         assert!(keys.allows("db", home));
         assert!(keys.allows_answer("db", &arn("db-AbC123"), home));
         assert!(!keys.allows(&arn("db"), home));
@@ -274,7 +249,8 @@ mod tests {
         let most = "*a".repeat(MOST_STARS);
         assert!(allows(&most, &"xa".repeat(MOST_STARS)));
         for pattern in ["*a".repeat(MOST_STARS + 1), "**".repeat(MOST_STARS + 1)] {
-            let refused = AllowedKeys::new(Some(&[pattern]), "shop");
+            let patterns = [pattern];
+            let refused = AllowedKeys::new(Some(&patterns), "shop");
             assert_eq!(refused.unwrap_err(), BadPattern(0));
         }
     }
@@ -289,7 +265,8 @@ mod tests {
 
     #[test]
     fn a_namespace_is_text_and_unknown_braces_are_refused() {
-        let keys = AllowedKeys::new(Some(&["{namespace}/x".to_owned()]), "a.b*").unwrap();
+        let patterns = ["{namespace}/x".to_owned()];
+        let keys = AllowedKeys::new(Some(&patterns), "a.b*").unwrap();
         assert!(keys.allows("a.b*/x", HOME));
         assert!(!keys.allows("aXbY/x", HOME));
         for pattern in ["{name}", "{Namespace}/x", "{", "a}", "{a,b}"] {

@@ -1,11 +1,12 @@
 //! The CustomResourceDefinitions, as `keyturn crds` prints them and the chart installs them.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt as _;
+use serde_json::json;
 
-use super::{ClusterSecretStore, ExternalSecret, SecretStore};
+use super::{ClusterSecretStore, ExternalSecret, SecretStore, status::UNOBSERVED};
 
 /// All definitions.
 pub fn crds() -> Vec<CustomResourceDefinition> {
@@ -32,9 +33,23 @@ fn finished(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
             .and_then(|schema| schema.open_api_v3_schema.as_mut())
         {
             plain(schema);
+            if let Some(status) = schema
+                .properties
+                .as_mut()
+                .and_then(|properties| properties.get_mut("status"))
+            {
+                status.default = Some(unobserved());
+            }
         }
     }
     crd
+}
+
+/// The status of an object that no operator has looked at. Without it, tools that wait by kstatus (`helm --wait`, Flux)
+/// take such an object for finished: a kind without a status has nothing to wait for. It is stored with an object, and the
+/// first status that Keyturn writes replaces it.
+fn unobserved() -> JSON {
+    JSON(json!({"observedGeneration": UNOBSERVED}))
 }
 
 /// Optional is not nullable: an explicit null is then dropped by the API server, and no rule ever meets one. What a missing
@@ -102,14 +117,17 @@ mod tests {
     }
 
     #[test]
-    fn no_field_has_a_default_or_is_nullable() {
+    fn no_field_of_a_spec_has_a_default_and_none_is_nullable() {
         for crd in crds() {
-            let yaml = to_yaml(&crd).unwrap();
+            let kind = &crd.spec.names.kind;
+            let mut schema = schema(&crd).clone();
+            let status = schema.properties.as_mut().unwrap().get_mut("status").unwrap();
+            assert_eq!(status.default.take(), Some(unobserved()), "{kind}");
+            let yaml = serde_saphyr::to_string(&schema).unwrap();
             for word in ["default:", "nullable:"] {
                 assert!(
                     !yaml.lines().any(|line| line.trim_start().starts_with(word)),
-                    "{} {word}",
-                    crd.spec.names.kind
+                    "{kind} {word}"
                 );
             }
         }

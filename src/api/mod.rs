@@ -7,6 +7,7 @@ pub mod allowed;
 pub mod arn;
 pub mod crds;
 pub mod external_secret;
+mod glob;
 pub mod interval;
 pub mod names;
 pub mod object;

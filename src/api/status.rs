@@ -4,6 +4,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// The generation that a status speaks of before any operator wrote one: the default of the definitions.
+pub const UNOBSERVED: i64 = -1;
+
 /// The status of an ExternalSecret. `restart` and `RestartsComplete` are the field manager `keyturn-restart`'s, the rest
 /// `keyturn-sync`'s.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

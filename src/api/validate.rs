@@ -161,7 +161,7 @@ impl StoreSpec {
         AllowedKeys::new(self.allowed_keys.as_deref(), "any").map_err(|bad| {
             invalid(
                 format!("spec.allowedKeys[{}]", bad.0),
-                "has braces around something else than namespace, more than 16 stars, or is too long: correct it",
+                "has braces around text other than `namespace`, or more than 16 stars: correct the pattern",
             )
         })?;
         for (index, condition) in self.conditions().iter().enumerate() {

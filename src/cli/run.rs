@@ -51,9 +51,12 @@ pub(super) struct Run {
     /// Whether a `SecretStore` without `auth` may read with the operator's own identity
     #[arg(long, env = "KEYTURN_ALLOW_OPERATOR_IDENTITY", default_value_t = false, action = ArgAction::Set)]
     allow_operator_identity: bool,
-    /// Where health, readiness and metrics are served
-    #[arg(long, env = "KEYTURN_LISTEN", default_value = "0.0.0.0:8080")]
+    /// Where metrics are served, and health and readiness too: [::] takes IPv4 as well
+    #[arg(long, env = "KEYTURN_LISTEN", default_value = "[::]:8080")]
     listen: SocketAddr,
+    /// Where health and readiness alone are served besides; nowhere if empty
+    #[arg(long, env = "KEYTURN_HEALTH_LISTEN", default_value = "", value_parser = address)]
+    health_listen: MaybeAddress,
     /// Name of the Lease that makes one replica the leader
     #[arg(long, env = "KEYTURN_LEASE_NAME", default_value = "keyturn")]
     lease_name: String,
@@ -103,6 +106,9 @@ pub(super) struct Run {
     alert_url: SecretString,
 }
 
+/// An address, if one is given. By this name clap takes it for a value, not for an argument that may be missing.
+type MaybeAddress = Option<SocketAddr>;
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogFormat {
     Json,
@@ -122,6 +128,7 @@ impl Run {
             periodic_reads,
             allow_operator_identity,
             listen,
+            health_listen,
             lease_name,
             log,
             log_format,
@@ -178,16 +185,29 @@ impl Run {
             .build()
             .context("failed to start the runtime")?;
         runtime.block_on(async {
-            let server = Server::bind(listen).await?;
+            let server = bind(listen, health_listen)?;
             let metrics = Metrics::default();
             let registry = telemetry::metrics::compose(|ours| metrics.register(ours));
             let signals = signals()?;
-            tracing::info!(version = env!("CARGO_PKG_VERSION"), %listen, "starting");
+            let (listen, health) = (
+                server.address().ok(),
+                server.health_address().and_then(Result::ok),
+            );
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), ?listen, ?health, "starting");
             supervise(server, registry, signals, |shutdown, readiness| {
                 Box::pin(operate(settings, metrics, shutdown, readiness))
             })
             .await
         })
+    }
+}
+
+/// The ports of metrics and of health.
+fn bind(listen: SocketAddr, health: Option<SocketAddr>) -> Result<Server, telemetry::Error> {
+    let server = Server::bind(listen)?;
+    match health {
+        Some(address) => server.with_health(address),
+        None => Ok(server),
     }
 }
 
@@ -272,6 +292,17 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// An address with a port, or none.
+fn address(text: &str) -> Result<MaybeAddress, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let address = text.parse();
+    address
+        .map(Some)
+        .map_err(|_| "an address with a port is expected, such as [::]:8081".into())
+}
+
 /// The mode of this name.
 fn restart_mode(text: &str) -> Result<RestartMode, String> {
     [RestartMode::Automatic, RestartMode::Manual, RestartMode::Disabled]
@@ -339,7 +370,8 @@ mod tests {
         let run = parse(&[]).unwrap();
         assert_eq!(run.min_refresh_interval, Duration::from_secs(30));
         assert!(run.periodic_reads && run.audit && !run.allow_operator_identity);
-        assert_eq!(run.listen.to_string(), "0.0.0.0:8080");
+        assert_eq!(run.listen.to_string(), "[::]:8080");
+        assert_eq!(run.health_listen, None);
         assert_eq!(run.lease_name, "keyturn");
         assert_eq!(run.protected_namespaces, ["kube-system"]);
         assert_eq!(run.token_audiences, ["sts.amazonaws.com"]);
@@ -367,6 +399,8 @@ mod tests {
             "--max-concurrent-restarts=3",
             "--max-concurrent-restarts-per-namespace=1",
             "--allow-evict=true",
+            "--listen=0.0.0.0:8080",
+            "--health-listen=[::]:8081",
             "--alert-url=https://hooks.example.com/keyturn?token=abc",
         ])
         .unwrap();
@@ -379,6 +413,9 @@ mod tests {
         assert_eq!(run.max_concurrent_restarts.get(), 3);
         assert_eq!(run.max_concurrent_restarts_per_namespace.get(), 1);
         assert!(run.allow_evict);
+        // As earlier charts have it.
+        assert_eq!(run.listen.to_string(), "0.0.0.0:8080");
+        assert_eq!(run.health_listen.unwrap().to_string(), "[::]:8081");
         let url = web_hook(&run.alert_url).unwrap().unwrap();
         assert_eq!(url.expose_secret(), "https://hooks.example.com/keyturn?token=abc");
     }
@@ -409,6 +446,7 @@ mod tests {
             "--cluster-name=a b",
             "--cluster-name=a-name-of-more-than-thirty-two-letters",
             "--listen=here",
+            "--health-listen=8081",
             "--audit=maybe",
             "--restart-default=automatic",
             "--restart-default=",
@@ -427,12 +465,12 @@ mod tests {
         address: SocketAddr,
     }
 
-    async fn told<W, F>(work: W) -> Told
+    fn told<W, F>(work: W) -> Told
     where
         W: FnOnce(watch::Receiver<bool>, watch::Sender<Readiness>) -> F + Send + 'static,
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
-        let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = server.address().unwrap();
         let (signals, received) = mpsc::channel(2);
         let result = tokio::spawn(supervise(
@@ -467,17 +505,16 @@ mod tests {
             shutdown.wait_for(|asked| *asked).await?;
             *seen.lock().unwrap() = true;
             Ok(())
-        })
-        .await;
+        });
         signals.send(()).await.unwrap();
         outcome(result).await.unwrap();
         assert!(*finished.lock().unwrap());
-        Server::bind(address).await.unwrap();
+        Server::bind(address).unwrap();
     }
 
     #[tokio::test]
     async fn a_second_signal_does_not_wait() {
-        let Told { signals, result, .. } = told(|_shutdown, _readiness| pending()).await;
+        let Told { signals, result, .. } = told(|_shutdown, _readiness| pending());
         signals.send(()).await.unwrap();
         signals.send(()).await.unwrap();
         assert!(
@@ -495,7 +532,7 @@ mod tests {
             signals: _signals,
             result,
             ..
-        } = told(|_shutdown, _readiness| ready(Err(anyhow!("the Lease was lost")))).await;
+        } = told(|_shutdown, _readiness| ready(Err(anyhow!("the Lease was lost"))));
         assert_eq!(
             outcome(result).await.unwrap_err().to_string(),
             "the Lease was lost"

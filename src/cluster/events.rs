@@ -1,4 +1,6 @@
 //! Events on objects, for people. Never awaited by what emits them: late, refused or surplus ones are dropped.
+//!
+//! Each text is an event of its own; one that comes again is counted on the first (see `event_history`).
 
 use std::{
     collections::HashMap,
@@ -7,19 +9,46 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use tokio::{sync::mpsc, time::timeout};
+use k8s_openapi::{
+    api::{
+        core::v1::ObjectReference,
+        events::v1::{Event as EventObject, EventSeries},
+    },
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use kube::{
+    Api,
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    runtime::events::{Event, EventType},
+};
+use serde_json::json;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
 
-use super::{client::Cluster, lease::Leadership, metrics::Metrics, time::ServerTime};
+use super::{
+    client::Cluster,
+    event_history::{EventHistory, EventKey, Next},
+    lease::Leadership,
+    metrics::Metrics,
+    pace::Pace,
+    time::ServerTime,
+};
 use crate::api::EventReason;
 
 /// Events waiting to be sent; more are dropped. Events mark transitions, a burst of them is an incident.
 const QUEUE: usize = 256;
 /// Those of one namespace among them: one where much happens must not silence the others.
 const SHARE: usize = 128;
-/// A recorder remembers each event for six minutes, so as to count those that come again: after so many it is let go.
-const REMEMBERED: usize = 256;
+/// Events a second: each is an object in etcd for an hour.
+const PER_SECOND: u32 = 10;
+/// The reporting controller.
+const CONTROLLER: &str = "keyturn.dev/keyturn";
+/// The namespace of events about objects without one.
+const NO_NAMESPACE: &str = "default";
+/// The most of an object's name that goes into an event's: names have 253 characters.
+const NAME: usize = 200;
 /// The longest note the API server takes, in bytes.
 const NOTE: usize = 1024;
 /// How long an event may take. Longer ones are given up.
@@ -99,8 +128,9 @@ pub struct EventWorker {
     queue: mpsc::Receiver<(ObjectReference, Event)>,
     waiting: Waiting,
     client: kube::Client,
-    reporter: Reporter,
+    instance: String,
     leadership: Arc<Leadership>,
+    time: ServerTime,
     metrics: Metrics,
 }
 
@@ -108,18 +138,15 @@ impl Events {
     /// A queue and its worker; `instance` is the reporting replica.
     pub fn new(cluster: &Cluster, leadership: Arc<Leadership>, instance: &str) -> (Self, EventWorker) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let reporter = Reporter {
-            controller: "keyturn.dev/keyturn".to_owned(),
-            instance: Some(instance.to_owned()),
-        };
         let metrics = cluster.metrics.clone();
         let waiting = Waiting::default();
         let worker = EventWorker {
             queue: receiver,
             waiting: waiting.clone(),
             client: cluster.client.clone(),
-            reporter,
+            instance: instance.to_owned(),
             leadership,
+            time: cluster.time().clone(),
             metrics: metrics.clone(),
         };
         (
@@ -142,13 +169,27 @@ impl Events {
         receiver
     }
 
-    /// Puts an event in, or drops it if the queue is full. `note` must hold no value; it is cut at 1 kB.
+    /// Puts an event in, or drops it if the queue is full. `action` is the condition's reason, or what was done. `note` must
+    /// hold no value; it is cut at 1 kB.
     pub fn emit(
         &self,
         regarding: ObjectReference,
         type_: EventType,
         reason: &'static str,
-        action: &'static str,
+        action: &str,
+        note: &str,
+    ) {
+        self.emit_related(regarding, None, type_, reason, action, note);
+    }
+
+    /// Puts in an event that concerns another object too.
+    pub fn emit_related(
+        &self,
+        regarding: ObjectReference,
+        related: Option<ObjectReference>,
+        type_: EventType,
+        reason: &'static str,
+        action: &str,
         note: &str,
     ) {
         self.alert(&regarding, reason, note);
@@ -157,7 +198,7 @@ impl Events {
             reason: reason.to_owned(),
             action: action.to_owned(),
             note: Some(cut(note).to_owned()),
-            secondary: None,
+            secondary: related,
         };
         if !self.waiting.begin(&regarding) {
             self.metrics.events_dropped.inc();
@@ -195,21 +236,25 @@ impl Events {
 impl EventWorker {
     /// Sends events until every [`Events`] is gone.
     pub async fn run(mut self) {
-        let mut recorder = Recorder::new(self.client.clone(), self.reporter.clone());
-        let mut remembered = 0;
+        let (mut history, pace, started) = (EventHistory::default(), Pace::new(PER_SECOND), Instant::now());
         while let Some((regarding, event)) = self.queue.recv().await {
             self.waiting.end(&regarding);
-            if remembered >= REMEMBERED {
-                recorder = Recorder::new(self.client.clone(), self.reporter.clone());
-                remembered = 0;
+            let key = EventKey::of(&regarding, &event);
+            let next = history.next(self.time.now(), &key);
+            if next == Next::Drop {
+                self.metrics.events_dropped.inc();
+                continue;
             }
-            remembered += 1;
+            sleep_until(started + pace.turn(started.elapsed())).await;
             let Some(_turn) = Leadership::turn(Arc::clone(&self.leadership)).await else {
                 self.metrics.events_dropped.inc();
                 continue;
             };
-            let sent = timeout(EMIT_TIMEOUT, recorder.publish(&event, &regarding)).await;
-            if !matches!(sent, Ok(Ok(()))) {
+            let sent = timeout(EMIT_TIMEOUT, self.send(&regarding, &event, next)).await;
+            if let Ok(Ok((name, count))) = sent {
+                history.sent(self.time.now(), key, name, count);
+            } else {
+                history.forget(&key);
                 self.metrics.events_dropped.inc();
                 tracing::warn!(
                     reason = event.reason,
@@ -219,6 +264,58 @@ impl EventWorker {
                     "failed to send an event"
                 );
             }
+        }
+    }
+
+    /// The event's name, and how often it has come.
+    async fn send(
+        &self,
+        regarding: &ObjectReference,
+        event: &Event,
+        next: Next,
+    ) -> Result<(String, i32), kube::Error> {
+        let namespace = regarding.namespace.as_deref().unwrap_or(NO_NAMESPACE);
+        let events: Api<EventObject> = Api::namespaced(self.client.clone(), namespace);
+        let now = self.time.now();
+        if let Next::Count { name, count } = next {
+            let series = EventSeries {
+                count,
+                last_observed_time: MicroTime(now),
+            };
+            let patch = Patch::Merge(json!({"series": series}));
+            events.patch(&name, &PatchParams::default(), &patch).await?;
+            return Ok((name, count));
+        }
+        let object = self.object(regarding, event, now);
+        let created = events.create(&PostParams::default(), &object).await?;
+        let name = created.metadata.name.or(object.metadata.name);
+        Ok((name.unwrap_or_default(), 1))
+    }
+
+    fn object(&self, regarding: &ObjectReference, event: &Event, now: Timestamp) -> EventObject {
+        let type_ = match event.type_ {
+            EventType::Normal => "Normal",
+            EventType::Warning => "Warning",
+        };
+        let about = regarding.name.as_deref().unwrap_or("keyturn");
+        let about = about.get(..NAME).unwrap_or(about).trim_end_matches(['.', '-']);
+        EventObject {
+            action: Some(event.action.clone()),
+            event_time: Some(MicroTime(now)),
+            metadata: ObjectMeta {
+                namespace: regarding.namespace.clone(),
+                // One event is sent at a time, so no two have one time.
+                name: Some(format!("{about}.{:x}", now.as_nanosecond())),
+                ..ObjectMeta::default()
+            },
+            note: event.note.clone(),
+            reason: Some(event.reason.clone()),
+            regarding: Some(regarding.clone()),
+            related: event.secondary.clone(),
+            reporting_controller: Some(CONTROLLER.to_owned()),
+            reporting_instance: Some(self.instance.clone()),
+            type_: Some(type_.to_owned()),
+            ..EventObject::default()
         }
     }
 }

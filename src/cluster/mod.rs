@@ -9,6 +9,7 @@
 mod call;
 mod client;
 mod error;
+mod event_history;
 mod events;
 mod find;
 mod index;

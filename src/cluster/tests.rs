@@ -580,6 +580,77 @@ async fn an_event_that_fails_is_dropped_and_the_next_one_goes_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_text_is_an_event_and_one_that_comes_again_is_counted() {
+    let (cluster, mut server) = cluster();
+    let (events, worker) = Events::new(&cluster, Leadership::alone(), "replica-0");
+    let object = |kind: &str, name: &str| ObjectReference {
+        kind: Some(kind.to_owned()),
+        namespace: Some("shop".to_owned()),
+        name: Some(name.to_owned()),
+        ..ObjectReference::default()
+    };
+    for workload in ["web", "api", "web"] {
+        events.emit_related(
+            object("ExternalSecret", &"n".repeat(253)),
+            Some(object("Deployment", workload)),
+            EventType::Warning,
+            "RestartFailed",
+            "Restart",
+            &format!("{workload} crashes"),
+        );
+    }
+    drop(events);
+    let worker = tokio::spawn(worker.run());
+    let target = "/apis/events.k8s.io/v1/namespaces/shop/events";
+    let mut names = Vec::new();
+    for workload in ["web", "api"] {
+        let created = server.expect("POST", &format!("{target}?")).await;
+        let body = created.body.clone();
+        assert_eq!(body["note"], format!("{workload} crashes"));
+        assert_eq!(body["related"]["name"], workload);
+        assert_eq!(body["reportingInstance"], "replica-0");
+        names.push(body["metadata"]["name"].as_str().unwrap().to_owned());
+        created.answer(201, &body);
+    }
+    assert_ne!(names[0], names[1]);
+    assert!(names.iter().all(|name| name.len() <= 253), "{names:?}");
+    let counted = server.expect("PATCH", &format!("{target}/{}?", names[0])).await;
+    assert_eq!(counted.body["series"]["count"], 2);
+    assert_eq!(counted.body.as_object().unwrap().len(), 1, "{}", counted.body);
+    counted.answer(200, &json!({"metadata": {"name": names[0]}}));
+    worker.await.unwrap();
+    assert_eq!(cluster.metrics.events_dropped.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_come_at_a_rate_and_an_object_has_no_more_than_its_share() {
+    let (cluster, mut server) = cluster();
+    let metrics = cluster.metrics.clone();
+    let (events, worker) = Events::new(&cluster, Leadership::alone(), "replica-0");
+    let about = ObjectReference {
+        namespace: Some("shop".to_owned()),
+        name: Some("db".to_owned()),
+        ..ObjectReference::default()
+    };
+    for number in 0..100 {
+        let note = number.to_string();
+        events.emit(about.clone(), EventType::Normal, "Updated", "Sync", &note);
+    }
+    drop(events);
+    let started = tokio::time::Instant::now();
+    let worker = tokio::spawn(worker.run());
+    for number in 0..64 {
+        let sent = server.next().await;
+        let body = sent.body.clone();
+        assert_eq!(body["note"], number.to_string());
+        sent.answer(201, &body);
+    }
+    worker.await.unwrap();
+    assert_eq!(metrics.events_dropped.get(), 100 - 64);
+    assert!(started.elapsed() >= std::time::Duration::from_secs(6));
+}
+
+#[tokio::test(start_paused = true)]
 async fn surplus_events_are_dropped_without_waiting_and_no_namespace_fills_the_queue() {
     let (cluster, _server) = cluster();
     let (events, _worker) = Events::new(&cluster, Leadership::alone(), "replica-0");

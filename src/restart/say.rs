@@ -233,10 +233,7 @@ impl Context {
                 go.key
             ),
         };
-        self.emit(EventReason::RestartTriggered, &reference(&go.key, &go.uid), &note);
-        for carried in &go.carried {
-            self.emit_on_object(EventReason::RestartTriggered, &carried.object, &note);
-        }
+        self.emit_on_both(EventReason::RestartTriggered, go, &note);
         self.metrics.count(go.key.kind.as_str(), "triggered");
         let join = |part: fn(&super::queue::Carried) -> String| {
             go.carried.iter().map(part).collect::<Vec<_>>().join(" ")
@@ -259,10 +256,7 @@ impl Context {
     /// A restart was refused.
     pub(super) fn tell_refused(&self, go: &Go, why: &str) {
         let note = format!("{}: {why}", go.key);
-        self.emit(EventReason::RestartFailed, &reference(&go.key, &go.uid), &note);
-        for carried in &go.carried {
-            self.emit_on_object(EventReason::RestartFailed, &carried.object, &note);
-        }
+        self.emit_on_both(EventReason::RestartFailed, go, &note);
     }
 
     /// Something happened to a workload or to all of an ExternalSecret's.
@@ -274,10 +268,16 @@ impl Context {
             sentence,
             changed_at,
         } = happened;
-        self.emit_on_object(*event, object, sentence);
+        let about = self.object_reference(object);
+        let on = workload
+            .as_ref()
+            .map(|key| (reference(key, uids.get(key).copied()), uids.contains_key(key)));
+        if let Some(about) = &about {
+            self.emit(*event, about, on.as_ref().map(|(on, _)| on), sentence);
+        }
         let Some(key) = workload else { return };
-        if let Some(uid) = uids.get(key) {
-            self.emit(*event, &reference(key, uid), sentence);
+        if let Some((on, true)) = &on {
+            self.emit(*event, on, about.as_ref(), sentence);
         }
         let kind = key.kind.as_str();
         match event {
@@ -294,29 +294,46 @@ impl Context {
         }
     }
 
-    fn emit_on_object(&self, event: EventReason, object: &ObjectKey, note: &str) {
-        let Some((uid, _)) = self.identity(object) else {
-            return;
-        };
-        let about = ObjectReference {
+    /// On the workload and on each ExternalSecret that has it restarted.
+    fn emit_on_both(&self, event: EventReason, go: &Go, note: &str) {
+        let workload = reference(&go.key, Some(&go.uid));
+        let objects = go.carried.iter();
+        let objects: Vec<_> = objects
+            .filter_map(|carried| self.object_reference(&carried.object))
+            .collect();
+        self.emit(event, &workload, objects.first(), note);
+        for object in &objects {
+            self.emit(event, object, Some(&workload), note);
+        }
+    }
+
+    fn object_reference(&self, object: &ObjectKey) -> Option<ObjectReference> {
+        let (uid, _) = self.identity(object)?;
+        Some(ObjectReference {
             api_version: Some(API_VERSION.to_owned()),
             kind: Some("ExternalSecret".to_owned()),
             name: Some(object.name.to_string()),
             namespace: Some(object.namespace.to_string()),
             uid: Some(uid.into()),
             ..ObjectReference::default()
-        };
-        self.emit(event, &about, note);
+        })
     }
 
-    fn emit(&self, event: EventReason, about: &ObjectReference, note: &str) {
+    fn emit(
+        &self,
+        event: EventReason,
+        about: &ObjectReference,
+        related: Option<&ObjectReference>,
+        note: &str,
+    ) {
         let type_ = if event.is_warning() {
             EventType::Warning
         } else {
             EventType::Normal
         };
+        let (reason, related) = (event.as_str(), related.cloned());
         self.events
-            .emit(about.clone(), type_, event.as_str(), "Restart", note);
+            .emit_related(about.clone(), related, type_, reason, "Restart", note);
     }
 }
 
@@ -332,7 +349,7 @@ pub(super) fn tell_approved(facts: &ObjectFacts) {
     );
 }
 
-fn reference(key: &WorkloadKey, uid: &str) -> ObjectReference {
+fn reference(key: &WorkloadKey, uid: Option<&str>) -> ObjectReference {
     let version = match key.kind {
         WorkloadKind::Rollout => "argoproj.io/v1alpha1",
         WorkloadKind::Deployment | WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => "apps/v1",
@@ -343,7 +360,7 @@ fn reference(key: &WorkloadKey, uid: &str) -> ObjectReference {
         kind: Some(key.kind.as_str().to_owned()),
         name: text(&key.key.name),
         namespace: text(&key.key.namespace),
-        uid: Some(uid.to_owned()),
+        uid: uid.map(str::to_owned),
         ..ObjectReference::default()
     }
 }

@@ -15,6 +15,7 @@ pub mod reconcile;
 mod resolve;
 pub mod rotation;
 pub mod run;
+mod slice;
 pub mod status;
 pub mod stores;
 pub mod work;

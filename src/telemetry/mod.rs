@@ -7,6 +7,8 @@
 
 pub mod alerts;
 pub mod audit;
+mod connections;
+mod listen;
 pub mod logs;
 pub mod metrics;
 pub mod server;

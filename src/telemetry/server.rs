@@ -1,18 +1,9 @@
 //! Health, readiness and metrics over plain HTTP/1.
 //!
-//! Every connection serves one request and ends after 10 s at the latest, and at most 32 are open at once, so that
-//! nobody who reaches the port can hold the process up; more wait in the kernel's queue.
+//! Health has a port of its own, so that whatever reaches the metrics leaves the probes alone. The port of the metrics
+//! serves health too: that is where the probes of earlier charts look. Every connection serves one request.
 
-use std::{
-    fmt,
-    future::Future,
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -20,22 +11,29 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
-    serve::Listener,
 };
+use futures::FutureExt as _;
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::{Sleep, sleep},
+use tokio::{net::TcpListener, sync::watch};
+
+use super::{
+    Error,
+    connections::{Bounded, Limits},
+    listen,
 };
 
-use super::Error;
-
-/// Connections open at once: probes, two scrapers and some patience.
-const CONNECTIONS: usize = 32;
-/// How long a connection may take for its one request, from accept to the last byte.
-const LIFETIME: Duration = Duration::from_secs(10);
+/// Of the port of health: answers are short, and the kubelet gives up after 5 s.
+const HEALTH: Limits = Limits {
+    connections: 128,
+    request: Duration::from_secs(3),
+    lifetime: Duration::from_secs(5),
+};
+/// Of the port of metrics: a page that is written out takes memory.
+const METRICS: Limits = Limits {
+    connections: 32,
+    request: Duration::from_secs(5),
+    lifetime: Duration::from_secs(10),
+};
 /// OpenMetrics' own media type.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -57,57 +55,100 @@ impl fmt::Display for Readiness {
     }
 }
 
-/// A bound port that does not answer yet.
+/// Bound ports that do not answer yet.
 #[derive(Debug)]
 pub struct Server {
-    listener: TcpListener,
-    lifetime: Duration,
+    metrics: Port,
+    health: Option<Port>,
 }
 
-impl Server {
+#[derive(Debug)]
+struct Port {
+    listener: TcpListener,
+    limits: Limits,
+}
+
+impl Port {
     /// Takes the port, so that a wrong address fails the process at its start.
-    pub async fn bind(address: SocketAddr) -> Result<Self, Error> {
-        let listener = TcpListener::bind(address)
-            .await
+    fn bind(address: SocketAddr, limits: Limits) -> Result<Self, Error> {
+        let listener = TcpListener::from_std(listen::bind(address)?)
             .map_err(|source| Error::Listen { address, source })?;
-        Ok(Self {
-            listener,
-            lifetime: LIFETIME,
-        })
+        Ok(Self { listener, limits })
     }
 
-    /// Where it listens: the port that was chosen where 0 was asked for.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
-    /// Answers until `stop` resolves and the open connections have ended: `/healthz` always, `/readyz` by
-    /// `readiness`, `/metrics` from `registry`.
-    pub async fn serve(
+    async fn serve(
         self,
-        registry: Arc<Registry>,
-        readiness: watch::Receiver<Readiness>,
+        router: Router,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), Error> {
-        let Self { listener, lifetime } = self;
-        let bounded = Bounded {
-            listener,
-            open: Arc::new(Semaphore::new(CONNECTIONS)),
-            lifetime,
-        };
-        axum::serve(bounded, router(registry, readiness))
+        axum::serve(Bounded::new(self.listener, self.limits), router)
             .with_graceful_shutdown(stop)
             .await
             .map_err(Error::Serve)
     }
 }
 
-fn router(registry: Arc<Registry>, readiness: watch::Receiver<Readiness>) -> Router {
+impl Server {
+    /// Listens for metrics and health.
+    pub fn bind(address: SocketAddr) -> Result<Self, Error> {
+        Ok(Self {
+            metrics: Port::bind(address, METRICS)?,
+            health: None,
+        })
+    }
+
+    /// Listens for health alone, besides.
+    pub fn with_health(self, address: SocketAddr) -> Result<Self, Error> {
+        Ok(Self {
+            health: Some(Port::bind(address, HEALTH)?),
+            ..self
+        })
+    }
+
+    /// Where it listens: the port that was chosen where 0 was asked for.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.metrics.listener.local_addr()
+    }
+
+    /// Where it listens for health alone.
+    pub fn health_address(&self) -> Option<io::Result<SocketAddr>> {
+        self.health.as_ref().map(|port| port.listener.local_addr())
+    }
+
+    /// Answers until `stop` resolves and the open connections have ended: `/livez` and `/healthz` always, `/readyz` by
+    /// `readiness`, and `/metrics` from `registry`.
+    pub async fn serve(
+        self,
+        registry: Arc<Registry>,
+        readiness: watch::Receiver<Readiness>,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), Error> {
+        let Self { metrics, health } = self;
+        let stop = stop.boxed().shared();
+        let page = Router::new().route("/metrics", get(self::metrics).with_state(registry));
+        let metrics = metrics.serve(
+            finished(health_pages(readiness.clone()).merge(page)),
+            stop.clone(),
+        );
+        let health = async {
+            match health {
+                Some(port) => port.serve(finished(health_pages(readiness)), stop).await,
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(metrics, health).map(|((), ())| ())
+    }
+}
+
+fn health_pages(readiness: watch::Receiver<Readiness>) -> Router {
     Router::new()
+        .route("/livez", get(async || "ok"))
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(ready).with_state(readiness))
-        .route("/metrics", get(metrics).with_state(registry))
-        .layer(axum::middleware::map_response(one_request))
+}
+
+fn finished(router: Router) -> Router {
+    router.layer(axum::middleware::map_response(one_request))
 }
 
 async fn ready(State(readiness): State<watch::Receiver<Readiness>>) -> (StatusCode, String) {
@@ -134,103 +175,51 @@ async fn one_request(mut response: Response) -> Response {
     response
 }
 
-/// Accepts only while fewer than [`CONNECTIONS`] are open.
-struct Bounded {
-    listener: TcpListener,
-    open: Arc<Semaphore>,
-    lifetime: Duration,
-}
-
-impl Listener for Bounded {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        // The semaphore is never closed.
-        let permit = Arc::clone(&self.open).acquire_owned().await.ok();
-        let (stream, peer) = Listener::accept(&mut self.listener).await;
-        (
-            Connection {
-                stream,
-                end: Box::pin(sleep(self.lifetime)),
-                _permit: permit,
-            },
-            peer,
-        )
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection that fails after its time, whatever the peer does or leaves undone.
-struct Connection {
-    stream: TcpStream,
-    end: Pin<Box<Sleep>>,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Connection {
-    fn within<T>(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        poll: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if self.end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        poll(Pin::new(&mut self.stream), context)
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.within(cx, |stream, cx| stream.poll_read(cx, buffer))
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.within(cx, |stream, cx| stream.poll_write(cx, bytes))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.within(cx, AsyncWrite::poll_flush)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.within(cx, AsyncWrite::poll_shutdown)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
         sync::oneshot,
         task::JoinHandle,
-        time::timeout,
+        time::{sleep, timeout},
     };
 
     use super::*;
     use crate::telemetry::metrics;
 
+    const SOON: Duration = Duration::from_secs(20);
+    /// So long that nothing of a test ends by it.
+    const PATIENT: Limits = Limits {
+        connections: 32,
+        request: Duration::from_mins(10),
+        lifetime: Duration::from_mins(10),
+    };
+
     struct Running {
         address: SocketAddr,
+        health: SocketAddr,
         readiness: watch::Sender<Readiness>,
         stop: oneshot::Sender<()>,
         task: JoinHandle<Result<(), Error>>,
     }
 
-    async fn running(lifetime: Duration) -> Running {
-        let mut server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        server.lifetime = lifetime;
+    impl Running {
+        fn ports(&self) -> [SocketAddr; 2] {
+            [self.address, self.health]
+        }
+    }
+
+    fn bound(address: &str) -> Server {
+        let address = address.parse().unwrap();
+        Server::bind(address).unwrap().with_health(address).unwrap()
+    }
+
+    fn serve(server: Server) -> Running {
         let address = server.address().unwrap();
+        let health = server.health_address().unwrap().unwrap();
         let (readiness, state) = watch::channel(Readiness::Waiting("the first lists"));
         let (stop, stopped) = oneshot::channel();
         let registry = Arc::new(metrics::compose(|_| ()));
@@ -239,10 +228,22 @@ mod tests {
         }));
         Running {
             address,
+            health,
             readiness,
             stop,
             task,
         }
+    }
+
+    fn running() -> Running {
+        serve(bound("127.0.0.1:0"))
+    }
+
+    fn limited(limits: Limits) -> Running {
+        let mut server = bound("127.0.0.1:0");
+        server.metrics.limits = limits;
+        server.health.as_mut().unwrap().limits = limits;
+        serve(server)
     }
 
     async fn get(address: SocketAddr, path: &str) -> String {
@@ -251,79 +252,144 @@ mod tests {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         let read = stream.read_to_string(&mut answer);
-        timeout(Duration::from_secs(5), read)
+        timeout(SOON, read)
             .await
             .expect("the server ends the connection")
             .unwrap();
         answer
     }
 
+    /// Whether the server ended the connection.
+    async fn ends(mut peer: TcpStream) -> bool {
+        let mut rest = Vec::new();
+        timeout(SOON, peer.read_to_end(&mut rest)).await.is_ok()
+    }
+
     #[tokio::test]
     async fn it_lives_from_the_start_and_is_ready_when_told() {
-        let Running {
-            address,
-            readiness,
-            stop: _stop,
-            task: _task,
-        } = running(LIFETIME).await;
-        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
-        let waiting = get(address, "/readyz").await;
-        assert!(
-            waiting.starts_with("HTTP/1.1 503") && waiting.ends_with("waiting for the first lists"),
-            "{waiting}"
-        );
-        readiness.send_replace(Readiness::Ready);
-        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
-        assert!(get(address, "/other").await.starts_with("HTTP/1.1 404"));
-        let metrics = get(address, "/metrics").await;
+        let server = running();
+        for port in server.ports() {
+            for path in ["/livez", "/healthz"] {
+                assert!(get(port, path).await.starts_with("HTTP/1.1 200"), "{path}");
+            }
+            let waiting = get(port, "/readyz").await;
+            assert!(
+                waiting.starts_with("HTTP/1.1 503") && waiting.ends_with("waiting for the first lists"),
+                "{waiting}"
+            );
+        }
+        server.readiness.send_replace(Readiness::Ready);
+        for port in server.ports() {
+            assert!(get(port, "/readyz").await.starts_with("HTTP/1.1 200"));
+            assert!(get(port, "/other").await.starts_with("HTTP/1.1 404"));
+        }
+        let metrics = get(server.address, "/metrics").await;
         assert!(
             metrics.contains(OPEN_METRICS) && metrics.contains("keyturn_build_info"),
             "{metrics}"
         );
+        assert!(get(server.health, "/metrics").await.starts_with("HTTP/1.1 404"));
     }
 
     #[tokio::test]
-    async fn silent_peers_are_cut_off_and_do_not_keep_others_out() {
-        let Running {
-            address,
-            readiness: _readiness,
-            stop: _stop,
-            task: _task,
-        } = running(Duration::from_millis(300)).await;
-        let mut silent = Vec::new();
-        for _ in 0..2 * CONNECTIONS {
-            silent.push(TcpStream::connect(address).await.unwrap());
+    async fn probes_are_answered_whatever_idle_connections_there_are() {
+        let server = limited(PATIENT);
+        let mut idle = Vec::new();
+        for port in server.ports() {
+            for number in 0..300 {
+                let mut peer = TcpStream::connect(port).await.unwrap();
+                // Some have begun a request.
+                if number % 3 == 0 {
+                    peer.write_all(b"GET /livez HTTP/1.1\r\nhost: ").await.unwrap();
+                }
+                idle.push(peer);
+            }
         }
-        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
-        for mut peer in silent {
-            let mut rest = Vec::new();
-            let cut = timeout(Duration::from_secs(5), peer.read_to_end(&mut rest)).await;
-            assert!(cut.is_ok(), "a silent connection stays open");
+        for port in server.ports() {
+            for path in ["/livez", "/healthz", "/readyz"] {
+                let answer = get(port, path).await;
+                assert!(answer.starts_with("HTTP/1.1"), "{answer}");
+            }
+        }
+        assert!(
+            get(server.address, "/metrics")
+                .await
+                .contains("keyturn_build_info")
+        );
+        // The oldest of each port made room, the youngest are open.
+        let youngest = idle.split_off(2 * 300 - PATIENT.connections / 2);
+        assert!(ends(idle.swap_remove(0)).await);
+        for mut peer in youngest {
+            let mut byte = [0];
+            let read = timeout(Duration::from_millis(1), peer.read(&mut byte)).await;
+            assert!(read.is_err(), "a young connection ended");
         }
     }
 
     #[tokio::test]
-    async fn it_stops_when_told_and_frees_the_port() {
-        let Running {
-            address,
-            readiness: _readiness,
-            stop,
-            task,
-        } = running(LIFETIME).await;
-        stop.send(()).unwrap();
-        timeout(Duration::from_secs(5), task)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
-        Server::bind(address).await.unwrap();
+    async fn silent_and_slow_peers_are_cut_off() {
+        let server = limited(Limits {
+            request: Duration::from_millis(300),
+            ..PATIENT
+        });
+        for port in server.ports() {
+            assert!(ends(TcpStream::connect(port).await.unwrap()).await, "silent");
+            let (reader, mut writer) = TcpStream::connect(port).await.unwrap().into_split();
+            let slow = tokio::spawn(async move {
+                // A header that never ends, a byte at a time.
+                if writer.write_all(b"GET /livez HTTP/1.1\r\nx: ").await.is_err() {
+                    return;
+                }
+                while writer.write_all(b"x").await.is_ok() {
+                    sleep(Duration::from_millis(20)).await;
+                }
+            });
+            timeout(SOON, slow)
+                .await
+                .expect("a slow peer is cut off")
+                .unwrap();
+            drop(reader);
+        }
+    }
+
+    #[tokio::test]
+    async fn both_families_of_addresses_are_answered() {
+        let server = serve(bound("[::]:0"));
+        for port in server.ports() {
+            let mut loopbacks = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+            // Where the machine has IPv6.
+            if port.is_ipv6() {
+                loopbacks.push(IpAddr::V6(Ipv6Addr::LOCALHOST));
+            }
+            for address in loopbacks {
+                let answer = get((address, port.port()).into(), "/livez").await;
+                assert!(answer.starts_with("HTTP/1.1 200"), "{address} {answer}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn it_stops_when_told_and_frees_the_ports() {
+        let server = running();
+        let idle = TcpStream::connect(server.health).await.unwrap();
+        let ports = server.ports();
+        server.stop.send(()).unwrap();
+        timeout(SOON, server.task).await.unwrap().unwrap().unwrap();
+        drop(idle);
+        for port in ports {
+            Server::bind(port).unwrap();
+        }
     }
 
     #[tokio::test]
     async fn a_taken_port_is_named() {
-        let first = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let first = bound("127.0.0.1:0");
         let address = first.address().unwrap();
-        let refused = Server::bind(address).await.unwrap_err().to_string();
+        let refused = Server::bind(address).unwrap_err().to_string();
         assert!(refused.contains(&address.to_string()), "{refused}");
+        let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port()));
+        let other = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let refused = other.with_health(all).unwrap_err().to_string();
+        assert!(refused.contains(&address.port().to_string()), "{refused}");
     }
 }

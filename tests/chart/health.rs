@@ -119,12 +119,85 @@ fn what_is_not_said_yet_is_waited_for() {
             said(&[condition(ConditionType::Current, "True", Reason::Checked)]),
         ),
         (
+            "the default of the definitions",
+            object(Some(json!({"observedGeneration": -1}))),
+        ),
+        (
+            "restarts only",
+            object(Some(json!({"observedGeneration": -1, "conditions": [
+                condition(ConditionType::RestartsComplete, "True", Reason::NothingPending)
+            ]}))),
+        ),
+        (
             "an earlier spec",
             object(Some(json!({"observedGeneration": 1, "conditions": [ready]}))),
         ),
     ] {
         let expected = ("Progressing".to_owned(), "Waiting for Keyturn".to_owned());
         assert_eq!(health(&object), expected, "{what}");
+    }
+}
+
+#[test]
+fn a_suspended_object_is_suspended_whatever_else_is_said_of_it() {
+    let suspended = condition(ConditionType::Current, "False", Reason::Suspended);
+    for (ready, reason) in [
+        ("True", Reason::Synced),
+        ("False", Reason::AccessDenied),
+        ("False", Reason::StoreNotFound),
+    ] {
+        for generation in [-1, 1, 2] {
+            let conditions = [condition(ConditionType::Ready, ready, reason), suspended.clone()];
+            let object = object(Some(
+                json!({"observedGeneration": generation, "conditions": conditions}),
+            ));
+            assert_eq!(
+                health(&object),
+                ("Suspended".to_owned(), "why Suspended".to_owned())
+            );
+        }
+    }
+}
+
+#[test]
+fn a_store_is_suspended_until_its_time_and_degraded_where_it_is_broken() {
+    let store = |kind: &str, until: Option<&str>, status: Value| {
+        let mut store = object(Some(status));
+        store["kind"] = kind.into();
+        if let Some(until) = until {
+            store["metadata"]["annotations"] = json!({"keyturn.dev/suspend-sync-until": until});
+        }
+        store
+    };
+    let said = |status: &str, reason: Reason| {
+        let ready = condition(ConditionType::Ready, status, reason);
+        json!({"observedGeneration": 2, "conditions": [ready]})
+    };
+    let (valid, broken) = (said("True", Reason::Valid), said("False", Reason::IdentityError));
+    let (past, future) = (Some("2020-01-01T00:00:00Z"), Some("2999-01-01T00:00:00Z"));
+    for kind in ["SecretStore", "ClusterSecretStore"] {
+        for (until, status, expected) in [
+            (None, &valid, "Healthy"),
+            (past, &valid, "Healthy"),
+            (future, &valid, "Suspended"),
+            (None, &broken, "Degraded"),
+            (past, &broken, "Degraded"),
+            (future, &broken, "Suspended"),
+            (None, &json!({"observedGeneration": -1}), "Progressing"),
+            (future, &json!({"observedGeneration": -1}), "Suspended"),
+        ] {
+            let found = health(&store(kind, until, status.clone()));
+            assert_eq!(found.0, expected, "{kind} {until:?} {status}");
+        }
+    }
+}
+
+/// Argo CD opens no other libraries, and `os` only by `require`.
+#[test]
+fn the_health_script_uses_no_library_but_time() {
+    let script = script();
+    for library in ["string.", "table.", "math.", "io.", ":match", ":gsub", ":sub"] {
+        assert!(!script.contains(library), "{library}");
     }
 }
 

@@ -8,7 +8,7 @@ use crate::harness::{Bed, STORE, bed, entry};
 
 /// What kstatus makes of a custom resource
 /// (<https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md>).
-fn kstatus(object: &Value) -> &'static str {
+pub(crate) fn kstatus(object: &Value) -> &'static str {
     if object["metadata"].get("deletionTimestamp").is_some() {
         return "Terminating";
     }
@@ -147,6 +147,35 @@ async fn a_new_object_is_not_current_before_it_was_looked_at() -> Result<()> {
         .await?;
         let said = bed.ready("db", "StoreNotFound").await?;
         ensure!(said.status == "False" && kstatus(&raw(bed, "db").await?) == "InProgress");
+        Ok(())
+    })
+    .await
+}
+
+/// Two failures within a moment: what people read of the second is what happened then.
+#[tokio::test]
+async fn each_failure_is_told_by_an_event_of_its_own() -> Result<()> {
+    bed("told", async |bed| {
+        let spec =
+            |store: &str| json!({"data": [entry("value", "app/absent")], "secretStoreRef": {"name": store}});
+        bed.external_secret("db", spec("absent")).await?;
+        let first = bed.ready("db", "StoreNotFound").await?;
+        bed.external_secret("db", spec(STORE)).await?;
+        let second = bed.ready("db", "SecretNotFound").await?;
+        for condition in [first, second] {
+            let what = format!("an event of {}", condition.reason);
+            testbed::wait::until(&what, crate::harness::SOON, async || {
+                let events = bed.all::<k8s_openapi::api::events::v1::Event>();
+                let events = events.list(&kube::api::ListParams::default()).await?;
+                let told = events.items.iter().any(|event| {
+                    event.reason.as_deref() == Some("SyncFailed")
+                        && event.action.as_ref() == Some(&condition.reason)
+                        && event.note.as_ref() == Some(&condition.message)
+                });
+                Ok(told.then_some(()))
+            })
+            .await?;
+        }
         Ok(())
     })
     .await

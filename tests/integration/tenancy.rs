@@ -321,6 +321,46 @@ async fn allowed_keys_keep_tenants_of_one_cluster_store_apart() -> Result<()> {
     .await
 }
 
+/// Patterns that nearly match, and keys that make each of them look at all of the key.
+#[tokio::test]
+async fn costly_patterns_of_one_tenant_hold_up_no_other() -> Result<()> {
+    bed("costly", async |costly| {
+        bed("unhurt", async |other| {
+            let periodic = "/a".repeat(900);
+            let mut patterns: Vec<_> = (0..99).map(|number| format!("**{periodic}{number}**")).collect();
+            patterns.push("/a**".to_owned());
+            let keys = (0..40)
+                .map(|number| format!("{}/{number}", "/a".repeat(1000)))
+                .chain(["refused".to_owned()]);
+            let data: Vec<_> = keys
+                .enumerate()
+                .map(|(number, key)| entry(&format!("k{number}"), &key))
+                .collect();
+            let auth = json!({"jwt": {"serviceAccountRef": {"name": READER}}});
+            costly
+                .apply(json!({
+                    "apiVersion": "keyturn.dev/v1", "kind": "SecretStore",
+                    "metadata": {"name": "costly", "namespace": costly.namespace},
+                    "spec": {"provider": {"aws": {"region": REGION, "auth": auth}}, "allowedKeys": patterns},
+                }))
+                .await?;
+            let spec = json!({"data": data, "secretStoreRef": {"name": "costly"}});
+            for name in ["first", "second", "third"] {
+                costly.external_secret(name, spec.clone()).await?;
+            }
+            other.secret("app/db", "value")?;
+            other.plain("db", "app/db").await?;
+            other.holds("db", &[("value", "value")]).await?;
+            for name in ["first", "second", "third"] {
+                costly.ready(name, "KeyNotAllowed").await?;
+            }
+            Ok(())
+        })
+        .await
+    })
+    .await
+}
+
 #[tokio::test]
 async fn static_keys_read_as_their_user_and_a_new_key_is_taken_up() -> Result<()> {
     bed("static", async |bed| {

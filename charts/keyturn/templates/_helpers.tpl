@@ -102,6 +102,12 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- printf "system:serviceaccount:%s:%s" .Release.Namespace (include "keyturn.serviceAccount" .) -}}
 {{- end -}}
 
+{{/* Where the pods listen, as it goes in front of a port. Values of an earlier chart lack it. */}}
+{{- define "keyturn.address" -}}
+{{- $address := (.Values.listen).address | default "::" -}}
+{{- if contains ":" $address }}[{{ $address }}]{{ else }}{{ $address }}{{ end -}}
+{{- end -}}
+
 {{- define "keyturn.subject" -}}
 - kind: ServiceAccount
   name: {{ include "keyturn.serviceAccount" . }}

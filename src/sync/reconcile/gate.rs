@@ -12,6 +12,7 @@ use crate::{
         entry::{Entry, Suspension},
         plan::seconds,
         resolve::{Asked, Refusal},
+        slice::TimeSlice,
         status::{Draft, Verdict},
         stores::Unusable,
     },
@@ -133,11 +134,13 @@ impl Context {
         let mut resolved = Resolved {
             label: format!("{}/{}", store.kind, store.name),
             usable,
-            allowed,
             needs: Vec::with_capacity(keys.len()),
         };
+        let scope = resolved.usable.verdict_scope(&object.namespace);
+        let mut slice = TimeSlice::start(self.clock);
         for (need, key) in entry.needs.iter().zip(keys) {
-            if !resolved.allowed.allows(&key, resolved.home()) {
+            slice.yield_if_spent().await;
+            if !self.stores.allows(&resolved.usable, allowed, &scope, &key) {
                 self.audit_refusal(object, entry, &key);
                 return Err(asked.denied(&object.namespace, &key).into());
             }

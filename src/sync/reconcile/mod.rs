@@ -22,10 +22,7 @@ use k8s_openapi::api::core::v1::Secret;
 use self::memory::is_ours;
 pub use self::{memory::Memories, slots::WriteSlots};
 use crate::{
-    api::{
-        CreationPolicy, ObjectKey, Reason, RestartMode, Selector, SourceId, TokenKey, VersionId,
-        allowed::{AllowedKeys, Home},
-    },
+    api::{CreationPolicy, ObjectKey, Reason, RestartMode, Selector, SourceId, TokenKey, VersionId},
     aws::{self, Aws, Reader},
     cluster::{
         Control, Events, Index, Indexed, NamespaceEntry, Observed, Pace, SecretEntry, ServerTime, Writer,
@@ -130,17 +127,7 @@ struct Resolved {
     /// `Kind/name` of the store, as the status has it.
     label: String,
     usable: Usable,
-    allowed: AllowedKeys,
     needs: Vec<Wanted>,
-}
-
-impl Resolved {
-    fn home(&self) -> Home<'_> {
-        Home {
-            region: &self.usable.source.region,
-            account: self.usable.account.as_deref(),
-        }
-    }
 }
 
 /// Why a pass does not get to write.

@@ -6,9 +6,9 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 
 use super::{Context, Resolved, Stop, Wanted};
 use crate::{
-    api::{DeletionPolicy, ObjectKey, Reason, Selector, VersionId},
+    api::{AllowedKeys, DeletionPolicy, ObjectKey, Reason, Selector, VersionId},
     aws::{self, Ask, RemoteValue, Urgency},
-    sync::{driver, entry::Entry, queue::Class, resolve::Refusal},
+    sync::{driver, entry::Entry, queue::Class, resolve::Refusal, slice::TimeSlice},
     track::Known,
 };
 
@@ -80,6 +80,8 @@ impl Context {
                 *all = Some(answer);
             }
         }
+        let allowed = Self::allowed(object, resolved)?;
+        let mut slice = TimeSlice::start(self.clock);
         let mut answers = Vec::with_capacity(needs.len());
         for (answer, need) in all.into_iter().flatten().zip(needs) {
             match answer? {
@@ -87,7 +89,8 @@ impl Context {
                     return Err(gone(need, deleted).into());
                 }
                 Answer::Value(value) => {
-                    self.admit(object, entry, resolved, &value)?;
+                    slice.yield_if_spent().await;
+                    self.admit(object, entry, resolved, allowed, &value)?;
                     answers.push(Answer::Value(value));
                 }
                 gone @ Answer::Gone { .. } => answers.push(gone),
@@ -222,18 +225,23 @@ impl Context {
         Err(refusal.into())
     }
 
+    /// Patterns were checked when the keys were.
+    fn allowed<'a>(object: &'a ObjectKey, resolved: &'a Resolved) -> Result<AllowedKeys<'a>, Refusal> {
+        let patterns = resolved.usable.spec.allowed_keys.as_deref();
+        AllowedKeys::new(patterns, &object.namespace)
+            .map_err(|bad| Refusal::new(Reason::StoreNotReady, format!("{}: {bad}", resolved.label)))
+    }
+
     /// The name in AWS's answer is checked again: what was asked for and what came must both be allowed.
     fn admit(
         &self,
         object: &ObjectKey,
         entry: &Entry,
         resolved: &Resolved,
+        allowed: AllowedKeys<'_>,
         value: &RemoteValue,
     ) -> Result<(), Stop> {
-        if resolved
-            .allowed
-            .allows_answer(&value.name, &value.arn, resolved.home())
-        {
+        if allowed.allows_answer(&value.name, &value.arn, resolved.usable.home()) {
             return Ok(());
         }
         self.audit_refusal(object, entry, &value.arn);

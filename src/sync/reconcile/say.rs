@@ -387,8 +387,9 @@ impl Context {
             EventType::Normal
         };
         let regarding = events::reference("ExternalSecret", object, &entry.uid);
+        let action = ready.reason.as_str();
         self.events
-            .emit(regarding, type_, reason.as_str(), "Sync", &ready.message);
+            .emit(regarding, type_, reason.as_str(), action, &ready.message);
     }
 }
 

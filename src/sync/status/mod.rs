@@ -12,7 +12,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::{
-    api::{ConditionType, ExternalSecretStatus, Reason, RotationStatus, SourceStatus, Status, TargetStatus},
+    api::{
+        ConditionType, ExternalSecretStatus, Reason, RotationStatus, SourceStatus, Status, TargetStatus,
+        status::UNOBSERVED,
+    },
     sync::plan::{Written, seconds},
 };
 
@@ -133,7 +136,7 @@ pub struct Digest {
 impl Digest {
     /// Of a status as read.
     pub fn of(status: Option<&ExternalSecretStatus>) -> Self {
-        let Some(status) = status else {
+        let Some(status) = status.filter(|status| says_something(status)) else {
             return Self::default();
         };
         let condition = |type_: ConditionType| condition(status, type_).map_or(0, digest_of_condition);
@@ -214,6 +217,28 @@ impl Digest {
     }
 }
 
+/// Whether `keyturn-sync` wrote anything of a status: the definitions have a default, and restarts have a part of it.
+fn says_something(status: &ExternalSecretStatus) -> bool {
+    let ExternalSecretStatus {
+        observed_generation,
+        conditions: _,
+        sources,
+        target,
+        rotation,
+        restart: _,
+    } = status;
+    let ours = [
+        ConditionType::Ready,
+        ConditionType::Current,
+        ConditionType::RotationHealthy,
+    ];
+    observed_generation.is_some_and(|generation| generation != UNOBSERVED)
+        || sources.is_some()
+        || target.is_some()
+        || rotation.is_some()
+        || ours.iter().any(|type_| condition(status, *type_).is_some())
+}
+
 /// The status that `draft` makes of the one that is there, as `keyturn-sync` owns it.
 pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStatus>) -> ExternalSecretStatus {
     let Draft {
@@ -226,7 +251,11 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
     } = draft;
     let nothing = ExternalSecretStatus::default();
     let before = before.unwrap_or(&nothing);
-    let generation = generation.or(before.observed_generation).unwrap_or_default();
+    // It is never left out: the definitions' default comes only where there is no status at all, and without it tools that
+    // wait take the object for finished.
+    let observed = generation.or(before.observed_generation).unwrap_or(UNOBSERVED);
+    // Conditions speak of a generation that exists.
+    let generation = observed.max(0);
     let conditions = [
         (ConditionType::Ready, ready.as_ref()),
         (ConditionType::Current, current.as_ref()),
@@ -283,7 +312,7 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
         None => before.target.clone(),
     };
     ExternalSecretStatus {
-        observed_generation: Some(generation),
+        observed_generation: Some(observed),
         conditions: Some(conditions),
         sources: Some(sources),
         target,

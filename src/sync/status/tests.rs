@@ -49,6 +49,54 @@ fn ready(status: &ExternalSecretStatus) -> &Condition {
     condition(status, ConditionType::Ready).unwrap()
 }
 
+/// The status that the definitions give to an object that has none, and what restarts may have put beside it.
+#[test]
+fn the_default_of_the_definitions_says_nothing() {
+    let default = ExternalSecretStatus {
+        observed_generation: Some(UNOBSERVED),
+        ..ExternalSecretStatus::default()
+    };
+    let verdict = Verdict::holds(Reason::Complete, "all hold it");
+    let restarts = compose_condition(time(NOW), 1, ConditionType::RestartsComplete, &verdict, None);
+    let restarted = ExternalSecretStatus {
+        conditions: Some(vec![restarts]),
+        restart: Some(crate::api::RestartStatus::default()),
+        ..default.clone()
+    };
+    for status in [&default, &restarted] {
+        let digest = Digest::of(Some(status));
+        assert!(digest.is_silent(), "{status:?}");
+        assert!(digest.differs(&draft()));
+        let written = compose(time(NOW), &draft(), Some(status));
+        assert_eq!(written, compose(time(NOW), &draft(), None));
+    }
+}
+
+/// One apply without it would remove the field for good, and tools that wait would take the object for finished.
+#[test]
+fn every_status_tells_which_generation_it_speaks_of() {
+    let suspended = Draft {
+        current: Some(Verdict::fails(Reason::Suspended, "until tomorrow")),
+        ..Draft::default()
+    };
+    let first = compose(time(NOW), &suspended, None);
+    assert_eq!(first.observed_generation, Some(UNOBSERVED));
+    let current = condition(&first, ConditionType::Current).unwrap();
+    assert_eq!(current.observed_generation, Some(0));
+    // It was said: it is not said again.
+    assert!(!Digest::of(Some(&first)).is_silent() && !Digest::of(Some(&first)).differs(&suspended));
+    let resumed = compose(time(NOW), &draft(), Some(&first));
+    assert_eq!(resumed.observed_generation, Some(3));
+    let again = compose(time(NOW), &suspended, Some(&resumed));
+    assert_eq!(again.observed_generation, Some(3));
+    assert_eq!(
+        condition(&again, ConditionType::Current)
+            .unwrap()
+            .observed_generation,
+        Some(3)
+    );
+}
+
 #[test]
 fn nothing_was_said_before_the_first_status() {
     assert!(Digest::of(None).is_silent());

@@ -5,6 +5,7 @@ mod judge;
 mod renewal;
 mod say;
 mod usable;
+mod verdicts;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,6 +17,7 @@ use std::{
 
 use futures::FutureExt as _;
 
+use self::verdicts::Verdicts;
 pub use self::{
     entry::{ClusterSecretStores, SecretStores, StoreEntry},
     usable::{Unusable, Usable},
@@ -73,6 +75,7 @@ pub struct Stores {
     events: Events,
     time: ServerTime,
     known: Mutex<Known>,
+    verdicts: Verdicts,
 }
 
 impl fmt::Debug for Stores {
@@ -181,6 +184,7 @@ impl Stores {
             events,
             time,
             known: Mutex::default(),
+            verdicts: Verdicts::default(),
         }
     }
 

@@ -59,7 +59,7 @@ impl Stores {
         };
         let regarding = events::reference(kind_of(key).as_str(), key, &entry.uid);
         self.events
-            .emit(regarding, type_, reason.as_str(), "Prove", &now.message);
+            .emit(regarding, type_, reason.as_str(), &now.reason, &now.message);
     }
 
     /// An outage is one event on the store, and its end another: not one on each object that waits.

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    api::{Reason, SourceId, StoreKind, StoreSpec},
+    api::{
+        Reason, SourceId, StoreKind, StoreSpec,
+        allowed::{AllowedKeys, Home},
+    },
     aws::{self, Source},
     cluster::{Indexed, NamespaceEntry},
     sync::{
@@ -12,7 +15,7 @@ use crate::{
     },
 };
 
-use super::{Good, Stores, judge::policy};
+use super::{Good, Stores, judge::policy, verdicts::VerdictScope};
 
 /// A store that can be read through, for one namespace.
 #[derive(Clone, Debug)]
@@ -25,8 +28,30 @@ pub struct Usable {
     pub account: Option<Arc<str>>,
     /// The store's uid.
     pub uid: Arc<str>,
+    /// The store's generation.
+    pub generation: i64,
     /// The store's spec.
     pub spec: Arc<StoreSpec>,
+}
+
+impl Usable {
+    /// The account and region that keys without them mean.
+    pub fn home(&self) -> Home<'_> {
+        Home {
+            region: &self.source.region,
+            account: self.account.as_deref(),
+        }
+    }
+
+    /// What verdicts on keys that `namespace` reads rest on.
+    pub fn verdict_scope(&self, namespace: &str) -> Arc<VerdictScope> {
+        Arc::new(VerdictScope {
+            store: self.uid.clone(),
+            generation: self.generation,
+            account: self.account.clone(),
+            namespace: namespace.into(),
+        })
+    }
 }
 
 /// Why a store cannot be used.
@@ -136,8 +161,25 @@ impl Stores {
             source,
             account,
             uid: entry.uid.clone(),
+            generation: entry.generation,
             spec: entry.spec.clone(),
         })
+    }
+
+    /// Whether the store lets a namespace ask AWS for `key`: `allowed` and `usable` are of the store and that namespace, as
+    /// `scope` is.
+    pub fn allows(
+        &self,
+        usable: &Usable,
+        allowed: AllowedKeys<'_>,
+        scope: &Arc<VerdictScope>,
+        key: &Arc<str>,
+    ) -> bool {
+        let judge = || allowed.allows(key, usable.home());
+        if allowed.is_unlimited() {
+            return judge();
+        }
+        self.verdicts.of(scope, key, judge)
     }
 
     /// Proves an identity that depends on the namespace, once; its account is known afterwards.

@@ -212,9 +212,10 @@ impl Installed {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let pod_name = pod_name.unwrap_or_else(|| format!("{}-{number}", self.deployment.name_any()));
         let name = format!("operator-{}-{}-{number}", self.namespace, self.release);
-        let [port] = ports::free()?;
+        let [port, health] = ports::free()?;
         let mut described = Described::of(&self.deployment, &pod_name)?;
         described.set_argument(&format!("--listen=127.0.0.1:{port}"));
+        described.set_argument(&format!("--health-listen=127.0.0.1:{health}"));
         if let Some(log) = log {
             described.set_argument(&format!("--log={log}"));
         }
@@ -259,6 +260,7 @@ impl Installed {
         Ok(Operator {
             component,
             port,
+            health,
             user: format!(
                 "system:serviceaccount:{}:{}",
                 self.namespace, self.service_account

@@ -25,6 +25,7 @@ const TICKS: f64 = 100.0;
 pub struct Operator {
     pub(super) component: Component,
     pub(super) port: u16,
+    pub(super) health: u16,
     pub(super) user: String,
     pub(super) pod_name: String,
     pub(super) log: PathBuf,
@@ -69,6 +70,11 @@ impl Operator {
         self.port
     }
 
+    /// The port of health alone on 127.0.0.1.
+    pub fn health_port(&self) -> u16 {
+        self.health
+    }
+
     /// What it logged (standard error): JSON lines, unless told otherwise.
     pub fn log(&self) -> &Path {
         &self.log
@@ -77,6 +83,11 @@ impl Operator {
     /// Its audit log (standard output): JSON lines.
     pub fn audit(&self) -> &Path {
         &self.audit
+    }
+
+    /// The status with which the port of health answers a GET of `path`.
+    pub async fn health(&self, path: &str) -> Result<u16> {
+        http::get(self.health, path).await.map(|(status, _)| status)
     }
 
     /// `Some` when it ended by itself.
