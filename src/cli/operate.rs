@@ -20,7 +20,7 @@ use crate::{
         self, Rules,
         driver::Tracking,
         entry::ExternalSecrets,
-        reconcile::{Context, WriteSlots},
+        reconcile::{Context, ValueBudget, WriteSlots},
         stores::{ClusterSecretStores, Parts, SecretStores, Stores},
         work::{Clock, Work},
     },
@@ -244,6 +244,7 @@ pub(super) async fn operate(
             .chain([operator_namespace])
             .collect(),
         metrics: metrics.sync,
+        values: ValueBudget::default(),
         slots: WriteSlots::default(),
         pace: Pace::new(of_syncs),
         memory: sync::reconcile::Memories::default(),

@@ -79,11 +79,4 @@ impl Lingering {
             self.bytes = self.bytes.saturating_sub(value.payload().len());
         }
     }
-
-    /// Drops all.
-    pub(super) fn clear(&mut self) {
-        self.values.clear();
-        self.ends.clear();
-        self.bytes = 0;
-    }
 }
