@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Passes under way at once. Most of them wait for AWS; the write slots bound what they do to Kubernetes.
-const PASSES: usize = 384;
+const PASSES: usize = 512;
 /// Stores proved at once.
 const STORES: usize = 16;
 

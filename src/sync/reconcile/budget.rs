@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::shares::{Answered, Limits, PassId, Shares};
+use super::shares::{Limits, PassId, Shares};
 
 /// Bytes of all values that one object may have in memory: what it writes may be an eighth of it.
 pub(super) const MOST: usize = 8 << 20;
@@ -18,7 +18,6 @@ const LIMITS: Limits = Limits {
     total: 8 << 20,
     value: LARGEST,
     large: MOST + LARGEST,
-    waiting: 32,
 };
 
 /// The memory for the values of all passes.
@@ -36,10 +35,6 @@ pub(super) struct Allowance<'a> {
     /// What it waits for, also while nobody polls.
     granted: Option<oneshot::Receiver<()>>,
 }
-
-/// So many passes of the namespace wait for room that this one comes again later.
-#[derive(Debug)]
-pub(super) struct Crowded;
 
 impl Default for ValueBudget {
     fn default() -> Self {
@@ -77,13 +72,11 @@ impl State {
 
 impl Allowance<'_> {
     /// Waits until there is room for one more value. May be dropped and called again without losing its place.
-    pub(super) async fn more(&mut self) -> Result<(), Crowded> {
+    pub(super) async fn more(&mut self) {
         if self.granted.is_none() {
             let mut state = self.budget.state();
-            match state.shares.ask(self.pass) {
-                Answered::Granted => return Ok(()),
-                Answered::Crowded => return Err(Crowded),
-                Answered::Waits => {}
+            if state.shares.ask(self.pass) {
+                return;
             }
             let (sender, granted) = oneshot::channel();
             state.waiting.insert(self.pass, sender);
@@ -96,7 +89,6 @@ impl Allowance<'_> {
             let _granted = granted.await;
         }
         self.granted = None;
-        Ok(())
     }
 
     /// One of the values that there was room for is there, and this many bytes of it are kept.

@@ -1,13 +1,13 @@
 //! Reading what an ExternalSecret needs: the right version of each secret, or why it cannot be had.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use zeroize::Zeroizing;
 
 use super::{
     Context, Resolved, Stop, Wanted,
-    budget::{Allowance, Crowded, MOST},
+    budget::{Allowance, MOST},
     write::BEHIND,
 };
 use crate::{
@@ -21,8 +21,6 @@ use crate::{
 /// An object that reads more secrets than this has each value reduced to the wanted properties as it arrives. That takes
 /// one more read of its spec, which is not kept: it may be large.
 const WHOLE: usize = 8;
-/// How soon a pass comes again when too many of its namespace wait for room.
-const CROWDED: Duration = Duration::from_secs(1);
 
 /// What came of one entry.
 pub(super) enum Answer {
@@ -188,8 +186,7 @@ impl Context {
         loop {
             tokio::select! {
                 biased;
-                more = room.more(), if remotes.peek().is_some() => {
-                    more.map_err(|Crowded| Stop::Later(CROWDED))?;
+                () = room.more(), if remotes.peek().is_some() => {
                     reads.extend(remotes.next().map(&read));
                 }
                 Some((entries, answer)) = reads.next() => {

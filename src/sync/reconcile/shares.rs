@@ -19,24 +19,11 @@ pub(super) struct Limits {
     pub(super) value: usize,
     /// What the one pass may keep that needs more than its namespace's share.
     pub(super) large: usize,
-    /// Passes of a namespace that may wait for their first value.
-    pub(super) waiting: usize,
 }
 
 /// A pass that reads values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct PassId(u64);
-
-/// Whether a pass may read a further value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answered {
-    /// Now.
-    Granted,
-    /// Later: [`Shares::granted`] names the pass when it may.
-    Waits,
-    /// Too many passes of its namespace wait already.
-    Crowded,
-}
 
 #[derive(Debug)]
 struct Pass {
@@ -96,18 +83,15 @@ impl Shares {
         id
     }
 
-    /// The pass wants to read a further value. It asks for one at a time.
-    pub(super) fn ask(&mut self, id: PassId) -> Answered {
+    /// The pass wants to read a further value, and whether it may now. If not, [`granted`](Self::granted) names it when it may.
+    /// It asks for one at a time.
+    pub(super) fn ask(&mut self, id: PassId) -> bool {
         let Some(pass) = self.passes.get_mut(&id) else {
-            return Answered::Crowded;
+            return false;
         };
-        let namespace = pass.namespace.clone();
-        let begun = pass.begun;
-        let line = self.lines.entry(namespace.clone()).or_default();
-        if !begun && line.len() >= self.limits.waiting {
-            return Answered::Crowded;
-        }
         pass.waits = true;
+        let (namespace, begun) = (pass.namespace.clone(), pass.begun);
+        let line = self.lines.entry(namespace.clone()).or_default();
         if line.is_empty() {
             self.turns.push_back(namespace);
         }
@@ -117,11 +101,11 @@ impl Shares {
         } else {
             line.push_back(id);
         }
-        if self.may_read(id) {
+        let may = self.may_read(id);
+        if may {
             self.grant(id);
-            return Answered::Granted;
         }
-        Answered::Waits
+        may
     }
 
     /// A value that was under way is there, and this many bytes of it are kept.
@@ -276,7 +260,6 @@ mod tests {
         total: 1024,
         value: VALUE,
         large: 1024 + VALUE,
-        waiting: 4,
     };
 
     fn ns(name: &str) -> Arc<str> {
@@ -290,7 +273,7 @@ mod tests {
     /// Reads and keeps whole values until the pass has to wait.
     fn fill(shares: &mut Shares, id: PassId) -> usize {
         let mut values = 0;
-        while shares.ask(id) == Answered::Granted {
+        while shares.ask(id) {
             shares.keep(id, VALUE);
             values += 1;
         }
@@ -309,7 +292,7 @@ mod tests {
         }
         let victim = shares.open(&ns("victim"));
         for _ in 0..10 {
-            assert_eq!(shares.ask(victim), Answered::Granted);
+            assert!(shares.ask(victim));
         }
     }
 
@@ -318,7 +301,7 @@ mod tests {
         let mut shares = Shares::new(LIMITS);
         let (first, second) = (shares.open(&ns("a")), shares.open(&ns("a")));
         assert_eq!(fill(&mut shares, first), 1024 / 3 / VALUE);
-        assert_eq!(shares.ask(second), Answered::Waits);
+        assert!(!shares.ask(second));
         assert_eq!(shares.granted(), Some(first), "it keeps something");
         assert_eq!(shares.granted(), Some(second), "which freed the share");
         shares.keep(first, VALUE);
@@ -335,26 +318,10 @@ mod tests {
         let mut shares = Shares::new(LIMITS);
         let id = shares.open(&ns("a"));
         for _ in 0..100 {
-            assert_eq!(shares.ask(id), Answered::Granted);
+            assert!(shares.ask(id));
             shares.keep(id, 1);
         }
         assert_eq!((shares.used, shares.large), (100, None));
-    }
-
-    #[test]
-    fn so_many_passes_of_a_namespace_wait_and_no_more() {
-        let mut shares = Shares::new(LIMITS);
-        let keeper = shares.open(&ns("a"));
-        while shares.ask(keeper) == Answered::Granted {}
-        let answers = [(); 6].map(|()| {
-            let id = shares.open(&ns("a"));
-            shares.ask(id)
-        });
-        let waits = answers.iter().filter(|answer| **answer == Answered::Waits);
-        assert_eq!(waits.count(), LIMITS.waiting - 1, "one place is the keeper's");
-        assert_eq!(answers.last(), Some(&Answered::Crowded));
-        let other = shares.open(&ns("b"));
-        assert_eq!(shares.ask(other), Answered::Granted);
     }
 
     #[derive(Clone, Debug)]
@@ -383,8 +350,7 @@ mod tests {
             jobs in jobs(),
             dice in prop::collection::vec(any::<prop::sample::Index>(), 64),
         ) {
-            let limits = Limits { waiting: usize::MAX, ..LIMITS };
-            let mut shares = Shares::new(limits);
+            let mut shares = Shares::new(LIMITS);
             let mut runs: Vec<Run> = jobs
                 .into_iter()
                 .map(|job| Run {
@@ -408,14 +374,12 @@ mod tests {
                 let at = able[dice.next().unwrap().index(able.len())];
                 let run = &mut runs[at];
                 if !run.waits && let Some(kept) = run.job.values.last().copied() {
-                    match shares.ask(run.id) {
-                        Answered::Granted => {
-                            run.job.values.pop();
-                            run.reading.push(kept);
-                            prop_assert!(has_its_share(&shares, run.id));
-                        }
-                        Answered::Waits => run.waits = true,
-                        Answered::Crowded => prop_assert!(false, "there is no bound here"),
+                    if shares.ask(run.id) {
+                        run.job.values.pop();
+                        run.reading.push(kept);
+                        prop_assert!(has_its_share(&shares, run.id));
+                    } else {
+                        run.waits = true;
                     }
                 } else if let Some(kept) = run.reading.pop() {
                     shares.keep(run.id, kept);
@@ -430,10 +394,10 @@ mod tests {
                     run.waits = false;
                     run.reading.push(run.job.values.pop().unwrap());
                 }
-                prop_assert!(shares.used <= limits.total);
+                prop_assert!(shares.used <= LIMITS.total);
                 prop_assert_eq!(shares.used, shares.kept.values().sum::<usize>());
                 if let Some(large) = shares.large {
-                    prop_assert!(shares.passes[&large].bytes <= limits.large);
+                    prop_assert!(shares.passes[&large].bytes <= LIMITS.large);
                 }
             }
             prop_assert_eq!((shares.used, shares.kept.len(), shares.large), (0, 0, None));
