@@ -47,5 +47,6 @@ mod steady_state;
 mod stores;
 mod sync;
 mod tenancy;
+mod tenants;
 mod wakes;
 mod weather;
