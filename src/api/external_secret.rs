@@ -1,12 +1,13 @@
 //! `ExternalSecret`: which remote secrets make up which Kubernetes Secret.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    caps,
     interval::{BadInterval, Interval},
     refused,
     restart::{RestartSpec, RotationSpec},
@@ -341,6 +342,18 @@ impl ExternalSecretSpec {
             .as_ref()
             .and_then(|target| target.immutable)
             .unwrap_or_default()
+    }
+
+    /// Bytes that its entries take in memory: all keys, stages and versions that they name, each counted once.
+    pub fn remote_size(&self) -> usize {
+        let mut texts = BTreeSet::new();
+        let mut entries = 0_usize;
+        for entry in self.entries() {
+            entries += 1;
+            texts.insert(entry.remote.key.as_str());
+            texts.extend(entry.remote.version.as_deref());
+        }
+        entries * caps::ITEM + texts.iter().map(|text| text.len()).sum::<usize>()
     }
 
     /// What to read, in the order in which later entries win: `dataFrom`, then `data`.

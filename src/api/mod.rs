@@ -5,6 +5,7 @@
 
 pub mod allowed;
 pub mod arn;
+pub mod caps;
 pub mod crds;
 pub mod external_secret;
 mod glob;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{external_secret::ExternalSecretSpec, interval, refused, schema, window::Window};
+use super::{caps, external_secret::ExternalSecretSpec, interval, refused, schema, window::Window};
 
 /// How the credential rotates.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -388,6 +388,23 @@ const TIMEOUT: Duration = Duration::from_mins(10);
 /// How many workloads of an object roll out at once while it is urgent, unless the spec says otherwise.
 const URGENT_MAX_CONCURRENT: u32 = 5;
 
+impl RestartSpec {
+    /// Bytes that its lists take in memory.
+    pub fn size(&self) -> usize {
+        let target = |target: &RestartTarget| {
+            let labels = target.selector.iter().flat_map(|selector| &selector.match_labels);
+            let labels = labels.map(|(label, value)| caps::ITEM + label.len() + value.len());
+            let name = target.name.as_ref().map_or(0, String::len);
+            caps::ITEM + name + labels.sum::<usize>()
+        };
+        let keys = self.trigger.iter().filter_map(|trigger| trigger.keys.as_deref());
+        let keys = keys.flatten().map(|key| caps::ITEM + key.len());
+        let windows = self.windows.as_ref().map_or(0, Vec::len) * size_of::<Window>();
+        let targets = self.targets.iter().flatten().map(target);
+        targets.sum::<usize>() + keys.sum::<usize>() + windows
+    }
+}
+
 impl ExternalSecretSpec {
     /// Whether restarts happen by themselves, `default` being the operator's word.
     pub fn restart_mode(&self, default: RestartMode) -> RestartMode {
@@ -405,6 +422,9 @@ impl ExternalSecretSpec {
             return None;
         }
         let nothing = RestartSpec::default();
+        if self.restart.as_ref().unwrap_or(&nothing).size() > caps::RESTART_TEXTS {
+            return None;
+        }
         let RestartSpec {
             mode: _,
             discovery,

@@ -8,6 +8,7 @@ use regex::Regex;
 
 use super::{
     allowed::AllowedKeys,
+    caps,
     external_secret::{CreationPolicy, DeletionPolicy, EntryPath, ExternalSecretSpec, RemoteRef},
     interval::Interval,
     store::{Auth, StoreSpec},
@@ -55,6 +56,16 @@ impl ExternalSecretSpec {
         }
         Interval::parse(self.refresh_interval.as_deref(), std::time::Duration::ZERO)
             .map_err(|bad| invalid("spec.refreshInterval", bad.to_string()))?;
+        if self.remote_size() > caps::REMOTE_KEYS {
+            return Err(invalid(
+                "spec",
+                format!(
+                    "has entries whose keys and versions take more than the {} KiB that Keyturn keeps of one ExternalSecret: \
+                     split it",
+                    caps::REMOTE_KEYS >> 10
+                ),
+            ));
+        }
         self.validate_policies()?;
         let mut keys = BTreeSet::new();
         for entry in self.entries() {

@@ -1,9 +1,8 @@
 //! What AWS answers.
 
-use std::{collections::BTreeMap, fmt, pin::pin, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use crate::api::VersionId;
@@ -84,61 +83,38 @@ impl fmt::Debug for RemoteValue {
 
 /// Weighs the values that are in memory.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Scales(Arc<Balance>);
-
-#[derive(Debug, Default)]
-struct Balance {
-    bytes: Gauge,
-    freed: Notify,
-}
+pub(super) struct Scales(Gauge);
 
 impl Scales {
     /// Scales that show the weight here.
     pub(super) fn new(bytes: Gauge) -> Self {
-        Self(Arc::new(Balance {
-            bytes,
-            freed: Notify::new(),
-        }))
+        Self(bytes)
     }
 
     fn weigh(&self, bytes: usize) -> Weight {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.0.bytes.inc_by(bytes);
+        self.0.inc_by(bytes);
         Weight {
             bytes,
-            balance: self.0.clone(),
+            all: self.0.clone(),
         }
     }
 
     /// Bytes of all values in memory.
     pub(super) fn bytes(&self) -> usize {
-        usize::try_from(self.0.bytes.get()).unwrap_or_default()
-    }
-
-    /// Waits until the values in memory weigh less than `bytes`.
-    pub(super) async fn below(&self, bytes: usize) {
-        loop {
-            // Registered before the look, so that nothing freed in between is missed.
-            let mut freed = pin!(self.0.freed.notified());
-            freed.as_mut().enable();
-            if self.bytes() < bytes {
-                return;
-            }
-            freed.await;
-        }
+        usize::try_from(self.0.get()).unwrap_or_default()
     }
 }
 
 /// What one value weighs, until it is dropped.
 struct Weight {
     bytes: i64,
-    balance: Arc<Balance>,
+    all: Gauge,
 }
 
 impl Drop for Weight {
     fn drop(&mut self) {
-        self.balance.bytes.dec_by(self.bytes);
-        self.balance.freed.notify_waiters();
+        self.all.dec_by(self.bytes);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
         self, Rules,
         driver::Tracking,
         entry::ExternalSecrets,
-        reconcile::{Context, WriteSlots},
+        reconcile::{Context, ValueBudget, WriteSlots},
         stores::{ClusterSecretStores, Parts, SecretStores, Stores},
         work::{Clock, Work},
     },
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Passes under way at once. Most of them wait for AWS; the write slots bound what they do to Kubernetes.
-const PASSES: usize = 384;
+const PASSES: usize = 512;
 /// Stores proved at once.
 const STORES: usize = 16;
 
@@ -244,6 +244,7 @@ pub(super) async fn operate(
             .chain([operator_namespace])
             .collect(),
         metrics: metrics.sync,
+        values: ValueBudget::default(),
         slots: WriteSlots::default(),
         pace: Pace::new(of_syncs),
         memory: sync::reconcile::Memories::default(),

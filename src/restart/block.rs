@@ -12,7 +12,10 @@ use super::{
     patch::RESTART_AT,
     target::Setting,
 };
-use crate::{api::RestartStrategy, sync::entry::Suspension};
+use crate::{
+    api::{RestartStrategy, caps},
+    sync::entry::Suspension,
+};
 
 macro_rules! words {
     ($($(#[doc = $doc:literal])+ $variant:ident,)+) => {
@@ -132,6 +135,7 @@ pub(super) fn block(
     namespace: &Wishes,
 ) -> Option<Block> {
     suspended(setting, object, workload, namespace)
+        .or_else(|| by_size(workload))
         .or_else(|| by_membership(membership))
         .or_else(|| by_workload(setting, terms, workload))
         .or_else(|| unapproved(object))
@@ -178,6 +182,20 @@ fn suspended(
             ),
             None,
         )),
+    })
+}
+
+fn by_size(workload: &Workload) -> Option<Block> {
+    workload.oversized.then(|| {
+        Block::new(
+            Word::Unreadable,
+            format!(
+                "its labels, its references to Secrets and its annotations of Keyturn and Reloader take more than the {} KiB \
+                 that Keyturn keeps of one workload, so it is not restarted: remove some",
+                caps::WORKLOAD >> 10
+            ),
+            None,
+        )
     })
 }
 

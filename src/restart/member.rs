@@ -13,7 +13,8 @@ pub enum Membership {
     In(Terms),
     /// It would, but stakater Reloader restarts it.
     LeftToReloader(Terms),
-    /// It would, but `keyturn.dev/restart` on it or on its Namespace says neither `true` nor `false`: taken as a no.
+    /// It would, but `keyturn.dev/restart` on it or on its Namespace says neither `true` nor `false`, or there is more of it than
+    /// is kept: taken as a no.
     Unreadable(Terms),
     /// It does not.
     Out,
@@ -49,7 +50,7 @@ pub fn member(
         Wish::Unsaid => namespace.restart,
         said => said,
     };
-    let uses = use_of(workload, content).is_some();
+    let uses = use_of(workload, content).is_some() || may_use_any(workload);
     let listed = policy.targets.iter().find(|target| lists(target, key, workload));
     let theirs = uses && policy.reloader != Reloader::Ignore && reloading.restarts(content);
     let candidate = if uses {
@@ -78,13 +79,18 @@ pub fn member(
         hot_reload: wishes.hot_reload || namespace.hot_reload,
         uses,
     };
-    if wish == Wish::Unreadable {
+    if wish == Wish::Unreadable || workload.oversized {
         Membership::Unreadable(terms)
     } else if theirs && policy.reloader == Reloader::Defer {
         Membership::LeftToReloader(terms)
     } else {
         Membership::In(terms)
     }
+}
+
+/// Whether there is so much of the workload that nothing is known of the Secrets that it uses.
+fn may_use_any(workload: &Workload) -> bool {
+    workload.oversized && workload.uses.is_empty()
 }
 
 /// How the workload uses the Secret, if it does.
@@ -113,6 +119,8 @@ fn lists(target: &RestartTarget, key: &WorkloadKey, workload: &Workload) -> bool
         return false;
     }
     let named = name.as_deref().is_none_or(|name| *name == *key.key.name);
+    // Its labels may be among what was left out.
+    let may_have_any = workload.oversized && workload.labels.is_empty();
     named
         && selector.as_ref().is_none_or(|selector| {
             let mut labels = selector.match_labels.iter();
@@ -121,6 +129,7 @@ fn lists(target: &RestartTarget, key: &WorkloadKey, workload: &Workload) -> bool
                     .labels
                     .get(label.as_str())
                     .is_some_and(|found| **found == **value)
+                    || may_have_any
             })
         })
 }

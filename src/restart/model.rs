@@ -27,6 +27,7 @@ impl fmt::Display for WorkloadKey {
 
 /// A workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Workload {
     /// Its uid.
     pub uid: Box<str>,
@@ -62,6 +63,9 @@ pub struct Workload {
     pub restart_at: Option<Timestamp>,
     /// A Rollout that borrows its template from another workload (`spec.workloadRef`), which we do not follow.
     pub borrowed_template: bool,
+    /// It has more labels, references and annotations than are kept of one workload ([`WORKLOAD`](crate::api::caps::WORKLOAD)), and the rest was left
+    /// out: it is not restarted. Without any [`uses`](Self::uses) it may use any Secret.
+    pub oversized: bool,
 }
 
 /// What people wrote on a workload or a Namespace about restarts.

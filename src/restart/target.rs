@@ -232,6 +232,10 @@ impl<'a> Look<'a> {
         let content = &claim.object.content;
         let (uid, hash, token) = (&*workload.uid, &*content.hash, &*content.token);
         let changed = claim.changed_at;
+        if workload.oversized && need::counts(content) {
+            // Neither its pods nor what its template says are known for sure.
+            return Standing::Stale(0);
+        }
         let stale = self.stale(claim);
         let asked = self.carries(claim) && workload.patched_at.is_some();
         if asked && !memory.is_complete(uid, hash, token) {

@@ -26,6 +26,8 @@ pub enum Class {
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
+/// A namespace may have so many times the places that are free.
+const SHARE: usize = 3;
 /// Alarms that no longer count and may be kept, besides as many as do count.
 const SPENT: usize = 64;
 
@@ -36,6 +38,8 @@ pub struct Queue {
     urgent: Lane,
     periodic: Lane,
     running: HashMap<ObjectKey, Running>,
+    /// How many of each namespace; none is 0.
+    running_of: HashMap<Arc<str>, usize>,
     running_urgent: usize,
     later: BinaryHeap<Reverse<(Now, ObjectKey, u64)>>,
     /// The one entry of `later` that counts for an object: earlier wishes win.
@@ -67,6 +71,7 @@ impl Queue {
             urgent: Lane::default(),
             periodic: Lane::default(),
             running: HashMap::new(),
+            running_of: HashMap::new(),
             running_urgent: 0,
             later: BinaryHeap::new(),
             alarms: HashMap::new(),
@@ -115,21 +120,24 @@ impl Queue {
 
     /// The next object to work, if a place is free. It stays reserved until [`Queue::done`].
     ///
-    /// Urgent work goes first but leaves half of the places to periodic work where that waits.
+    /// Urgent work goes first but leaves half of the places to periodic work where that waits. A namespace has at most so many
+    /// places that a third as many are left free: whatever holds its objects up, others find a place.
     pub fn pop(&mut self, now: Now) -> Option<(ObjectKey, Class)> {
         self.ring(now);
         if self.running.len() >= self.limit {
             return None;
         }
         let urgent_may = self.running_urgent < self.limit.div_ceil(2) || self.periodic.waiting.is_empty();
-        let (object, class) = if urgent_may && let Some(object) = self.urgent.pop() {
-            (object, Class::Urgent)
-        } else if let Some(object) = self.periodic.pop() {
-            (object, Class::Periodic)
+        let classes = if urgent_may {
+            [Class::Urgent, Class::Periodic]
         } else {
-            return None;
+            [Class::Periodic, Class::Urgent]
         };
+        let (object, class) = classes
+            .into_iter()
+            .find_map(|class| Some((self.pop_of(class)?, class)))?;
         self.running_urgent += usize::from(class == Class::Urgent);
+        *self.running_of.entry(object.namespace.clone()).or_default() += 1;
         self.alarms.remove(&object);
         self.running
             .insert(object.clone(), Running { class, again: None });
@@ -142,9 +150,33 @@ impl Queue {
             return;
         };
         self.running_urgent -= usize::from(running.class == Class::Urgent);
+        if let Some(count) = self.running_of.get_mut(&object.namespace) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.running_of.remove(&object.namespace);
+            }
+        }
         if let Some(class) = running.again {
             self.push(object.clone(), class);
         }
+    }
+
+    /// The next of a class whose namespace may have a further place.
+    fn pop_of(&mut self, class: Class) -> Option<ObjectKey> {
+        let Self {
+            limit,
+            urgent,
+            periodic,
+            running,
+            running_of,
+            ..
+        } = self;
+        let lane = match class {
+            Class::Urgent => urgent,
+            Class::Periodic => periodic,
+        };
+        let free = limit.saturating_sub(running.len());
+        lane.pop(|namespace| running_of.get(namespace).copied().unwrap_or_default() < SHARE * free)
     }
 
     /// How long to wait after another failure of `object`: 1 s, doubled up to 5 min, each cut by up to a half at random.
@@ -212,8 +244,14 @@ impl Lane {
         line.push_back(object);
     }
 
-    fn pop(&mut self) -> Option<ObjectKey> {
-        while let Some(namespace) = self.turns.pop_front() {
+    /// The first of the namespaces in turn that may have a place.
+    fn pop(&mut self, may: impl Fn(&str) -> bool) -> Option<ObjectKey> {
+        for _ in 0..self.turns.len() {
+            let namespace = self.turns.pop_front()?;
+            if !may(&namespace) {
+                self.turns.push_back(namespace);
+                continue;
+            }
             let Some(line) = self.lines.get_mut(&namespace) else {
                 continue;
             };
@@ -288,10 +326,10 @@ mod tests {
     fn urgent_work_leaves_half_of_the_places_to_periodic_work() {
         let mut queue = Queue::new(4, 1);
         for i in 0..8 {
-            queue.push(key("n", &format!("urgent{i}")), Class::Urgent);
+            queue.push(key(&format!("n{i}"), "urgent"), Class::Urgent);
         }
         for i in 0..8 {
-            queue.push(key("n", &format!("periodic{i}")), Class::Periodic);
+            queue.push(key(&format!("n{i}"), "periodic"), Class::Periodic);
         }
         let classes: Vec<_> = std::iter::from_fn(|| queue.pop(Now::ZERO))
             .map(|(_, class)| class)
@@ -306,7 +344,7 @@ mod tests {
     fn urgent_work_takes_every_place_when_nothing_else_waits() {
         let mut queue = Queue::new(4, 1);
         for i in 0..8 {
-            queue.push(key("n", &format!("{i}")), Class::Urgent);
+            queue.push(key(&format!("n{i}"), "urgent"), Class::Urgent);
         }
         assert_eq!(std::iter::from_fn(|| queue.pop(Now::ZERO)).count(), 4);
     }
@@ -385,5 +423,36 @@ mod tests {
         }
         queue.forgive(&object);
         assert!(queue.backoff(&object) <= Duration::from_secs(1));
+    }
+
+    #[test]
+    fn two_namespaces_whose_work_hangs_leave_places_to_the_others() {
+        let mut queue = Queue::new(384, 1);
+        for n in 0..1000 {
+            queue.push(key("a", &n.to_string()), Class::Urgent);
+            queue.push(key("a", &format!("p{n}")), Class::Periodic);
+        }
+        let mut running = 0;
+        while queue.pop(Now::ZERO).is_some() {
+            running += 1;
+        }
+        assert_eq!(running, 288, "one alone has three quarters");
+        for n in 0..1000 {
+            queue.push(key("b", &n.to_string()), Class::Urgent);
+        }
+        while queue.pop(Now::ZERO).is_some() {
+            running += 1;
+        }
+        assert_eq!(running, 288 + 72, "the next three quarters of the rest");
+        for n in 0..10 {
+            queue.push(key("victim", &n.to_string()), Class::Urgent);
+        }
+        for n in 0..10 {
+            let next = queue.pop(Now::ZERO).map(|(object, _)| object);
+            assert_eq!(next, Some(key("victim", &n.to_string())));
+        }
+        // What ends gives its place back, in turn.
+        queue.done(&key("a", "0"));
+        assert_eq!(queue.pop(Now::ZERO), None, "both have more than their share");
     }
 }

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::{
     error::{Error, Fault},
-    json::{self, Bytes, Members},
+    json::{self, Members},
     keys,
 };
 use crate::api::external_secret::{Entry, ExternalSecretSpec};
@@ -19,6 +19,8 @@ pub const MAX_SIZE: usize = 1024 * 1024;
 pub enum Fetched<'a> {
     /// The value, text or binary.
     Value(&'a [u8]),
+    /// The entry's property of it, as [`part`] took it.
+    Part(Result<&'a [u8], &'a Fault>),
     /// Describe has shown that the secret is gone: the entry gives no keys. What that means for the Secret, the
     /// deletion policy says.
     Gone,
@@ -60,11 +62,17 @@ impl fmt::Debug for Built {
 pub fn build<'a>(spec: &ExternalSecretSpec, fetched: impl Fn(usize) -> Fetched<'a>) -> Result<Built, Error> {
     let mut built = Built::default();
     for (index, entry) in spec.entries().enumerate() {
-        let Fetched::Value(value) = fetched(index) else {
-            built.gone.push(index);
-            continue;
+        let added = match fetched(index) {
+            Fetched::Value(value) => built.add_value(&entry, value),
+            Fetched::Part(part) => part
+                .map_err(Clone::clone)
+                .and_then(|part| built.add(&entry, part)),
+            Fetched::Gone => {
+                built.gone.push(index);
+                continue;
+            }
         };
-        built.add(&entry, value).map_err(|fault| Error::Entry {
+        added.map_err(|fault| Error::Entry {
             path: entry.path,
             key: entry.remote.key.clone(),
             fault,
@@ -77,20 +85,21 @@ pub fn build<'a>(spec: &ExternalSecretSpec, fetched: impl Fn(usize) -> Fetched<'
 }
 
 impl Built {
+    fn add_value(&mut self, entry: &Entry<'_>, value: &[u8]) -> Result<(), Fault> {
+        match entry.remote.property() {
+            Some(property) => self.add(entry, &part(value, property)?),
+            None => self.add(entry, value),
+        }
+    }
+
     fn add(&mut self, entry: &Entry<'_>, value: &[u8]) -> Result<(), Fault> {
-        let part = entry
-            .remote
-            .property()
-            .map(|property| take(value, property))
-            .transpose()?;
         let Some(secret_key) = entry.secret_key else {
-            return self.extract(part.as_deref().map_or(value, Vec::as_slice));
+            return self.extract(value);
         };
         if !keys::is_valid(secret_key) {
             return Err(Fault::BadSecretKey);
         }
-        let value = part.unwrap_or_else(|| Zeroizing::new(value.to_vec()));
-        self.put(secret_key.to_owned(), value);
+        self.put(secret_key.to_owned(), Zeroizing::new(value.to_vec()));
         Ok(())
     }
 
@@ -132,7 +141,8 @@ impl Built {
     }
 }
 
-fn take(value: &[u8], property: &str) -> Result<Bytes, Fault> {
+/// One property of a value, as an entry that names it gets it: all that has to be kept of the value for that entry.
+pub fn part(value: &[u8], property: &str) -> Result<Zeroizing<Vec<u8>>, Fault> {
     let value = json::parse(value).ok_or(Fault::NotJson)?;
     let part = json::select(value, property);
     json::render(part.ok_or_else(|| Fault::NoProperty {

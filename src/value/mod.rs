@@ -9,7 +9,7 @@ mod json;
 mod keys;
 mod username;
 
-pub use build::{Built, Fetched, MAX_SIZE, build};
+pub use build::{Built, Fetched, MAX_SIZE, build, part};
 pub use error::{Error, Fault};
 pub use username::username;
 

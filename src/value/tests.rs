@@ -354,6 +354,26 @@ proptest! {
     }
 
     #[test]
+    fn what_is_kept_of_a_value_makes_what_the_whole_makes(
+        value in prop_oneof![
+            json().prop_map(|value| value.to_string().into_bytes()),
+            prop::collection::vec(any::<u8>(), 0..64),
+        ],
+        paths in prop::collection::vec("[a-c.0-9]{1,4}", 1..4),
+    ) {
+        let data: Vec<_> = ["k", "l", "m"].into_iter().zip(paths.iter().map(|path| Some(path.as_str()))).collect();
+        let spec = spec(&[Some(&paths[0])], &data);
+        let whole = build(&spec, |_| Fetched::Value(&value));
+        let kept: Vec<_> = spec.entries().map(|entry| part(&value, entry.remote.property().unwrap())).collect();
+        let parts = build(&spec, |index| Fetched::Part(kept[index].as_ref().map(|part| part.as_slice())));
+        match (whole, parts) {
+            (Ok(whole), Ok(parts)) => prop_assert_eq!(whole.data, parts.data),
+            (Err(whole), Err(parts)) => prop_assert_eq!(whole, parts),
+            _ => prop_assert!(false, "one can be built, one cannot"),
+        }
+    }
+
+    #[test]
     fn a_member_survives_by_property_and_by_extract(text in ".*", number in any::<i64>()) {
         let value = serde_json::json!({"text": text, "number": number}).to_string();
         prop_assert_eq!(property(&value, "text").unwrap(), text.clone());

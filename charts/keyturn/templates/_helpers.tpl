@@ -15,6 +15,8 @@ alerts: {url: "", existingSecret: {name: "", key: url}}
 admissionPolicies: {enabled: true}
 rbac: {create: true, userRoles: true}
 crds: {install: true}
+listen: {address: ""}
+networkPolicy: {enabled: false, metricsFrom: []}
 log: {level: info, format: json, audit: true}
 replicas: 2
 image: {repository: keyturn, tag: "", digest: "", pullPolicy: IfNotPresent}

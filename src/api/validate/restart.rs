@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 
 use super::{Invalid, invalid, is_secret_key};
 use crate::api::{
+    caps,
     external_secret::{CreationPolicy, ExternalSecretSpec},
     interval::parse_go,
     restart::{Discovery, Pacing, RestartMode, RestartSpec, RestartStrategy, RestartTarget, WorkloadKind},
@@ -32,6 +33,16 @@ pub(super) fn validate(spec: &ExternalSecretSpec) -> Result<(), Invalid> {
         return Err(invalid(
             "spec.restart",
             "needs a Secret, and creationPolicy None writes none: remove restart, or let the Secret be written",
+        ));
+    }
+    if restart.size() > caps::RESTART_TEXTS {
+        return Err(invalid(
+            "spec.restart",
+            format!(
+                "has targets, windows and keys that take more than the {} KiB that Keyturn keeps of one ExternalSecret: name \
+                 workloads by a label that they share",
+                caps::RESTART_TEXTS >> 10
+            ),
         ));
     }
     validate_targets(restart)?;

@@ -90,11 +90,4 @@ impl Lingering {
             self.bytes = self.bytes.saturating_sub(kept.value.payload().len());
         }
     }
-
-    /// Drops all.
-    pub(super) fn clear(&mut self) {
-        self.values.clear();
-        self.ends.clear();
-        self.bytes = 0;
-    }
 }

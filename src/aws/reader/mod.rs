@@ -7,13 +7,12 @@ use std::{
     collections::HashMap,
     slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{Notify, oneshot},
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use line::{Line, Next, Waiter};
@@ -45,12 +44,9 @@ pub struct Ask<'a> {
     pub patient: bool,
 }
 
-/// Size of all values in memory, from which on no further batch is taken; one under way may go over it.
-const MEMORY: usize = 8 << 20;
-/// From which on nothing is read at all: so many are in use that to wait for each other would fill the machine.
+/// Size of all values in memory from which on nothing is read. Whoever asks reserves memory first, so this is far above what
+/// is ever in use.
 const FULL: usize = 64 << 20;
-/// Who holds many values may be waiting for the one that does not fit: after this one is read all the same.
-const STUCK: Duration = Duration::from_secs(1);
 
 /// Reads values. Clones are the same reader; its work goes on in tasks of the runtime that `read` is called in.
 #[derive(Clone)]
@@ -172,11 +168,9 @@ async fn answered(answer: oneshot::Receiver<Reading>, key: &Arc<str>, selector: 
 /// Reads what waits in one source until nothing does.
 async fn work(inner: Arc<Inner>, source: SourceId, bell: Arc<Notify>) {
     loop {
-        let room = inner.has_room().await;
-        let full = !room && inner.aws.scales.bytes() >= FULL;
-        let most = if room || full { BATCH } else { 1 };
+        let full = inner.aws.scales.bytes() >= FULL;
         let batch = !inner.aws.is_batch_denied(source);
-        match inner.next(source, most, batch) {
+        match inner.next(source, BATCH, batch) {
             Next::Wait(until) => {
                 let _rung = timeout_at(until, bell.notified()).await;
             }
@@ -202,15 +196,6 @@ async fn work(inner: Arc<Inner>, source: SourceId, bell: Arc<Notify>) {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until the values in memory leave room, or for long enough.
-    async fn has_room(&self) -> bool {
-        if self.aws.scales.bytes() < MEMORY {
-            return true;
-        }
-        self.state().lingering.clear();
-        timeout(STUCK, self.aws.scales.below(MEMORY)).await.is_ok()
     }
 
     /// Takes the next reads out of the line and numbers them. Who waits for a read that began earlier is content with

@@ -456,3 +456,16 @@ async fn values_in_memory_are_bounded_and_nobody_waits_forever_for_room() {
     drop(readings);
     assert!(running.aws.scales.bytes() <= 4 << 20, "only what lingers is left");
 }
+
+#[tokio::test]
+async fn what_others_keep_takes_no_batch_from_a_reader() {
+    let running = start().await;
+    let asking = Asking::new(&running);
+    let keys = running.secrets(20);
+    let hoard = RemoteValue::new("", "", VersionId("v".into()), vec![0; 16 << 20]);
+    let _hoard = hoard.weighed(&running.aws.scales);
+    let readings = join_all(keys.iter().map(|key| asking.read(key))).await;
+    assert!(readings.iter().all(Result::is_ok));
+    assert_eq!(running.fake.count("BatchGetSecretValue"), 1);
+    assert_eq!(running.fake.count("GetSecretValue"), 0);
+}

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::api::core::v1::Namespace;
 
 use super::{Change, Project};
-use crate::api::ObjectKey;
+use crate::api::{
+    ObjectKey,
+    caps::{self, capped},
+    names::annotation,
+};
 
 /// A Namespace, as far as stores and people choose by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,11 +18,20 @@ pub struct NamespaceEntry {
     pub uid: Arc<str>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Its annotations of `keyturn.dev/`, without that prefix: suspensions and defaults.
+    /// Its annotations that Keyturn reads, without `keyturn.dev/`: suspensions and defaults.
     pub annotations: BTreeMap<String, String>,
     /// Whether it is being deleted with all that is in it.
     pub ending: bool,
 }
+
+/// The annotations that are read on a Namespace.
+const READ: [&str; 5] = [
+    annotation::RESTART,
+    annotation::RESTART_STRATEGY,
+    annotation::HOT_RELOAD,
+    annotation::SUSPEND_RESTARTS_UNTIL,
+    annotation::SUSPEND_SYNC_UNTIL,
+];
 
 /// Namespaces, all of them.
 pub(super) struct Namespaces;
@@ -33,14 +46,14 @@ impl Project for Namespaces {
     fn project(&self, _key: &ObjectKey, object: Namespace) -> NamespaceEntry {
         let ending = object.metadata.deletion_timestamp.is_some();
         let annotations = object.metadata.annotations.unwrap_or_default();
-        let ours = |(name, value): (String, String)| {
-            name.strip_prefix("keyturn.dev/")
-                .map(|name| (name.to_owned(), value))
+        let read = |name: &&str| {
+            let value = capped(annotations.get(*name)?, caps::WORD);
+            Some((name.strip_prefix("keyturn.dev/")?.to_owned(), value.into()))
         };
         NamespaceEntry {
             uid: object.metadata.uid.unwrap_or_default().into(),
             labels: object.metadata.labels.unwrap_or_default(),
-            annotations: annotations.into_iter().filter_map(ours).collect(),
+            annotations: READ.iter().filter_map(read).collect(),
             ending,
         }
     }

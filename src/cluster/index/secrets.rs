@@ -10,6 +10,7 @@ use zeroize::Zeroize as _;
 use super::{Change, Project};
 use crate::api::{
     ObjectKey, TokenKey,
+    caps::{self, capped},
     names::{OPAQUE, annotation},
     token,
 };
@@ -31,7 +32,8 @@ pub struct SecretEntry {
     pub content_intact: bool,
     /// The token of what its content was made from.
     pub inputs: Option<Box<str>>,
-    /// The versions that its content was made from: the annotation as it stands, JSON unless edited.
+    /// The versions that its content was made from: the annotation as it stands, JSON unless edited. One that is longer than
+    /// any that we write is none.
     pub versions: Option<Box<str>>,
     /// The token that pods must carry.
     pub rollout: Option<Box<str>>,
@@ -41,13 +43,16 @@ pub struct SecretEntry {
     pub scope: Option<u64>,
     /// Since when restarts are wanted.
     pub restart_since: Option<Timestamp>,
-    /// stakater Reloader's annotations, if it has any.
+    /// stakater Reloader's annotations that say something on a Secret, if it has any.
     pub reloader: Option<Arc<BTreeMap<Box<str>, Box<str>>>>,
     /// Whether its data can never change.
     pub immutable: bool,
     /// Its type; `None` is `Opaque`.
     pub type_: Option<Arc<str>>,
 }
+
+/// stakater Reloader's annotations on Secrets. Each holds a flag, and anything longer is no flag to Reloader either.
+const RELOADER: [&str; 2] = ["reloader.stakater.com/ignore", "reloader.stakater.com/match"];
 
 /// Secrets with our label.
 pub(super) struct Secrets(pub(super) TokenKey);
@@ -113,21 +118,21 @@ impl Project for Secrets {
                 if *owner == *key.name {
                     Arc::clone(&key.name)
                 } else {
-                    owner.into()
+                    capped(&owner, caps::NAME).into()
                 }
             }),
             controller_uid: controller(metadata.owner_references),
             content_intact: recorded.as_ref() == Some(&content),
             content,
-            inputs: take(annotation::INPUTS),
-            versions: take(annotation::VERSIONS),
+            inputs: take(annotation::INPUTS).map(|token| capped(&token, caps::TOKEN)),
+            versions: take(annotation::VERSIONS).filter(|text| text.len() <= annotation::VERSIONS_LIMIT),
             rollout: take(annotation::ROLLOUT).filter(|text| token::is_text(text)),
             changed_at: take(annotation::CHANGED_AT).and_then(|time| time.parse().ok()),
             scope: take(annotation::SCOPE).and_then(|text| token::short(&text)),
             restart_since: take(annotation::RESTART_SINCE).and_then(|time| time.parse().ok()),
             reloader: reloader(annotations),
             immutable: immutable.unwrap_or_default(),
-            type_: type_.map(Arc::from),
+            type_: type_.map(|type_| capped(&type_, caps::NAME).into()),
         }
     }
 
@@ -136,11 +141,11 @@ impl Project for Secrets {
     }
 }
 
-/// The annotations by which stakater Reloader chooses Secrets.
+/// The annotations by which stakater Reloader chooses Secrets, where they hold a word.
 fn reloader(annotations: BTreeMap<String, String>) -> Option<Arc<BTreeMap<Box<str>, Box<str>>>> {
     let theirs: BTreeMap<Box<str>, Box<str>> = annotations
         .into_iter()
-        .filter(|(name, _)| name.starts_with("reloader.stakater.com/"))
+        .filter(|(name, value)| RELOADER.contains(&name.as_str()) && value.len() <= caps::WORD)
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
     (!theirs.is_empty()).then(|| Arc::new(theirs))
@@ -150,5 +155,5 @@ fn controller(references: Option<Vec<OwnerReference>>) -> Option<Box<str>> {
     let mut references = references.unwrap_or_default().into_iter();
     references
         .find(|reference| reference.controller == Some(true))
-        .map(|reference| reference.uid.into())
+        .map(|reference| capped(&reference.uid, caps::UID))
 }

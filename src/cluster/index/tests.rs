@@ -9,7 +9,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{
     Change, Changes, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches, follow::Follower,
-    secrets::Secrets,
+    namespaces::Namespaces, secrets::Secrets,
 };
 use crate::{
     api::{ObjectKey, TokenKey, WorkloadKind},
@@ -727,4 +727,63 @@ async fn a_fork_is_given_every_change_and_takes_none_from_the_other() {
         assert_eq!(queue.try_next(), Some(Change::Control));
         assert_eq!(queue.try_next(), None);
     }
+}
+
+#[test]
+fn a_secret_keeps_a_few_bytes_of_whatever_people_write_on_it() {
+    let flood = "x".repeat(256 << 10);
+    let mut hostile = secret("a", "1");
+    hostile["type"] = flood.clone().into();
+    hostile["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "v1", "kind": "X", "name": flood, "uid": flood, "controller": true}]);
+    for name in [
+        "keyturn.dev/owner",
+        "keyturn.dev/content",
+        "keyturn.dev/inputs",
+        "keyturn.dev/versions",
+        "keyturn.dev/rollout",
+        "keyturn.dev/changed-at",
+        "keyturn.dev/scope",
+        "keyturn.dev/restart-since",
+        "keyturn.dev/user",
+        "reloader.stakater.com/match",
+        "reloader.stakater.com/ignore",
+        "other",
+    ] {
+        hostile["metadata"]["annotations"][name] = flood.clone().into();
+    }
+    for n in 0..1000 {
+        hostile["metadata"]["annotations"][format!("reloader.stakater.com/{n}")] = "true".into();
+    }
+    let entry = Secrets(token()).project(&key("a"), serde_json::from_value(hostile).unwrap());
+    let kept = format!("{entry:?}").len();
+    assert!(kept < 2048, "{kept}");
+    assert!(!entry.content_intact && entry.versions.is_none() && entry.rollout.is_none());
+    // Cut, they are still somebody else's.
+    assert!(entry.owner.is_some_and(|owner| owner.len() > 253));
+    assert!(entry.controller_uid.is_some_and(|uid| uid.len() > 36));
+    assert!(
+        entry
+            .inputs
+            .is_some_and(|inputs| !crate::api::token::is_text(&inputs))
+    );
+}
+
+#[test]
+fn a_namespace_keeps_the_annotations_that_are_read_and_little_of_them() {
+    let flood = "x".repeat(200 << 10);
+    let annotations: BTreeMap<String, String> = (0..1000)
+        .map(|n| (format!("keyturn.dev/{n}"), "x".to_owned()))
+        .chain([("keyturn.dev/restart".to_owned(), flood)])
+        .chain([("keyturn.dev/hot-reload".to_owned(), "true".to_owned())])
+        .collect();
+    let hostile = json!({"metadata": {"name": "shop", "annotations": annotations}});
+    let entry = Namespaces.project(&key("shop"), serde_json::from_value(hostile).unwrap());
+    let kept = format!("{entry:?}").len();
+    assert!(kept < 1024, "{kept}");
+    assert_eq!(entry.annotations["hot-reload"], "true");
+    assert!(
+        entry.annotations["restart"].starts_with('x'),
+        "unreadable, not absent"
+    );
 }

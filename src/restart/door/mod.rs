@@ -11,13 +11,15 @@ use litemap::LiteMap;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::{
-    model::{Container, Expression, Pod, PodSelector, Progress, Record, Texts, Update, Wishes, Workload},
-    patch,
+    model::{
+        Container, Expression, Pod, PodSelector, Progress, Record, Texts, Update, Use, Wishes, Workload,
+    },
+    patch, reloader,
     uses::{self, PodSpec},
 };
 use crate::{
     api::{
-        WorkloadKind,
+        WorkloadKind, caps,
         names::{GROUP, RESTART_DOMAIN, RESTART_MANAGER},
     },
     cluster::Observed,
@@ -296,14 +298,40 @@ impl WorkloadDoor {
             match_expressions,
         } = spec.selector;
         let theirs = metadata.annotations.iter().chain(template);
+        let mut kept = Kept::default();
         Some(Workload {
             wishes: Wishes::read(|name| metadata.annotations.get(name).map(String::as_str)),
-            reloader: theirs
-                .filter(|(name, _)| is_reloaders(name))
-                .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
-                .collect(),
-            tokens: tokens(template),
-            records: records(&metadata.annotations),
+            // In this order it is kept until there is too much.
+            selector: kept.keep(
+                PodSelector {
+                    labels: texts(match_labels),
+                    expressions: match_expressions
+                        .into_iter()
+                        .map(|requirement| Expression {
+                            key: requirement.key,
+                            operator: requirement.operator,
+                            values: requirement.values,
+                        })
+                        .collect(),
+                },
+                selector_size,
+            ),
+            tokens: kept.keep(tokens(template), texts_size),
+            records: kept.keep(records(&metadata.annotations), |records| {
+                texts_sum(records.iter().map(|(hash, record)| (&**hash, &*record.token)))
+            }),
+            uses: kept.keep(uses, |uses| uses.iter().map(use_size).sum()),
+            reloader: kept.keep(
+                theirs
+                    .filter(|(name, _)| reloader::READ.contains(&name.as_str()))
+                    .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+                    .collect(),
+                |all: &BTreeMap<Box<str>, Box<str>>| {
+                    texts_sum(all.iter().map(|(name, value)| (&**name, &**value)))
+                },
+            ),
+            labels: kept.keep(texts(metadata.labels), texts_size),
+            oversized: kept.is_too_much,
             patched_at: metadata
                 .managed_fields
                 .iter()
@@ -314,19 +342,6 @@ impl WorkloadDoor {
             generation: metadata.generation,
             observed_generation,
             ending: metadata.deletion_timestamp.is_some(),
-            labels: texts(metadata.labels),
-            selector: PodSelector {
-                labels: texts(match_labels),
-                expressions: match_expressions
-                    .into_iter()
-                    .map(|requirement| Expression {
-                        key: requirement.key,
-                        operator: requirement.operator,
-                        values: requirement.values,
-                    })
-                    .collect(),
-            },
-            uses,
             paused: spec.paused,
             update,
             progress,
@@ -455,6 +470,56 @@ impl PodDoor {
     }
 }
 
+/// Counts what is kept of one workload, in bytes.
+#[derive(Default)]
+struct Kept {
+    bytes: usize,
+    is_too_much: bool,
+}
+
+impl Kept {
+    /// The part, or nothing of it if all that was kept so far leaves no room for it.
+    fn keep<T: Default>(&mut self, part: T, size: impl FnOnce(&T) -> usize) -> T {
+        let bytes = self.bytes + size(&part);
+        if bytes > caps::WORKLOAD {
+            self.is_too_much = true;
+            return T::default();
+        }
+        self.bytes = bytes;
+        part
+    }
+}
+
+/// Bytes that a pair of texts takes besides them.
+const PAIR: usize = 48;
+
+fn texts_sum<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> usize {
+    pairs.map(|(name, value)| PAIR + name.len() + value.len()).sum()
+}
+
+fn texts_size(texts: &Texts) -> usize {
+    texts_sum(texts.iter().map(|(name, value)| (&**name, &**value)))
+}
+
+fn selector_size(selector: &PodSelector) -> usize {
+    let PodSelector { labels, expressions } = selector;
+    let expression = |expression: &Expression| {
+        let Expression {
+            key,
+            operator,
+            values,
+        } = expression;
+        let values = values.iter().map(|value| (&**value, ""));
+        PAIR + key.len() + operator.len() + texts_sum(values)
+    };
+    texts_size(labels) + expressions.iter().map(expression).sum::<usize>()
+}
+
+fn use_size(found: &Use) -> usize {
+    let containers = found.fixed.iter().map(|container| (&**container, ""));
+    PAIR + found.secret.len() + texts_sum(containers)
+}
+
 fn texts(texts: Annotations) -> Texts {
     let texts = texts.into_iter();
     texts.map(|(name, value)| (name.into(), value.into())).collect()
@@ -467,12 +532,6 @@ fn time(text: Option<&str>) -> Option<Timestamp> {
 fn is_ours(name: &str) -> bool {
     name.split_once('/')
         .is_some_and(|(domain, _)| domain == GROUP || domain == RESTART_DOMAIN)
-}
-
-fn is_reloaders(name: &str) -> bool {
-    name.split_once('/').is_some_and(|(domain, _)| {
-        domain == "reloader.stakater.com" || domain.ends_with(".reloader.stakater.com")
-    })
 }
 
 /// The hash out of the name of one of our annotations.

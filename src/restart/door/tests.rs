@@ -1,10 +1,11 @@
 //! What is read of workloads and pods, whatever stands beside it.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{PodDoor, WorkloadDoor};
 use crate::{
-    api::WorkloadKind,
+    api::{WorkloadKind, caps},
     restart::model::{Pod, Progress, Record, Update, Wish, Workload},
 };
 
@@ -249,4 +250,70 @@ fn a_pod_whose_age_is_not_known_is_no_pod_that_could_be_judged() {
             .unwrap();
         assert_eq!((web.ending, web.finished, web.ready), (ending, finished, false));
     }
+}
+
+/// All text that is kept shows in it.
+fn kept(workload: &Workload) -> usize {
+    format!("{workload:?}").len()
+}
+
+/// Pairs, or other things, that take `bytes` in all.
+fn many<T>(bytes: usize, each: usize, make: impl Fn(usize) -> T) -> Vec<T> {
+    (0..bytes / each.max(1)).map(make).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn whatever_people_write_on_a_workload_it_takes_no_more_than_its_share(
+        // What the API server takes in one object, spread over what is read of it.
+        [labels, annotations, template, expressions, secrets] in prop::array::uniform5(0..300_000_usize),
+        each in 1..63_usize,
+    ) {
+        let long = "x".repeat(each);
+        let pairs = |bytes, prefix: &str| {
+            let pairs = many(bytes, each + prefix.len() + 6, |n| (format!("{prefix}{n}"), Value::from(long.clone())));
+            Value::Object(pairs.into_iter().collect())
+        };
+        let mut own = pairs(annotations, "restart.keyturn.dev/");
+        let flood = "y".repeat(annotations);
+        for name in ["keyturn.dev/restart", "keyturn.dev/unknown", "secret.reloader.stakater.com/reload", "other"] {
+            own[name] = flood.clone().into();
+        }
+        let containers = many(secrets, 2 * each + 80, |n| json!({
+            "name": format!("{long}{n}"), "envFrom": [{"secretRef": {"name": format!("{long}{n}")}}],
+        }));
+        let expressions = many(expressions, each, |n| json!({"key": format!("{n}"), "operator": "In", "values": [long]}));
+        let hostile = json!({
+            "metadata": {"labels": pairs(labels, ""), "annotations": own},
+            "spec": {
+                "selector": {"matchExpressions": expressions},
+                "template": {
+                    "metadata": {"annotations": pairs(template, "restart.keyturn.dev/")},
+                    "spec": {"containers": containers},
+                },
+            },
+        });
+        let web = workload(WorkloadKind::Deployment, &deployment(&hostile)).unwrap();
+        // The names of fields take more in this form than in memory.
+        prop_assert!(kept(&web) < 4 * caps::WORKLOAD, "{}", kept(&web));
+        prop_assert_eq!(web.wishes.restart, Wish::Unreadable);
+        let text = [&web.labels, &web.tokens, &web.selector.labels];
+        let text: usize = text.iter().flat_map(|texts| texts.iter()).map(|(name, value)| name.len() + value.len()).sum();
+        prop_assert!(text <= caps::WORKLOAD);
+    }
+}
+
+#[test]
+fn a_workload_of_two_hundred_secrets_is_kept_whole() {
+    let containers = many(
+        200,
+        1,
+        |n| json!({"name": "main", "envFrom": [{"secretRef": {"name": format!("{n}-{}", "s".repeat(200))}}]}),
+    );
+    let large = json!({"spec": {"template": {"spec": {"containers": containers}}}});
+    let web = workload(WorkloadKind::Deployment, &deployment(&large)).unwrap();
+    assert!(!web.oversized);
+    assert_eq!(web.uses.len(), 200);
 }

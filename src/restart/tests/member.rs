@@ -340,3 +340,42 @@ fn lists_of_reloader_cost_no_more_than_a_moment() {
         assert_eq!(reloading.restarts(&content(secret, "t")), theirs, "{secret}");
     }
 }
+
+#[test]
+fn a_workload_that_is_too_large_to_keep_is_named_and_not_restarted() {
+    let of = |policy: &RestartPolicy, workload: &Workload| of(policy, workload, &Wishes::default());
+    let oversized = |change: fn(&mut Workload)| {
+        let mut large = Workload {
+            oversized: true,
+            ..workload("api")
+        };
+        change(&mut large);
+        large
+    };
+    let known = oversized(|_| {});
+    assert!(matches!(of(&policy(), &known), Membership::Unreadable(_)));
+    let other = oversized(|large| large.uses[0].secret = "other".into());
+    assert_eq!(
+        of(&policy(), &other),
+        Membership::Out,
+        "it does not use the Secret"
+    );
+    let unknown = oversized(|large| large.uses.clear());
+    assert!(matches!(of(&policy(), &unknown), Membership::Unreadable(_)));
+    let refused = oversized(|large| large.wishes = wishing(Wish::No));
+    assert_eq!(of(&policy(), &refused), Membership::Out);
+    let selector = TargetSelector {
+        match_labels: [("app".to_owned(), "api".to_owned())].into(),
+    };
+    let explicit = RestartPolicy {
+        discovery: Discovery::Explicit,
+        targets: vec![RestartTarget {
+            name: None,
+            selector: Some(selector),
+            ..listed("api")
+        }],
+        ..policy()
+    };
+    let unlabelled = oversized(|large| large.labels.clear());
+    assert!(matches!(of(&explicit, &unlabelled), Membership::Unreadable(_)));
+}

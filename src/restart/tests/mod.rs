@@ -154,6 +154,7 @@ fn workload(name: &str) -> Workload {
         },
         restart_at: None,
         borrowed_template: false,
+        oversized: false,
     }
 }
 

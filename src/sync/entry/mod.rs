@@ -8,7 +8,12 @@ mod made_from;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
@@ -17,9 +22,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 pub use self::conditions::{Reasons, Tally};
 use crate::{
     api::{
-        ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, ExternalSecretStatus, Interval,
-        ObjectKey, Reason, RefreshPolicy, RestartMode, RestartPolicy, RestartStatus, RotationStrategy,
-        Selector, StoreKind,
+        ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, ExternalSecretSpec,
+        ExternalSecretStatus, Interval, ObjectKey, Reason, RefreshPolicy, RestartMode, RestartPolicy,
+        RestartStatus, RotationStrategy, Selector, StoreKind,
+        caps::{self, capped},
         names::{self, annotation},
     },
     cluster::{Change, Project},
@@ -254,22 +260,19 @@ impl Entry {
             ),
             store: spec.secret_store_ref.as_ref().map(|store| StoreRef {
                 kind: store.kind(),
-                name: store.name.as_str().into(),
+                name: capped(&store.name, caps::NAME).into(),
             }),
-            needs: spec
-                .entries()
-                .map(|entry| Need {
-                    key: entry.remote.key.as_str().into(),
-                    selector: Selector::parse(entry.remote.version.as_deref()),
-                })
-                .collect(),
-            target: (target != &*key.name).then(|| target.into()),
+            needs: needs(spec),
+            target: (target != &*key.name).then(|| capped(target, caps::NAME)),
             creation: spec.creation_policy(),
             deletion: spec.deletion_policy(),
             made_from,
             asked,
             suspended: Suspension::parse(suspend),
-            invalid: spec.validate().err().map(|invalid| invalid.to_string().into()),
+            invalid: spec
+                .validate()
+                .err()
+                .map(|invalid| capped(&invalid.to_string(), caps::SENTENCE)),
             said: Digest::of(status.as_ref()),
             ready,
             stale,
@@ -278,8 +281,11 @@ impl Entry {
                 .as_ref()
                 .and_then(|status| status.target.as_ref())
                 .map(|recorded| RecordedTarget {
-                    former: (recorded.name != target).then(|| recorded.name.as_str().into()),
-                    rollout: recorded.rollout.as_deref().map(Into::into),
+                    former: (recorded.name != target).then(|| capped(&recorded.name, caps::NAME)),
+                    rollout: recorded
+                        .rollout
+                        .as_deref()
+                        .map(|token| capped(token, caps::TOKEN)),
                 }),
             rotation: (spec.rotation.is_some() || restart.is_some()).then(|| {
                 let said = status.as_ref().and_then(|status| status.rotation.as_ref());
@@ -315,8 +321,8 @@ impl Restarts {
         let state = rotation.and_then(|rotation| rotation.state.as_deref());
         Some(Self {
             policy,
-            approved: annotation(annotation::APPROVE).map(Into::into),
-            resumed: annotation(annotation::RESUME).map(Into::into),
+            approved: annotation(annotation::APPROVE).map(|token| capped(token, caps::TOKEN)),
+            resumed: annotation(annotation::RESUME).map(|token| capped(token, caps::TOKEN)),
             suspended: Suspension::parse(annotation(annotation::SUSPEND_RESTARTS_UNTIL)),
             strategy,
             deadline: rotation
@@ -336,6 +342,31 @@ impl Restarts {
     }
 }
 
+/// What the spec needs, in the order of its entries; nothing of a spec that `validate` refuses for its size. Equal texts are
+/// held once.
+fn needs(spec: &ExternalSecretSpec) -> Box<[Need]> {
+    if spec.remote_size() > caps::REMOTE_KEYS {
+        return Box::default();
+    }
+    let mut keys: HashMap<&str, Arc<str>> = HashMap::new();
+    let mut selectors: HashMap<Option<&str>, Selector> = HashMap::new();
+    let needs = spec.entries().map(|entry| {
+        let (key, version) = (entry.remote.key.as_str(), entry.remote.version.as_deref());
+        let key = keys.entry(key).or_insert_with(|| key.into());
+        let selector = selectors
+            .entry(version)
+            .or_insert_with(|| Selector::parse(version));
+        Need {
+            key: key.clone(),
+            selector: selector.clone(),
+        }
+    });
+    needs.collect()
+}
+
+/// As many workloads as a status names at most.
+const REVERTED: usize = 50;
+
 /// The rollout of this status and the workloads that took it back.
 fn reverted(status: &RestartStatus) -> Option<Reverted> {
     let rollout = status.rollout.as_deref()?;
@@ -344,9 +375,15 @@ fn reverted(status: &RestartStatus) -> Option<Reverted> {
         .iter()
         .flatten()
         .filter(|exception| exception.reason == Reason::Reverted.as_str())
-        .map(|exception| (exception.kind.as_str().into(), exception.name.as_str().into()))
+        .take(REVERTED)
+        .map(|exception| {
+            (
+                capped(&exception.kind, caps::TOKEN),
+                capped(&exception.name, caps::NAME),
+            )
+        })
         .collect();
-    Some((rollout.into(), reverted))
+    Some((capped(rollout, caps::TOKEN), reverted))
 }
 
 /// A number that changes with what the status says of restarts, times of transition aside; 0 where it says nothing.

@@ -369,3 +369,123 @@ fn the_data_are_made_from_what_earlier_versions_said() {
     }
     assert_eq!(format!("{:016x}", entry(&json!({})).asked), "031dc88d0ec0c52d");
 }
+
+/// All text that is kept shows in it.
+fn kept(entry: &Entry) -> usize {
+    format!("{entry:?}").len()
+}
+
+fn with_restarts(change: &Value) -> Entry {
+    Entry::of(
+        &ObjectKey::new("shop", "db"),
+        &object(change),
+        MINIMUM,
+        RestartMode::Automatic,
+    )
+}
+
+#[test]
+fn annotations_of_any_length_keep_a_few_bytes_and_stay_what_they_are() {
+    let flood = "x".repeat(256 << 10);
+    let names = [
+        "keyturn.dev/approve",
+        "keyturn.dev/resume",
+        "keyturn.dev/refresh",
+        "keyturn.dev/suspend-sync-until",
+        "keyturn.dev/suspend-restarts-until",
+        "keyturn.dev/unknown",
+        "note",
+    ];
+    let flooded = names.map(|name| (name.to_owned(), Value::from(flood.clone())));
+    let annotations = Value::Object(flooded.into_iter().collect());
+    let usual = kept(&with_restarts(&json!({})));
+    let hostile = with_restarts(&json!({"metadata": {"annotations": annotations}}));
+    assert!(kept(&hostile) < usual + 512, "{}", kept(&hostile));
+    assert_eq!(hostile.suspended, Suspension::Unreadable);
+    let restarts = hostile.restart.as_deref().unwrap();
+    assert_eq!(restarts.suspended, Suspension::Unreadable);
+    // Cut, an approval still is one of something else: it is neither lost nor taken for another.
+    let approved = restarts.approved.as_deref().unwrap();
+    assert!(
+        approved.len() <= caps::TOKEN + 3
+            && approved.starts_with('x')
+            && !crate::api::token::is_text(approved)
+    );
+}
+
+#[test]
+fn a_status_of_any_length_keeps_a_few_kilobytes() {
+    let flood = "x".repeat(64 << 10);
+    let reverted = json!({"kind": flood, "name": flood, "reason": "Reverted", "message": flood});
+    let usual = kept(&with_restarts(&json!({})));
+    let hostile = with_restarts(&json!({"status": {
+        "target": {"name": flood, "rollout": flood, "content": flood},
+        "restart": {"rollout": flood, "exceptions": vec![reverted; 200]},
+        "rotation": {"state": flood, "strategy": flood, "pendingVersionId": flood},
+        "conditions": [{
+            "type": "Ready", "status": "True", "reason": flood, "message": flood,
+            "lastTransitionTime": "2026-11-01T08:00:00Z",
+        }],
+    }}));
+    assert!(kept(&hostile) < usual + 24 * 1024, "{}", kept(&hostile));
+}
+
+#[test]
+fn a_spec_that_is_too_large_is_refused_and_not_kept() {
+    let key = |n: usize| format!("{n}-{}", "k".repeat(2000));
+    let entry = |n: usize, key: &str| json!({"secretKey": format!("k{n}"), "remoteRef": {"key": key}});
+    let many: Vec<_> = (0..500).map(|n| entry(n, &key(n))).collect();
+    let hostile = entry_of_data(&many);
+    assert!(
+        hostile
+            .invalid
+            .as_deref()
+            .is_some_and(|invalid| invalid.contains("split it"))
+    );
+    assert!(
+        hostile.needs.is_empty() && kept(&hostile) < 4096,
+        "{}",
+        kept(&hostile)
+    );
+
+    // One key, however long, is held once.
+    let same: Vec<_> = (0..500).map(|n| entry(n, &key(0))).collect();
+    let shared = entry_of_data(&same);
+    assert_eq!((shared.invalid.as_deref(), shared.needs.len()), (None, 500));
+    assert!(
+        shared
+            .needs
+            .iter()
+            .all(|need| Arc::ptr_eq(&need.key, &shared.needs[0].key))
+    );
+    // As many entries as there may be, of secrets of another account.
+    let arn = |n: usize| {
+        format!(
+            "arn:aws:secretsmanager:eu-central-1:111122223333:secret:{n:03}-{}",
+            "k".repeat(90)
+        )
+    };
+    let arns: Vec<_> = (0..500).map(|n| entry(n, &arn(n))).collect();
+    assert_eq!(entry_of_data(&arns).invalid, None);
+}
+
+fn entry_of_data(data: &[Value]) -> Entry {
+    entry(&json!({"spec": {"data": data}}))
+}
+
+#[test]
+fn ten_thousand_targets_are_refused_and_restart_nothing() {
+    let target = |n: usize| json!({"kind": "Deployment", "name": format!("{n}-{}", "t".repeat(240))});
+    let of = |count: usize| {
+        let targets: Vec<_> = (0..count).map(target).collect();
+        with_restarts(&json!({"spec": {"restart": {"mode": "Automatic", "targets": targets}}}))
+    };
+    let hostile = of(10_000);
+    let invalid = hostile.invalid.clone().unwrap();
+    assert!(invalid.starts_with("spec.restart"), "{invalid}");
+    assert_eq!(hostile.restart, None);
+    assert!(kept(&hostile) < 4096, "{}", kept(&hostile));
+    let most = of(100);
+    assert_eq!(most.invalid, None);
+    assert_eq!(most.restart.unwrap().policy.targets.len(), 100);
+}

@@ -3,6 +3,7 @@
 //! A pass starts from what the indexes and the tracker know and ends at once where nothing is to be done. Values are
 //! read before a write slot is taken; what is written starts from live objects.
 
+mod budget;
 mod gate;
 mod hold;
 mod memory;
@@ -10,6 +11,7 @@ mod read;
 mod remove;
 mod rotate;
 mod say;
+mod shares;
 mod slots;
 mod stamp;
 mod versions;
@@ -20,12 +22,13 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::api::core::v1::Secret;
 
 use self::memory::is_ours;
-pub use self::{memory::Memories, slots::WriteSlots};
+pub use self::{budget::ValueBudget, memory::Memories, slots::WriteSlots};
 use crate::{
     api::{CreationPolicy, ObjectKey, Reason, RestartMode, Selector, SourceId, TokenKey, VersionId},
     aws::{self, Aws, Reader},
     cluster::{
-        Control, Events, Index, Indexed, NamespaceEntry, Observed, Pace, SecretEntry, ServerTime, Writer,
+        self, Control, Events, Index, Indexed, NamespaceEntry, Observed, Pace, SecretEntry, ServerTime,
+        Writer,
     },
     sync::{
         driver::{self, Tracking},
@@ -89,6 +92,8 @@ pub struct Context {
     pub protected: Vec<String>,
     /// Numbers.
     pub metrics: Metrics,
+    /// Memory for values.
+    pub values: ValueBudget,
     /// Places to write.
     pub slots: WriteSlots,
     /// The rate of status writes that nobody waits for.
@@ -140,6 +145,10 @@ enum Stop {
     Transient(Refusal),
     /// Nothing to say yet; something else wakes the object.
     Waiting,
+    /// Nothing to say yet: the pass comes again after this time.
+    Later(Duration),
+    /// The API server did not give what the pass needs.
+    Kubernetes(cluster::Error),
 }
 
 impl Stop {
@@ -201,6 +210,10 @@ impl Context {
         let resolved = match self.resolve(object, &entry).await {
             Ok(resolved) => resolved,
             Err(Stop::Waiting) => return Ended::Well,
+            Err(Stop::Later(wait)) => return Ended::Again(wait),
+            Err(Stop::Kubernetes(error)) => {
+                return self.kubernetes_failed(object, &entry, None, &error).await;
+            }
             Err(Stop::Refused(refusal)) => {
                 self.unsubscribe(object);
                 self.retry_store(object, &entry, &refusal);
@@ -343,6 +356,8 @@ impl Context {
         let answers = match read {
             Ok(answers) => answers,
             Err(Stop::Waiting) => return Ended::Again(RECHECK_HELD),
+            Err(Stop::Later(wait)) => return Ended::Again(wait),
+            Err(Stop::Kubernetes(error)) => return self.kubernetes_failed(object, entry, None, &error).await,
             Err(Stop::Refused(refusal)) => {
                 // The tracker asks again for what AWS refuses; what was refused of an answer it knows nothing of.
                 let ours = refusal.reason == Reason::KeyNotAllowed;
@@ -370,7 +385,7 @@ impl Context {
             entry,
             resolved,
             &needs,
-            &answers,
+            &answers.all,
             &inputs,
             secret.is_some(),
         )

@@ -1,27 +1,142 @@
 //! Reading what an ExternalSecret needs: the right version of each secret, or why it cannot be had.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
+use zeroize::Zeroizing;
 
-use super::{Context, Resolved, Stop, Wanted};
+use super::{
+    Context, Resolved, Stop, Wanted,
+    budget::{Allowance, MOST},
+    write::BEHIND,
+};
 use crate::{
-    api::{AllowedKeys, DeletionPolicy, ObjectKey, Reason, Selector, VersionId},
+    api::{AllowedKeys, DeletionPolicy, ExternalSecret, ObjectKey, Reason, Selector, VersionId},
     aws::{self, Ask, RemoteValue, Urgency},
     sync::{driver, entry::Entry, queue::Class, resolve::Refusal, slice::TimeSlice},
     track::Known,
+    value::{self, Fault, Fetched},
 };
 
-/// Bytes of all values that one object may have in memory: what it writes may be an eighth of it.
-const MOST: usize = 8 << 20;
+/// An object that reads more secrets than this has each value reduced to the wanted properties as it arrives. That takes
+/// one more read of its spec, which is not kept: it may be large.
+const WHOLE: usize = 8;
 
-/// One entry's answer from AWS.
+/// What came of one entry.
 pub(super) enum Answer {
-    Value(Arc<RemoteValue>),
+    Value(EntryValue),
     /// Proven by `DescribeSecret`.
     Gone {
         deleted: bool,
     },
+}
+
+/// What AWS answered for one entry, as far as the entry needs it.
+pub(super) struct EntryValue {
+    pub(super) version: VersionId,
+    name: Arc<str>,
+    arn: Arc<str>,
+    content: Content,
+}
+
+/// The value, or the part of it that an entry needs.
+#[derive(Clone)]
+enum Content {
+    Whole(Arc<RemoteValue>),
+    Property {
+        part: Result<Arc<Zeroizing<Vec<u8>>>, Fault>,
+        username: Option<Arc<Zeroizing<String>>>,
+    },
+}
+
+/// The answers for all entries, and the room that they take.
+pub(super) struct Answers<'a> {
+    pub(super) all: Vec<Answer>,
+    _room: Allowance<'a>,
+}
+
+/// A remote secret as it was read.
+enum Reading {
+    Value(Arc<RemoteValue>),
+    Gone { deleted: bool },
+}
+
+impl EntryValue {
+    fn new(value: &RemoteValue, content: Content) -> Self {
+        Self {
+            version: value.version.clone(),
+            name: value.name.clone(),
+            arn: value.arn.clone(),
+            content,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn whole(value: RemoteValue) -> Self {
+        let value = Arc::new(value);
+        Self::new(&value, Content::Whole(value.clone()))
+    }
+
+    /// What the Secret is built from.
+    pub(super) fn fetched(&self) -> Fetched<'_> {
+        match &self.content {
+            Content::Whole(value) => Fetched::Value(value.payload()),
+            Content::Property { part, .. } => Fetched::Part(part.as_ref().map(|part| part.as_slice())),
+        }
+    }
+
+    /// The user name in the whole value.
+    pub(super) fn username(&self) -> Option<Zeroizing<String>> {
+        match &self.content {
+            Content::Whole(value) => value::username(value.payload()),
+            Content::Property { username, .. } => username.as_deref().cloned(),
+        }
+    }
+}
+
+/// What the entries with these properties need of the value, and how many bytes of it that keeps: never more than it has.
+fn reduced(value: &Arc<RemoteValue>, properties: &[Option<&str>]) -> (Vec<Content>, usize) {
+    let payload = value.payload();
+    let whole = || {
+        (
+            vec![Content::Whole(value.clone()); properties.len()],
+            payload.len(),
+        )
+    };
+    let username = value::username(payload).map(Arc::new);
+    let mut bytes = username.as_ref().map_or(0, |name| name.len());
+    let mut parts = Vec::with_capacity(properties.len());
+    for property in properties {
+        let Some(property) = property else {
+            return whole();
+        };
+        let part = value::part(payload, property);
+        bytes += part.as_ref().map_or(0, |part| part.len());
+        if bytes >= payload.len() {
+            return whole();
+        }
+        parts.push(Content::Property {
+            part: part.map(Arc::new),
+            username: username.clone(),
+        });
+    }
+    (parts, bytes)
+}
+
+/// The entries by what they read, which is read once for all of them.
+fn by_remote(needs: &[Wanted]) -> Vec<Vec<usize>> {
+    let mut places = HashMap::new();
+    let mut remotes: Vec<Vec<usize>> = Vec::new();
+    for (index, need) in needs.iter().enumerate() {
+        let place = *places
+            .entry((need.source, &need.key, &need.selector))
+            .or_insert(remotes.len());
+        match remotes.get_mut(place) {
+            Some(entries) => entries.push(index),
+            None => remotes.push(vec![index]),
+        }
+    }
+    remotes
 }
 
 impl Context {
@@ -39,7 +154,7 @@ impl Context {
         class: Class,
         fresh: bool,
         pinned: bool,
-    ) -> Result<Vec<Answer>, Stop> {
+    ) -> Result<Answers<'_>, Stop> {
         let since = self.permit(object, needs, pinned)?;
         let ask = Ask {
             asker: object,
@@ -51,40 +166,54 @@ impl Context {
             // Others have their values already and wait for a place to write.
             patient: !fresh && self.slots.is_crowded(),
         };
-        let mut reads: FuturesUnordered<_> = needs
-            .iter()
-            .enumerate()
-            .map(async |(place, need)| (place, self.read_one(need, ask, since, fresh, pinned).await))
-            .collect();
+        let remotes = by_remote(needs);
+        let properties = if remotes.len() > WHOLE {
+            Some(self.properties(object, entry).await?)
+        } else {
+            None
+        };
+        let mut room = self.values.open(&object.namespace);
+        let read = async |entries: Vec<usize>| {
+            let need = entries.first().and_then(|first| needs.get(*first));
+            let answer = match need {
+                Some(need) => self.read_one(need, ask, since, fresh, pinned).await,
+                None => Err(Stop::Waiting),
+            };
+            (entries, answer)
+        };
+        let mut reads = FuturesUnordered::new();
+        let mut remotes = remotes.into_iter().peekable();
         let mut all: Vec<_> = needs.iter().map(|_| None).collect();
-        let (mut seen, mut bytes) = (HashSet::new(), 0);
-        while let Some((place, answer)) = reads.next().await {
-            // Entries that read one secret share its value.
-            if let Ok(Answer::Value(value)) = &answer
-                && seen.insert(Arc::as_ptr(value).addr())
-            {
-                bytes += value.payload().len();
-            }
-            if bytes > MOST {
-                return Err(Refusal::new(
-                    Reason::TooLarge,
-                    format!(
-                        "the values of the {} entries are larger than the {MOST} bytes that one ExternalSecret may read: \
-                         split it",
-                        needs.len()
-                    ),
-                )
-                .into());
-            }
-            if let Some(all) = all.get_mut(place) {
-                *all = Some(answer);
+        let mut bytes = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = room.more(), if remotes.peek().is_some() => {
+                    reads.extend(remotes.next().map(&read));
+                }
+                Some((entries, answer)) = reads.next() => {
+                    let (answers, kept) = answers(&entries, answer, properties.as_deref());
+                    room.keep(kept);
+                    bytes += kept;
+                    if bytes > MOST {
+                        return Err(too_large(needs.len()).into());
+                    }
+                    for (index, answer) in entries.into_iter().zip(answers) {
+                        if let Some(place) = all.get_mut(index) {
+                            *place = Some(answer);
+                        }
+                    }
+                }
+                else => break,
             }
         }
+        drop(reads);
         let allowed = Self::allowed(object, resolved)?;
         let mut slice = TimeSlice::start(self.clock);
         let mut answers = Vec::with_capacity(needs.len());
-        for (answer, need) in all.into_iter().flatten().zip(needs) {
-            match answer? {
+        for (answer, need) in all.into_iter().zip(needs) {
+            // Of entries that read one secret only the first has the error.
+            match answer.unwrap_or(Err(Stop::Waiting))? {
                 Answer::Gone { deleted } if entry.deletion == DeletionPolicy::Retain => {
                     return Err(gone(need, deleted).into());
                 }
@@ -96,7 +225,10 @@ impl Context {
                 gone @ Answer::Gone { .. } => answers.push(gone),
             }
         }
-        Ok(answers)
+        Ok(Answers {
+            all: answers,
+            _room: room,
+        })
     }
 
     /// A pass must not call AWS for what is known to fail, unless a person has changed the object since. Then it may,
@@ -122,6 +254,20 @@ impl Context {
         })
     }
 
+    /// The property that each entry takes of its value, from the live spec.
+    async fn properties(&self, object: &ObjectKey, entry: &Entry) -> Result<Vec<Option<String>>, Stop> {
+        let live = self.writer.cluster().find::<ExternalSecret>(object).await;
+        let live = live.map_err(Stop::Kubernetes)?.ok_or(Stop::Later(BEHIND))?;
+        let same = Entry::of(object, &live, self.min_interval, self.restart_default);
+        if same.uid != entry.uid || same.revision != entry.revision {
+            return Err(Stop::Later(BEHIND));
+        }
+        let entries = live.spec.entries();
+        Ok(entries
+            .map(|entry| entry.remote.property().map(str::to_owned))
+            .collect())
+    }
+
     async fn read_one(
         &self,
         need: &Wanted,
@@ -129,7 +275,7 @@ impl Context {
         since: Duration,
         fresh: bool,
         pinned: bool,
-    ) -> Result<Answer, Stop> {
+    ) -> Result<Reading, Stop> {
         let Wanted {
             source,
             key,
@@ -145,12 +291,12 @@ impl Context {
                 .read(*source, key, &Selector::Version(version.clone()), ask)
                 .await
         {
-            return Ok(Answer::Value(value));
+            return Ok(Reading::Value(value));
         }
         if let Known::Gone { deleted } = self.tracking.ask(|tracker| tracker.known(*source, key, selector)) {
             // Described as gone: reading it again would only be denied again. The tracker wakes us when it is back.
             if !fresh {
-                return Ok(Answer::Gone { deleted });
+                return Ok(Reading::Gone { deleted });
             }
         }
         let read = if fresh {
@@ -177,14 +323,14 @@ impl Context {
                 Some(recorded) => self.pinned(need, ask, recorded).await,
                 None => Err(Stop::Waiting),
             },
-            _ => Ok(Answer::Value(value)),
+            _ => Ok(Reading::Value(value)),
         }
     }
 
-    async fn pinned(&self, need: &Wanted, ask: Ask<'_>, version: &VersionId) -> Result<Answer, Stop> {
+    async fn pinned(&self, need: &Wanted, ask: Ask<'_>, version: &VersionId) -> Result<Reading, Stop> {
         let selector = Selector::Version(version.clone());
         let read = self.reader.read(need.source, &need.key, &selector, ask).await;
-        read.map(Answer::Value).map_err(|error| match error.class() {
+        read.map(Reading::Value).map_err(|error| match error.class() {
             // A version that stands may be unknown to a replica of AWS for a while.
             aws::Class::NotFound | aws::Class::StageNotFound => {
                 Stop::Transient(Refusal::new(error.reason(), error.to_string()))
@@ -194,7 +340,7 @@ impl Context {
     }
 
     /// What a failed read means. "Not found" is believed only once `DescribeSecret` says so too.
-    async fn unread(&self, need: &Wanted, error: &aws::Error, since: Duration) -> Result<Answer, Stop> {
+    async fn unread(&self, need: &Wanted, error: &aws::Error, since: Duration) -> Result<Reading, Stop> {
         let Wanted {
             source,
             key,
@@ -219,7 +365,7 @@ impl Context {
             tracker.known(*source, key, selector)
         });
         if let Known::Gone { deleted } = known {
-            return Ok(Answer::Gone { deleted });
+            return Ok(Reading::Gone { deleted });
         }
         self.tracking.failed(*source, key, selector, error, since, true);
         Err(refusal.into())
@@ -239,7 +385,7 @@ impl Context {
         entry: &Entry,
         resolved: &Resolved,
         allowed: AllowedKeys<'_>,
-        value: &RemoteValue,
+        value: &EntryValue,
     ) -> Result<(), Stop> {
         if allowed.allows_answer(&value.name, &value.arn, resolved.usable.home()) {
             return Ok(());
@@ -254,6 +400,41 @@ impl Context {
         )
         .into())
     }
+}
+
+/// What a reading means for each of the entries that wait for it, and how many bytes of it they keep.
+fn answers(
+    entries: &[usize],
+    reading: Result<Reading, Stop>,
+    properties: Option<&[Option<String>]>,
+) -> (Vec<Result<Answer, Stop>>, usize) {
+    let value = match reading {
+        Ok(Reading::Value(value)) => value,
+        Ok(Reading::Gone { deleted }) => {
+            let gone = entries.iter().map(|_| Ok(Answer::Gone { deleted }));
+            return (gone.collect(), 0);
+        }
+        Err(stop) => return (vec![Err(stop)], 0),
+    };
+    let wanted: Vec<Option<&str>> = entries
+        .iter()
+        .map(|index| properties?.get(*index)?.as_deref())
+        .collect();
+    let (contents, bytes) = reduced(&value, &wanted);
+    let answers = contents
+        .into_iter()
+        .map(|content| Ok(Answer::Value(EntryValue::new(&value, content))));
+    (answers.collect(), bytes)
+}
+
+fn too_large(entries: usize) -> Refusal {
+    Refusal::new(
+        Reason::TooLarge,
+        format!(
+            "the values of the {entries} entries are larger than the {MOST} bytes that one ExternalSecret may read: \
+             split it"
+        ),
+    )
 }
 
 fn gone(need: &Wanted, deleted: bool) -> Refusal {
@@ -274,5 +455,73 @@ fn gone(need: &Wanted, deleted: bool) -> Refusal {
                  before is kept. Create it, mend the key or the store's region, or set target.deletionPolicy"
             ),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::SourceId;
+
+    fn value(payload: &str) -> Arc<RemoteValue> {
+        let version = VersionId("v1".into());
+        Arc::new(RemoteValue::new("arn", "name", version, payload.into()))
+    }
+
+    fn parts(payload: &str, properties: &[Option<&str>]) -> (Vec<Option<String>>, usize) {
+        let (contents, bytes) = reduced(&value(payload), properties);
+        let parts = contents.iter().map(|content| match content {
+            Content::Whole(_) => None,
+            Content::Property { part, .. } => Some(match part {
+                Ok(part) => String::from_utf8(part.to_vec()).unwrap(),
+                Err(fault) => format!("{fault:?}"),
+            }),
+        });
+        (parts.collect(), bytes)
+    }
+
+    #[test]
+    fn of_a_large_value_only_the_wanted_properties_are_kept() {
+        let large = format!(
+            r#"{{"username":"app","password":"p","rest":"{}"}}"#,
+            "x".repeat(60_000)
+        );
+        let (kept, bytes) = parts(&large, &[Some("password"), Some("missing")]);
+        assert_eq!(kept[0].as_deref(), Some("p"));
+        assert_eq!(kept[1].as_deref(), Some(r#"NoProperty { property: "missing" }"#));
+        assert_eq!(bytes, "app".len() + "p".len());
+        let (contents, _) = reduced(&value(&large), &[Some("password")]);
+        let entry = EntryValue::new(&value(&large), contents[0].clone());
+        assert_eq!(entry.username().unwrap().as_str(), "app", "of the whole value");
+    }
+
+    #[test]
+    fn a_value_is_kept_whole_where_its_parts_are_not_smaller() {
+        let nested = format!(r#"{{"a":{{"b":{{"c":"{}"}}}}}}"#, "x".repeat(1000));
+        let all = [Some("a"), Some("a.b"), Some("a.b.c")];
+        assert_eq!(parts(&nested, &all), (vec![None; 3], nested.len()));
+        assert_eq!(parts("text", &[None]), (vec![None], 4));
+        let some_whole = [Some("a"), None];
+        assert_eq!(parts(&nested, &some_whole), (vec![None; 2], nested.len()));
+    }
+
+    #[test]
+    fn entries_that_read_one_secret_read_it_once() {
+        let need = |source, key: &str, stage| Wanted {
+            source: SourceId(source),
+            key: key.into(),
+            selector: Selector::parse(stage),
+            hash: String::new(),
+            recorded: None,
+        };
+        let needs = [
+            need(1, "a", None),
+            need(1, "b", None),
+            need(1, "a", Some("AWSPREVIOUS")),
+            need(1, "a", None),
+            need(2, "a", None),
+        ];
+        let expected: [&[usize]; 4] = [&[0, 3], &[1], &[2], &[4]];
+        assert_eq!(by_remote(&needs), expected);
     }
 }

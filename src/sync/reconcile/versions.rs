@@ -47,9 +47,7 @@ pub(super) fn of(needs: &[Wanted], answers: &[Answer]) -> Result<String, Refusal
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use super::*;
+    use super::{super::read::EntryValue, *};
     use crate::{
         api::{Selector, SourceId, VersionId},
         aws::RemoteValue,
@@ -67,12 +65,8 @@ mod tests {
 
     fn answer(version: &str) -> Answer {
         let version = VersionId(version.into());
-        Answer::Value(Arc::new(RemoteValue::new(
-            "arn",
-            "prod/db",
-            version,
-            b"hunter2".to_vec(),
-        )))
+        let value = RemoteValue::new("arn", "prod/db", version, b"hunter2".to_vec());
+        Answer::Value(EntryValue::whole(value))
     }
 
     fn written(needs: &[Wanted], answers: &[Answer]) -> String {

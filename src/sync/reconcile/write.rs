@@ -90,7 +90,7 @@ impl Context {
             return self.delete(object, &same, &live).await;
         }
         let built = value::build(&live.spec, |index| match answers.get(index) {
-            Some(Answer::Value(value)) => value::Fetched::Value(value.payload()),
+            Some(Answer::Value(value)) => value.fetched(),
             Some(Answer::Gone { .. }) | None => value::Fetched::Gone,
         });
         let built = match built {
@@ -143,7 +143,7 @@ impl Context {
         let mut names = Zeroizing::new(String::new());
         for answer in answers {
             if let Answer::Value(value) = answer
-                && let Some(name) = value::username(value.payload())
+                && let Some(name) = value.username()
             {
                 names.push_str(&name);
                 names.push('\0');

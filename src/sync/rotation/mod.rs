@@ -11,7 +11,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::status::{RotationDraft, Verdict};
 use crate::{
-    api::{ExternalSecretSpec, Reason, RotationStatus, RotationStrategy, VersionId, interval},
+    api::{
+        ExternalSecretSpec, Reason, RotationStatus, RotationStrategy, VersionId,
+        caps::{self, capped},
+        interval,
+    },
     track,
 };
 
@@ -32,8 +36,19 @@ impl Rule {
         Self {
             strategy: spec.rotation_strategy(),
             timeout: spec.pending_timeout(),
-            said: said.cloned(),
+            said: said.map(kept),
         }
+    }
+}
+
+/// The status, none of its texts longer than those that we write.
+fn kept(said: &RotationStatus) -> RotationStatus {
+    let kept = |text: &Option<String>| text.as_deref().map(|text| capped(text, caps::WORD).into());
+    RotationStatus {
+        state: kept(&said.state),
+        pending_version_id: kept(&said.pending_version_id),
+        strategy: kept(&said.strategy),
+        ..said.clone()
     }
 }
 

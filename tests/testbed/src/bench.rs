@@ -4,6 +4,7 @@ mod delays;
 mod floor;
 mod report;
 mod restarts;
+mod tenants;
 mod world;
 
 use std::collections::BTreeMap;
@@ -69,6 +70,8 @@ enum Part {
     Memory,
     /// Restarts of the workloads
     Restarts,
+    /// Rotations of one namespace beside three hostile ones
+    Tenants,
 }
 
 impl Bench {
@@ -122,6 +125,10 @@ impl Bench {
                 restarts::measure(&world, &terminal, &mut report, self.workloads).await?;
                 return self.conclude(&terminal, &report);
             }
+            Some(Part::Tenants) => {
+                tenants::measure(&world, &terminal, &mut report, self.rotations).await?;
+                return self.conclude(&terminal, &report);
+            }
         }
 
         let (operator, ready) = world.start().await?;
@@ -170,6 +177,7 @@ impl Bench {
         operator.terminate().await?;
         world.clear(NAMESPACE).await?;
 
+        tenants::measure(&world, &terminal, &mut report, self.rotations).await?;
         if self.workloads > 0 {
             restarts::measure(&world, &terminal, &mut report, self.workloads).await?;
         }
