@@ -17,7 +17,10 @@ pub(super) struct Server(Handle<Request<Body>, Response<axum::body::Body>>);
 /// A request that waits for its answer.
 pub(super) struct Asked {
     pub(super) method: String,
+    /// Without `timeout`, which every call has.
     pub(super) target: String,
+    /// The parameter `timeout`; watches have none.
+    pub(super) timeout: Option<String>,
     pub(super) content_type: String,
     pub(super) body: Value,
     answer: SendResponse<Response<axum::body::Body>>,
@@ -37,10 +40,19 @@ impl Server {
         let (request, answer) = next.expect("a request comes").expect("the client lives");
         let (parts, body) = request.into_parts();
         let bytes = body.collect_bytes().await.unwrap();
+        let target = parts.uri.to_string();
+        let (target, timeout) = match target.rsplit_once("timeout=") {
+            Some((target, limit)) => {
+                let target = target.strip_suffix(['&', '?']).unwrap_or(target);
+                (target.to_owned(), Some(limit.to_owned()))
+            }
+            None => (target, None),
+        };
         let content_type = parts.headers.get(http::header::CONTENT_TYPE);
         Asked {
             method: parts.method.to_string(),
-            target: parts.uri.to_string(),
+            target,
+            timeout,
             content_type: content_type.map_or("", |v| v.to_str().unwrap()).to_owned(),
             body: serde_json::from_slice(&bytes).unwrap_or_default(),
             answer,
