@@ -36,7 +36,7 @@ pub use index::{
 };
 pub use key::token_key;
 pub use lease::{Leadership, Lease, LeaseLost};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, WatchAges};
 pub use pace::Pace;
 pub use rollout::Rollout;
 pub use time::ServerTime;

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use futures::stream::pending;
+use futures::{
+    StreamExt as _,
+    future::ready,
+    stream::{once, pending, unfold},
+};
 use http::{Request, Response};
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tower::Layer as _;
 use tower_test::mock::{self, Handle, SendResponse};
 
@@ -100,6 +104,17 @@ impl Asked {
     pub(super) fn hangs(self) {
         let silence = axum::body::Body::from_stream(pending::<std::io::Result<Vec<u8>>>());
         self.answer.send_response(Response::new(silence));
+    }
+
+    /// An answer of `first`, then of `again` so often, for ever.
+    pub(super) fn goes_on(self, first: String, every: Duration, again: String) {
+        let rest = unfold(again, move |again| async move {
+            sleep(every).await;
+            Some((again.clone(), again))
+        });
+        let body = once(ready(first)).chain(rest).map(std::io::Result::Ok);
+        self.answer
+            .send_response(Response::new(axum::body::Body::from_stream(body)));
     }
 
     /// A connection that breaks.

@@ -203,7 +203,7 @@ async fn a_write_with_a_fence_of_its_own_has_30_s_and_all_else_10_and_the_server
             |$writer| Box::pin(async move { class($sent.await) })
         };
     }
-    let cases: [(&str, TimeLimit, Send); 16] = [
+    let cases: [(&str, TimeLimit, Send); 17] = [
         (
             "get",
             TimeLimit::Usual,
@@ -213,6 +213,11 @@ async fn a_write_with_a_fence_of_its_own_has_30_s_and_all_else_10_and_the_server
             "list",
             TimeLimit::Usual,
             send!(w => w.cluster().find_all::<Pod, Pod, Pod>("shop", None, Some)),
+        ),
+        (
+            "control",
+            TimeLimit::Usual,
+            send!(w => w.cluster().control(&"keyturn".into())),
         ),
         (
             "create Secret",
@@ -332,6 +337,27 @@ async fn the_server_says_itself_that_a_time_limit_is_over() {
         server.next().await.answer(504, &over);
     });
     assert_eq!(created.unwrap_err().class, Class::Timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_up_is_read_as_it_is_now_and_a_failure_is_no_absence() {
+    let map = json!({"metadata": {}, "data": {"suspendRestarts": "true"}});
+    for (code, body, expected) in [
+        (200, map, Some(Some(true))),
+        (200, json!({"metadata": {}}), Some(Some(false))),
+        (404, json!({"code": 404, "reason": "NotFound"}), Some(None)),
+        (403, json!({"code": 403, "reason": "Forbidden"}), None),
+        (200, json!({"data": 7}), None),
+    ] {
+        let (cluster, mut server) = cluster();
+        let target = "/api/v1/namespaces/keyturn/configmaps/keyturn-control";
+        let namespace = "keyturn".into();
+        let (read, ()) = tokio::join!(cluster.control(&namespace), async {
+            server.expect("GET", target).await.answer(code, &body);
+        });
+        let read = read.ok().map(|control| control.map(|control| control.restarts));
+        assert_eq!(read, expected, "{code} {body}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

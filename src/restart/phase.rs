@@ -27,6 +27,8 @@ pub(super) enum Phase {
     Answered,
     /// It did not hold; not again before.
     Resting(Instant),
+    /// It was not known whether it is suspended; not again before. Why, in a sentence.
+    Blind(Instant, Box<str>),
 }
 
 impl Phase {
@@ -35,7 +37,18 @@ impl Phase {
         match self {
             Self::Busy(since) => Some(*since + ASTRAY),
             Self::Answered => None,
-            Self::Resting(until) => Some(*until),
+            Self::Resting(until) | Self::Blind(until, _) => Some(*until),
+        }
+    }
+
+    /// What rests does so since `keyturn-control` could not be read.
+    pub(super) fn blinded(&mut self, error: &cluster::Error) {
+        if let Self::Resting(until) = self {
+            let why = format!(
+                "the ConfigMap keyturn-control, which may suspend restarts, cannot be read, so the workload is not restarted \
+                 now: {error}. Keyturn tries again; if this stays, allow the operator to get the ConfigMap"
+            );
+            *self = Self::Blind(*until, why.into());
         }
     }
 
@@ -53,15 +66,17 @@ impl Phase {
                     }
                 }
             }
-            Self::Resting(until) => {
+            Self::Resting(until) | Self::Blind(until, _) => {
+                let why = match self {
+                    Self::Blind(_, why) => why.to_string(),
+                    _ => {
+                        "it was not as expected when it was read again; it is looked at once more".to_owned()
+                    }
+                };
                 let wait = SignedDuration::try_from(until.saturating_duration_since(now)).unwrap_or_default();
-                target.refused.get_or_insert_with(|| {
-                    Block::new(
-                        Word::WaitingForTurn,
-                        "it was not as expected when it was read again; it is looked at once more",
-                        Some(later(time, wait)),
-                    )
-                });
+                target
+                    .refused
+                    .get_or_insert_with(|| Block::new(Word::WaitingForTurn, why, Some(later(time, wait))));
             }
         }
         target
