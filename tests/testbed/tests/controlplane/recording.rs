@@ -167,7 +167,8 @@ async fn requests_are_slow_and_watches_fall_silent() -> Result<()> {
         .kubeconfig_through(&namespace, "default", proxy.url())
         .await?;
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    config.default_retry = false;
     let through = Client::try_from(config)?;
     let secrets = Api::<Secret>::namespaced(through.clone(), &namespace);
     let direct = Api::<Secret>::namespaced(client, &namespace);
@@ -207,7 +208,8 @@ async fn requests_are_slow_and_watches_fall_silent() -> Result<()> {
         .metadata
         .resource_version;
     let version = version.context("a list has a version")?;
-    let watched = || secrets.watch(&WatchParams::default(), &version);
+    let parameters = WatchParams::default();
+    let watched = || secrets.watch(&parameters, &version);
     let mut silenced = std::pin::pin!(watched().await?);
     ensure!(proxy.silence_watches(|path| path.ends_with("/pods")) == 0);
     ensure!(proxy.silence_watches(|path| path.ends_with("/secrets")) == 1);
