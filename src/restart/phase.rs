@@ -102,3 +102,36 @@ pub(super) async fn caught<T>(
         .await
         .unwrap_or_else(panicked)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restart::tests::{at, object, queue::stale};
+
+    #[test]
+    fn a_workload_waits_and_says_so_while_it_is_not_known_whether_restarts_are_suspended() {
+        let (target, now) = (stale("web", &object("db", "t1")), Instant::now());
+        let until = now + Duration::from_secs(2);
+        let mut phase = Phase::Resting(until);
+        phase.blinded(&cluster::Error {
+            verb: Verb::Get,
+            kind: "ConfigMap",
+            key: ObjectKey::new("keyturn", "keyturn-control"),
+            class: Class::Timeout,
+        });
+        assert_eq!(phase.end(), Some(until));
+        let waits = phase.seen(&target, at(0), now).refused.unwrap();
+        assert_eq!((waits.word, waits.until), (Word::WaitingForTurn, Some(at(2))));
+        for part in [
+            "ConfigMap keyturn/keyturn-control",
+            "no answer in time",
+            "not restarted",
+        ] {
+            assert!(
+                waits.sentence.contains(part),
+                "{part} is not in {}",
+                waits.sentence
+            );
+        }
+    }
+}

@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::Instant;
 
 use super::{at, key, object, seconds, with};
 use crate::{
@@ -9,14 +8,12 @@ use crate::{
         DeadlinePolicy, ObjectKey, OnFailure, RestartStrategy, RestartWindow, RotationStrategy, Window,
         WorkloadKind,
     },
-    cluster::{self, Class, Verb},
     restart::{
         block::{Block, Word},
         facts::ObjectFacts,
         health::Failure,
         member::Terms,
         memory::Memory,
-        phase::Phase,
         queue::{Decisions, Limits, decide},
         target::{Claim, Standing, Target},
     },
@@ -54,7 +51,7 @@ fn target(name: &str, object: &ObjectFacts, standing: Standing) -> Target {
     }
 }
 
-fn stale(name: &str, object: &ObjectFacts) -> Target {
+pub(in crate::restart) fn stale(name: &str, object: &ObjectFacts) -> Target {
     target(name, object, Standing::Stale(1))
 }
 
@@ -644,31 +641,4 @@ fn what_another_strategy_is_for_waits_and_says_so() {
         .collect();
     assert_eq!(words, [("db", Word::RollingOut), ("mail", Word::WaitingForTurn)]);
     assert_eq!(decisions.go[0].carried.len(), 1);
-}
-
-#[test]
-fn a_workload_waits_and_says_so_while_it_is_not_known_whether_restarts_are_suspended() {
-    let (target, now) = (stale("web", &object("db", "t1")), Instant::now());
-    let until = now + Duration::from_secs(2);
-    let mut phase = Phase::Resting(until);
-    phase.blinded(&cluster::Error {
-        verb: Verb::Get,
-        kind: "ConfigMap",
-        key: ObjectKey::new("keyturn", "keyturn-control"),
-        class: Class::Timeout,
-    });
-    assert_eq!(phase.end(), Some(until));
-    let waits = phase.seen(&target, at(0), now).refused.unwrap();
-    assert_eq!((waits.word, waits.until), (Word::WaitingForTurn, Some(at(2))));
-    for part in [
-        "ConfigMap keyturn/keyturn-control",
-        "no answer in time",
-        "not restarted",
-    ] {
-        assert!(
-            waits.sentence.contains(part),
-            "{part} is not in {}",
-            waits.sentence
-        );
-    }
 }
