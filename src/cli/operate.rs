@@ -32,6 +32,10 @@ use crate::{
 const PASSES: usize = 512;
 /// Stores proved at once.
 const STORES: usize = 16;
+/// How often it is looked when the watches were last heard of.
+const ATTEND: Duration = Duration::from_secs(5);
+/// Longer than a watch may be silent and be opened again.
+const DEAF: Duration = Duration::from_mins(4);
 
 /// What `keyturn run` was asked for.
 #[derive(Debug)]
@@ -153,6 +157,7 @@ pub(super) async fn operate(
     });
     let workloads = restart::Workloads::watch(&mut watches);
     let mut listed = watches.ready();
+    let attending = attend(&readiness, watches.ready(), watches.ages());
     let watching = watches.run();
 
     let lease = ObjectKey::new(operator_namespace.as_str(), lease_name);
@@ -209,6 +214,7 @@ pub(super) async fn operate(
         secrets: secrets.clone(),
         namespaces: namespaces.clone(),
         control: control.clone(),
+        operator_namespace: operator_namespace.as_str().into(),
         workloads,
         writer: writer.clone(),
         events: events.clone(),
@@ -297,6 +303,7 @@ pub(super) async fn operate(
     let mut event_worker = Box::pin(event_worker.run());
     let mut watching = std::pin::pin!(watching);
     let mut work = std::pin::pin!(work);
+    let mut attending = std::pin::pin!(attending);
     let mut events_end = false;
     let worked = loop {
         tokio::select! {
@@ -309,6 +316,7 @@ pub(super) async fn operate(
             worked = &mut work => break worked,
             () = &mut event_worker, if !events_end => events_end = true,
             () = &mut alerting => {}
+            () = &mut attending => {}
         }
     };
     // An event under way would hold up the end of the Lease, which waits for all that writes.
@@ -321,6 +329,31 @@ pub(super) async fn operate(
     });
     left?;
     worked
+}
+
+/// Once the first lists are there: not ready while no watch at all is heard of. A kind that is forbidden or absent changes
+/// nothing as long as any other is followed.
+async fn attend(
+    readiness: &watch::Sender<Readiness>,
+    mut listed: watch::Receiver<bool>,
+    ages: cluster::WatchAges,
+) {
+    // An error is the end of the watches, which ends the process.
+    let _end = listed.wait_for(|listed| *listed).await;
+    loop {
+        tokio::time::sleep(ATTEND).await;
+        let now = heard(ages.silence());
+        readiness.send_if_modified(|said| std::mem::replace(said, now) != now);
+    }
+}
+
+/// Whether a process is ready whose watches have all been silent for so long.
+fn heard(silence: Option<Duration>) -> Readiness {
+    if silence.is_some_and(|silence| silence > DEAF) {
+        Readiness::Waiting("the API server, from which no watch has heard for 4 minutes")
+    } else {
+        Readiness::Ready
+    }
 }
 
 /// Posts alerts until `released` turns true; without a webhook there is nothing to do.
@@ -366,4 +399,18 @@ fn seed(pod: &str) -> u64 {
     pod.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn not_ready_once_no_watch_is_heard_of_and_ready_where_any_is() {
+        assert_eq!(heard(None), Readiness::Ready);
+        assert_eq!(heard(Some(DEAF)), Readiness::Ready);
+        let deaf = heard(Some(DEAF + Duration::from_secs(1)));
+        assert!(deaf.to_string().contains("4 minutes"), "{deaf}");
+        assert_eq!(DEAF.as_secs() / 60, 4);
+    }
 }

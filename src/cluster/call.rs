@@ -19,11 +19,60 @@ use super::{
 };
 use crate::api::ObjectKey;
 
-/// How long a call may take, its retries and its wait for a turn included.
+/// How long a call may take, its retries and its wait for a turn included, unless it carries its own fence.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a write may take that carries its own fence: longer than one admission webhook may take by default (10 s), and
+/// less than the 34 s after which the API server ends every write.
+pub const FENCED_TIMEOUT: Duration = Duration::from_secs(30);
+/// The API server and the connection give up this long before the call does: the pool then drops a dead connection.
+const BEFORE_THE_END: Duration = Duration::from_secs(1);
 
 /// The longest wait that an answer can ask for.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
+
+/// How long a call may take. It travels with the request, as one of its extensions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// [`CALL_TIMEOUT`]: reads, and every write that only the Lease keeps from being sent by two replicas. Such a write has
+    /// ended before another replica can lead, since none is sent in the last 10 s of the Lease.
+    #[default]
+    Usual,
+    /// [`FENCED_TIMEOUT`]: a write that the API server refuses once another replica has written, and which therefore may
+    /// arrive after the Lease has ended.
+    ///
+    /// - A patch or delete names the uid and resourceVersion that it rests on. After any other write the API server refuses
+    ///   it; without one the object is as it was when the write was decided on, and the next leader, which reads the object
+    ///   before it writes, finds it as if the write had come before the change of leaders.
+    /// - A POST of a Secret is refused if a Secret of that name exists. Otherwise it creates the Secret with its owner: the
+    ///   next leader's own POST is refused, and it reads, compares and corrects the Secret as any that it did not write. If
+    ///   the ExternalSecret is gone, the garbage collector removes the Secret.
+    /// - The time of a change that a write puts on a Secret must not be earlier than its arrival by more than restarts allow
+    ///   for: see where Secrets are written.
+    /// - A restart that arrives late takes a slot that the next leader believed free: at most those under way go beyond a
+    ///   limit, once. The record on the workload keeps the content from restarting it twice.
+    Fenced,
+}
+
+impl TimeLimit {
+    /// How long the whole call may take.
+    pub const fn of_call(self) -> Duration {
+        match self {
+            Self::Usual => CALL_TIMEOUT,
+            Self::Fenced => FENCED_TIMEOUT,
+        }
+    }
+
+    /// How long the API server may take to begin an answer. It is told so by `?timeout=`, so that it does not finish what
+    /// nobody waits for any more.
+    pub const fn of_answer(self) -> Duration {
+        self.of_call().saturating_sub(BEFORE_THE_END)
+    }
+
+    /// That of a request.
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
+        request.extensions().get().copied().unwrap_or_default()
+    }
+}
 
 /// What is done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +113,11 @@ impl Verb {
     /// Whether one object is named, not a kind.
     pub(super) fn is_of_one(self) -> bool {
         !matches!(self, Self::List | Self::Watch)
+    }
+
+    /// Whether something may have been changed.
+    pub fn is_write(self) -> bool {
+        !matches!(self, Self::Get | Self::List | Self::Watch)
     }
 
     fn is_read(self) -> bool {
@@ -120,7 +174,9 @@ impl Cluster {
         parse: impl Fn(&[u8]) -> Result<T, serde_json::Error>,
     ) -> Result<T, Error> {
         call.check_names()?;
-        let deadline = Instant::now() + CALL_TIMEOUT;
+        let limit = TimeLimit::of(&request);
+        let request = limited(request, limit).ok_or_else(|| call.failed(UNBUILDABLE))?;
+        let deadline = Instant::now() + limit.of_call();
         let mut waits = ExponentialBuilder::new()
             .with_min_delay(Duration::from_millis(100))
             .with_max_delay(Duration::from_secs(2))
@@ -236,8 +292,19 @@ fn with_retry_after(class: Class, header: Option<Duration>) -> Class {
     }
 }
 
+/// The request, with its limit for the API server.
+fn limited(mut request: Request<Vec<u8>>, limit: TimeLimit) -> Option<Request<Vec<u8>>> {
+    let uri = request.uri();
+    let (query, and) = uri.query().map_or(("", ""), |query| (query, "&"));
+    let seconds = limit.of_answer().as_secs();
+    let limited = format!("{}?{query}{and}timeout={seconds}s", uri.path());
+    *request.uri_mut() = limited.parse().ok()?;
+    Some(request)
+}
+
 fn clone(request: &Request<Vec<u8>>) -> Request<Vec<u8>> {
     let mut copy = Request::new(request.body().clone());
+    copy.extensions_mut().insert(TimeLimit::of(request));
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     copy.headers_mut().clone_from(request.headers());

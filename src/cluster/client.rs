@@ -1,14 +1,16 @@
 //! The client: how the API server is reached.
 
-use std::{borrow::Cow, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderValue, header::USER_AGENT};
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
 use kube::{
     Client, Config, Resource,
-    client::ClientBuilder,
+    client::{Body, ClientBuilder, ConfigExt as _},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use tokio::sync::Semaphore;
+use tower::{BoxError, Layer as _, ServiceExt as _, util::option_layer};
 
 use super::{
     call::Call,
@@ -21,6 +23,13 @@ use crate::api::ObjectKey;
 /// Reads under way at once. kube speaks HTTP/1.1, so that this and the 32 slots in which the reconciler writes
 /// bound the connections, besides one per watch.
 const READS: usize = 32;
+
+/// How long it may take to connect.
+const CONNECT: Duration = Duration::from_secs(5);
+/// After this time without a byte the kernel asks the peer whether it is still there, so often, and so many times.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
 
 /// How to reach the API server.
 #[derive(Clone, Debug, Default)]
@@ -63,10 +72,7 @@ impl Cluster {
         let agent = HeaderValue::from_static(concat!("keyturn/", env!("CARGO_PKG_VERSION")));
         config.headers.push((USER_AGENT, agent));
         let time = ServerTime::default();
-        let client = ClientBuilder::try_from(config)
-            .map_err(AccessError::Build)?
-            .with_layer(&TimeLayer(time.clone()))
-            .build();
+        let client = client(config, &time).map_err(AccessError::Build)?;
         Ok(Self::new(client, time, metrics))
     }
 
@@ -88,6 +94,31 @@ impl Cluster {
     pub fn default_namespace(&self) -> &str {
         self.client.default_namespace()
     }
+}
+
+/// kube's client, but that the kernel probes idle connections: a peer that went away without a word is noticed within a
+/// minute, where it would be within the quarter of an hour for which TCP retransmits, or never on a watch.
+fn client(config: Config, time: &ServerTime) -> Result<Client, kube::Error> {
+    let limits = TimeLayer(time.clone());
+    if config.proxy_url.is_some() {
+        // The connection is one to the proxy, and kube's own.
+        return Ok(ClientBuilder::try_from(config)?.with_layer(&limits).build());
+    }
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_keepalive(Some(PROBE_AFTER));
+    tcp.set_keepalive_interval(Some(PROBE_EVERY));
+    tcp.set_keepalive_retries(Some(PROBES));
+    let https = config.rustls_https_connector_with_connector(tcp)?;
+    let pool = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(https);
+    // As kube builds its own.
+    let service = config.extra_headers_layer()?.layer(pool.map_err(BoxError::from));
+    let service = option_layer(config.auth_layer()?).layer(service);
+    let service = config.base_uri_layer().layer(service);
+    Ok(ClientBuilder::new(service, config.default_namespace)
+        .with_layer(&limits)
+        .build())
 }
 
 async fn config(access: &Access) -> Result<Config, AccessError> {
@@ -138,5 +169,49 @@ impl Call<'_> {
         } else {
             Err(self.failed(Class::Malformed("the name is not one that Kubernetes allows")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// The kernel's view of our end of connections to `port`: the kind of timer that runs, 2 for keep-alive (proc(5)).
+    fn timers(port: u16) -> Vec<String> {
+        let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+        let remote = format!("0100007F:{port:04X}");
+        let fields = table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        fields
+            .filter(|fields| fields.get(2) == Some(&&*remote))
+            .filter_map(|fields| Some(fields.get(5)?.split(':').next()?.to_owned()))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn idle_connections_are_probed() {
+        let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let config = Config::new(format!("http://127.0.0.1:{port}").parse().unwrap());
+        let client = client(config, &ServerTime::default()).unwrap();
+        let request = http::Request::get("/version").body(Vec::new()).unwrap();
+        let asking = tokio::spawn(async move { client.send(request.map(Body::from)).await });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // Once it has asked, it waits without any data on its way.
+        tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 4096])
+            .await
+            .unwrap();
+        let probed = async {
+            while timers(port) != ["02"] {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let probed = tokio::time::timeout(Duration::from_secs(10), probed).await;
+        assert!(probed.is_ok(), "{:?}", timers(port));
+        asking.abort();
     }
 }

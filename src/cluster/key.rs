@@ -8,7 +8,7 @@ use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::me
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
-    call::{Call, Verb},
+    call::{Call, TimeLimit, Verb},
     client::Cluster,
     error::{Class, Error},
 };
@@ -44,7 +44,7 @@ pub async fn token_key(cluster: &Cluster, namespace: &str) -> Result<TokenKey, E
         immutable: Some(true),
         ..Secret::default()
     };
-    let created = cluster.create(&key, &secret).await;
+    let created = cluster.create(TimeLimit::Fenced, &key, &secret).await;
     wipe(&mut secret);
     match created {
         Ok(_) => Ok(TokenKey::new(&bytes)),

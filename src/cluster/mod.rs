@@ -1,7 +1,7 @@
 //! Kubernetes plumbing: slim watches and indexes, writes with preconditions, events, lease, server time.
 //!
 //! The only room that builds kube clients and watches. It promises:
-//! - every call ends within [`CALL_TIMEOUT`], a dead connection included; only reads are retried;
+//! - every call ends within its [`TimeLimit`], a dead connection included; only reads are retried;
 //! - an [`Error`] never carries text of the API server, which quotes values;
 //! - no value of a Secret stays in memory or reaches a log: the Secret watch keeps tokens only;
 //! - writes exist on [`Writer`] only, carry preconditions, and are not sent without a valid lease.
@@ -26,7 +26,7 @@ mod time;
 mod tokens;
 mod writes;
 
-pub use call::{CALL_TIMEOUT, Verb};
+pub use call::{CALL_TIMEOUT, FENCED_TIMEOUT, TimeLimit, Verb};
 pub use client::{Access, AccessError, Cluster};
 pub use error::{Class, Error, InvalidField};
 pub use events::{Alert, EventWorker, Events};
@@ -37,7 +37,7 @@ pub use index::{
 };
 pub use key::token_key;
 pub use lease::{Leadership, Lease, LeaseLost};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, WatchAges};
 pub use pace::Pace;
 pub use rollout::Rollout;
 pub use time::ServerTime;

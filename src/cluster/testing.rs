@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use futures::stream::pending;
+use futures::{
+    StreamExt as _,
+    future::ready,
+    stream::{once, pending, unfold},
+};
 use http::{Request, Response};
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tower::Layer as _;
 use tower_test::mock::{self, Handle, SendResponse};
 
@@ -17,7 +21,10 @@ pub(super) struct Server(Handle<Request<Body>, Response<axum::body::Body>>);
 /// A request that waits for its answer.
 pub(super) struct Asked {
     pub(super) method: String,
+    /// Without `timeout`, which every call has.
     pub(super) target: String,
+    /// The parameter `timeout`; watches have none.
+    pub(super) timeout: Option<String>,
     pub(super) content_type: String,
     pub(super) accept: String,
     pub(super) body: Value,
@@ -44,9 +51,18 @@ impl Server {
                 .map_or("", |value: &http::HeaderValue| value.to_str().unwrap())
                 .to_owned()
         };
+        let target = parts.uri.to_string();
+        let (target, timeout) = match target.rsplit_once("timeout=") {
+            Some((target, limit)) => {
+                let target = target.strip_suffix(['&', '?']).unwrap_or(target);
+                (target.to_owned(), Some(limit.to_owned()))
+            }
+            None => (target, None),
+        };
         Asked {
             method: parts.method.to_string(),
-            target: parts.uri.to_string(),
+            target,
+            timeout,
             content_type: header(http::header::CONTENT_TYPE),
             accept: header(http::header::ACCEPT),
             body: serde_json::from_slice(&bytes).unwrap_or_default(),
@@ -95,6 +111,17 @@ impl Asked {
     pub(super) fn hangs(self) {
         let silence = axum::body::Body::from_stream(pending::<std::io::Result<Vec<u8>>>());
         self.answer.send_response(Response::new(silence));
+    }
+
+    /// An answer of `first`, then of `again` so often, for ever.
+    pub(super) fn goes_on(self, first: String, every: Duration, again: String) {
+        let rest = unfold(again, move |again| async move {
+            sleep(every).await;
+            Some((again.clone(), again))
+        });
+        let body = once(ready(first)).chain(rest).map(std::io::Result::Ok);
+        self.answer
+            .send_response(Response::new(axum::body::Body::from_stream(body)));
     }
 
     /// A connection that breaks.

@@ -7,10 +7,11 @@ use std::{
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use k8s_openapi::{
     ByteString,
     api::{
-        apps::v1::Deployment,
+        apps::v1::{DaemonSet, Deployment, StatefulSet},
         core::v1::{ConfigMap, ObjectReference, Pod, Secret},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -20,13 +21,13 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
-    Class, Events, Leadership, Observed, Tokens, Writer,
+    Class, Events, FENCED_TIMEOUT, Leadership, Observed, Rollout, TimeLimit, Tokens, Writer,
     testing::{Asked, cluster},
     token_key,
 };
 use crate::{
     api::{
-        ObjectKey, TokenKey,
+        ExternalSecret, ObjectKey, SecretStore, TokenKey,
         names::{RESTART_MANAGER, SYNC_MANAGER, TOKEN_KEY_SECRET},
     },
     aws::{KubeTokenError, KubeTokens as _},
@@ -183,8 +184,180 @@ async fn a_dead_connection_ends_in_time() {
     );
     assert_eq!(read.unwrap_err().class, Class::Timeout);
     assert_eq!(written.unwrap_err().class, Class::Timeout);
-    assert!(began.elapsed() <= Duration::from_secs(10));
+    assert!(began.elapsed() <= FENCED_TIMEOUT);
     drop(asked);
+}
+
+/// A request of every kind that is sent, by the writer or past it.
+type Send = fn(Writer) -> BoxFuture<'static, Option<Class>>;
+
+/// What became of it.
+fn class<T>(sent: Result<T, crate::cluster::Error>) -> Option<Class> {
+    sent.err().map(|error| error.class)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_with_a_fence_of_its_own_has_30_s_and_all_else_10_and_the_server_is_told() {
+    macro_rules! send {
+        ($writer:ident => $sent:expr) => {
+            |$writer| Box::pin(async move { class($sent.await) })
+        };
+    }
+    let cases: [(&str, TimeLimit, Send); 17] = [
+        (
+            "get",
+            TimeLimit::Usual,
+            send!(w => w.cluster().get::<ConfigMap>(&key())),
+        ),
+        (
+            "list",
+            TimeLimit::Usual,
+            send!(w => w.cluster().find_all::<Pod, Pod, Pod>("shop", None, Some)),
+        ),
+        (
+            "control",
+            TimeLimit::Usual,
+            send!(w => w.cluster().control(&"keyturn".into())),
+        ),
+        (
+            "create Secret",
+            TimeLimit::Fenced,
+            send!(w => w.create_secret(&secret())),
+        ),
+        (
+            "create Secret that names a change",
+            TimeLimit::Usual,
+            send!(w => w.create_secret_within(TimeLimit::Usual, &secret())),
+        ),
+        (
+            "patch Secret",
+            TimeLimit::Fenced,
+            send!(w => w.patch::<Secret>(&key(), &observed(), SYNC_MANAGER, json!({}))),
+        ),
+        (
+            "patch Secret that names a change",
+            TimeLimit::Usual,
+            send!(w => w.patch_within::<Secret>(TimeLimit::Usual, &key(), &observed(), SYNC_MANAGER, json!({}))),
+        ),
+        (
+            "apply Secret",
+            TimeLimit::Fenced,
+            send!(w => w.apply_secret(&key(), &observed(), SYNC_MANAGER, true, json!({}))),
+        ),
+        (
+            "delete Secret",
+            TimeLimit::Fenced,
+            send!(w => w.delete_secret(&key(), &observed())),
+        ),
+        (
+            "patch Deployment",
+            TimeLimit::Fenced,
+            send!(w => w.patch::<Deployment>(&key(), &observed(), RESTART_MANAGER, json!({}))),
+        ),
+        (
+            "patch StatefulSet",
+            TimeLimit::Fenced,
+            send!(w => w.patch::<StatefulSet>(&key(), &observed(), RESTART_MANAGER, json!({}))),
+        ),
+        (
+            "patch DaemonSet",
+            TimeLimit::Fenced,
+            send!(w => w.patch::<DaemonSet>(&key(), &observed(), RESTART_MANAGER, json!({}))),
+        ),
+        (
+            "patch Rollout",
+            TimeLimit::Fenced,
+            send!(w => w.patch::<Rollout>(&key(), &observed(), RESTART_MANAGER, json!({}))),
+        ),
+        ("evict", TimeLimit::Usual, send!(w => w.evict(&key(), "u1"))),
+        (
+            "status of an ExternalSecret",
+            TimeLimit::Usual,
+            send!(w => w.apply_status::<ExternalSecret>(&key(), "u1", SYNC_MANAGER, &json!({}))),
+        ),
+        (
+            "status of a SecretStore",
+            TimeLimit::Usual,
+            send!(w => w.apply_status::<SecretStore>(&key(), "u1", SYNC_MANAGER, &json!({}))),
+        ),
+        ("discovery", TimeLimit::Usual, |w| {
+            Box::pin(async move {
+                let served = w.cluster().serves::<Rollout>().await;
+                served.is_none().then_some(Class::Timeout)
+            })
+        }),
+    ];
+    for (name, limit, send) in cases {
+        let (cluster, mut server) = cluster();
+        let writer = Writer::new(cluster, Leadership::alone());
+        let began = Instant::now();
+        let sent = tokio::spawn(send(writer));
+        let asked = server.next().await;
+        let (of_call, told) = match limit {
+            TimeLimit::Usual => (Duration::from_secs(10), "9s"),
+            TimeLimit::Fenced => (Duration::from_secs(30), "29s"),
+        };
+        assert_eq!(asked.timeout.as_deref(), Some(told), "{name}");
+        assert_eq!(sent.await.unwrap(), Some(Class::Timeout), "{name}");
+        let took = began.elapsed();
+        assert!(
+            took <= of_call && took + Duration::from_secs(1) >= of_call,
+            "{name}: {took:?}"
+        );
+        server.stays_silent(MINUTE).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_webhook_that_takes_12_s_is_waited_for_where_a_fence_allows_it() {
+    let (cluster, mut server) = cluster();
+    let writer = Writer::new(cluster, Leadership::alone());
+    let slow = |asked: Asked| async move {
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        asked.written("u1", "8");
+    };
+    let (created, ()) = tokio::join!(async { writer.create_secret(&secret()).await }, async {
+        slow(server.next().await).await;
+    });
+    assert_eq!(created.unwrap().resource_version, "8");
+    let (key, observed) = (key(), observed());
+    let (patched, ()) = tokio::join!(
+        writer.patch::<Secret>(&key, &observed, SYNC_MANAGER, json!({})),
+        async { slow(server.next().await).await }
+    );
+    assert_eq!(patched.unwrap().resource_version, "8");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_server_says_itself_that_a_time_limit_is_over() {
+    let (cluster, mut server) = cluster();
+    let writer = Writer::new(cluster, Leadership::alone());
+    let over = json!({"kind": "Status", "code": 504, "reason": "Timeout", "message": "did not complete"});
+    let (created, ()) = tokio::join!(async { writer.create_secret(&secret()).await }, async {
+        server.next().await.answer(504, &over);
+    });
+    assert_eq!(created.unwrap_err().class, Class::Timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_up_is_read_as_it_is_now_and_a_failure_is_no_absence() {
+    let map = json!({"metadata": {}, "data": {"suspendRestarts": "true"}});
+    for (code, body, expected) in [
+        (200, map, Some(Some(true))),
+        (200, json!({"metadata": {}}), Some(Some(false))),
+        (404, json!({"code": 404, "reason": "NotFound"}), Some(None)),
+        (403, json!({"code": 403, "reason": "Forbidden"}), None),
+        (200, json!({"data": 7}), None),
+    ] {
+        let (cluster, mut server) = cluster();
+        let target = "/api/v1/namespaces/keyturn/configmaps/keyturn-control";
+        let namespace = "keyturn".into();
+        let (read, ()) = tokio::join!(cluster.control(&namespace), async {
+            server.expect("GET", target).await.answer(code, &body);
+        });
+        let read = read.ok().map(|control| control.map(|control| control.restarts));
+        assert_eq!(read, expected, "{code} {body}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,6 @@
 use std::{
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use futures::future::BoxFuture;
@@ -15,9 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use tower::{BoxError, Layer, Service};
 
-/// How long the API server may take to begin an answer. Below the limit of a whole call, so that the pool
-/// drops the dead connection before the call ends. Watches are bound by it too: their headers come at once.
-const HEADERS_TIMEOUT: Duration = Duration::from_secs(9);
+use super::call::TimeLimit;
 
 /// The API server's clock. Before the first answer it is this machine's. Clones share it.
 #[derive(Clone, Debug)]
@@ -91,7 +88,8 @@ impl Offset {
     }
 }
 
-/// Reads the `Date` of every answer and gives up on an answer that does not begin.
+/// Reads the `Date` of every answer and gives up on an answer that does not begin within the request's [`TimeLimit`].
+/// Watches are bound by it too: their headers come at once.
 #[derive(Clone, Debug)]
 pub(super) struct TimeLayer(pub(super) ServerTime);
 
@@ -131,11 +129,10 @@ where
     fn call(&mut self, request: http::Request<Q>) -> Self::Future {
         let time = self.time.clone();
         let sent = Instant::now();
+        let limit = TimeLimit::of(&request).of_answer();
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let response = tokio::time::timeout(HEADERS_TIMEOUT, answer)
-                .await?
-                .map_err(Into::into)?;
+            let response = tokio::time::timeout(limit, answer).await?.map_err(Into::into)?;
             if let Some(date) = date(response.headers()) {
                 time.observe(date, sent, Instant::now());
             }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    call::{Call, UNBUILDABLE, Verb},
+    call::{Call, TimeLimit, UNBUILDABLE, Verb},
     client::{Cluster, kind_of, path_of},
     error::{Class, Error},
     lease::Leadership,
@@ -109,7 +109,12 @@ impl Cluster {
     }
 
     /// Creates an object that must not exist: [`Class::AlreadyExists`] otherwise.
-    pub(super) async fn create<K>(&self, key: &ObjectKey, object: &K) -> Result<Written, Error>
+    pub(super) async fn create<K>(
+        &self,
+        limit: TimeLimit,
+        key: &ObjectKey,
+        object: &K,
+    ) -> Result<Written, Error>
     where
         K: Resource<DynamicType = ()> + Serialize,
     {
@@ -129,13 +134,14 @@ impl Cluster {
                 path.create(&params, body).ok()
             })
             .ok_or_else(|| call.failed(UNBUILDABLE))?;
-        self.written(call, request).await
+        self.written(limit, call, request).await
     }
 
     /// Patches the object that was observed, in that state: [`Class::Conflict`] or
     /// [`Class::UidMismatch`] otherwise.
     pub(super) async fn patch<K>(
         &self,
+        limit: TimeLimit,
         key: &ObjectKey,
         observed: &Observed,
         manager: &str,
@@ -160,10 +166,16 @@ impl Cluster {
                 kind.patch(&key.name, &params, &Patch::Merge(&patch)).ok()
             })
             .ok_or_else(|| call.failed(UNBUILDABLE))?;
-        self.written(call, request).await
+        self.written(limit, call, request).await
     }
 
-    async fn written(&self, call: Call<'_>, request: Request<Vec<u8>>) -> Result<Written, Error> {
+    async fn written(
+        &self,
+        limit: TimeLimit,
+        call: Call<'_>,
+        mut request: Request<Vec<u8>>,
+    ) -> Result<Written, Error> {
+        request.extensions_mut().insert(limit);
         let Answer { metadata } = self.call(call, request).await?;
         Ok(Written {
             uid: metadata.uid,
@@ -210,6 +222,11 @@ impl Writer {
 
     /// Creates a Secret that must not exist: [`Class::AlreadyExists`] otherwise. `secret` names itself.
     pub async fn create_secret(&self, secret: &Secret) -> Result<Written, Error> {
+        self.create_secret_within(TimeLimit::Fenced, secret).await
+    }
+
+    /// The same with a limit of the caller's choice.
+    pub async fn create_secret_within(&self, limit: TimeLimit, secret: &Secret) -> Result<Written, Error> {
         let meta = &secret.metadata;
         let key = ObjectKey::new(
             meta.namespace.clone().unwrap_or_default(),
@@ -221,7 +238,7 @@ impl Writer {
             key: &key,
         };
         let _turn = self.turn(call).await?;
-        self.cluster.create(&key, secret).await
+        self.cluster.create(limit, &key, secret).await
     }
 
     /// Applies our keys to a Secret shared with others, as `manager`. `apply` holds neither apiVersion, kind,
@@ -244,7 +261,7 @@ impl Writer {
         let request = applied::<Secret>(key, manager, force, guarded, None);
         let request = request.ok_or_else(|| call.failed(UNBUILDABLE))?;
         let _turn = self.turn(call).await?;
-        self.cluster.written(call, request).await
+        self.cluster.written(TimeLimit::Fenced, call, request).await
     }
 
     /// Deletes the Secret that was observed, in that state.
@@ -265,9 +282,10 @@ impl Writer {
             }),
             ..DeleteParams::default()
         };
-        let request = request::Request::new(path_of::<Secret>(&key.namespace))
+        let mut request = request::Request::new(path_of::<Secret>(&key.namespace))
             .delete(&key.name, &params)
             .map_err(|_| call.failed(UNBUILDABLE))?;
+        request.extensions_mut().insert(TimeLimit::Fenced);
         let _turn = self.turn(call).await?;
         self.cluster.call_with(call, request, |_| Ok(())).await
     }
@@ -295,7 +313,7 @@ impl Writer {
             .and_then(|apply| applied::<K>(key, manager, true, apply, Some("status")))
             .ok_or_else(|| call.failed(UNBUILDABLE))?;
         let _turn = self.turn(call).await?;
-        self.cluster.written(call, request).await
+        self.cluster.written(TimeLimit::Usual, call, request).await
     }
 
     /// Changes an object as `manager` by a JSON merge patch without `metadata.uid` and `metadata.resourceVersion`: those
@@ -310,13 +328,31 @@ impl Writer {
     where
         K: Resource<DynamicType = ()>,
     {
+        self.patch_within::<K>(TimeLimit::Fenced, key, observed, manager, patch)
+            .await
+    }
+
+    /// The same with a limit of the caller's choice.
+    pub async fn patch_within<K>(
+        &self,
+        limit: TimeLimit,
+        key: &ObjectKey,
+        observed: &Observed,
+        manager: &str,
+        patch: Value,
+    ) -> Result<Written, Error>
+    where
+        K: Resource<DynamicType = ()>,
+    {
         let call = Call {
             verb: Verb::Patch,
             kind: kind_of::<K>(),
             key,
         };
         let _turn = self.turn(call).await?;
-        self.cluster.patch::<K>(key, observed, manager, patch).await
+        self.cluster
+            .patch::<K>(limit, key, observed, manager, patch)
+            .await
     }
 
     /// Evicts the pod of this uid: [`Class::Disruption`] where a `PodDisruptionBudget` refuses, [`Class::Conflict`] where

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     api::{ObjectKey, WorkloadKind, names::RESTART_MANAGER},
-    cluster::{Class, Error, Found, Observed, Rollout},
+    cluster::{Class, Control, Error, Found, Observed, Rollout},
 };
 
 /// A workload as it is now.
@@ -30,6 +30,8 @@ pub(super) struct Looked {
     pub(super) pods: Vec<Arc<Pod>>,
     /// A time before they were listed.
     pub(super) at: Timestamp,
+    /// `keyturn-control` as it is now; an error if that could not be found out.
+    pub(super) control: Result<Option<Control>, Error>,
 }
 
 impl Context {
@@ -55,11 +57,14 @@ impl Context {
         };
         let (at, pods) = self.pods(&object.namespace, Some(&selector)).await?;
         let pods = self.workloads.sort_pods(&object.namespace, at, pods);
+        // The index may lag behind by as long as a broken connection goes unnoticed: too long in an incident.
+        let control = cluster.control(&self.operator_namespace).await;
         Ok(Some(Looked {
             observed,
             workload,
             at: pods.at(),
             pods: pods.of(&object.name).cloned().collect(),
+            control,
         }))
     }
 

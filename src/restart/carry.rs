@@ -61,7 +61,19 @@ impl Controller {
             workload,
             pods,
             at,
+            control,
         } = looked;
+        let control = match control {
+            Ok(control) => control,
+            Err(error) => {
+                tracing::warn!(workload = %go.key, %error, "a workload is not restarted before keyturn-control is read; it is tried again");
+                self.rest(&go, now);
+                if let Some(phase) = self.phases.get_mut(&go.key) {
+                    phase.blinded(&error);
+                }
+                return;
+            }
+        };
         let time = self.context.time.now();
         let space = self.spaces.get(&namespace);
         let concerning = space
@@ -72,7 +84,6 @@ impl Controller {
             .filter_map(|facts| self.context.facts(facts.key()));
         let facts = Facts::new(facts.collect());
         let wishes: Wishes = self.context.wishes(&namespace);
-        let control = self.context.control();
         let setting = Setting {
             now: time,
             control: control.as_ref(),

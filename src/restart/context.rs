@@ -36,6 +36,8 @@ pub struct Context {
     pub namespaces: Arc<Index<NamespaceEntry>>,
     /// The ConfigMap by which people hold everything up.
     pub control: Arc<Index<Control>>,
+    /// Where it is.
+    pub operator_namespace: Arc<str>,
     /// Workloads.
     pub workloads: Workloads,
     /// Writes.

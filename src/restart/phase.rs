@@ -27,6 +27,8 @@ pub(super) enum Phase {
     Answered,
     /// It did not hold; not again before.
     Resting(Instant),
+    /// It was not known whether it is suspended; not again before. Why, in a sentence.
+    Blind(Instant, Box<str>),
 }
 
 impl Phase {
@@ -35,7 +37,18 @@ impl Phase {
         match self {
             Self::Busy(since) => Some(*since + ASTRAY),
             Self::Answered => None,
-            Self::Resting(until) => Some(*until),
+            Self::Resting(until) | Self::Blind(until, _) => Some(*until),
+        }
+    }
+
+    /// What rests does so since `keyturn-control` could not be read.
+    pub(super) fn blinded(&mut self, error: &cluster::Error) {
+        if let Self::Resting(until) = self {
+            let why = format!(
+                "the ConfigMap keyturn-control, which may suspend restarts, cannot be read, so the workload is not restarted \
+                 now: {error}. Keyturn tries again; if this stays, allow the operator to get the ConfigMap"
+            );
+            *self = Self::Blind(*until, why.into());
         }
     }
 
@@ -53,15 +66,17 @@ impl Phase {
                     }
                 }
             }
-            Self::Resting(until) => {
+            Self::Resting(until) | Self::Blind(until, _) => {
+                let why = match self {
+                    Self::Blind(_, why) => why.to_string(),
+                    _ => {
+                        "it was not as expected when it was read again; it is looked at once more".to_owned()
+                    }
+                };
                 let wait = SignedDuration::try_from(until.saturating_duration_since(now)).unwrap_or_default();
-                target.refused.get_or_insert_with(|| {
-                    Block::new(
-                        Word::WaitingForTurn,
-                        "it was not as expected when it was read again; it is looked at once more",
-                        Some(later(time, wait)),
-                    )
-                });
+                target
+                    .refused
+                    .get_or_insert_with(|| Block::new(Word::WaitingForTurn, why, Some(later(time, wait))));
             }
         }
         target
@@ -86,4 +101,37 @@ pub(super) async fn caught<T>(
         .catch_unwind()
         .await
         .unwrap_or_else(panicked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restart::tests::{at, object, queue::stale};
+
+    #[test]
+    fn a_workload_waits_and_says_so_while_it_is_not_known_whether_restarts_are_suspended() {
+        let (target, now) = (stale("web", &object("db", "t1")), Instant::now());
+        let until = now + Duration::from_secs(2);
+        let mut phase = Phase::Resting(until);
+        phase.blinded(&cluster::Error {
+            verb: Verb::Get,
+            kind: "ConfigMap",
+            key: ObjectKey::new("keyturn", "keyturn-control"),
+            class: Class::Timeout,
+        });
+        assert_eq!(phase.end(), Some(until));
+        let waits = phase.seen(&target, at(0), now).refused.unwrap();
+        assert_eq!((waits.word, waits.until), (Word::WaitingForTurn, Some(at(2))));
+        for part in [
+            "ConfigMap keyturn/keyturn-control",
+            "no answer in time",
+            "not restarted",
+        ] {
+            assert!(
+                waits.sentence.contains(part),
+                "{part} is not in {}",
+                waits.sentence
+            );
+        }
+    }
 }

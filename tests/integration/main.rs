@@ -45,6 +45,7 @@ mod restart_scope;
 mod restart_steady;
 mod rolling;
 mod rotation;
+mod slow_server;
 mod status;
 mod steady_state;
 mod stores;

@@ -3,10 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ConfigMap;
 use serde::Deserialize;
 
 use super::{Change, Index, Project};
-use crate::api::{ObjectKey, names::CONTROL_CONFIG_MAP};
+use crate::{
+    api::{ObjectKey, names::CONTROL_CONFIG_MAP},
+    cluster::{Class, Cluster, Error},
+};
 
 /// What `keyturn-control` says. Anything that cannot be read holds up: in an incident that is the safe side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,6 +90,18 @@ impl Index<Control> {
     }
 }
 
+impl Cluster {
+    /// Reads what is in force as it is now, whatever the index knows; none without the ConfigMap.
+    pub async fn control(&self, operator_namespace: &Arc<str>) -> Result<Option<Control>, Error> {
+        let key = ObjectKey::new(Arc::clone(operator_namespace), CONTROL_CONFIG_MAP);
+        match self.get_as::<ConfigMap, Door>(&key).await {
+            Ok(door) => Ok(Some(Control::read(&door.data.unwrap_or_default()))),
+            Err(error) if error.class == Class::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// The one ConfigMap, in the operator's namespace.
 pub(super) struct Controls;
 
@@ -97,7 +113,7 @@ pub(super) struct Door {
 }
 
 impl Project for Controls {
-    type Kind = k8s_openapi::api::core::v1::ConfigMap;
+    type Kind = ConfigMap;
     type Object = Door;
     type Entry = Control;
 

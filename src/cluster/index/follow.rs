@@ -27,7 +27,7 @@ use crate::{
         call::{CALL_TIMEOUT, Call, UNBUILDABLE, Verb, class_of},
         client::{Cluster, kind_of, path_of},
         error::{Class, Error},
-        metrics::{OfKind, WatchRestart},
+        metrics::{Heard, OfKind, WatchRestart},
     },
 };
 
@@ -36,8 +36,9 @@ use crate::{
 const PAGE: u32 = 50;
 /// After how long the API server ends a watch, which starts again where it ended.
 const WATCH_SECONDS: u32 = 290;
-/// Without a word for longer than that the connection is dead.
-const IDLE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
+/// A watch without a word for so long is dead, whatever its connection looks like: the API server sends the first bookmark
+/// after two minutes at most, and one a minute from then on.
+pub(super) const SILENCE: Duration = Duration::from_secs(200);
 /// A watch that lived for this long was a good one.
 const SETTLED: Duration = Duration::from_secs(5);
 /// After failing for this long a watch lists again, lest it hang on a version that the server never had, as
@@ -56,12 +57,16 @@ pub(super) struct Follower<P: Project> {
     pub(super) place: ObjectKey,
     /// Whether the cluster may do without the kind: then its absence ends the following, and is no failure.
     pub(super) may_be_absent: bool,
+    /// After how long without a word a watch is opened again: [`SILENCE`], but for tests.
+    pub(super) silence: Duration,
 }
 
 /// How a watch ended.
 enum End {
     /// By the server or the network, as they do.
     Closed,
+    /// Nothing came for too long.
+    Silent,
     /// It cannot go on from its version.
     Expired,
     Failed(Class),
@@ -145,8 +150,9 @@ impl<P: Project> Follower<P> {
     /// Follows for ever, or until the kind is gone where it may be. `listed` is told of the first complete list.
     pub(super) async fn run(&self, mut listed: Option<oneshot::Sender<()>>) {
         let mut pauses = pauses();
+        let heard = self.cluster.metrics.watches.begin(Self::kind().kind);
         loop {
-            let (mut version, epoch) = match self.list().await {
+            let (mut version, epoch) = match self.list(&heard).await {
                 Ok(listed) => listed,
                 Err(err) if self.is_absence(&err.class) => return self.forget(),
                 Err(err) => {
@@ -163,7 +169,7 @@ impl<P: Project> Follower<P> {
             let mut good = Instant::now();
             loop {
                 let (began, from) = (Instant::now(), version.clone());
-                let end = self.follow(&mut version, epoch).await;
+                let end = self.follow(&mut version, epoch, &heard).await;
                 let settled = began.elapsed() >= SETTLED;
                 if settled || from != version {
                     good = Instant::now();
@@ -171,6 +177,13 @@ impl<P: Project> Follower<P> {
                 }
                 let again = match end {
                     End::Closed if settled => continue,
+                    // It may have been so for a while, and nothing was wrong with the server: go on at once.
+                    End::Silent => {
+                        let kind = Self::kind().kind;
+                        tracing::info!(kind, "a watch was silent for too long and is opened again");
+                        self.restarted("silent");
+                        continue;
+                    }
                     End::Closed => {
                         self.restarted("closed");
                         false
@@ -209,13 +222,13 @@ impl<P: Project> Follower<P> {
     }
 
     /// Takes all objects in. Returns the version to follow from, and the list's number.
-    async fn list(&self) -> Result<(String, u32), Error> {
-        let (version, epoch) = match self.stream().await {
+    async fn list(&self, heard: &Heard) -> Result<(String, u32), Error> {
+        let (version, epoch) = match self.stream(heard).await {
             Ok(listed) => listed,
             // Only a server with a new enough etcd and a cache that is ready can: pages come out of etcd itself.
             Err(class) => {
                 tracing::debug!(kind = Self::kind().kind, %class, "a list is not streamed and read page by page");
-                self.pages().await?
+                self.pages(heard).await?
             }
         };
         for key in self.index.sweep(&self.place.namespace, epoch) {
@@ -227,7 +240,7 @@ impl<P: Project> Follower<P> {
 
     /// Reads all objects as the first events of a watch, if the API server does that: by default in 1.32 and from 1.34 on. It
     /// sends each of them once; for a page it goes through all that are left.
-    async fn stream(&self) -> Result<(String, u32), Class> {
+    async fn stream(&self, heard: &Heard) -> Result<(String, u32), Class> {
         let epoch = self.index.begin();
         let params = WatchParams {
             send_initial_events: true,
@@ -235,7 +248,8 @@ impl<P: Project> Follower<P> {
         };
         let mut events = std::pin::pin!(self.open(&params, "").await?);
         let mut line = Zeroizing::new(Vec::with_capacity(LINE));
-        while next_line(&mut events, &mut line, CALL_TIMEOUT).await {
+        while next_line(&mut events, &mut line, CALL_TIMEOUT).await == Next::Line {
+            heard.now();
             if let Said {
                 version: Some(version),
                 listed: true,
@@ -251,7 +265,7 @@ impl<P: Project> Follower<P> {
     }
 
     /// Reads all objects page by page.
-    async fn pages(&self) -> Result<(String, u32), Error> {
+    async fn pages(&self, heard: &Heard) -> Result<(String, u32), Error> {
         // What a stream named before it broke off may be gone by now: it does not count.
         let epoch = self.index.begin();
         let call = self.call(Verb::List);
@@ -276,6 +290,7 @@ impl<P: Project> Follower<P> {
                 resource_version,
                 continue_,
             } = page.await?;
+            heard.now();
             params.continue_token = continue_.filter(|token| !token.is_empty());
             if params.continue_token.is_some() {
                 continue;
@@ -288,13 +303,19 @@ impl<P: Project> Follower<P> {
     }
 
     /// Follows the changes after `version` and moves it on, until the watch ends.
-    async fn follow(&self, version: &mut String, epoch: u32) -> End {
+    async fn follow(&self, version: &mut String, epoch: u32, heard: &Heard) -> End {
         let mut events = match self.open(&watch_params::<P>(), version).await {
             Ok(events) => std::pin::pin!(events),
             Err(class) => return class.into(),
         };
+        heard.now();
         let mut line = Zeroizing::new(Vec::with_capacity(LINE));
-        while next_line(&mut events, &mut line, IDLE).await {
+        loop {
+            match next_line(&mut events, &mut line, self.silence).await {
+                Next::Line => heard.now(),
+                Next::End => return End::Closed,
+                Next::Silence => return End::Silent,
+            }
             match self.event(&line, epoch) {
                 Ok(said) => {
                     if let Some(moved) = said.version {
@@ -304,7 +325,6 @@ impl<P: Project> Follower<P> {
                 Err(class) => return class.into(),
             }
         }
-        End::Closed
     }
 
     async fn open(&self, params: &WatchParams, version: &str) -> Result<impl AsyncBufRead + use<P>, Class> {
@@ -432,15 +452,30 @@ fn watch_params<P: Project>() -> WatchParams {
     }
 }
 
-/// Reads the next line; false at the end, of a line cut short, of a broken connection or of one that is silent for `limit`.
+/// What came of reading a line.
+#[derive(PartialEq)]
+enum Next {
+    /// A line.
+    Line,
+    /// The end, a line cut short, or a broken connection.
+    End,
+    /// Nothing in time.
+    Silence,
+}
+
+/// Reads the next line, which must come within `limit`.
 async fn next_line(
     events: &mut (impl AsyncBufRead + Unpin),
     line: &mut Zeroizing<Vec<u8>>,
     limit: Duration,
-) -> bool {
+) -> Next {
     line.zeroize();
     line.shrink_to(LINE);
-    matches!(timeout(limit, events.read_until(b'\n', line)).await, Ok(Ok(_)) if line.ends_with(b"\n"))
+    match timeout(limit, events.read_until(b'\n', line)).await {
+        Ok(Ok(_)) if line.ends_with(b"\n") => Next::Line,
+        Ok(_) => Next::End,
+        Err(_) => Next::Silence,
+    }
 }
 
 fn head(object: &RawValue) -> Option<HeadMeta> {

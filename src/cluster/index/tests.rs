@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{
-    Change, Changes, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches, follow::Follower,
-    namespaces::Namespaces, secrets::Secrets,
+    Change, Changes, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches,
+    follow::{Follower, SILENCE},
+    namespaces::Namespaces,
+    secrets::Secrets,
 };
 use crate::{
     api::{ObjectKey, TokenKey, WorkloadKind},
@@ -95,6 +97,7 @@ fn running() -> Running {
         changes: changes.clone(),
         place: ObjectKey::new("", ""),
         may_be_absent: false,
+        silence: SILENCE,
     };
     let (sender, listed) = oneshot::channel();
     let task = tokio::spawn(async move { follower.run(Some(sender)).await });
@@ -385,9 +388,110 @@ async fn a_list_that_falls_silent_is_read_page_by_page() {
     // Nothing happens for longer while it is followed.
     let began = tokio::time::Instant::now();
     r.watch("10").await.hangs();
-    r.server.stays_silent(4 * MINUTE).await;
+    r.server.stays_silent(Duration::from_secs(199)).await;
     r.watch("10").await;
-    assert!(began.elapsed() < 5 * MINUTE, "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(201),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(r.restarts("silent"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_falls_silent_goes_on_where_it_was() {
+    let mut r = running();
+    r.first("10", &[secret("a", "1")]).await;
+    let began = tokio::time::Instant::now();
+    let event = lines(&[("MODIFIED", secret("a", "11"))]);
+    // Longer than any test: one event, and then nothing.
+    r.watch("10").await.goes_on(event, 60 * MINUTE, String::new());
+    r.server.stays_silent(Duration::from_secs(199)).await;
+    let again = r.watch("11").await;
+    assert!(
+        began.elapsed() < Duration::from_secs(201),
+        "{:?}",
+        began.elapsed()
+    );
+    again.answer_with(200, &[], lines(&[("ADDED", secret("b", "12"))]));
+    r.watch("12").await;
+    assert_eq!(r.names(), ["a", "b"]);
+    assert_eq!(r.restarts("silent"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bookmarks_keep_a_watch_alive_and_its_age_low() {
+    let mut r = running();
+    r.first("10", &[]).await;
+    let bookmark = lines(&[(
+        "BOOKMARK",
+        json!({"kind": "Secret", "metadata": {"resourceVersion": "11"}}),
+    )]);
+    // The first one comes after two minutes, then one comes each minute.
+    r.watch("10").await.goes_on(String::new(), 2 * MINUTE, bookmark);
+    let ages = r.cluster.metrics.watches.clone();
+    for _ in 0..15 {
+        r.server.stays_silent(MINUTE).await;
+        let silence = ages.silence().unwrap();
+        assert!(silence <= 2 * MINUTE, "{silence:?}");
+    }
+    assert_eq!(r.restarts("silent"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_age_of_a_watch_grows_until_the_server_answers_again() {
+    let mut r = running();
+    r.first("10", &[]).await;
+    let ages = r.cluster.metrics.watches.clone();
+    r.watch("10").await.hangs();
+    r.server.stays_silent(Duration::from_secs(199)).await;
+    let mut failed = 0;
+    while ages.silence().unwrap() < 4 * MINUTE {
+        let asked = r.server.next().await;
+        assert!(!is_list(&asked), "{}", asked.target);
+        asked.breaks();
+        failed += 1;
+    }
+    assert!(failed > 1, "{failed}");
+    r.watch("10").await.hangs();
+    tokio::task::yield_now().await;
+    r.server.stays_silent(Duration::from_secs(1)).await;
+    assert!(ages.silence().unwrap() < MINUTE);
+    drop(r);
+    tokio::task::yield_now().await;
+    assert_eq!(ages.silence(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_silence_of_the_worst_watch_of_a_kind_is_shown_and_the_best_of_all_counts() {
+    let metrics = crate::cluster::Metrics::default();
+    let ages = &metrics.watches;
+    assert_eq!(ages.silence(), None);
+    let (first, second) = (ages.begin("Secret"), ages.begin("Secret"));
+    // Such as a kind that is forbidden.
+    let _other = ages.begin("SecretStore");
+    tokio::time::sleep(MINUTE).await;
+    first.now();
+    assert_eq!(ages.silence(), Some(Duration::ZERO));
+    let shown = |metrics: &crate::cluster::Metrics| {
+        let mut registry = prometheus_client::registry::Registry::with_prefix("keyturn");
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("keyturn_watch_silence"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let both = [
+        "keyturn_watch_silence_seconds{kind=\"Secret\"} 60.0",
+        "keyturn_watch_silence_seconds{kind=\"SecretStore\"} 60.0",
+    ];
+    assert_eq!(shown(&metrics), both);
+    drop((first, second));
+    // A kind that is followed no more is not shown.
+    assert_eq!(shown(&metrics), both[1..]);
+    assert_eq!(ages.silence(), Some(MINUTE));
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,12 +10,15 @@ use tokio::{
 };
 
 use super::{
-    Change, Changes, Control, Index, NamespaceEntry, Project, SecretEntry, control::Controls,
-    follow::Follower, namespaces::Namespaces, secrets::Secrets,
+    Change, Changes, Control, Index, NamespaceEntry, Project, SecretEntry,
+    control::Controls,
+    follow::{Follower, SILENCE},
+    namespaces::Namespaces,
+    secrets::Secrets,
 };
 use crate::{
     api::{ObjectKey, TokenKey},
-    cluster::client::Cluster,
+    cluster::{client::Cluster, metrics::WatchAges},
 };
 
 /// How often it is looked whether a kind that may be absent has come.
@@ -38,6 +41,7 @@ pub struct Watches {
     cluster: Cluster,
     scope: Scope,
     changes: Changes,
+    silence: Duration,
     ready: watch::Sender<bool>,
     starts: Vec<Start>,
 }
@@ -56,9 +60,22 @@ impl Watches {
             cluster,
             scope,
             changes,
+            silence: SILENCE,
             ready: watch::Sender::new(false),
             starts: Vec::new(),
         }
+    }
+
+    /// Kinds that are added from now on are taken for dead after this time without a word, which tests cannot wait for
+    /// otherwise.
+    #[must_use]
+    pub fn with_silence(self, silence: Duration) -> Self {
+        Self { silence, ..self }
+    }
+
+    /// When the watches were last heard of.
+    pub fn ages(&self) -> WatchAges {
+        self.cluster.metrics.watches.clone()
     }
 
     /// Adds the Namespaces. Empty for ever where only some namespaces are watched.
@@ -145,6 +162,7 @@ impl Watches {
             changes: self.changes.clone(),
             place: ObjectKey::new(namespace, ""),
             may_be_absent,
+            silence: self.silence,
         };
         let followers = namespaces.into_iter().map(follower).collect();
         (index, followers)

@@ -21,7 +21,7 @@ use tokio::{
 
 use self::decide::{DURATION, Decision, Elector, RETRY, View};
 use super::{
-    call::{CALL_TIMEOUT, Call, Verb},
+    call::{CALL_TIMEOUT, Call, TimeLimit, Verb},
     client::Cluster,
     error::{Class, Error},
     writes::{Observed, Written},
@@ -257,7 +257,7 @@ impl Lease {
                 ..LeaseSpec::default()
             }),
         };
-        self.cluster.create(&self.key, &object).await
+        self.cluster.create(TimeLimit::Usual, &self.key, &object).await
     }
 
     async fn take(&self) -> Result<Written, Error> {
@@ -290,7 +290,13 @@ impl Lease {
             resource_version: seen.resource_version.clone(),
         };
         self.cluster
-            .patch::<LeaseObject>(&self.key, &observed, SYNC_MANAGER, json!({"spec": spec}))
+            .patch::<LeaseObject>(
+                TimeLimit::Usual,
+                &self.key,
+                &observed,
+                SYNC_MANAGER,
+                json!({"spec": spec}),
+            )
             .await
     }
 

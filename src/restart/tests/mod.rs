@@ -6,7 +6,7 @@ mod member;
 mod need;
 mod patch;
 mod properties;
-mod queue;
+pub(super) mod queue;
 mod report;
 mod simulation;
 mod target;
@@ -34,7 +34,7 @@ use crate::{
 /// When the content changed: seconds in tests count from here.
 const CHANGED: i64 = 1_800_000_000;
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(CHANGED + second).unwrap()
 }
 
@@ -94,7 +94,7 @@ fn content(secret: &str, token: &str) -> Content {
     }
 }
 
-fn object(secret: &str, token: &str) -> ObjectFacts {
+pub(super) fn object(secret: &str, token: &str) -> ObjectFacts {
     ObjectFacts {
         content: Arc::new(content(secret, token)),
         restarts: Arc::new(restarts()),

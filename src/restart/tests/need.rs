@@ -3,10 +3,11 @@ use jiff::Timestamp;
 use super::{at, container, content, env, key, pod, workload};
 use crate::{
     api::{RestartStrategy, WorkloadKind},
+    cluster::CALL_TIMEOUT,
     restart::{
         member::Terms,
         model::{Expression, Pod, Update, Use},
-        need::{counts, pods_of, stale, told_by_template},
+        need::{CREATED_MARGIN, counts, pods_of, stale, told_by_template},
     },
 };
 
@@ -257,4 +258,11 @@ fn the_end_of_time_is_no_end() {
     content.changed_at = Some(Timestamp::MAX);
     let pod = pod("api", 0);
     assert_eq!(stale(&terms(), &workload("api"), &content, &[&pod]).len(), 1);
+}
+
+/// A Secret is written at most this long after the time of change that it names: pods made meanwhile got the old content.
+#[test]
+fn a_pod_made_while_a_change_was_on_its_way_counts_as_old() {
+    let margin = std::time::Duration::try_from(CREATED_MARGIN).unwrap();
+    assert_eq!(margin, CALL_TIMEOUT);
 }

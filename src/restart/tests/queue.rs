@@ -51,7 +51,7 @@ fn target(name: &str, object: &ObjectFacts, standing: Standing) -> Target {
     }
 }
 
-fn stale(name: &str, object: &ObjectFacts) -> Target {
+pub(in crate::restart) fn stale(name: &str, object: &ObjectFacts) -> Target {
     target(name, object, Standing::Stale(1))
 }
 

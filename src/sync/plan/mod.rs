@@ -162,10 +162,33 @@ pub enum Refusal {
     },
 }
 
-/// The plan for the target of `wanted`, given the live Secret and the API server's time.
-pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&Secret>) -> Plan {
+/// The times that a write puts on a Secret, by the API server's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// The present.
+    pub now: Timestamp,
+    /// The time of a change that is made now.
+    pub change: Timestamp,
+}
+
+impl Times {
+    /// Whether a Secret that is left like this names the change of now.
+    pub fn dates(self, written: &Written) -> bool {
+        written.changed_at == Some(whole(self.change))
+    }
+}
+
+impl From<Timestamp> for Times {
+    fn from(now: Timestamp) -> Self {
+        Self { now, change: now }
+    }
+}
+
+/// The plan for the target of `wanted`, given the live Secret and the times to put on it.
+pub fn plan(key: &TokenKey, times: impl Into<Times>, wanted: &Wanted<'_>, live: Option<&Secret>) -> Plan {
+    let times = times.into();
     let Some(live) = live else {
-        return create(key, now, wanted);
+        return create(key, times, wanted);
     };
     let secret = ObjectKey::new(wanted.object.namespace.clone(), wanted.target);
     let adopting = match belongs(wanted.object, wanted.uid, wanted.target, wanted.recorded, live) {
@@ -196,7 +219,7 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
         return Plan::Refuse(Refusal::Immutable { secret });
     }
 
-    let written = rollout::stamps(key, now, wanted, live, type_, adopting);
+    let written = rollout::stamps(key, times, wanted, live, type_, adopting);
 
     let mut body = Map::new();
     let metadata = metadata_changes(wanted, live, &written);
@@ -238,8 +261,8 @@ pub fn plan(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>, live: Option<&S
     }
 }
 
-fn create(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>) -> Plan {
-    let written = rollout::stamps_of_new(key, now, wanted);
+fn create(key: &TokenKey, times: Times, wanted: &Wanted<'_>) -> Plan {
+    let written = rollout::stamps_of_new(key, times, wanted);
     let mut new = Secret {
         type_: Some(names::OPAQUE.to_owned()),
         data: Some(wanted.data.clone()),

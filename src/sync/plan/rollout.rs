@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 
-use super::{Data, Recorded, Wanted, Written, belongs::annotation_of, whole};
+use super::{Data, Recorded, Times, Wanted, Written, belongs::annotation_of, whole};
 use crate::api::{
     ObjectKey,
     names::{self, annotation},
@@ -13,7 +13,7 @@ use crate::api::{
 /// What an existing Secret is to say of itself.
 pub(super) fn stamps(
     key: &TokenKey,
-    now: Timestamp,
+    times: Times,
     wanted: &Wanted<'_>,
     live: &Secret,
     type_: &str,
@@ -30,21 +30,21 @@ pub(super) fn stamps(
     let recorded = recorded(wanted);
     written.changed_at = if adopting {
         // What was said of another's content, or of ours before it was another's, is no measure for those that use it.
-        if same { said } else { Some(now) }
+        if same { said } else { Some(times.change) }
     } else if changed(wanted, live, &written, same) {
-        Some(now)
+        Some(times.change)
     } else {
         // Drift, another scope of the tokens, or nothing at all. What was taken off by hand is remembered by the status.
         let same = |recorded: &Recorded<'_>| recorded.is_of(&written);
         said.or_else(|| recorded.filter(same)?.changed_at)
     }
     .map(whole);
-    written.restart_since = since(now, wanted, time_of(live, annotation::RESTART_SINCE));
+    written.restart_since = since(times.now, wanted, time_of(live, annotation::RESTART_SINCE));
     written
 }
 
 /// What a Secret that is made is to say of itself.
-pub(super) fn stamps_of_new(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>) -> Written {
+pub(super) fn stamps_of_new(key: &TokenKey, times: Times, wanted: &Wanted<'_>) -> Written {
     let mut written = tokens(key, wanted, names::OPAQUE);
     written.changed_at = recorded(wanted)
         .filter(|recorded| recorded.rollout.is_some())
@@ -54,10 +54,14 @@ pub(super) fn stamps_of_new(key: &TokenKey, now: Timestamp, wanted: &Wanted<'_>)
                 || recorded
                     .content
                     .is_some_and(|content| *content == written.content);
-            if same { recorded.changed_at } else { Some(now) }
+            if same {
+                recorded.changed_at
+            } else {
+                Some(times.change)
+            }
         })
         .map(whole);
-    written.restart_since = since(now, wanted, None);
+    written.restart_since = since(times.now, wanted, None);
     written
 }
 

@@ -7,6 +7,7 @@ mod budget;
 mod gate;
 mod hold;
 mod memory;
+mod places;
 mod read;
 mod remove;
 mod rotate;
@@ -338,6 +339,10 @@ impl Context {
             return self.say_current(object, entry, ended).await;
         }
 
+        // Nothing is read that could not be written soon.
+        if let Some(wait) = self.slots.secrets.full(&object.namespace) {
+            return self.say_current(object, entry, Ended::Again(wait)).await;
+        }
         // An edit asks for what AWS says now, and nothing would correct an answer from a moment before it.
         let edited = entry.refresh == Refresh::OnChange && secret.is_some() && !same_inputs;
         if asked_now {
@@ -377,8 +382,9 @@ impl Context {
             let now = self.clock.now();
             self.remember(object, |memory| memory.asked = Some((entry.asked, now)));
         }
-        let Some(_slot) = self.slots.take().await else {
-            return Ended::Failed;
+        let _slot = match self.slots.secrets.take(&object.namespace).await {
+            Ok(slot) => slot,
+            Err(wait) => return Ended::Again(wait),
         };
         self.write(
             object,

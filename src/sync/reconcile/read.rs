@@ -164,7 +164,7 @@ impl Context {
                 Class::Periodic => Urgency::Periodic,
             },
             // Others have their values already and wait for a place to write.
-            patient: !fresh && self.slots.is_crowded(),
+            patient: !fresh && self.slots.secrets.is_crowded(),
         };
         let remotes = by_remote(needs);
         let properties = if remotes.len() > WHOLE {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::runtime::events::EventType;
 
-use super::{Context, Ended, Resolved, Wanted, memory::is_ours, sooner};
+use super::{Context, Ended, Resolved, Wanted, memory::is_ours, places::Outcome, sooner};
 use crate::{
     api::{
         ConditionType, CreationPolicy, EventReason, ExternalSecret, ObjectKey, Reason, Status, VersionId,
@@ -236,7 +236,10 @@ impl Context {
                 Reason::InvalidSpec,
                 format!("{error}: mend the target's name, labels or annotations"),
             ),
-            _ => {
+            class => {
+                if *class == cluster::Class::Timeout && error.verb.is_write() {
+                    self.slots.secrets.ended(&object.namespace, Outcome::TimedOut);
+                }
                 tracing::warn!(%object, %error, "trying again");
                 return Ended::Failed;
             }
@@ -324,12 +327,22 @@ impl Context {
             self.stands_said(object, &draft);
             return ended;
         }
+        let _slot = match self.slots.statuses.take(&object.namespace).await {
+            Ok(slot) => slot,
+            Err(wait) => return Ended::Unsaid(wait),
+        };
         let status = status::compose(self.time.now(), &draft, live.status.as_ref());
-        match self
+        let began = self.clock.now();
+        let written = self
             .writer
             .apply_status::<ExternalSecret>(object, &entry.uid, names::SYNC_MANAGER, &status)
-            .await
-        {
+            .await;
+        let outcome = match &written {
+            Err(error) if error.class == cluster::Class::Timeout => Outcome::TimedOut,
+            _ => Outcome::Answered(self.clock.now().saturating_sub(began)),
+        };
+        self.slots.statuses.ended(&object.namespace, outcome);
+        match written {
             Ok(_) => {
                 let said = (self.clock.now(), status::Digest::of(Some(&status)));
                 self.remember(object, |memory| memory.said = Some(said));

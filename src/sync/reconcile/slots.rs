@@ -1,49 +1,180 @@
 //! The places from which passes write to Kubernetes.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
-/// How many objects write to Kubernetes at once.
-const PLACES: usize = 32;
+use super::places::{Answer, Called, Now, Outcome, PLACES, Places, SLOW, Ticket};
+
 /// So many that wait for a place have to wait for a good part of a second.
 const CROWD: usize = 4 * PLACES;
 
-/// Places to write, taken in turn.
+/// Places to write: for Secrets with all that goes with one, and for statuses.
+#[derive(Default)]
 pub struct WriteSlots {
-    places: Semaphore,
-    waiting: AtomicUsize,
+    /// Held from the read before a Secret is written to the status after it.
+    pub(super) secrets: Slots,
+    /// Held while a status is written, by whoever has a place for a Secret too.
+    pub(super) statuses: Slots,
 }
 
-impl Default for WriteSlots {
+/// [`Places`], shared by passes.
+pub(super) struct Slots {
+    started: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    places: Places,
+    waiting: HashMap<Ticket, oneshot::Sender<Option<Duration>>>,
+}
+
+impl Default for Slots {
     fn default() -> Self {
         Self {
-            places: Semaphore::new(PLACES),
-            waiting: AtomicUsize::new(0),
+            started: Instant::now(),
+            state: Mutex::default(),
         }
     }
 }
 
-impl WriteSlots {
-    /// Waits for a place, which is held until the answer is dropped.
-    pub(super) async fn take(&self) -> Option<SemaphorePermit<'_>> {
-        self.waiting.fetch_add(1, Relaxed);
-        let _waiting = Waiting(&self.waiting);
-        self.places.acquire().await.ok()
+impl Slots {
+    /// Waits for a place in `namespace`, which is held until the answer is dropped. An error is a time after which to ask
+    /// again: writes there are slow, and enough others wait.
+    pub(super) async fn take(&self, namespace: &Arc<str>) -> Result<Slot<'_>, Duration> {
+        let mut waiting = {
+            let mut state = self.lock();
+            match state.places.ask(namespace, self.now()) {
+                Answer::Taken => return Ok(self.slot(namespace)),
+                Answer::ComeBack(wait) => return Err(wait),
+                Answer::Wait(ticket) => {
+                    let (call, called) = oneshot::channel();
+                    state.waiting.insert(ticket, call);
+                    Waiting {
+                        slots: self,
+                        namespace,
+                        ticket,
+                        called,
+                    }
+                }
+            }
+        };
+        let called = if let Ok(called) = timeout(SLOW, &mut waiting.called).await {
+            called
+        } else {
+            self.change(namespace, Places::waited);
+            (&mut waiting.called).await
+        };
+        match called {
+            Ok(None) => Ok(self.slot(namespace)),
+            Ok(Some(wait)) => Err(wait),
+            // Its sender stays in `waiting` until it is called.
+            Err(_) => Err(SLOW),
+        }
+    }
+
+    /// How long to stay away from `namespace`, where it makes no sense to ask for a place now.
+    pub(super) fn full(&self, namespace: &str) -> Option<Duration> {
+        let now = self.now();
+        self.lock().places.full(namespace, now)
+    }
+
+    /// Whether the last write in `namespace` was slow.
+    pub(super) fn is_slow(&self, namespace: &str) -> bool {
+        self.lock().places.is_slow(namespace)
+    }
+
+    /// A write in `namespace` ended.
+    pub(super) fn ended(&self, namespace: &str, outcome: Outcome) {
+        self.change(namespace, |places, namespace, now| {
+            places.ended(namespace, outcome, now)
+        });
     }
 
     /// Whether whoever comes now will wait for long.
     pub(super) fn is_crowded(&self) -> bool {
-        self.waiting.load(Relaxed) >= CROWD
+        self.lock().waiting.len() >= CROWD
+    }
+
+    fn slot<'a>(&'a self, namespace: &Arc<str>) -> Slot<'a> {
+        Slot {
+            slots: self,
+            namespace: Arc::clone(namespace),
+        }
+    }
+
+    /// Changes the places, and calls those that the change concerns.
+    fn change(&self, namespace: &str, change: impl FnOnce(&mut Places, &str, Now) -> Vec<Called>) {
+        let now = self.now();
+        let mut state = self.lock();
+        let slow = state.places.is_slow(namespace);
+        let called = change(&mut state.places, namespace, now);
+        for (ticket, call) in called {
+            if let Some(waiting) = state.waiting.remove(&ticket) {
+                // Who left meanwhile withdraws it: see `Waiting`, which cannot do so while the state is locked.
+                let _ = waiting.send(call);
+            }
+        }
+        let turned = !slow && state.places.is_slow(namespace);
+        drop(state);
+        if turned {
+            tracing::warn!(
+                namespace,
+                "writes to this namespace are slow or are not answered, as with an admission webhook that does not \
+                 answer; they are sent one at a time until one is fast again"
+            );
+        }
+    }
+
+    fn now(&self) -> Now {
+        self.started.elapsed()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Who waits; also one that is dropped meanwhile.
-struct Waiting<'a>(&'a AtomicUsize);
+/// A place to write.
+pub(super) struct Slot<'a> {
+    slots: &'a Slots,
+    namespace: Arc<str>,
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.slots.change(&self.namespace, Places::give_back);
+    }
+}
+
+/// One that waits; also one that is dropped meanwhile.
+struct Waiting<'a> {
+    slots: &'a Slots,
+    namespace: &'a Arc<str>,
+    ticket: Ticket,
+    called: oneshot::Receiver<Option<Duration>>,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        let mut state = self.slots.lock();
+        if state.waiting.remove(&self.ticket).is_some() {
+            state.places.withdraw(self.namespace, self.ticket);
+            return;
+        }
+        drop(state);
+        // It was called and nobody took the place. Who did has emptied the channel.
+        if let Ok(None) = self.called.try_recv() {
+            self.slots.change(self.namespace, Places::give_back);
+        }
     }
 }
 
@@ -51,19 +182,81 @@ impl Drop for Waiting<'_> {
 mod tests {
     use futures::future::{join_all, poll_immediate};
 
-    use super::*;
+    use super::{super::places::OF_NAMESPACE, *};
+
+    fn namespace(name: usize) -> Arc<str> {
+        format!("tenant-{name}").into()
+    }
 
     #[tokio::test]
     async fn a_crowd_is_who_waits_and_not_who_writes_or_has_left() {
-        let slots = WriteSlots::default();
-        let writing = join_all((0..PLACES).map(|_| slots.take())).await;
-        assert!(writing.iter().all(Option::is_some) && !slots.is_crowded());
-        let mut crowd = Box::pin(join_all((0..CROWD).map(|_| slots.take())));
+        let slots = Slots::default();
+        let all: Vec<_> = (0..PLACES).map(|n| namespace(n / OF_NAMESPACE)).collect();
+        let writing = join_all(all.iter().map(|namespace| slots.take(namespace))).await;
+        assert!(writing.iter().all(Result::is_ok) && !slots.is_crowded());
+        let other = namespace(PLACES);
+        let mut crowd = Box::pin(join_all((0..CROWD).map(|_| slots.take(&other))));
         assert!(poll_immediate(&mut crowd).await.is_none());
         assert!(slots.is_crowded());
         drop(crowd);
         assert!(!slots.is_crowded());
         drop(writing);
-        assert!(slots.take().await.is_some());
+        assert!(slots.take(&other).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_given_to_one_that_has_left_is_free_again() {
+        let slots = Slots::default();
+        let shop = namespace(0);
+        let mut writing = join_all((0..OF_NAMESPACE).map(|_| slots.take(&shop))).await;
+        let mut next = Box::pin(slots.take(&shop));
+        assert!(poll_immediate(&mut next).await.is_none());
+        // It is called, and dropped before it looks.
+        drop(writing.pop());
+        drop(next);
+        assert!(
+            poll_immediate(slots.take(&shop))
+                .await
+                .is_some_and(|slot| slot.is_ok())
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_slow_writes_of_his_namespace_is_sent_away_and_others_write() {
+        let slots = Slots::default();
+        let (slow, other) = (namespace(0), namespace(1));
+        let writing = join_all((0..OF_NAMESPACE).map(|_| slots.take(&slow))).await;
+        let crowd = join_all((0..100).map(|_| slots.take(&slow)));
+        let mut crowd = Box::pin(async { timeout(Duration::from_secs(20), crowd).await });
+        assert!(poll_immediate(&mut crowd).await.is_none());
+        assert!(slots.full(&slow).is_none());
+        // Some stay in line, so that all together do not end.
+        assert!(crowd.await.is_err());
+        assert!(slots.is_slow(&slow) && !slots.is_slow(&other));
+        assert!(slots.take(&other).await.is_ok());
+        drop(writing);
+        slots.ended(&slow, Outcome::Answered(Duration::from_millis(5)));
+        let again = join_all((0..OF_NAMESPACE).map(|_| slots.take(&slow))).await;
+        assert!(again.iter().all(Result::is_ok));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_without_answers_pauses_and_then_writes_one_at_a_time() {
+        let slots = Slots::default();
+        let shop = namespace(0);
+        let writing = join_all((0..OF_NAMESPACE).map(|_| slots.take(&shop))).await;
+        for _ in 0..OF_NAMESPACE {
+            slots.ended(&shop, Outcome::TimedOut);
+        }
+        drop(writing);
+        let pause = slots.take(&shop).await.err().unwrap();
+        assert_eq!(slots.full(&shop), Some(pause));
+        tokio::time::sleep(pause).await;
+        let first = slots.take(&shop).await;
+        assert!(first.is_ok());
+        assert!(poll_immediate(Box::pin(slots.take(&shop))).await.is_none());
+        slots.ended(&shop, Outcome::TimedOut);
+        let longer = slots.full(&shop).unwrap();
+        assert!(longer > pause, "{longer:?} {pause:?}");
     }
 }

@@ -43,9 +43,8 @@ impl Context {
         target: &ObjectKey,
         inputs: &str,
     ) -> Result<(), Ended> {
-        let Some(_slot) = self.slots.take().await else {
-            return Err(Ended::Failed);
-        };
+        let slot = self.slots.secrets.take(&object.namespace).await;
+        let _slot = slot.map_err(Ended::Again)?;
         let failed = async |error| self.kubernetes_failed(object, entry, None, &error).await;
         let live = match self.writer.cluster().find::<ExternalSecret>(object).await {
             Ok(Some(live)) => live,

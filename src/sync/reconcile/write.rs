@@ -8,6 +8,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
     Context, Ended, Resolved, Wanted,
+    places::{Outcome, SLOW},
     read::Answer,
     say::{READ_ONLY, synced_message},
     sooner, versions,
@@ -18,11 +19,11 @@ use crate::{
         names::{SYNC_MANAGER, annotation},
         token,
     },
-    cluster::{self, Observed, SecretEntry},
+    cluster::{self, CALL_TIMEOUT, FENCED_TIMEOUT, Observed, SecretEntry, TimeLimit},
     sync::{
         entry::{Entry, carried},
         events,
-        plan::{self, Data, Plan, Why, Written},
+        plan::{self, Data, Plan, Times, Why, Written},
         resolve::Refusal,
         rotation::Users,
         status::{TargetDraft, Verdict},
@@ -261,15 +262,18 @@ impl Context {
                 live.as_mut().map(wipe);
                 return Err(NotWritten::Held);
             }
-            let plan = plan::plan(&self.key, self.time.now(), wanted, live.as_ref());
+            let times = self.times(&object.namespace);
+            let plan = plan::plan(&self.key, times, wanted, live.as_ref());
             if let Some(live) = &mut live {
                 wipe(live);
             }
+            let began = self.clock.now();
             let (sent, why, written) = match plan {
                 Plan::Nothing(written) => return Ok(written),
                 Plan::Refuse(refusal) => return Err(NotWritten::Refused(refusal, observed)),
                 Plan::Create(mut secret, written) => {
-                    let sent = self.writer.create_secret(&secret).await;
+                    let limit = times.limit_of(&written);
+                    let sent = self.writer.create_secret_within(limit, &secret).await;
                     wipe(&mut secret);
                     (sent, None, written)
                 }
@@ -277,10 +281,24 @@ impl Context {
                     let Some(observed) = &observed else {
                         return Err(NotWritten::Contended);
                     };
-                    let sent = self.writer.patch::<Secret>(target, observed, SYNC_MANAGER, body);
+                    let limit = times.limit_of(&written);
+                    let writer = &self.writer;
+                    let sent = writer.patch_within::<Secret>(limit, target, observed, SYNC_MANAGER, body);
                     (sent.await, Some(why), written)
                 }
             };
+            // A refusal that comes at once tells nothing of writes; one that comes late does. A write without any answer is
+            // noted where its error is told.
+            let took = self.clock.now().saturating_sub(began);
+            let late = took >= SLOW
+                && sent
+                    .as_ref()
+                    .is_err_and(|error| error.class != cluster::Class::Timeout);
+            if sent.is_ok() || late {
+                self.slots
+                    .secrets
+                    .ended(&object.namespace, Outcome::Answered(took));
+            }
             match sent {
                 Ok(answer) => {
                     if why == Some(Why::Updated) {
@@ -303,6 +321,24 @@ impl Context {
         }
         tracing::info!(%object, secret = %target, "the Secret changes faster than it can be written; trying again later");
         Err(NotWritten::Contended)
+    }
+
+    /// What a write in `namespace` puts on a Secret as the times of what it does.
+    ///
+    /// Restarts take a pod for old that was made up to 10 s after the change (`CREATED_MARGIN`), so a change must arrive
+    /// within 10 s of its time: it has no longer than any call. Where writes are slow it has the whole time of a fenced write
+    /// and is dated ahead by the difference. Then a pod that is new may be taken for old, but none that is old for new.
+    fn times(&self, namespace: &str) -> Times {
+        let now = self.time.now();
+        let ahead = if self.slots.secrets.is_slow(namespace) {
+            FENCED_TIMEOUT.saturating_sub(CALL_TIMEOUT)
+        } else {
+            Duration::ZERO
+        };
+        Times {
+            now,
+            change: now.saturating_add(ahead).unwrap_or(now),
+        }
     }
 
     async fn find_secret(&self, target: &ObjectKey) -> Result<Option<Secret>, NotWritten> {
@@ -380,6 +416,18 @@ impl Context {
         let regarding = events::reference("ExternalSecret", object, wanted.uid);
         self.events
             .emit(regarding, EventType::Normal, reason.as_str(), "Sync", &note);
+    }
+}
+
+impl Times {
+    /// How long the write may take that leaves a Secret like this.
+    fn limit_of(self, written: &Written) -> TimeLimit {
+        let dated_now = self.change == self.now && self.dates(written);
+        if dated_now {
+            TimeLimit::Usual
+        } else {
+            TimeLimit::Fenced
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! A way to the API server on which requests can be stopped: before they are sent, before they are answered, or with the
-//! answer lost. So a test can kill the operator at the very point where it hurts.
+//! answer lost. So a test can kill the operator at the very point where it hurts. Requests can also be slow, as with an
+//! admission webhook that does not answer, and watches can fall silent, as on a connection that is only half open.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -11,6 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
+use futures::StreamExt as _;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -21,10 +23,12 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::controlplane::ControlPlane;
 
+/// How long the API server works on a write at most, whatever the caller asks for.
+const SERVERS_OWN_LIMIT: Duration = Duration::from_secs(34);
 /// The largest object that Kubernetes keeps is far smaller.
 const MAX_BODY: usize = 16 * 1024 * 1024;
 
@@ -104,10 +108,82 @@ impl Armed {
     }
 }
 
+/// Whether a request, by its method and path, is meant.
+type Matching = Box<dyn Fn(&Method, &str) -> bool + Send + Sync>;
+
+/// Requests that are slow for as long as this is held. Counts those that came by.
+pub struct Slow(Arc<Slowness>);
+
+struct Slowness {
+    matching: Matching,
+    delay: Duration,
+    counts: Mutex<SlowCounts>,
+}
+
+/// What a [`Slow`] has seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SlowCounts {
+    /// Requests that wait now.
+    pub waiting: usize,
+    /// The most that ever waited at once.
+    pub most: usize,
+    /// Those that were sent on after their delay.
+    pub sent: usize,
+    /// Those that were given up: by the API server's own limit, or by the caller.
+    pub given_up: usize,
+}
+
+impl Slow {
+    /// What it has seen so far.
+    pub fn counts(&self) -> SlowCounts {
+        *lock(&self.0.counts)
+    }
+}
+
+/// A request that waits; counted as given up if it is dropped before it is sent on.
+struct Delayed {
+    slowness: Arc<Slowness>,
+    sent: bool,
+}
+
+impl Delayed {
+    fn begin(slowness: Arc<Slowness>) -> Self {
+        {
+            let mut counts = lock(&slowness.counts);
+            counts.waiting += 1;
+            counts.most = counts.most.max(counts.waiting);
+        }
+        Self {
+            slowness,
+            sent: false,
+        }
+    }
+}
+
+impl Drop for Delayed {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.slowness.counts);
+        counts.waiting -= 1;
+        if self.sent {
+            counts.sent += 1;
+        } else {
+            counts.given_up += 1;
+        }
+    }
+}
+
+/// A watch under way: its path, and how to silence it.
+struct Watch {
+    path: String,
+    silence: watch::Sender<bool>,
+}
+
 struct Shared {
     server: Uri,
     client: Client<HttpsConnector<HttpConnector>, Body>,
     traps: Mutex<VecDeque<Trap>>,
+    slow: Mutex<Vec<Weak<Slowness>>>,
+    watches: Mutex<Vec<Watch>>,
 }
 
 /// A proxy on a port of 127.0.0.1, in plain HTTP, on threads of its own. Whoever calls keeps his own token.
@@ -152,6 +228,8 @@ impl ApiProxy {
             server: config.cluster_url,
             client: Client::builder(TokioExecutor::new()).build(connector),
             traps: Mutex::default(),
+            slow: Mutex::default(),
+            watches: Mutex::default(),
         });
         let listener =
             std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listen for the proxy")?;
@@ -199,11 +277,44 @@ impl ApiProxy {
         });
         Armed(armed)
     }
+
+    /// Lets requests of this kind take so much longer, as an admission webhook does. Like the API server it gives up on one
+    /// that says by `timeout` that it may not take so long.
+    pub fn slow(
+        &self,
+        matching: impl Fn(&Method, &str) -> bool + Send + Sync + 'static,
+        delay: Duration,
+    ) -> Slow {
+        let slowness = Arc::new(Slowness {
+            matching: Box::new(matching),
+            delay,
+            counts: Mutex::default(),
+        });
+        let mut slow = lock(&self.shared.slow);
+        slow.retain(|slowness| slowness.strong_count() > 0);
+        slow.push(Arc::downgrade(&slowness));
+        Slow(slowness)
+    }
+
+    /// Silences the watches under way of these paths: nothing comes any more, and nothing is closed. Those that begin later
+    /// are as ever. How many there were.
+    pub fn silence_watches(&self, matching: impl Fn(&str) -> bool) -> usize {
+        let mut watches = lock(&self.shared.watches);
+        let mut silenced = 0;
+        watches.retain(|watch| {
+            if !matching(&watch.path) {
+                return true;
+            }
+            silenced += usize::from(watch.silence.send(true).is_ok());
+            false
+        });
+        silenced
+    }
 }
 
-/// A panic elsewhere leaves nothing half made in a list of traps.
-fn lock(traps: &Mutex<VecDeque<Trap>>) -> MutexGuard<'_, VecDeque<Trap>> {
-    traps.lock().unwrap_or_else(PoisonError::into_inner)
+/// A panic elsewhere leaves nothing half made here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
@@ -227,13 +338,83 @@ impl Shared {
         let headers = request.headers_mut();
         headers.remove(header::HOST);
         headers.remove(header::CONNECTION);
+        let path = request.uri().path().to_owned();
+        let watches = parameter(request.uri(), "watch").is_some_and(|value| value == "true" || value == "1");
         let answer = self.client.request(request).await.context("ask the API server")?;
-        Ok(answer.map(Body::new))
+        let answer = answer.map(Body::new);
+        Ok(if watches { self.watch(path, answer) } else { answer })
+    }
+
+    /// The answer of a watch, which can be silenced.
+    fn watch(&self, path: String, answer: Response) -> Response {
+        let (silence, silenced) = watch::channel(false);
+        {
+            let mut watches = lock(&self.watches);
+            watches.retain(|watch| !watch.silence.is_closed());
+            watches.push(Watch { path, silence });
+        }
+        answer.map(|body| {
+            let state = (body.into_data_stream(), silenced);
+            Body::from_stream(futures::stream::unfold(
+                state,
+                async |(mut data, mut silenced)| {
+                    let silence = async {
+                        if silenced.wait_for(|silence| *silence).await.is_err() {
+                            // Nobody is left who could silence it.
+                            std::future::pending::<()>().await;
+                        }
+                    };
+                    tokio::select! {
+                        biased;
+                        // What comes is not read, so that the API server's end stays open too.
+                        () = silence => std::future::pending().await,
+                        next = data.next() => next.map(|next| (next, (data, silenced))),
+                    }
+                },
+            ))
+        })
+    }
+
+    /// Waits as long as this request is slow; an answer if that is longer than it may take.
+    async fn delay(&self, method: &Method, uri: &Uri) -> Option<Response> {
+        let slowness = lock(&self.slow)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|slow| (slow.matching)(method, uri.path()))?;
+        let delay = slowness.delay;
+        let mut delayed = Delayed::begin(slowness);
+        let limit = parameter(uri, "timeout")
+            .and_then(|limit| limit.strip_suffix('s')?.parse().ok())
+            .map_or(SERVERS_OWN_LIMIT, Duration::from_secs);
+        if limit < delay {
+            tokio::time::sleep(limit).await;
+            let status = serde_json::json!({
+                "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Timeout", "code": 504,
+                "message": "request did not complete within requested timeout",
+            });
+            let json = [(header::CONTENT_TYPE, "application/json")];
+            return Some((StatusCode::GATEWAY_TIMEOUT, json, status.to_string()).into_response());
+        }
+        tokio::time::sleep(delay).await;
+        delayed.sent = true;
+        None
     }
 }
 
+/// The value of a parameter of the query.
+fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
+    uri.query()?
+        .split('&')
+        .filter_map(|parameter| parameter.split_once('='))
+        .find_map(|(key, value)| (key == name).then_some(value))
+}
+
 async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    if let Some(answer) = shared.delay(&method, &uri).await {
+        return answer;
+    }
+    let path = uri.path().to_owned();
     let trap = Write::of(&method, &path).and_then(|write| shared.trapped(write));
     let answer = match trap {
         None => shared.send(request).await,

@@ -141,3 +141,32 @@ fn a_time_that_is_none_is_put_right() {
         assert_eq!(changed_at(&wish, Some(&live)).as_deref(), kept, "{text}");
     }
 }
+
+#[test]
+fn a_write_that_may_take_long_dates_its_change_ahead_and_nothing_else() {
+    let times = Times {
+        now: time(NOW),
+        change: time("2026-11-02T09:30:20Z"),
+    };
+    let live = Wish::of(&[("password", "old")]).made();
+    let wish = Wish {
+        restarts: true,
+        ..Wish::default()
+    };
+    let changing = wish.plan_with(times, Some(&live));
+    assert_eq!(written(&changing).changed_at, Some(times.change));
+    assert!(times.dates(written(&changing)));
+    // From when restarts are wanted must not be later than a change that follows at once.
+    assert_eq!(written(&changing).restart_since, Some(times.now));
+    // What was changed before keeps its time.
+    let changed = apply(Some(&live), &wish.plan_at(THEN, Some(&live)));
+    let again = Wish {
+        versions: r#"{"0":"v2"}"#.into(),
+        ..wish.clone()
+    };
+    let annotating = again.plan_with(times, Some(&changed));
+    assert_eq!(written(&annotating).changed_at, Some(time(THEN)));
+    assert!(!times.dates(written(&annotating)));
+    // Nor does a Secret that is made name a change.
+    assert!(!times.dates(written(&wish.plan_with(times, None))));
+}

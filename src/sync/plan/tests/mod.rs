@@ -82,6 +82,10 @@ impl Wish {
     }
 
     pub(super) fn plan_at(&self, now: &str, live: Option<&Secret>) -> Plan {
+        self.plan_with(time(now), live)
+    }
+
+    pub(super) fn plan_with(&self, times: impl Into<Times>, live: Option<&Secret>) -> Plan {
         let object = ObjectKey::new("shop", "db");
         let recorded = self.recorded.as_ref();
         let wanted = Wanted {
@@ -107,7 +111,7 @@ impl Wish {
             trigger: &self.trigger,
             restarts: self.restarts,
         };
-        plan(&TokenKey::new(&self.key), time(now), &wanted, live)
+        plan(&TokenKey::new(&self.key), times, &wanted, live)
     }
 
     /// The Secret as this wish makes it where there is none.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client, Config, ResourceExt as _};
 use serde_json::json;
 use testbed::controlplane::ControlPlane;
 use testbed::history::History;
@@ -141,5 +142,87 @@ async fn requests_are_stopped_before_they_are_sent_or_answered() -> Result<()> {
             .is_none()
     );
     through.create(&PostParams::default(), &secret("last")?).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn requests_are_slow_and_watches_fall_silent() -> Result<()> {
+    let cluster = ControlPlane::shared().await?;
+    let client = cluster.client().await?;
+    let namespace = cluster.namespace("slow-proxy").await?;
+    let account = format!("--serviceaccount={namespace}:default");
+    cluster
+        .kubectl([
+            "-n",
+            &namespace,
+            "create",
+            "rolebinding",
+            "edit",
+            "--clusterrole=edit",
+            &account,
+        ])
+        .await?;
+    let proxy = ApiProxy::start(cluster).await?;
+    let kubeconfig = cluster
+        .kubeconfig_through(&namespace, "default", proxy.url())
+        .await?;
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    config.default_retry = false;
+    let through = Client::try_from(config)?;
+    let secrets = Api::<Secret>::namespaced(through.clone(), &namespace);
+    let direct = Api::<Secret>::namespaced(client, &namespace);
+    let secret =
+        |name: &str| -> Result<Secret> { Ok(serde_json::from_value(json!({"metadata": {"name": name}}))?) };
+    wait::until("the role to count", SOON, async || {
+        secrets.create(&PostParams::default(), &secret("first")?).await?;
+        Ok(Some(()))
+    })
+    .await?;
+
+    // A caller that allows for the delay is served; one that does not is told so, and nothing is done.
+    let post = |name: &str, limit: &str| -> Result<http::Request<Vec<u8>>> {
+        let path = format!("/api/v1/namespaces/{namespace}/secrets?timeout={limit}");
+        let request = http::Request::post(path).header("content-type", "application/json");
+        Ok(request.body(serde_json::to_vec(&secret(name)?)?)?)
+    };
+    let slow = proxy.slow(|method, _| *method == http::Method::POST, Duration::from_secs(2));
+    through.request::<Secret>(post("patient", "29s")?).await?;
+    let late = through.request::<Secret>(post("hasty", "1s")?).await;
+    ensure!(
+        matches!(&late, Err(kube::Error::Api(status)) if status.code == 504),
+        "{late:?}"
+    );
+    ensure!(direct.get_opt("hasty").await?.is_none());
+    let counts = slow.counts();
+    ensure!(
+        (counts.most, counts.sent, counts.given_up) == (1, 1, 1),
+        "{counts:?}"
+    );
+    drop(slow);
+    through.request::<Secret>(post("other", "1s")?).await?;
+
+    let version = secrets
+        .list(&ListParams::default())
+        .await?
+        .metadata
+        .resource_version;
+    let version = version.context("a list has a version")?;
+    let parameters = WatchParams::default();
+    let watched = || secrets.watch(&parameters, &version);
+    let mut silenced = std::pin::pin!(watched().await?);
+    ensure!(proxy.silence_watches(|path| path.ends_with("/pods")) == 0);
+    ensure!(proxy.silence_watches(|path| path.ends_with("/secrets")) == 1);
+    direct.create(&PostParams::default(), &secret("unseen")?).await?;
+    let mut fresh = std::pin::pin!(watched().await?);
+    let seen = tokio::time::timeout(SOON, fresh.next())
+        .await?
+        .context("it goes on")??;
+    ensure!(
+        matches!(&seen, WatchEvent::Added(secret) if secret.name_any() == "unseen"),
+        "{seen:?}"
+    );
+    let silence = tokio::time::timeout(Duration::from_secs(1), silenced.next()).await;
+    ensure!(silence.is_err(), "{silence:?}");
     Ok(())
 }

@@ -1,0 +1,284 @@
+//! Admission webhooks that take long, and connections that are only half open: each holds up what it concerns, and nothing
+//! else.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use http::Method;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ConfigMap;
+use keyturn::{
+    api::RestartMode,
+    cluster::{Access, Change, Changes, Cluster, Metrics, Scope, Watches},
+    sync::entry::ExternalSecrets,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+use testbed::{proxy::ApiProxy, requests, wait};
+
+use crate::{
+    harness::{API_SERVER, Bed, SOON, STORE, annotation, data, quarry, same},
+    operator::Operator,
+    rolling::{LATER, SKEW, restarted, web},
+};
+
+/// Longer than a webhook may take by default, so that `failurePolicy: Ignore` comes into effect, and with some to spare.
+const WEBHOOK: Duration = Duration::from_secs(12);
+/// ExternalSecrets of the namespace with the webhook: more than all places to write.
+const SLOW: usize = 40;
+/// Those of the other one.
+const OTHERS: usize = 20;
+
+/// Whether a request writes a Secret of this namespace.
+fn secrets_of(namespace: &str) -> impl Fn(&Method, &str) -> bool + Send + Sync + 'static {
+    let all = format!("/api/v1/namespaces/{namespace}/secrets");
+    move |method, path| {
+        matches!(*method, Method::POST | Method::PATCH)
+            && path
+                .strip_prefix(&*all)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+async fn written(bed: &Bed) -> Result<usize> {
+    let managed = ListParams::default().labels("keyturn.dev/managed=true");
+    let secrets = bed
+        .all::<k8s_openapi::api::core::v1::Secret>()
+        .list(&managed)
+        .await?;
+    Ok(secrets.items.len())
+}
+
+#[tokio::test]
+async fn a_slow_webhook_of_one_namespace_holds_up_no_other_and_its_own_secrets_are_written() -> Result<()> {
+    let _api_server = API_SERVER.read().await;
+    let place = quarry().await?;
+    let (slow, other) = (Bed::make(place, "slow").await?, Bed::make(place, "fast").await?);
+    for bed in [&slow, &other] {
+        bed.store(STORE, json!({})).await?;
+        bed.secret("app/db", "first")?;
+    }
+    let proxy = ApiProxy::start(place.cluster).await?;
+    let webhook = proxy.slow(secrets_of(&slow.namespace), WEBHOOK);
+    let mut operator = Operator::confined_to(place, &[&slow, &other], &[]).await?;
+    operator.go_through(proxy.url());
+    operator.start().await?;
+    for n in 0..SLOW {
+        slow.plain(&format!("db-{n}"), "app/db").await?;
+    }
+    wait::until("writes that wait for the webhook", SOON, async || {
+        Ok((webhook.counts().waiting > 0).then_some(()))
+    })
+    .await?;
+    for n in 0..OTHERS {
+        other.plain(&format!("db-{n}"), "app/db").await?;
+    }
+    for n in 0..OTHERS {
+        other.holds(&format!("db-{n}"), &[("value", "first")]).await?;
+    }
+    // Each write takes 12 s, and few are under way at once: they cannot be through.
+    let counts = webhook.counts();
+    ensure!(counts.most <= 4, "{counts:?}");
+    let (before, all) = (written(&slow).await?, SLOW);
+    ensure!(before < all, "{before} of {all} were written meanwhile");
+    wait::until("a Secret of the slow namespace", SOON, async || {
+        Ok((written(&slow).await? > 0).then_some(()))
+    })
+    .await?;
+    // Once the webhook is gone the rest follows.
+    drop(webhook);
+    for n in 0..SLOW {
+        slow.holds(&format!("db-{n}"), &[("value", "first")]).await?;
+    }
+    finish(&operator, [slow, other]).await
+}
+
+#[tokio::test]
+async fn a_change_through_a_slow_webhook_is_written_and_dated_no_earlier_than_it_arrives() -> Result<()> {
+    let _api_server = API_SERVER.read().await;
+    let place = quarry().await?;
+    let bed = Bed::make(place, "slow-change").await?;
+    bed.store(STORE, json!({})).await?;
+    let proxy = ApiProxy::start(place.cluster).await?;
+    let mut operator = Operator::confined_to(place, &[&bed], &[]).await?;
+    operator.go_through(proxy.url());
+    operator.start().await?;
+    let source = bed.restarting("db", json!({})).await?;
+    bed.run_workloads([web("web", "db")]).await?;
+    let history = bed.history().await?;
+    let webhook = proxy.slow(secrets_of(&bed.namespace), WEBHOOK);
+    bed.aws.put_secret_value(&source.arn, "second")?;
+    // The last moment at which a pod could have been given the old value.
+    let before = wait::until("the second value", 2 * SOON, async || {
+        let now = Timestamp::now();
+        let secret = bed.written("db").await?;
+        let second = data(&secret).values().any(|value| value == "second");
+        Ok(second.then_some((now, secret)))
+    })
+    .await?;
+    let (seen, secret) = before;
+    let changed: Timestamp = annotation(&secret, "keyturn.dev/changed-at")
+        .context("it names the time of the change")?
+        .parse()?;
+    // It was looked for several times a second.
+    let covered = changed + SKEW;
+    ensure!(
+        covered + SignedDuration::from_secs(3) > seen,
+        "changed at {changed}, seen at {seen}"
+    );
+    let counts = webhook.counts();
+    ensure!(counts.sent >= 1, "{counts:?}");
+    drop(webhook);
+    let token = bed.rollout("db").await?;
+    bed.follows(("Deployment", "web"), "db", &token).await?;
+    bed.restarts("db", &["Complete"]).await?;
+    restarted(&history, &[("Deployment web", 1)]).await?;
+    finish(&operator, [bed]).await
+}
+
+#[tokio::test]
+async fn a_half_open_watch_is_opened_again_and_misses_nothing() -> Result<()> {
+    /// Short, so that the test is; in production 200 s.
+    const SILENCE: Duration = Duration::from_secs(5);
+    let _api_server = API_SERVER.read().await;
+    let place = quarry().await?;
+    let bed = Bed::make(place, "half-open").await?;
+    bed.store(STORE, json!({})).await?;
+    let proxy = ApiProxy::start(place.cluster).await?;
+    // With the rights that the chart gives.
+    let operator = Operator::confined_to(place, &[&bed], &[]).await?;
+    let account = operator.user().rsplit(':').next().unwrap_or_default();
+    let kubeconfig = place
+        .cluster
+        .kubeconfig_through(operator.namespace(), account, proxy.url())
+        .await?;
+    let access = Access {
+        kubeconfig: Some(kubeconfig),
+        context: None,
+    };
+    let metrics = Metrics::default();
+    let cluster = Cluster::connect(&access, metrics.clone()).await?;
+    let (changes, namespace) = (Changes::default(), Arc::from(&*bed.namespace));
+    let scope = Scope::Namespaces(vec![Arc::clone(&namespace)]);
+    let mut watches = Watches::new(cluster, scope, changes.clone()).with_silence(SILENCE);
+    let objects = watches.watch(ExternalSecrets {
+        min_interval: Duration::from_secs(1),
+        restart_default: RestartMode::Disabled,
+    });
+    let (mut listed, ages) = (watches.ready(), watches.ages());
+    let watching = tokio::spawn(watches.run());
+    listed.wait_for(|listed| *listed).await?;
+    let path = format!("/namespaces/{}/externalsecrets", bed.namespace);
+    wait::until("the watch to be silenced", SOON, async || {
+        Ok((proxy.silence_watches(|watched| watched.ends_with(&path)) > 0).then_some(()))
+    })
+    .await?;
+    let asked = requests::mark(bed.cluster)?;
+    bed.plain("db", "app/db").await?;
+    let seen = async {
+        let new = |change: &Change| matches!(change, Change::ExternalSecret(key) if *key.name == *"db");
+        while !new(&changes.next().await) {}
+    };
+    tokio::time::timeout(SOON, seen)
+        .await
+        .context("the new object is seen")?;
+    ensure!(objects.len() == 1, "{}", objects.len());
+    ensure!(ages.silence().is_some_and(|silence| silence < SOON));
+    // It went on from where it was.
+    let lists = requests::since(bed.cluster, asked)?
+        .of(operator.user())
+        .only(|request| request.verb == "list" && request.resource == "externalsecrets");
+    same("lists", &lists.0.len(), &0)?;
+    let mut registry = prometheus_client::registry::Registry::default();
+    metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    ensure!(
+        text.contains(r#"watch_restarts_total{kind="ExternalSecret",cause="silent"}"#),
+        "{text}"
+    );
+    watching.abort();
+    finish(&operator, [bed]).await
+}
+
+/// Suspends all restarts, or no more.
+async fn suspend(bed: &Bed, operator: &Operator, suspended: bool) -> Result<()> {
+    let api = Api::<ConfigMap>::namespaced(bed.client.clone(), operator.namespace());
+    if suspended {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "keyturn-control"},
+            "data": {"suspendRestarts": "true"}});
+        let parameters = PatchParams::apply("tests").force();
+        api.patch("keyturn-control", &parameters, &Patch::Apply(map))
+            .await?;
+    } else {
+        api.delete("keyturn-control", &DeleteParams::default()).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn keyturn_control_is_read_before_each_restart() -> Result<()> {
+    let _api_server = API_SERVER.read().await;
+    let place = quarry().await?;
+    let bed = Bed::make(place, "live-control").await?;
+    bed.store(STORE, json!({})).await?;
+    let proxy = ApiProxy::start(place.cluster).await?;
+    let mut operator = Operator::confined_to(place, &[&bed], &[]).await?;
+    operator.go_through(proxy.url());
+    operator.start().await?;
+    let source = bed.restarting("db", json!({})).await?;
+    bed.run_workloads([web("web", "db")]).await?;
+    let history = bed.history().await?;
+    // The watch of keyturn-control is half open: what it says is not heard.
+    let silenced = proxy.silence_watches(|path| path.ends_with("/configmaps"));
+    ensure!(silenced == 1, "{silenced} watches were silenced");
+    suspend(&bed, &operator, true).await?;
+    let mark = requests::mark(bed.cluster)?;
+    bed.rotate(&source, "second").await?;
+    let reads = async |what: &str, least: usize| {
+        wait::until(what, LATER, async || {
+            let asked = requests::since(bed.cluster, mark)?.of(operator.user());
+            let read = asked.only(|request| request.verb == "get" && request.name == "keyturn-control");
+            Ok((read.0.len() >= least).then_some(()))
+        })
+        .await
+    };
+    reads("keyturn-control to be read, and read again", 2).await?;
+    restarted(&history, &[]).await?;
+    suspend(&bed, &operator, false).await?;
+    let token = bed.rollout("db").await?;
+    bed.follows(("Deployment", "web"), "db", &token).await?;
+
+    // Where it cannot be read nothing is restarted, and that is said.
+    let unread = proxy.slow(
+        |method, path| *method == Method::GET && path.ends_with("/configmaps/keyturn-control"),
+        Duration::from_hours(1),
+    );
+    let third = bed.rotate(&source, "third").await?;
+    wait::until("two attempts to read it", LATER, async || {
+        Ok((unread.counts().given_up >= 2).then_some(()))
+    })
+    .await?;
+    restarted(&history, &[("Deployment web", 1)]).await?;
+    let log = operator.log()?;
+    ensure!(
+        log.lines()
+            .any(|line| line.contains("keyturn-control") && line.contains("no answer in time")),
+        "the log does not say so"
+    );
+    drop(unread);
+    bed.follows(("Deployment", "web"), "db", &third).await?;
+    bed.restarts("db", &["Complete"]).await?;
+    restarted(&history, &[("Deployment web", 2)]).await?;
+    finish(&operator, [bed]).await
+}
+
+async fn finish(operator: &Operator, beds: impl IntoIterator<Item = Bed>) -> Result<()> {
+    for bed in beds {
+        bed.run(Some(operator), async |_| Ok(())).await?;
+    }
+    Ok(())
+}
