@@ -55,11 +55,12 @@ impl Context {
         };
         let (at, pods) = self.pods(&object.namespace, Some(&selector)).await?;
         let pods = self.workloads.sort_pods(&object.namespace, at, pods);
+        let own = pods.of(&object.name, &workload.selector);
         Ok(Some(Looked {
             observed,
+            at: own.at,
+            pods: own.pods.into_iter().cloned().collect(),
             workload,
-            at: pods.at(),
-            pods: pods.of(&object.name).cloned().collect(),
         }))
     }
 

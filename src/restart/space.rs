@@ -325,12 +325,11 @@ impl Space {
             let Some(workload) = known.as_deref() else {
                 continue;
             };
-            let all = pods.of(&key.key.name);
-            let own = all
-                .filter(|pod| need::is_of(&key, workload, pod))
-                .cloned()
-                .collect();
-            self.keep(key, workload.uid.clone(), pods.at(), own);
+            let own = pods.of(&key.key.name, &workload.selector);
+            let at = own.at;
+            let own = own.pods.into_iter();
+            let own = own.filter(|pod| need::is_of(&key, workload, pod)).cloned();
+            self.keep(key.clone(), workload.uid.clone(), at, own.collect());
         }
     }
 
