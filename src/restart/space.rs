@@ -123,6 +123,14 @@ impl Space {
         self.pods.remove(key);
     }
 
+    /// What a workload was to say was seen to, until it is looked at again.
+    pub(super) fn forget_notes(&mut self, key: &WorkloadKey) {
+        let found = find(&self.targets, key).ok();
+        if let Some(target) = found.and_then(|at| self.targets.get_mut(at)) {
+            target.notes = Vec::new();
+        }
+    }
+
     /// Looks at everything, or only at the workloads that changed.
     pub(super) fn look(
         &mut self,

@@ -11,8 +11,11 @@ use litemap::LiteMap;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::{
-    model::{Container, Expression, Pod, PodSelector, Progress, Record, Texts, Update, Wishes, Workload},
-    patch,
+    model::{
+        Container, Expression, FailureRecord, Pod, PodSelector, Progress, Record, Texts, Update, Wishes,
+        Workload,
+    },
+    note, patch,
     uses::{self, PodSpec},
 };
 use crate::{
@@ -225,6 +228,8 @@ struct ContainerStatus {
     #[serde(deserialize_with = "nullable")]
     restart_count: i32,
     #[serde(deserialize_with = "nullable")]
+    ready: bool,
+    #[serde(deserialize_with = "nullable")]
     state: ContainerState,
 }
 
@@ -304,6 +309,7 @@ impl WorkloadDoor {
                 .collect(),
             tokens: tokens(template),
             records: records(&metadata.annotations),
+            failures: failures(&metadata.annotations),
             patched_at: metadata
                 .managed_fields
                 .iter()
@@ -419,6 +425,7 @@ impl PodDoor {
                 let ContainerStatus {
                     name,
                     restart_count,
+                    ready,
                     state,
                 } = container;
                 Container {
@@ -427,6 +434,7 @@ impl PodDoor {
                         .running
                         .and_then(|running| time(running.started_at.as_deref())),
                     restarts: restart_count,
+                    ready,
                     waiting: state.waiting.map(|waiting| waiting.reason.unwrap_or_default()),
                 }
             })
@@ -490,6 +498,16 @@ fn tokens(annotations: &Annotations) -> Texts {
 fn records(annotations: &Annotations) -> LiteMap<Box<str>, Record> {
     annotations
         .iter()
-        .filter_map(|(name, value)| Some((hash(name)?.into(), patch::parse(value)?)))
+        .filter_map(|(name, value)| {
+            let hash = hash(name).filter(|hash| note::failed(hash).is_none())?;
+            Some((hash.into(), patch::parse(value)?))
+        })
+        .collect()
+}
+
+fn failures(annotations: &Annotations) -> LiteMap<Box<str>, Option<FailureRecord>> {
+    annotations
+        .iter()
+        .filter_map(|(name, value)| Some((note::failed(hash(name)?)?.into(), note::parse(value))))
         .collect()
 }

@@ -186,6 +186,7 @@ fn what_comes_of_an_eviction_is_ours_though_the_next_one_was_refused() {
     let mut new = pod("api", 21);
     new.ready = false;
     (new.containers[0].restarts, new.containers[0].waiting) = (3, Some("CrashLoopBackOff".into()));
+    new.containers[0].ready = false;
     let pods = [pod("api", -1000), new];
     let target = look(at(90), &facts, &workload("api"), &pods, &mut memory).unwrap();
     let failed = Standing::Failed {
@@ -204,6 +205,7 @@ fn a_rollout_that_failed_stays_failed_after_its_time() {
     crashing.ready = false;
     crashing.tokens.insert("hash-db".into(), "t".into());
     (crashing.containers[0].restarts, crashing.containers[0].waiting) = (3, Some("CrashLoopBackOff".into()));
+    crashing.containers[0].ready = false;
     let mut workload = patched(20);
     workload.observed_generation = 2;
     workload.progress.available = 0;
