@@ -21,7 +21,7 @@ use super::{
     note::Note,
     phase::{ASTRAY, Phase, caught},
     queue::{self, Carried, Go},
-    report::Seen,
+    report::{Happening, Seen},
     say::{Statuses, Wanted},
     share::Share,
     space::{Space, instant},
@@ -114,6 +114,8 @@ pub(super) struct Controller {
     pub(super) spaces: BTreeMap<Arc<str>, Space>,
     pub(super) memory: Memory,
     pub(super) seen: Seen,
+    /// What happened and is told once something else is.
+    pub(super) held: Vec<Happening>,
     pub(super) phases: HashMap<WorkloadKey, Phase>,
     /// Workloads that are being written to that they say something: not again before, or before that ends.
     pub(super) records: HashMap<WorkloadKey, Option<Instant>>,
@@ -145,6 +147,7 @@ impl Controller {
             spaces: BTreeMap::new(),
             memory: Memory::default(),
             seen: Seen::default(),
+            held: Vec::new(),
             phases: HashMap::new(),
             records: HashMap::new(),
             statuses: Statuses::default(),
