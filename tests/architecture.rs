@@ -35,6 +35,7 @@ const PURE: &[&str] = &[
     "restart/memory",
     "restart/model",
     "restart/need",
+    "restart/note",
     "restart/patch",
     "restart/pods",
     "restart/queue",

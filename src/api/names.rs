@@ -14,6 +14,9 @@ pub const WATCH_LABEL: &str = "keyturn.dev/watch";
 pub const SYNC_MANAGER: &str = "keyturn-sync";
 /// The field manager of restarts and their part of the status.
 pub const RESTART_MANAGER: &str = "keyturn-restart";
+/// The field manager of what a workload says of its restarts beside them: that of [`RESTART_MANAGER`] tells when a workload
+/// was restarted.
+pub const RECORD_MANAGER: &str = "keyturn-record";
 /// The type of a Secret that names none.
 pub const OPAQUE: &str = "Opaque";
 /// The Secret with the key of the tokens, in the operator's namespace.

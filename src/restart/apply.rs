@@ -7,16 +7,21 @@ use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment, StatefulSet},
     core::v1,
 };
+use serde_json::Value;
 
 use super::{
     Context,
     door::{PodDoor, WorkloadDoor},
     model::{Pod, PodSelector, Workload, WorkloadKey},
+    note::{self, Note},
     pods::PROVES_NOTHING,
     step::Step,
 };
 use crate::{
-    api::{ObjectKey, WorkloadKind, names::RESTART_MANAGER},
+    api::{
+        ObjectKey, WorkloadKind,
+        names::{RECORD_MANAGER, RESTART_MANAGER},
+    },
     cluster::{Class, Control, Error, Found, Observed, Rollout},
 };
 
@@ -37,6 +42,29 @@ pub(super) struct Looked {
 impl Context {
     /// Reads a workload and its pods; none if it is gone or cannot be restarted any more.
     pub(super) async fn look_again(&self, key: &WorkloadKey) -> Result<Option<Looked>, Error> {
+        let object = &key.key;
+        let Some((observed, workload)) = self.read(key).await? else {
+            return Ok(None);
+        };
+        let Some(selector) = selector(&workload.selector) else {
+            return Ok(None);
+        };
+        let (at, pods) = self.pods(&object.namespace, Some(&selector)).await?;
+        let pods = self.workloads.sort_pods(&object.namespace, at, pods);
+        let own = pods.of(&object.name, &workload.selector);
+        // The index may lag behind by as long as a broken connection goes unnoticed: too long in an incident.
+        let control = self.writer.cluster().control(&self.operator_namespace).await;
+        Ok(Some(Looked {
+            observed,
+            at: own.at,
+            pods: own.pods.into_iter().cloned().collect(),
+            workload,
+            control,
+        }))
+    }
+
+    /// A workload as it is now, and the state that a patch rests on; none if it is gone or cannot be restarted any more.
+    async fn read(&self, key: &WorkloadKey) -> Result<Option<(Observed, Workload)>, Error> {
         let cluster = self.writer.cluster();
         let object = &key.key;
         let door = match key.kind {
@@ -49,23 +77,29 @@ impl Context {
             Err(error) if error.class == Class::NotFound => return Ok(None),
             door => door?,
         };
-        let (Some(observed), Some(workload)) = (door.observed(), door.workload(key.kind)) else {
-            return Ok(None);
+        Ok(door.observed().zip(door.workload(key.kind)))
+    }
+
+    /// Has the workload of this uid say `notes`, unless it does or they do not hold any more.
+    pub(super) async fn write_notes(
+        &self,
+        key: &WorkloadKey,
+        uid: &str,
+        notes: &[Note],
+    ) -> Result<(), Error> {
+        if !notes.iter().any(|note| note.what.is_written()) {
+            return Ok(());
+        }
+        let Some((observed, workload)) = self.read(key).await? else {
+            return Ok(());
         };
-        let Some(selector) = selector(&workload.selector) else {
-            return Ok(None);
-        };
-        let (at, pods) = self.pods(&object.namespace, Some(&selector)).await?;
-        let pods = self.workloads.sort_pods(&object.namespace, at, pods);
-        // The index may lag behind by as long as a broken connection goes unnoticed: too long in an incident.
-        let control = cluster.control(&self.operator_namespace).await;
-        Ok(Some(Looked {
-            observed,
-            workload,
-            at: pods.at(),
-            pods: pods.of(&object.name).cloned().collect(),
-            control,
-        }))
+        if *workload.uid != *uid {
+            return Ok(());
+        }
+        match note::body(&workload, &observed.resource_version, notes) {
+            Some(body) => self.patch(key, &observed, RECORD_MANAGER, body).await,
+            None => Ok(()),
+        }
     }
 
     /// The pods of a namespace, and a time before they were listed.
@@ -105,8 +139,17 @@ impl Context {
             }
             Step::Patch { body, go: _ } => body,
         };
-        let writer = &self.writer;
-        let by = RESTART_MANAGER;
+        self.patch(key, observed, RESTART_MANAGER, body).await
+    }
+
+    async fn patch(
+        &self,
+        key: &WorkloadKey,
+        observed: &Observed,
+        by: &str,
+        body: Value,
+    ) -> Result<(), Error> {
+        let (writer, object) = (&self.writer, &key.key);
         match key.kind {
             WorkloadKind::Deployment => writer.patch::<Deployment>(object, observed, by, body).await,
             WorkloadKind::StatefulSet => writer.patch::<StatefulSet>(object, observed, by, body).await,

@@ -18,9 +18,10 @@ use super::{
     apply::Looked,
     memory::Memory,
     model::{Pod, WorkloadKey},
+    note::Note,
     phase::{ASTRAY, Phase, caught},
     queue::{self, Carried, Go},
-    report::Seen,
+    report::{Happening, Seen},
     say::{Statuses, Wanted},
     share::Share,
     space::{Space, instant},
@@ -100,6 +101,12 @@ pub(super) enum Done {
         wanted: Wanted,
         written: Result<(), cluster::Error>,
     },
+    Recorded {
+        key: WorkloadKey,
+        uid: Box<str>,
+        notes: Vec<Note>,
+        written: Result<(), cluster::Error>,
+    },
 }
 
 pub(super) struct Controller {
@@ -107,7 +114,11 @@ pub(super) struct Controller {
     pub(super) spaces: BTreeMap<Arc<str>, Space>,
     pub(super) memory: Memory,
     pub(super) seen: Seen,
+    /// What happened and is told once something else is.
+    pub(super) held: Vec<Happening>,
     pub(super) phases: HashMap<WorkloadKey, Phase>,
+    /// Workloads that are being written to that they say something: not again before, or before that ends.
+    pub(super) records: HashMap<WorkloadKey, Option<Instant>>,
     pub(super) statuses: Statuses,
     /// What was reported last of an object, as a digest of its states.
     pub(super) reported: HashMap<ObjectKey, u64>,
@@ -136,7 +147,9 @@ impl Controller {
             spaces: BTreeMap::new(),
             memory: Memory::default(),
             seen: Seen::default(),
+            held: Vec::new(),
             phases: HashMap::new(),
+            records: HashMap::new(),
             statuses: Statuses::default(),
             reported: HashMap::new(),
             doubts: HashMap::new(),
@@ -324,6 +337,7 @@ impl Controller {
     /// When a phase ends by time alone, or the time of warming up.
     fn phases_end(&self) -> Option<Instant> {
         let phases = self.phases.values().filter_map(Phase::end);
+        let phases = phases.chain(self.records.values().copied().flatten());
         phases.chain((!self.warm).then_some(self.started + WARM)).min()
     }
 
@@ -388,6 +402,7 @@ impl Controller {
         for go in std::mem::take(&mut decisions.go) {
             self.go(go, now);
         }
+        self.record(now);
         self.tell(&decisions, now);
         self.report(&decisions, time, now);
         self.took = now.elapsed();
@@ -405,6 +420,12 @@ impl Controller {
                 wanted,
                 written,
             }) => self.statuses.done(&object, wanted, written, now),
+            Ok(Done::Recorded {
+                key,
+                uid,
+                notes,
+                written,
+            }) => self.recorded(&key, &uid, &notes, written, now),
             // Panics are caught in the task, and nobody aborts it.
             Err(_) => tracing::error!("a request of restarts was lost; this is a bug, please report it"),
         }
@@ -451,11 +472,13 @@ impl Controller {
 
     /// Lets requests that change something end.
     async fn end(mut self) {
-        let busy = |phases: &HashMap<WorkloadKey, Phase>| {
-            phases.values().any(|phase| matches!(phase, Phase::Busy(_)))
+        let busy = |controller: &Self| {
+            let mut phases = controller.phases.values();
+            phases.any(|phase| matches!(phase, Phase::Busy(_)))
+                || controller.records.values().any(Option::is_none)
         };
         let all = async {
-            while busy(&self.phases)
+            while busy(&self)
                 && let Some(done) = self.tasks.join_next().await
             {
                 match done {

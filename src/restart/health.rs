@@ -12,6 +12,8 @@ use crate::api::WorkloadKind;
 
 /// Containers that were restarted this often crash.
 const CRASHES: i32 = 3;
+/// One that crashed works again once it has run for so long: between two crashes it may look well.
+const PROOF: SignedDuration = SignedDuration::from_secs(60);
 /// What needs no restarts to be seen counts after this time: an image may be slow to come, a Secret late.
 const STUCK: SignedDuration = SignedDuration::from_secs(60);
 
@@ -39,6 +41,53 @@ pub enum Failure {
     TimedOut,
     /// A new pod does not start: the reason that its container gives.
     Pod(Box<str>),
+    /// The workload itself says so; its pods were not looked at yet.
+    Recorded,
+    /// The workload says something of it that cannot be read.
+    Unreadable,
+}
+
+impl Failure {
+    /// The failure in a word, as it is recorded.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::TimedOut => "TimedOut",
+            Self::Pod(reason) => reason,
+            Self::Recorded => "Recorded",
+            Self::Unreadable => "Unreadable",
+        }
+    }
+
+    /// The failure of a recorded word.
+    pub fn of(reason: &str) -> Self {
+        match reason {
+            "DeadlineExceeded" => Self::DeadlineExceeded,
+            "TimedOut" => Self::TimedOut,
+            "Unreadable" => Self::Unreadable,
+            reason => Self::Pod(reason.into()),
+        }
+    }
+
+    /// The failure in a sentence, and what to do.
+    pub fn sentence(&self, was_healthy: bool) -> String {
+        let why = match self {
+            Self::DeadlineExceeded => "its controller gave up on the rollout".to_owned(),
+            Self::TimedOut => "its rollout takes longer than restart.health.timeout".to_owned(),
+            Self::Pod(reason) => format!("a new pod does not start: {reason}"),
+            Self::Recorded => "an earlier look found that its rollout failed".to_owned(),
+            Self::Unreadable => {
+                "an annotation restart.keyturn.dev/*.failed on it cannot be read, so it counts as failed \
+                 until its rollout is complete: remove the annotation"
+                    .to_owned()
+            }
+        };
+        if was_healthy {
+            format!("{why}; look at its pods")
+        } else {
+            format!("{why}; it was not healthy before the restart either")
+        }
+    }
 }
 
 /// What is known of a rollout.
@@ -107,11 +156,9 @@ pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
     let Rollout {
         kind,
         workload,
-        since,
-        timeout,
         new,
         stale,
-        failed,
+        ..
     } = *rollout;
     if rolled_out(kind, workload) {
         return Health::Complete;
@@ -120,18 +167,8 @@ pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
     if workload.update == Update::OnDelete && observed {
         return Health::AwaitingPodDeletion;
     }
-    let end = later(
-        since,
-        SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX),
-    );
-    // A pod that was made after the end is of another's rollout, and what befell one after it is another's doing, unless
-    // the rollout failed before.
-    let ours = || {
-        new.into_iter().flatten().filter(|pod| {
-            let since = pod.readiness_since.unwrap_or(pod.created);
-            lives(pod) && pod.created <= end && (failed || since <= end)
-        })
-    };
+    let end = rollout.end();
+    let ours = || ours(rollout, end);
     if let Some(reason) = ours().find_map(|pod| broken(pod, now)) {
         return Health::Failed(Failure::Pod(reason));
     }
@@ -150,15 +187,58 @@ pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
     }
 }
 
+/// Whether the rollout, which failed and now looks `well`, does so for good: pods that were looked at not before `listed` show
+/// it. None if that is not known.
+pub fn recovered(rollout: &Rollout<'_>, well: &Health, listed: Timestamp) -> Option<bool> {
+    rollout.new?;
+    let proven = || !ours(rollout, rollout.end()).any(|pod| crashed_lately(pod, listed));
+    Some(*well == Health::Complete && proven())
+}
+
+impl Rollout<'_> {
+    /// When its time is over.
+    fn end(&self) -> Timestamp {
+        let timeout = SignedDuration::try_from(self.timeout).unwrap_or(SignedDuration::MAX);
+        later(self.since, timeout)
+    }
+}
+
+/// The new pods that tell how the rollout goes, which ends at `end`. A pod that was made after the end is of another's
+/// rollout, and what befell one after it is another's doing, unless the rollout failed before.
+fn ours<'a>(rollout: &Rollout<'a>, end: Timestamp) -> impl Iterator<Item = &'a Pod> {
+    let failed = rollout.failed;
+    rollout.new.into_iter().flatten().copied().filter(move |pod| {
+        let since = pod.readiness_since.unwrap_or(pod.created);
+        lives(pod) && pod.created <= end && (failed || since <= end)
+    })
+}
+
 /// Why the pod does not start, if it does not.
 pub fn broken(pod: &Pod, now: Timestamp) -> Option<Box<str>> {
     let stuck = later(pod.created, STUCK) <= now;
-    let broken = |container: &&Container| match container.waiting.as_deref() {
-        Some("CrashLoopBackOff") => container.restarts >= CRASHES,
-        Some("ImagePullBackOff" | "ErrImagePull" | "CreateContainerConfigError" | "InvalidImageName") => {
-            stuck || container.restarts >= CRASHES
+    pod.containers.iter().find_map(|container| {
+        let crashes = container.restarts >= CRASHES && !container.ready;
+        match container.waiting.as_deref() {
+            Some(
+                reason @ ("ImagePullBackOff"
+                | "ErrImagePull"
+                | "CreateContainerConfigError"
+                | "InvalidImageName"),
+            ) => (stuck || crashes).then(|| reason.into()),
+            // Whatever it does at this moment: it runs a little, ends, waits.
+            _ => crashes.then(|| CRASH_LOOP.into()),
         }
-        _ => false,
-    };
-    pod.containers.iter().find(broken)?.waiting.clone()
+    })
 }
+
+/// Whether a container of the pod crashed again and again, and did not run for long since, as seen not before `listed`.
+pub fn crashed_lately(pod: &Pod, listed: Timestamp) -> bool {
+    let runs = |container: &Container| {
+        let proven = |since| later(since, PROOF) <= listed;
+        container.ready && container.started.is_some_and(proven)
+    };
+    let crashed = |container: &&Container| container.restarts >= CRASHES;
+    !pod.containers.iter().filter(crashed).all(runs)
+}
+
+const CRASH_LOOP: &str = "CrashLoopBackOff";

@@ -8,8 +8,10 @@ use litemap::LiteMap;
 
 use super::{
     facts::ObjectFacts,
+    health::Failure,
     model::Texts,
     need::later,
+    note::{Note, Said},
     queue::{COALESCE, Go},
 };
 use crate::{
@@ -27,6 +29,10 @@ const LONGEST_BACK_OFF: i64 = 300;
 /// How long a decision rests that did not hold, the first time and at most.
 const REST: SignedDuration = SignedDuration::from_secs(2);
 const LONGEST_REST: SignedDuration = SignedDuration::from_secs(30);
+/// A record that cannot be written is tried this often.
+const TRIES: u8 = 30;
+/// After so many of them people are told all the same.
+const PATIENCE: u8 = 3;
 /// Windows that do not open within four years are looked at again after this time.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_hours(24);
 
@@ -46,8 +52,12 @@ struct Kept {
     /// The contents that its pods were seen to hold, and when those changed: the same content may come back.
     satisfied: LiteMap<Box<str>, (Box<str>, Timestamp)>,
     complete: Texts,
+    /// The contents whose rollout was seen under way.
+    rolled: Texts,
     /// The contents whose rollout was seen to fail.
-    failed: Texts,
+    failed: LiteMap<Box<str>, Failed>,
+    /// The contents for which the workload was to say again what it lost, or that it recovered, and how often that was tried.
+    reminded: LiteMap<Box<str>, (Box<str>, u8)>,
     changes: Option<Changes>,
     sent: LiteMap<Box<str>, Sent>,
     /// What was sent before that.
@@ -67,6 +77,30 @@ pub struct Evicting {
     pub ours: bool,
     /// Whether it goes on, so that it holds a slot.
     pub holds: bool,
+}
+
+/// A rollout was seen to fail.
+#[derive(Clone, Debug)]
+struct Failed {
+    token: Box<str>,
+    failure: Failure,
+    /// Whether it recovered.
+    over: bool,
+    /// What the workload is to say of it.
+    record: Due,
+    /// Whether people are to be told of it once that is done.
+    alert: bool,
+}
+
+/// Whether something is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// Nothing asks for it.
+    No,
+    /// It was tried so often.
+    Yes(u8),
+    /// It is there, or was given up.
+    Over,
 }
 
 /// Whether an ExternalSecret's windows are open.
@@ -134,6 +168,7 @@ impl Memory {
                 attempt: carried.asked.record.attempt,
                 taken: false,
             };
+            kept.ask(&carried.asked.hash, &sent.token);
             if let Some(former) = kept.sent.insert(carried.asked.hash.clone(), sent) {
                 kept.former.insert(carried.asked.hash.clone(), former);
             }
@@ -264,21 +299,141 @@ impl Memory {
         self.kept(uid).is_some_and(|kept| is(&kept.complete, hash, token))
     }
 
-    /// Whether the rollout for the content was seen to fail.
-    pub(super) fn has_failed(&self, uid: &str, hash: &str, token: &str) -> bool {
-        self.kept(uid).is_some_and(|kept| is(&kept.failed, hash, token))
+    /// Why the rollout for the content failed, if it was seen to fail and not to recover.
+    pub(super) fn failure(&self, uid: &str, hash: &str, token: &str) -> Option<&Failure> {
+        let failed = self.failed(uid, hash, token)?;
+        (!failed.over).then_some(&failed.failure)
     }
 
-    pub(super) fn fail(&mut self, uid: &str, hash: &str, token: &str) {
+    /// The rollout for the content was seen under way.
+    pub(super) fn rolls(&mut self, uid: &str, hash: &str, token: &str) {
         let kept = self.workloads.entry(uid.into()).or_default();
-        note(&mut kept.failed, hash, token);
+        note(&mut kept.rolled, hash, token);
+    }
+
+    /// The rollout for the content was seen to fail, of which the workload says what `said` tells. Where it says nothing yet,
+    /// it is to, and people are told, unless it had failed before this process began.
+    pub(super) fn fail(&mut self, uid: &str, hash: &str, token: &str, failure: &Failure, said: &Said) {
+        let kept = self.workloads.entry(uid.into()).or_default();
+        if let Some(failed) = kept.failed.get_mut(hash)
+            && *failed.token == *token
+        {
+            if std::mem::take(&mut failed.over) {
+                failed.failure = failure.clone();
+                kept.reminded.remove(hash);
+                if *said == Said::Recovered {
+                    failed.record = Due::Yes(0);
+                }
+            }
+            return;
+        }
+        let sent = kept.sent.get(hash).is_some_and(|sent| *sent.token == *token);
+        let news = *said == Said::Nothing && (sent || is(&kept.rolled, hash, token));
+        let failed = Failed {
+            token: token.into(),
+            failure: failure.clone(),
+            over: false,
+            record: match said {
+                Said::Failed(_) => Due::Over,
+                Said::Nothing if !news => Due::No,
+                Said::Nothing | Said::Recovered => Due::Yes(0),
+            },
+            alert: news,
+        };
+        kept.reminded.remove(hash);
+        kept.failed.insert(hash.into(), failed);
+    }
+
+    /// A rollout that failed looks well for the moment: only what is remembered of it tells.
+    pub(super) fn looks_well(&mut self, uid: &str, hash: &str, token: &str) {
+        if let Some(failed) = self.failed_mut(uid, hash, token)
+            && failed.record == Due::No
+        {
+            failed.record = Due::Yes(0);
+        }
+    }
+
+    /// What failed works again.
+    pub(super) fn recover(&mut self, uid: &str, hash: &str, token: &str) {
+        if let Some(failed) = self.failed_mut(uid, hash, token) {
+            failed.over = true;
+        }
+    }
+
+    /// Whether the workload is to say that the rollout failed, and whether people are told then.
+    pub(super) fn record_due(&self, uid: &str, hash: &str, token: &str) -> Option<bool> {
+        let failed = self.failed(uid, hash, token)?;
+        matches!(failed.record, Due::Yes(_)).then_some(failed.alert)
+    }
+
+    /// Whether the workload may be told again what it lost, or that it recovered: once.
+    pub(super) fn may_remind(&self, uid: &str, hash: &str, token: &str) -> bool {
+        let reminded = self.kept(uid).and_then(|kept| kept.reminded.get(hash));
+        !reminded.is_some_and(|(found, tries)| **found == *token && *tries >= TRIES)
+    }
+
+    /// A note was written, or needs none: whether people are to be told now.
+    pub(super) fn noted(&mut self, uid: &str, written: &Note) -> bool {
+        if !written.what.is_failure() {
+            self.reminded(uid, written, TRIES);
+            return false;
+        }
+        let failed = self.failed_mut(uid, &written.hash, &written.token);
+        failed.is_some_and(|failed| {
+            failed.record = Due::Over;
+            std::mem::take(&mut failed.alert)
+        })
+    }
+
+    /// A note was not written, and will never be if it was `refused`: whether people are to be told now.
+    pub(super) fn not_noted(&mut self, uid: &str, missed: &Note, refused: bool) -> bool {
+        if !missed.what.is_failure() {
+            self.reminded(uid, missed, if refused { TRIES } else { 1 });
+            return false;
+        }
+        let Some(failed) = self.failed_mut(uid, &missed.hash, &missed.token) else {
+            return false;
+        };
+        let tries = match failed.record {
+            Due::Yes(tries) => tries.saturating_add(1),
+            Due::No | Due::Over => TRIES,
+        };
+        failed.record = if refused || tries >= TRIES {
+            Due::Over
+        } else {
+            Due::Yes(tries)
+        };
+        (refused || tries >= PATIENCE) && std::mem::take(&mut failed.alert)
+    }
+
+    fn reminded(&mut self, uid: &str, of: &Note, tries: u8) {
+        let kept = self.workloads.entry(uid.into()).or_default();
+        let before = kept
+            .reminded
+            .get(&of.hash)
+            .filter(|(token, _)| *token == of.token);
+        let tries = before.map_or(0, |(_, tries)| *tries).saturating_add(tries);
+        kept.reminded.insert(of.hash.clone(), (of.token.clone(), tries));
+    }
+
+    fn failed(&self, uid: &str, hash: &str, token: &str) -> Option<&Failed> {
+        let failed = self.kept(uid)?.failed.get(hash)?;
+        (*failed.token == *token).then_some(failed)
+    }
+
+    fn failed_mut(&mut self, uid: &str, hash: &str, token: &str) -> Option<&mut Failed> {
+        let failed = self.workloads.get_mut(uid)?.failed.get_mut(hash)?;
+        (*failed.token == *token).then_some(failed)
     }
 
     pub(super) fn complete(&mut self, uid: &str, hash: &str, token: &str) {
         let kept = self.workloads.entry(uid.into()).or_default();
         if note(&mut kept.complete, hash, token) {
             kept.refused = None;
-            kept.failed.remove(hash);
+            kept.rolled.remove(hash);
+            if let Some(failed) = kept.failed.get_mut(hash) {
+                failed.over = true;
+            }
             // What was sent is there.
             if kept.sent.get(hash).is_some_and(|sent| *sent.token == *token) {
                 kept.sent.remove(hash);
@@ -371,6 +526,20 @@ impl Memory {
 }
 
 impl Kept {
+    /// The content is asked for. What was known of it counts no more where something else was asked for since.
+    fn ask(&mut self, hash: &str, token: &str) {
+        if self.sent.get(hash).is_some_and(|sent| *sent.token == *token) {
+            return;
+        }
+        self.complete.remove(hash);
+        self.rolled.remove(hash);
+        if let Some(failed) = self.failed.get_mut(hash)
+            && *failed.token == *token
+        {
+            failed.over = true;
+        }
+    }
+
     /// The last request did nothing: what is known of the one before holds.
     fn forget(&mut self, go: &Go) {
         for carried in &go.carried {

@@ -51,6 +51,8 @@ pub struct Workload {
     pub tokens: Texts,
     /// Our annotations on the workload itself: what was asked for last, by the same hash.
     pub records: LiteMap<Box<str>, Record>,
+    /// Our other annotations on the workload itself: which rollout failed, by the same hash; none where one cannot be read.
+    pub failures: LiteMap<Box<str>, Option<FailureRecord>>,
     /// When our last patch of it was taken, by the API server's record of field managers.
     pub patched_at: Option<Timestamp>,
     /// `spec.paused`.
@@ -131,6 +133,15 @@ pub struct Record {
     pub attempt: u8,
     /// Whether the workload was healthy before.
     pub was_healthy: bool,
+}
+
+/// What we wrote on the workload itself when its rollout failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailureRecord {
+    /// The token that the rollout was for.
+    pub token: Box<str>,
+    /// Why it failed, in a word.
+    pub reason: Box<str>,
 }
 
 /// Chooses the pods of a workload.
@@ -224,6 +235,8 @@ pub struct Container {
     pub started: Option<Timestamp>,
     /// How often it was restarted.
     pub restarts: i32,
+    /// Whether it is ready; an init container: whether it has run to its end.
+    pub ready: bool,
     /// Why it waits, if it does: `CrashLoopBackOff`, `ImagePullBackOff`, `CreateContainerConfigError`, ...
     pub waiting: Option<Box<str>>,
 }

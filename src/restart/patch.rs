@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{
     model::{Record, Workload},
     need::later,
+    note,
 };
 use crate::api::{RestartStrategy, names::RESTART_DOMAIN};
 
@@ -44,7 +45,11 @@ pub fn patch(
         }
         RestartStrategy::Evict => return None,
     };
-    let records = annotations(asked, |asked| print(&asked.record));
+    let mut records = annotations(asked, |asked| print(&asked.record));
+    records.extend(asked.iter().filter_map(|asked| {
+        let (name, value) = note::starts_over(workload, &asked.hash, &asked.record.token)?;
+        Some((name, Value::String(value)))
+    }));
     Some(json!({
         "metadata": {"uid": workload.uid, "resourceVersion": resource_version, "annotations": records},
         "spec": spec,

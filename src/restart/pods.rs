@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{model::Pod, need};
+use super::{
+    model::{Pod, PodSelector},
+    need,
+};
 
 /// The time of a list that lacks pods: before any change, so that what it does not show proves nothing.
 pub const PROVES_NOTHING: Timestamp = Timestamp::UNIX_EPOCH;
@@ -17,10 +20,21 @@ pub struct Pods {
     named: HashMap<Box<str>, Vec<Arc<Pod>>>,
     /// Those of `ReplicaSets` that bear no workload's name: whoever adopted them, their selector tells.
     strays: Vec<Arc<Pod>>,
+    /// The places of strays by each of their labels, so that a workload goes through few of them.
+    labelled: HashMap<Box<str>, HashMap<Box<str>, Vec<usize>>>,
 }
 
-/// So many strays are held against every workload.
-const STRAYS: usize = 500;
+/// The pods that may belong to one workload.
+#[derive(Debug)]
+pub struct Own<'a> {
+    /// A time before they were listed; long before it where some may be missing.
+    pub at: Timestamp,
+    /// The pods.
+    pub pods: Vec<&'a Arc<Pod>>,
+}
+
+/// A workload for which more strays than that would have to be gone through is not taken for done by its pods.
+const STRAYS: usize = 5000;
 
 impl Pods {
     /// Sorts `pods`, listed after `at`; `is_workload` says whether there is a Deployment or a Rollout of a name.
@@ -29,6 +43,7 @@ impl Pods {
             at,
             named: HashMap::new(),
             strays: Vec::new(),
+            labelled: HashMap::new(),
         };
         for pod in pods {
             let name = match &pod.controller {
@@ -42,26 +57,44 @@ impl Pods {
                     None => continue,
                 },
             };
-            let of = match name {
-                Some(name) => sorted.named.entry(name.into()).or_default(),
-                None => &mut sorted.strays,
-            };
-            of.push(Arc::new(pod));
-        }
-        if sorted.strays.len() > STRAYS {
-            sorted.strays.truncate(STRAYS);
-            sorted.at = PROVES_NOTHING;
+            match name {
+                Some(name) => sorted.named.entry(name.into()).or_default().push(Arc::new(pod)),
+                None => sorted.stray(pod),
+            }
         }
         sorted
     }
 
-    /// A time before they were listed; long before it where some are missing.
-    pub const fn at(&self) -> Timestamp {
-        self.at
+    fn stray(&mut self, pod: Pod) {
+        for (label, value) in pod.labels.iter() {
+            let values = self.labelled.entry(label.clone()).or_default();
+            values.entry(value.clone()).or_default().push(self.strays.len());
+        }
+        self.strays.push(Arc::new(pod));
     }
 
-    /// Those that may belong to a workload of this name.
-    pub fn of(&self, name: &str) -> impl Iterator<Item = &Arc<Pod>> {
-        self.named.get(name).into_iter().flatten().chain(&self.strays)
+    /// Those that may belong to the workload of this name and selector.
+    pub fn of(&self, name: &str, selector: &PodSelector) -> Own<'_> {
+        let named = self.named.get(name).into_iter().flatten();
+        // Each label of the selector must be theirs: the rarest one leaves the fewest.
+        let with = |label: &str, value: &str| {
+            let found = self.labelled.get(label).and_then(|values| values.get(value));
+            found.map_or(&[][..], Vec::as_slice)
+        };
+        let labels = selector.labels.iter();
+        let rarest = labels
+            .map(|(label, value)| with(label, value))
+            .min_by_key(|found| found.len());
+        let (strays, count): (Vec<&Arc<Pod>>, usize) = match rarest {
+            Some(found) => {
+                let strays = found.iter().filter_map(|at| self.strays.get(*at));
+                (strays.take(STRAYS).collect(), found.len())
+            }
+            None => (self.strays.iter().take(STRAYS).collect(), self.strays.len()),
+        };
+        Own {
+            at: if count > STRAYS { PROVES_NOTHING } else { self.at },
+            pods: named.chain(strays).collect(),
+        }
     }
 }

@@ -268,9 +268,6 @@ fn event(before: Option<Word>, state: &State) -> Option<(EventReason, String)> {
             EventReason::RestartCompleted,
             format!("{key} holds the new content"),
         )),
-        (before, word @ (Word::Failed | Word::StillUnhealthy)) if before != Some(word) => {
-            Some((EventReason::RestartFailed, format!("{key}: {}", state.sentence)))
-        }
         (before, Word::Reverted) if before != Some(Word::Reverted) => {
             Some((EventReason::RestartReverted, format!("{key}: {}", state.sentence)))
         }

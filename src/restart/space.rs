@@ -123,6 +123,14 @@ impl Space {
         self.pods.remove(key);
     }
 
+    /// What a workload was to say was seen to, until it is looked at again.
+    pub(super) fn forget_notes(&mut self, key: &WorkloadKey) {
+        let found = find(&self.targets, key).ok();
+        if let Some(target) = found.and_then(|at| self.targets.get_mut(at)) {
+            target.notes = Vec::new();
+        }
+    }
+
     /// Looks at everything, or only at the workloads that changed.
     pub(super) fn look(
         &mut self,
@@ -325,12 +333,11 @@ impl Space {
             let Some(workload) = known.as_deref() else {
                 continue;
             };
-            let all = pods.of(&key.key.name);
-            let own = all
-                .filter(|pod| need::is_of(&key, workload, pod))
-                .cloned()
-                .collect();
-            self.keep(key, workload.uid.clone(), pods.at(), own);
+            let own = pods.of(&key.key.name, &workload.selector);
+            let at = own.at;
+            let own = own.pods.into_iter();
+            let own = own.filter(|pod| need::is_of(&key, workload, pod)).cloned();
+            self.keep(key.clone(), workload.uid.clone(), at, own.collect());
         }
     }
 

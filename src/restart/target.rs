@@ -8,8 +8,9 @@ use super::{
     health::{self, Failure, Health, Rollout},
     member::{Membership, Terms, member},
     memory::{Memory, SENT},
-    model::{Content, Pod, Update, Wishes, Workload, WorkloadKey},
+    model::{Content, Pod, Record, Update, Wishes, Workload, WorkloadKey},
     need::{self, CREATED_MARGIN, later},
+    note::{self, Note, Said, What},
     patch,
     reloader::Reloading,
 };
@@ -80,6 +81,8 @@ pub struct Target {
     pub refused: Option<Block>,
     /// When its pods must be listed to tell more.
     pub pods_wanted: Option<Timestamp>,
+    /// What the workload is to say of itself.
+    pub notes: Vec<Note>,
 }
 
 /// A content that a workload must follow.
@@ -159,6 +162,7 @@ pub fn assess(
         refused: refused
             .map(|refused| Block::new(Word::Refused, refused.why.to_string(), Some(refused.until))),
         pods_wanted: look.pods_wanted(open, &claims),
+        notes: look.notes(&claims, memory),
         changing_since: if known {
             memory.changed(&workload.uid, latest)
         } else {
@@ -167,6 +171,9 @@ pub fn assess(
         claims,
     })
 }
+
+/// Pods that were made for a rollout; nothing in it if they were not listed.
+struct NewPods<'a>(Option<Vec<&'a Pod>>);
 
 /// One workload, being looked at.
 struct Look<'a> {
@@ -239,17 +246,17 @@ impl<'a> Look<'a> {
         let stale = self.stale(claim);
         let asked = self.carries(claim) && workload.patched_at.is_some();
         if asked && !memory.is_complete(uid, hash, token) {
-            match self.health(claim, stale.map(|stale| stale > 0), memory) {
-                Some(Health::Rolling) => return Standing::Rolling,
+            match self.health(claim, stale, memory) {
+                Some(Health::Rolling) => {
+                    if self.pods.is_some() {
+                        memory.rolls(uid, hash, token);
+                    }
+                    return Standing::Rolling;
+                }
                 Some(Health::Failed(failure)) => {
-                    memory.fail(uid, hash, token);
-                    let record = workload
-                        .records
-                        .get(hash)
-                        .filter(|record| *record.token == *token);
                     return Standing::Failed {
                         failure,
-                        was_healthy: record.is_none_or(|record| record.was_healthy),
+                        was_healthy: self.record(content).is_none_or(|record| record.was_healthy),
                     };
                 }
                 Some(Health::Complete) if stale.is_some_and(|stale| stale == 0) || self.tells(content) => {
@@ -312,41 +319,74 @@ impl<'a> Look<'a> {
         recorded && workload.restart_at.is_some_and(|at| at >= asked)
     }
 
-    fn health(&self, claim: &Claim, stale: Option<bool>, memory: &Memory) -> Option<Health> {
+    /// How the rollout for the claim's content goes: what failed stays failed until it is seen to be complete, however well it
+    /// looks for a moment.
+    fn health(&self, claim: &Claim, stale: Option<usize>, memory: &mut Memory) -> Option<Health> {
         let content = &claim.object.content;
-        let timeout = claim.object.restarts.policy.timeout;
-        let failed = memory.has_failed(&self.observed.workload.uid, &content.hash, &content.token);
-        self.health_of(Some((&content.hash, &content.token)), timeout, stale, failed)
+        let (uid, hash, token) = (&*self.observed.workload.uid, &*content.hash, &*content.token);
+        let seen = memory.failure(uid, hash, token).cloned();
+        let said = note::said(self.observed.workload, hash, token);
+        let failed = seen.is_some() || matches!(said, Said::Failed(_));
+        let new = self.new_pods(hash, token)?;
+        let rollout = Rollout {
+            stale: stale.map(|stale| stale > 0),
+            failed,
+            ..self.rollout(claim.object.restarts.policy.timeout, &new)?
+        };
+        let live = health::health(&rollout, self.setting.now);
+        let (seen, failure) = match (seen, &said) {
+            (Some(failure), _) => (true, failure),
+            (None, Said::Failed(failure)) => (false, failure.clone()),
+            (None, Said::Nothing | Said::Recovered) => {
+                if let Health::Failed(failure) = &live {
+                    memory.fail(uid, hash, token, failure, &said);
+                }
+                return Some(live);
+            }
+        };
+        let listed = self.observed.pods.map_or(Timestamp::MIN, |listed| listed.at);
+        let recovered = health::recovered(&rollout, &live, listed);
+        match recovered {
+            Some(true) if stale == Some(0) || self.tells(content) => return Some(Health::Complete),
+            None if !seen => return Some(Health::Failed(Failure::Recorded)),
+            Some(_) | None => {}
+        }
+        memory.fail(uid, hash, token, &failure, &said);
+        if rollout.new.is_some() && !matches!(live, Health::Failed(_)) {
+            memory.looks_well(uid, hash, token);
+        }
+        Some(Health::Failed(failure))
     }
 
-    fn health_of(
-        &self,
-        made_with: Option<(&str, &str)>,
-        timeout: std::time::Duration,
-        stale: Option<bool>,
-        failed: bool,
-    ) -> Option<Health> {
+    /// What was asked of the workload for the content, if it says so.
+    fn record(&self, content: &Content) -> Option<&'a Record> {
+        let record = self.observed.workload.records.get(&content.hash)?;
+        (record.token == content.token).then_some(record)
+    }
+
+    /// Its pods that were made for the last rollout that we asked for; none if there was none.
+    fn new_pods(&self, hash: &str, token: &str) -> Option<NewPods<'a>> {
+        let since = self.observed.workload.patched_at?;
+        let holds = |pod: &Pod| pod.tokens.get(hash).is_some_and(|held| **held == *token);
+        let is_new = |pod: &&&Pod| pod.created > since || holds(pod);
+        let pods = self.pods.as_ref();
+        Some(NewPods(
+            pods.map(|pods| pods.iter().filter(is_new).copied().collect()),
+        ))
+    }
+
+    /// The last rollout that we asked for, of which no more is known than its new pods.
+    fn rollout<'b>(&'b self, timeout: std::time::Duration, new: &'b NewPods<'a>) -> Option<Rollout<'b>> {
         let Observed { key, workload, .. } = *self.observed;
-        let since = workload.patched_at?;
-        let new: Option<Vec<&Pod>> = self.pods.as_ref().map(|pods| {
-            let is_new = |pod: &&&Pod| {
-                pod.created > since
-                    || made_with.is_some_and(|(hash, token)| {
-                        pod.tokens.get(hash).is_some_and(|held| **held == *token)
-                    })
-            };
-            pods.iter().filter(is_new).copied().collect()
-        });
-        let rollout = Rollout {
+        Some(Rollout {
             kind: key.kind,
             workload,
-            since,
+            since: workload.patched_at?,
             timeout,
-            new: new.as_deref(),
-            stale,
-            failed,
-        };
-        Some(health::health(&rollout, self.setting.now))
+            new: new.0.as_deref(),
+            stale: None,
+            failed: false,
+        })
     }
 
     /// Whether the workload still rolls out for older content of the same Secret.
@@ -393,7 +433,10 @@ impl<'a> Look<'a> {
         let timeout_at =
             SignedDuration::try_from(timeout).map_or(Timestamp::MAX, |timeout| later(since, timeout));
         self.setting.now < timeout_at
-            && self.health_of(Some((hash, token)), timeout, None, false) == Some(Health::Rolling)
+            && self.new_pods(hash, token).is_some_and(|new| {
+                let rollout = self.rollout(timeout, &new);
+                rollout.is_some_and(|rollout| health::health(&rollout, self.setting.now) == Health::Rolling)
+            })
     }
 
     /// A patch that was sent and that the workload, as it is known, does not show yet.
@@ -422,10 +465,8 @@ impl<'a> Look<'a> {
         if claim.terms.strategy == RestartStrategy::Evict || self.carries(claim) {
             return None;
         }
-        let recorded = workload
-            .records
-            .get(&content.hash)
-            .filter(|record| record.token == content.token)
+        let recorded = self
+            .record(content)
             .map(|record| (record.attempt, workload.patched_at));
         let sent = memory
             .sent(&workload.uid, &content.hash)
@@ -493,30 +534,90 @@ impl<'a> Look<'a> {
         if stale == 0 && memory.evicting(&workload.uid).is_none() {
             return None;
         }
+        let content = &claim.object.content;
+        let (uid, hash, token) = (&*workload.uid, &*content.hash, &*content.token);
+        let listed = self.observed.pods.map_or(Timestamp::MIN, |listed| listed.at);
         let going = pods.iter().any(|pod| pod.ending && pod.created <= margin);
-        let waiting = going || new().any(|pod| !pod.ready);
+        let waiting = going || new().any(|pod| !pod.ready || health::crashed_lately(pod, listed));
         let ended = !waiting && health::steady(key.kind, workload);
-        let evicting = memory.watch_eviction(&workload.uid, waiting, now);
+        let evicting = memory.watch_eviction(uid, waiting, now);
         let was_healthy = evicting.is_some_and(|evicting| evicting.ours);
-        if let Some(reason) = new().find_map(|pod| health::broken(pod, now)) {
-            return Some(Standing::Failed {
-                failure: Failure::Pod(reason),
-                was_healthy,
-            });
-        }
-        if stale == 0 && ended {
-            memory.evicted(&workload.uid);
-            return None;
-        }
         let timeout =
             SignedDuration::try_from(claim.object.restarts.policy.timeout).unwrap_or(SignedDuration::MAX);
-        if evicting.is_some_and(|evicting| now >= later(evicting.since, timeout)) && !ended {
-            return Some(Standing::Failed {
-                failure: Failure::TimedOut,
-                was_healthy,
-            });
+        let late = evicting.is_some_and(|evicting| now >= later(evicting.since, timeout)) && !ended;
+        let failure = new()
+            .find_map(|pod| health::broken(pod, now))
+            .map(Failure::Pod)
+            .or_else(|| late.then_some(Failure::TimedOut));
+        if let Some(failure) = &failure {
+            memory.fail(uid, hash, token, failure, &Said::Nothing);
+        }
+        if ended {
+            memory.recover(uid, hash, token);
+        }
+        // What failed stays failed until it has ended.
+        if let Some(failure) = memory.failure(uid, hash, token).cloned() {
+            return Some(Standing::Failed { failure, was_healthy });
+        }
+        if stale == 0 && ended {
+            memory.evicted(uid);
+            return None;
+        }
+        if waiting {
+            memory.rolls(uid, hash, token);
         }
         (waiting || stale == 0).then_some(Standing::Rolling)
+    }
+
+    /// What the workload is to say of its claims.
+    fn notes(&self, claims: &[Claim], memory: &Memory) -> Vec<Note> {
+        let note = |claim: &Claim| {
+            let (what, alert) = self.note(claim, memory)?;
+            let content = &claim.object.content;
+            Some(Note {
+                object: content.object.clone(),
+                hash: content.hash.clone(),
+                token: content.token.clone(),
+                what,
+                alert,
+            })
+        };
+        claims.iter().filter_map(note).collect()
+    }
+
+    fn note(&self, claim: &Claim, memory: &Memory) -> Option<(What, Option<String>)> {
+        let content = &claim.object.content;
+        let (uid, hash, token) = (&*self.observed.workload.uid, &*content.hash, &*content.token);
+        let said = note::said(self.observed.workload, hash, token);
+        let fails = matches!(said, Said::Failed(_));
+        match (&claim.standing, &claim.block) {
+            (Standing::Failed { failure, was_healthy }, _) => {
+                let alert = memory.record_due(uid, hash, token)?;
+                // Who chose evictions wants nothing changed on the workload.
+                let writes = claim.terms.strategy != RestartStrategy::Evict && !fails;
+                let reason = writes.then(|| failure.reason().into());
+                let alert = alert.then(|| failure.sentence(*was_healthy));
+                Some((What::Failed(reason), alert))
+            }
+            (Standing::Done, _) => {
+                let recovered = fails && memory.is_complete(uid, hash, token);
+                (recovered && memory.may_remind(uid, hash, token)).then_some((What::Recovered, None))
+            }
+            (Standing::Stale(_), Some(block)) if block.word == Word::Reverted => {
+                let sent = memory.sent(uid, hash)?;
+                let lost = *sent.token == *token
+                    && sent.taken
+                    && sent.attempt >= ATTEMPTS
+                    && self.record(content).is_none();
+                let record = Record {
+                    token: token.into(),
+                    attempt: sent.attempt,
+                    was_healthy: true,
+                };
+                (lost && memory.may_remind(uid, hash, token)).then_some((What::Attempts(record), None))
+            }
+            _ => None,
+        }
     }
 
     fn pods_wanted(&self, open: bool, claims: &[Claim]) -> Option<Timestamp> {

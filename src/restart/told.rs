@@ -1,7 +1,7 @@
 //! What follows from decisions for people: events, numbers, statuses.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     time::Duration,
 };
@@ -18,7 +18,7 @@ use super::{
     report,
     target::Standing,
 };
-use crate::api::ObjectKey;
+use crate::api::{EventReason, ObjectKey};
 
 /// How long a status waits for what is not known yet.
 const UNKNOWN: Duration = Duration::from_secs(30);
@@ -48,10 +48,22 @@ impl Controller {
             // What stands as it did before this process began is no event.
             return;
         }
-        let happened = self.seen.look(decisions);
+        let mut happened = std::mem::take(&mut self.held);
+        happened.extend(self.seen.look(decisions));
         if happened.is_empty() {
             return;
         }
+        // That the others are held up is told after the failure, which is told with its record.
+        let targets = self.spaces.values().flat_map(|space| &space.targets);
+        let untold: HashSet<&ObjectKey> = targets
+            .flat_map(|target| &target.notes)
+            .filter(|note| note.alert.is_some())
+            .map(|note| &note.object)
+            .collect();
+        let (held, happened): (Vec<_>, Vec<_>) = happened.into_iter().partition(|happening| {
+            happening.event == EventReason::RestartHalted && untold.contains(&happening.object)
+        });
+        self.held = held;
         let targets = self.spaces.values().flat_map(|space| &space.targets);
         let uids: HashMap<&WorkloadKey, &str> = targets.map(|target| (&target.key, &*target.uid)).collect();
         for happened in &happened {

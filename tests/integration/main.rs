@@ -36,6 +36,7 @@ mod refresh;
 mod restart_control;
 mod restart_crashes;
 mod restart_evict;
+mod restart_failing;
 mod restart_gitops;
 mod restart_health;
 mod restart_limits;

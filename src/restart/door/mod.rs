@@ -12,9 +12,10 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::{
     model::{
-        Container, Expression, Pod, PodSelector, Progress, Record, Texts, Update, Use, Wishes, Workload,
+        Container, Expression, FailureRecord, Pod, PodSelector, Progress, Record, Texts, Update, Use, Wishes,
+        Workload,
     },
-    patch, reloader,
+    note, patch, reloader,
     uses::{self, PodSpec},
 };
 use crate::{
@@ -227,6 +228,8 @@ struct ContainerStatus {
     #[serde(deserialize_with = "nullable")]
     restart_count: i32,
     #[serde(deserialize_with = "nullable")]
+    ready: bool,
+    #[serde(deserialize_with = "nullable")]
     state: ContainerState,
 }
 
@@ -319,6 +322,13 @@ impl WorkloadDoor {
             tokens: kept.keep(tokens(template), texts_size),
             records: kept.keep(records(&metadata.annotations), |records| {
                 texts_sum(records.iter().map(|(hash, record)| (&**hash, &*record.token)))
+            }),
+            failures: kept.keep(failures(&metadata.annotations), |failures| {
+                let texts = failures.iter().map(|(hash, said)| {
+                    let token = said.as_ref().map_or("", |said| &*said.token);
+                    (&**hash, token)
+                });
+                texts_sum(texts)
             }),
             uses: kept.keep(uses, |uses| uses.iter().map(use_size).sum()),
             reloader: kept.keep(
@@ -434,6 +444,7 @@ impl PodDoor {
                 let ContainerStatus {
                     name,
                     restart_count,
+                    ready,
                     state,
                 } = container;
                 Container {
@@ -442,6 +453,7 @@ impl PodDoor {
                         .running
                         .and_then(|running| time(running.started_at.as_deref())),
                     restarts: restart_count,
+                    ready,
                     waiting: state.waiting.map(|waiting| waiting.reason.unwrap_or_default()),
                 }
             })
@@ -549,6 +561,16 @@ fn tokens(annotations: &Annotations) -> Texts {
 fn records(annotations: &Annotations) -> LiteMap<Box<str>, Record> {
     annotations
         .iter()
-        .filter_map(|(name, value)| Some((hash(name)?.into(), patch::parse(value)?)))
+        .filter_map(|(name, value)| {
+            let hash = hash(name).filter(|hash| note::failed(hash).is_none())?;
+            Some((hash.into(), patch::parse(value)?))
+        })
+        .collect()
+}
+
+fn failures(annotations: &Annotations) -> LiteMap<Box<str>, Option<FailureRecord>> {
+    annotations
+        .iter()
+        .filter_map(|(name, value)| Some((note::failed(hash(name)?)?.into(), note::parse(value))))
         .collect()
 }

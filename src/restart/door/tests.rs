@@ -317,3 +317,30 @@ fn a_workload_of_two_hundred_secrets_is_kept_whole() {
     assert!(!web.oversized);
     assert_eq!(web.uses.len(), 200);
 }
+
+#[test]
+fn what_a_workload_says_of_its_rollouts_is_read_apart_from_what_was_asked_for() {
+    let web = deployment(&json!({"metadata": {"annotations": {
+        "restart.keyturn.dev/0badcafe0badcafe": "token.1",
+        "restart.keyturn.dev/0badcafe0badcafe.failed": "token.CrashLoopBackOff",
+        "restart.keyturn.dev/1badcafe1badcafe.failed": "token.1",
+        "restart.keyturn.dev/2badcafe2badcafe.failing": "token.TimedOut",
+        "example.com/3badcafe3badcafe.failed": "token.TimedOut",
+    }}}));
+    let web = workload(WorkloadKind::Deployment, &web).unwrap();
+    let records: Vec<&str> = web.records.keys().map(|hash| &**hash).collect();
+    assert_eq!(records, ["0badcafe0badcafe"]);
+    let failures: Vec<(&str, Option<&str>)> = web
+        .failures
+        .iter()
+        .map(|(hash, said)| (&**hash, said.as_ref().map(|said| &*said.reason)))
+        .collect();
+    // What cannot be read is not passed over.
+    assert_eq!(
+        failures,
+        [
+            ("0badcafe0badcafe", Some("CrashLoopBackOff")),
+            ("1badcafe1badcafe", None)
+        ]
+    );
+}

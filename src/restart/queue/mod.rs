@@ -350,26 +350,26 @@ fn states(
 /// Where a workload stands that does not wait.
 fn plain(target: &Target, claim: &Claim) -> (Word, Cow<'static, str>, Option<Timestamp>) {
     match &claim.standing {
-        Standing::Unknown => (
+        Standing::Done => (Word::Done, "its pods hold the content".into(), None),
+        // It goes in this very pass.
+        Standing::Stale(_) | Standing::Rolling => (Word::RollingOut, "it rolls out".into(), None),
+        // What failed holds others up meanwhile.
+        Standing::Unknown
+        | Standing::Failed {
+            failure: Failure::Recorded,
+            ..
+        } => (
             Word::Looking,
             "its pods are being looked at".into(),
             target.pods_wanted,
         ),
-        Standing::Done => (Word::Done, "its pods hold the content".into(), None),
-        // It goes in this very pass.
-        Standing::Stale(_) | Standing::Rolling => (Word::RollingOut, "it rolls out".into(), None),
         Standing::Failed { failure, was_healthy } => {
-            let why = match failure {
-                Failure::DeadlineExceeded => "its controller gave up on the rollout".to_owned(),
-                Failure::TimedOut => "its rollout takes longer than restart.health.timeout".to_owned(),
-                Failure::Pod(reason) => format!("a new pod does not start: {reason}"),
-            };
-            if *was_healthy {
-                (Word::Failed, format!("{why}; look at its pods").into(), None)
+            let word = if *was_healthy {
+                Word::Failed
             } else {
-                let sentence = format!("{why}; it was not healthy before the restart either");
-                (Word::StillUnhealthy, sentence.into(), None)
-            }
+                Word::StillUnhealthy
+            };
+            (word, failure.sentence(*was_healthy).into(), None)
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{at, pod, workload};
 use crate::{
     api::WorkloadKind,
     restart::{
-        health::{Failure, Health, Rollout, health, rolled_out, steady},
+        health::{Failure, Health, Rollout, broken, crashed_lately, health, rolled_out, steady},
         model::{Pod, Progress, Update, Workload},
     },
 };
@@ -42,6 +42,7 @@ fn waiting(reason: &str, restarts: i32) -> Pod {
     pod.ready = false;
     pod.containers[0].waiting = Some(reason.into());
     pod.containers[0].restarts = restarts;
+    pod.containers[0].ready = false;
     pod
 }
 
@@ -159,10 +160,18 @@ fn a_crash_loop_fails_at_its_third_restart_and_what_cannot_start_after_a_minute(
             80,
             Some("CreateContainerConfigError"),
         ),
-        ("ContainerCreating", 9, 500, None),
+        ("ContainerCreating", 2, 500, None),
+        // Whatever it does at the moment.
+        ("ContainerCreating", 3, 21, Some("CrashLoopBackOff")),
+        ("", 2, 500, None),
+        ("", 3, 21, Some("CrashLoopBackOff")),
     ];
     for (reason, restarts, now, expected) in table {
-        let pod = waiting(reason, restarts);
+        let mut pod = waiting(reason, restarts);
+        if reason.is_empty() {
+            // It runs, or has just ended.
+            pod.containers[0].waiting = None;
+        }
         let found = of(&half(), Some(&[&pod]), Some(true), now);
         let expected = expected.map_or(Health::Rolling, |reason| {
             Health::Failed(Failure::Pod(reason.into()))
@@ -265,4 +274,18 @@ fn steady_is_who_has_the_pods_that_it_should() {
     let mut down = half();
     down.progress.available = 1;
     assert!(!steady(WorkloadKind::Deployment, &down));
+}
+
+#[test]
+fn a_container_that_is_ready_does_not_crash_but_proves_itself_for_a_minute() {
+    let mut pod = pod("api", 20);
+    pod.containers[0].restarts = 5;
+    pod.containers[0].started = Some(at(100));
+    assert_eq!(broken(&pod, at(110)), None);
+    assert!(crashed_lately(&pod, at(159)));
+    assert!(!crashed_lately(&pod, at(160)));
+    pod.containers[0].ready = false;
+    assert!(crashed_lately(&pod, at(500)));
+    pod.containers[0].restarts = 2;
+    assert!(!crashed_lately(&pod, at(500)));
 }

@@ -1,5 +1,6 @@
 //! What the decisions promise.
 
+mod failing;
 mod hands;
 mod health;
 mod member;
@@ -138,6 +139,7 @@ fn workload(name: &str) -> Workload {
         uses: vec![env("db")],
         tokens: Texts::new_vec(),
         records: LiteMap::new_vec(),
+        failures: LiteMap::new_vec(),
         patched_at: None,
         paused: false,
         update: Update::Rolling { partition: 0 },
@@ -180,6 +182,7 @@ fn container(name: &str, started: i64) -> Container {
         name: name.into(),
         started: Some(at(started)),
         restarts: 0,
+        ready: true,
         waiting: None,
     }
 }

@@ -48,6 +48,7 @@ fn target(name: &str, object: &ObjectFacts, standing: Standing) -> Target {
         changing_since: Some(at(0)),
         refused: None,
         pods_wanted: None,
+        notes: Vec::new(),
     }
 }
 

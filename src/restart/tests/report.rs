@@ -124,7 +124,6 @@ fn what_happened_is_told_once() {
         told,
         [
             EventReason::RestartCompleted,
-            EventReason::RestartFailed,
             EventReason::RestartReverted,
             EventReason::RestartHalted,
         ]

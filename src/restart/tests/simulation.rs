@@ -13,6 +13,7 @@ use crate::{
         memory::Memory,
         model::{Container, Pod, Texts, Wishes, Workload, WorkloadKey},
         need,
+        note::{self, Note, What},
         queue::{Decisions, Limits, decide},
         step::{Step, step},
         target::{Listed, Observed, Setting, Target, assess},
@@ -26,6 +27,8 @@ pub(super) enum Nature {
     Ready(i64),
     /// A new pod crashes.
     Crashing,
+    /// A new pod crashes again and again: it is down for so many seconds, then ready for so many.
+    Flapping(i64, i64),
 }
 
 /// What becomes of a request.
@@ -51,6 +54,8 @@ pub(super) struct Simulated {
     pub(super) nature: Nature,
     /// A self-healer strips our annotation from the template.
     pub(super) healed: bool,
+    /// A pod is available once it has been ready for so many seconds.
+    pub(super) min_ready: i64,
     pub(super) pods: Vec<Pod>,
     template: Texts,
     made: usize,
@@ -72,6 +77,12 @@ pub(super) struct Cluster {
     pub(super) limits: Limits,
     pub(super) taken: Vec<Taken>,
     pub(super) evict_allowed: bool,
+    /// Whether somebody prunes what workloads say of themselves.
+    pub(super) pruned: bool,
+    /// What workloads were to say, by workload; of these what was taken.
+    pub(super) noted: Vec<(usize, Note)>,
+    /// Failures that people were told of, by workload and token.
+    pub(super) alerts: Vec<(usize, Box<str>)>,
     /// The most workloads that were without all their pods of the newest template at once, after we asked.
     pub(super) most_rolling: usize,
     pub(super) decisions: Decisions,
@@ -94,6 +105,9 @@ impl Cluster {
             limits: Limits::default(),
             taken: Vec::new(),
             evict_allowed: false,
+            pruned: false,
+            noted: Vec::new(),
+            alerts: Vec::new(),
             most_rolling: 0,
             decisions: Decisions::default(),
         }
@@ -115,6 +129,12 @@ impl Cluster {
         self.second += 1;
         for workload in &mut self.workloads {
             workload.tick(self.second);
+        }
+        if self.pruned && self.second % 5 == 0 {
+            for simulated in &mut self.workloads {
+                simulated.workload.failures.clear();
+                simulated.workload.records.clear();
+            }
         }
         self.pass(&mut fate);
         let rolling = self.workloads.iter().filter(|workload| workload.is_rolling());
@@ -155,12 +175,13 @@ impl Cluster {
     }
 
     fn pass(&mut self, fate: &mut impl FnMut(&Taken) -> Fate) {
-        let targets: Vec<Target> = (0..self.workloads.len())
+        let judged: Vec<Target> = (0..self.workloads.len())
             .filter_map(|index| self.assess(index))
             .collect();
         let now = self.now();
-        let targets: Vec<&Target> = targets.iter().collect();
+        let targets: Vec<&Target> = judged.iter().collect();
         self.decisions = decide(now, &self.limits, &targets, &mut self.memory);
+        self.note(&judged, fate);
         for go in self.decisions.go.clone() {
             let Some(index) = self.workloads.iter().position(|workload| workload.key == go.key) else {
                 continue;
@@ -215,6 +236,61 @@ impl Cluster {
         }
     }
 
+    /// Has workloads say what they are to say; a process that dies before that tells nobody.
+    fn note(&mut self, targets: &[Target], fate: &mut impl FnMut(&Taken) -> Fate) {
+        for target in targets {
+            for written in &target.notes {
+                let Some(index) = self
+                    .workloads
+                    .iter()
+                    .position(|workload| workload.key == target.key)
+                else {
+                    continue;
+                };
+                let taken = Taken {
+                    second: self.second,
+                    workload: index,
+                    tokens: Vec::new(),
+                };
+                let fate = match note::body(
+                    &self.workloads[index].workload,
+                    "1",
+                    std::slice::from_ref(written),
+                ) {
+                    Some(_) => fate(&taken),
+                    None => Fate::Taken,
+                };
+                if matches!(fate, Fate::Taken | Fate::Lost | Fate::CrashAfter) {
+                    self.workloads[index].say(written);
+                    self.noted.push((index, written.clone()));
+                }
+                let told = match fate {
+                    Fate::Taken => self.memory.noted(&target.uid, written),
+                    Fate::Lost | Fate::Conflict => self.memory.not_noted(&target.uid, written, false),
+                    Fate::Denied => self.memory.not_noted(&target.uid, written, true),
+                    Fate::CrashBefore | Fate::CrashAfter => {
+                        self.memory = Memory::default();
+                        return;
+                    }
+                };
+                if told {
+                    self.alerts.push((index, written.token.clone()));
+                }
+            }
+        }
+    }
+
+    /// The workloads that say that their rollout for the first object's content failed.
+    pub(super) fn failures_said(&self) -> Vec<usize> {
+        let content = &self.objects[0].content;
+        let says = |index: &usize| {
+            let said = self.workloads[*index].workload.failures.get(&content.hash);
+            said.and_then(Option::as_ref)
+                .is_some_and(|said| said.token == content.token && *said.reason != *note::RECOVERED)
+        };
+        (0..self.workloads.len()).filter(says).collect()
+    }
+
     /// How many requests were taken for the workload and token.
     pub(super) fn count(&self, workload: usize, token: &str) -> usize {
         self.taken
@@ -265,11 +341,12 @@ impl Simulated {
             workload,
             nature,
             healed: false,
+            min_ready: 0,
             pods,
             template: Texts::default(),
             made: 0,
         };
-        simulated.observe();
+        simulated.observe(0);
         simulated
     }
 
@@ -277,6 +354,10 @@ impl Simulated {
         assert_eq!(go.strategy, RestartStrategy::Template);
         for carried in &go.carried {
             let asked = &carried.asked;
+            if note::starts_over(&self.workload, &asked.hash, &asked.record.token).is_some() {
+                let said = note::parse(&format!("{}.{}", asked.record.token, note::RECOVERED));
+                self.workload.failures.insert(asked.hash.clone(), said);
+            }
             self.workload
                 .tokens
                 .insert(asked.hash.clone(), asked.record.token.clone());
@@ -286,6 +367,22 @@ impl Simulated {
         }
         self.workload.generation += 1;
         self.workload.patched_at = Some(at(second));
+    }
+
+    fn say(&mut self, note: &Note) {
+        let Note { hash, token, .. } = note;
+        let reason: Box<str> = match &note.what {
+            What::Failed(Some(reason)) => reason.clone(),
+            What::Failed(None) => return,
+            What::Recovered => note::RECOVERED.into(),
+            What::Attempts(record) => {
+                self.workload.records.insert(hash.clone(), record.clone());
+                return;
+            }
+        };
+        let said = note::parse(&format!("{token}.{reason}"));
+        assert!(said.is_some(), "{note:?}");
+        self.workload.failures.insert(hash.clone(), said);
     }
 
     /// A new image, say: another template by another hand.
@@ -303,38 +400,49 @@ impl Simulated {
         self.workload.observed_generation = self.workload.generation;
         for pod in &mut self.pods {
             match self.nature {
-                Nature::Ready(after) => pod.ready |= at(second) >= pod.created + super::seconds(after),
+                Nature::Ready(after) if !pod.ready && at(second) >= pod.created + super::seconds(after) => {
+                    (pod.ready, pod.readiness_since) = (true, Some(at(second)));
+                    pod.containers[0].started = Some(at(second));
+                }
                 Nature::Crashing if !pod.ready => {
                     pod.containers[0].restarts += 1;
                     pod.containers[0].waiting = Some("CrashLoopBackOff".into());
                 }
-                Nature::Crashing => {}
+                Nature::Ready(_) | Nature::Crashing => {}
+                Nature::Flapping(down, up) => flap(pod, second, down, up),
             }
             if pod.ready {
                 pod.containers[0].waiting = None;
             }
+            pod.containers[0].ready = pod.ready;
         }
         let desired = usize::try_from(self.workload.progress.desired).unwrap();
         let new = self.pods.iter().filter(|pod| self.is_new(pod)).count();
         let unready = self
             .pods
             .iter()
-            .filter(|pod| self.is_new(pod) && !pod.ready)
+            .filter(|pod| self.is_new(pod) && !self.is_available(pod, second))
             .count();
         if self.pods.len() < desired || (new < desired && unready == 0) {
             self.create(second);
         } else if self.pods.len() > desired {
-            let ready = self.pods.iter().filter(|pod| pod.ready).count();
+            let available = |pod: &&Pod| self.is_available(pod, second);
+            let ready = self.pods.iter().filter(available).count();
             let old = self
                 .pods
                 .iter()
-                .position(|pod| !self.is_new(pod) && (!pod.ready || ready > desired));
+                .position(|pod| !self.is_new(pod) && (!available(&pod) || ready > desired));
             let extra = old.or_else(|| (new > desired).then_some(0));
             if let Some(index) = extra {
                 self.pods.remove(index);
             }
         }
-        self.observe();
+        self.observe(second);
+    }
+
+    fn is_available(&self, pod: &Pod, second: i64) -> bool {
+        let since = pod.readiness_since.unwrap_or(Timestamp::MIN);
+        pod.ready && need::later(since, super::seconds(self.min_ready)) <= at(second)
     }
 
     fn create(&mut self, second: i64) {
@@ -350,6 +458,7 @@ impl Simulated {
             name: "app".into(),
             started: None,
             restarts: 0,
+            ready: false,
             waiting: None,
         }];
         self.pods.push(made);
@@ -361,20 +470,43 @@ impl Simulated {
         pod.tokens == template
     }
 
-    fn observe(&mut self) {
+    fn observe(&mut self, second: i64) {
         let number = |count: usize| i32::try_from(count).unwrap();
         let ready = self.pods.iter().filter(|pod| pod.ready).count();
         let new = self.pods.iter().filter(|pod| self.is_new(pod)).count();
+        let available = |pod: &&Pod| self.is_available(pod, second);
+        let available = self.pods.iter().filter(available).count();
         let progress = &mut self.workload.progress;
         progress.total = number(self.pods.len());
         progress.updated = number(new);
-        (progress.ready, progress.available) = (number(ready), number(ready));
+        (progress.ready, progress.available) = (number(ready), number(available));
     }
 
     /// Whether it was asked for and is not through, nor broken.
     pub(super) fn is_rolling(&self) -> bool {
         let through = self.pods.iter().all(|pod| self.is_new(pod) && pod.ready)
             && self.workload.observed_generation == self.workload.generation;
-        self.workload.patched_at.is_some() && !through && self.nature != Nature::Crashing && !self.healed
+        let broken = matches!(self.nature, Nature::Crashing | Nature::Flapping(..));
+        self.workload.patched_at.is_some() && !through && !broken && !self.healed
+    }
+}
+
+/// A pod that was made by us looks well for a while, then its container exits and waits to be started again.
+fn flap(pod: &mut Pod, second: i64, down: i64, up: i64) {
+    if pod.created < at(0) {
+        return;
+    }
+    let age = at(second).duration_since(pod.created).as_secs();
+    let (round, phase) = (age / (down + up), age % (down + up));
+    let container = &mut pod.containers[0];
+    container.restarts = i32::try_from(round).unwrap();
+    if phase < down {
+        container.started = None;
+        container.waiting = Some("CrashLoopBackOff".into());
+        (pod.ready, pod.readiness_since) = (false, Some(at(second - phase)));
+    } else {
+        let since = at(second - phase + down);
+        container.started = Some(since);
+        (pod.ready, pod.readiness_since) = (true, Some(since));
     }
 }

@@ -12,7 +12,7 @@ use crate::{
         facts::{Facts, ObjectFacts},
         health::Failure,
         memory::Memory,
-        model::{Pod, Record, Texts, Until, Wish, Wishes, Workload},
+        model::{Pod, PodSelector, Record, Texts, Until, Wish, Wishes, Workload},
         patch::Asked,
         pods::{PROVES_NOTHING, Pods},
         queue::{Carried, Go},
@@ -186,6 +186,7 @@ fn what_comes_of_an_eviction_is_ours_though_the_next_one_was_refused() {
     let mut new = pod("api", 21);
     new.ready = false;
     (new.containers[0].restarts, new.containers[0].waiting) = (3, Some("CrashLoopBackOff".into()));
+    new.containers[0].ready = false;
     let pods = [pod("api", -1000), new];
     let target = look(at(90), &facts, &workload("api"), &pods, &mut memory).unwrap();
     let failed = Standing::Failed {
@@ -204,6 +205,7 @@ fn a_rollout_that_failed_stays_failed_after_its_time() {
     crashing.ready = false;
     crashing.tokens.insert("hash-db".into(), "t".into());
     (crashing.containers[0].restarts, crashing.containers[0].waiting) = (3, Some("CrashLoopBackOff".into()));
+    crashing.containers[0].ready = false;
     let mut workload = patched(20);
     workload.observed_generation = 2;
     workload.progress.available = 0;
@@ -302,14 +304,49 @@ fn a_pod_counts_for_the_workload_whose_name_its_replica_set_bears() {
         ],
         |name| ["web", "web-canary"].contains(&name),
     );
-    assert_eq!(pods.at(), listed);
-    let many = (0..501).map(|n| named(Some(("ReplicaSet", "adopted")), &format!("p{n}")));
-    assert_eq!(Pods::new(listed, many.collect(), |_| false).at(), PROVES_NOTHING);
-    let of = |name: &str| -> Vec<String> { pods.of(name).map(|pod| pod.name.to_string()).collect() };
+    let of = |name: &str| -> Vec<String> {
+        let own = pods.of(name, &workload("c").selector);
+        assert_eq!(own.at, listed);
+        own.pods.into_iter().map(|pod| pod.name.to_string()).collect()
+    };
     assert_eq!(of("e"), ["e-0", "c-0"]);
     assert_eq!(of("web"), ["a-0", "d-0", "c-0"]);
     assert_eq!(of("web-canary"), ["b-0", "c-0"]);
     assert_eq!(of("other"), ["c-0"]);
+}
+
+#[test]
+fn pods_of_others_replica_sets_are_skipped_however_many_there_are() {
+    let stray = |n: usize, labels: &[(&str, &str)]| {
+        let mut pod = pod("stray", 0);
+        pod.name = format!("p{n}").into();
+        pod.controller = Some(("ReplicaSet".into(), "bare".into()));
+        let labels = labels
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()));
+        pod.labels = labels.collect();
+        pod
+    };
+    let mut all: Vec<Pod> = (0..6000)
+        .map(|n| stray(n, &[("team", "shop"), ("app", "bare")]))
+        .collect();
+    all.push(stray(6000, &[("team", "shop"), ("app", "api")]));
+    let pods = Pods::new(at(0), all, |_| false);
+    let select = |labels: &[(&str, &str)]| PodSelector {
+        labels: labels
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect(),
+        expressions: Vec::new(),
+    };
+    // It adopted one of them.
+    let api = pods.of("api", &select(&[("app", "api"), ("team", "shop")]));
+    assert_eq!((api.at, api.pods.len()), (at(0), 1));
+    let none = pods.of("web", &select(&[("app", "web")]));
+    assert_eq!((none.at, none.pods.len()), (at(0), 0));
+    // Of one that may have adopted more than are gone through, nothing is proved; the others do not suffer.
+    let all = pods.of("all", &select(&[("team", "shop")]));
+    assert_eq!((all.at, all.pods.len()), (PROVES_NOTHING, 5000));
 }
 
 #[test]
