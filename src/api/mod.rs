@@ -5,6 +5,7 @@
 
 pub mod allowed;
 pub mod arn;
+mod block;
 pub mod crds;
 pub mod external_secret;
 pub mod interval;

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{external_secret::ExternalSecretSpec, interval, refused, schema, window::Window};
+use super::{
+    Invalid, block::Block, external_secret::ExternalSecretSpec, interval, refused, schema, window::Window,
+};
 
 /// How the credential rotates.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,17 @@ pub struct RotationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
     pub pending_timeout: Option<String>,
+    /// The first field that could not be read.
+    #[serde(skip)]
+    pub unreadable: Option<Invalid>,
+}
+
+impl Block for RotationSpec {
+    const PATH: &'static str = "spec.rotation";
+
+    fn unreadable(&mut self, invalid: Invalid) {
+        self.unreadable = Some(invalid);
+    }
 }
 
 /// When the old credential dies.
@@ -102,6 +115,17 @@ pub struct RestartSpec {
     /// When a restarted workload counts as failed, and what follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<RestartHealth>,
+    /// The first field that could not be read.
+    #[serde(skip)]
+    pub unreadable: Option<Invalid>,
+}
+
+impl Block for RestartSpec {
+    const PATH: &'static str = "spec.restart";
+
+    fn unreadable(&mut self, invalid: Invalid) {
+        self.unreadable = Some(invalid);
+    }
 }
 
 /// Whether restarts happen by themselves.
@@ -416,6 +440,7 @@ impl ExternalSecretSpec {
             deadline,
             health,
         } = self.restart.as_ref().unwrap_or(&nothing);
+            unreadable: _,
         let pacing = pacing.clone().unwrap_or_default();
         let deadline = deadline.clone().unwrap_or_default();
         let health = health.clone().unwrap_or_default();
@@ -436,14 +461,6 @@ impl ExternalSecretSpec {
         })
     }
 
-    /// The keys of the Secret whose change restarts; all where there are none.
-    pub fn trigger_keys(&self) -> &[String] {
-        self.restart
-            .as_ref()
-            .and_then(|restart| restart.trigger.as_ref()?.keys.as_deref())
-            .unwrap_or_default()
-    }
-
     /// How the credential rotates, as the spec says; none where that is to be found out.
     pub fn rotation_strategy(&self) -> Option<RotationStrategy> {
         self.rotation
@@ -458,6 +475,7 @@ impl ExternalSecretSpec {
             .rotation
             .as_ref()
             .and_then(|rotation| rotation.pending_timeout.as_deref());
+            .filter(|_| self.validate_rotation().is_ok())
         duration(text, PENDING_TIMEOUT).unwrap_or(PENDING_TIMEOUT)
     }
 }

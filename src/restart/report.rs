@@ -83,6 +83,18 @@ pub fn count<'a>(states: impl Iterator<Item = &'a State>) -> Counts {
     for state in states {
         let of = match state.word {
             Word::Done => &mut counts.done,
+/// What is said of an ExternalSecret with this `fault` in `restart` or `rotation`. How far its restarts are stays as it was
+/// said last.
+pub fn report_of_fault(fault: &str) -> Report {
+    Report {
+        status: RestartStatus::default(),
+        reason: Reason::InvalidSpec,
+        message: format!(
+            "{fault}. No workload is restarted until it is corrected; what is due then follows. Values are still synced"
+        ),
+    }
+}
+
             Word::RollingOut => &mut counts.in_flight,
             Word::Failed | Word::StillUnhealthy => &mut counts.failed,
             _ => &mut counts.pending,

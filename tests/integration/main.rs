@@ -33,6 +33,7 @@ mod refresh;
 mod restart_control;
 mod restart_crashes;
 mod restart_evict;
+mod restart_faults;
 mod restart_gitops;
 mod restart_health;
 mod restart_limits;

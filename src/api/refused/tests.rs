@@ -340,6 +340,14 @@ fn what_this_version_has_is_accepted() {
     }
 }
 
+/// The first thing that is wrong anywhere in the spec.
+fn every(object: &ExternalSecret) -> Result<(), Invalid> {
+    let spec = &object.spec;
+    spec.validate()?;
+    spec.validate_rotation()?;
+    spec.validate_restart()
+}
+
 #[test]
 fn manifests_of_external_secrets_operator_work_with_another_api_version() {
     let manifests: Vec<Value> = serde_saphyr::from_multiple(include_str!("eso.yaml")).unwrap();
@@ -354,7 +362,7 @@ fn manifests_of_external_secrets_operator_work_with_another_api_version() {
         let valid = match manifest["kind"].as_str().unwrap() {
             "ExternalSecret" => {
                 let read: ExternalSecret = serde_json::from_value(manifest.clone()).unwrap();
-                read.spec.validate()
+                every(&read)
             }
             "SecretStore" => {
                 let read: SecretStore = serde_json::from_value(manifest.clone()).unwrap();
@@ -379,7 +387,7 @@ fn every_field_of_restarts_is_accepted() {
     for manifest in manifests {
         assert_eq!(refusals(&manifest), Vec::<String>::new());
         let read: ExternalSecret = serde_json::from_value(manifest.clone()).unwrap();
-        assert_eq!(read.spec.validate(), Ok::<(), Invalid>(()));
+        assert_eq!(every(&read), Ok::<(), Invalid>(()));
         // Nothing is declared under another name than it is read by.
         assert_eq!(serde_json::to_value(&read.spec).unwrap(), manifest["spec"]);
     }

@@ -2,11 +2,11 @@ use std::collections::BTreeMap;
 
 use super::{at, content, key};
 use crate::{
-    api::{EventReason, ObjectKey, Reason, WorkloadKind},
+    api::{EventReason, ObjectKey, Reason, RestartStatus, WorkloadKind},
     restart::{
         block::Word,
         queue::{Decisions, ObjectState, State},
-        report::{Seen, report},
+        report::{Seen, report, report_of_fault},
     },
 };
 
@@ -93,6 +93,20 @@ fn the_status_counts_and_lists_at_most_fifty_exceptions() {
     assert_eq!((exceptions.len(), &*exceptions[0].reason), (1, "Failed"));
     let many = report(&content("db", "t"), &decisions(&[Word::Paused; 60], false)).status;
     assert_eq!(many.exceptions.unwrap().len(), 50);
+}
+
+#[test]
+fn an_error_in_the_spec_is_told_with_what_follows() {
+    let found = report_of_fault("spec.restart.windows[0].cron is wrong");
+    assert_eq!(
+        (found.reason, found.status),
+        (Reason::InvalidSpec, RestartStatus::default())
+    );
+    assert!(
+        found
+            .message
+            .starts_with("spec.restart.windows[0].cron is wrong. No workload is restarted until")
+    );
 }
 
 #[test]
