@@ -7,6 +7,7 @@ pub mod allowed;
 pub mod arn;
 mod block;
 pub mod crds;
+mod cron;
 pub mod external_secret;
 pub mod interval;
 pub mod names;

@@ -312,6 +312,7 @@ pub struct Pacing {
 /// A time in which restarts may begin.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = refused::restart_window)]
 pub struct RestartWindow {
     /// When it opens, as five fields of cron: minute, hour, day of month, month, day of week.
     #[schemars(length(min = 9, max = 100))]
@@ -439,8 +440,8 @@ impl ExternalSecretSpec {
             windows,
             deadline,
             health,
-        } = self.restart.as_ref().unwrap_or(&nothing);
             unreadable: _,
+        } = self.restart.as_ref().unwrap_or(&nothing);
         let pacing = pacing.clone().unwrap_or_default();
         let deadline = deadline.clone().unwrap_or_default();
         let health = health.clone().unwrap_or_default();
@@ -474,8 +475,8 @@ impl ExternalSecretSpec {
         let text = self
             .rotation
             .as_ref()
-            .and_then(|rotation| rotation.pending_timeout.as_deref());
             .filter(|_| self.validate_rotation().is_ok())
+            .and_then(|rotation| rotation.pending_timeout.as_deref());
         duration(text, PENDING_TIMEOUT).unwrap_or(PENDING_TIMEOUT)
     }
 }

@@ -41,6 +41,7 @@ mod restart_need;
 mod restart_rollouts;
 mod restart_scope;
 mod restart_steady;
+mod restart_windows;
 mod rolling;
 mod rotation;
 mod status;

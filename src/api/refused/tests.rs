@@ -392,3 +392,58 @@ fn every_field_of_restarts_is_accepted() {
         assert_eq!(serde_json::to_value(&read.spec).unwrap(), manifest["spec"]);
     }
 }
+
+#[test]
+fn windows_that_can_never_be_read_are_refused_with_a_sentence() {
+    let windows = |window: Value| {
+        let good = json!({"cron": "0 2 * * *", "duration": "2h"});
+        with(
+            external_secret(),
+            "/spec/restart",
+            json!({"windows": [good, window]}),
+        )
+    };
+    let cron = |cron: &str| windows(json!({"cron": cron, "duration": "2h"}));
+    for (object, start) in [
+        (cron("60 2 * * *"), "the minute of cron (field 1) must be "),
+        (cron("0 24 * * *"), "the hour of cron (field 2) must be "),
+        (cron("0 2 0 * *"), "the day of month of cron (field 3) must be "),
+        (cron("0 2 * 13 *"), "the month of cron (field 4) must be "),
+        (cron("0 2 * * 8"), "the day of week of cron (field 5) must be "),
+        (cron("0 2 * * MO"), "the day of week of cron (field 5) must be "),
+        (cron("0 2 * * * *"), "cron needs five fields: "),
+        (cron("@midnight"), "cron needs five fields: "),
+        (cron("0 22-6 * * *"), "ranges in cron must ascend: "),
+        (cron("0 2 * * FRI-MON"), "ranges in cron must ascend: "),
+        (
+            windows(json!({"cron": "0 2 * * *", "duration": "59s"})),
+            "duration of a window must be ",
+        ),
+        (
+            windows(json!({"cron": "0 2 * * *", "duration": "169h"})),
+            "duration of a window must be ",
+        ),
+        (
+            windows(json!({"cron": "0 2 * * *", "duration": "2h", "timeZone": "Europe / Vienna"})),
+            "timeZone must be ",
+        ),
+    ] {
+        assert_refused(&object, start);
+    }
+    for (cron, duration, zone) in [
+        ("0 2 * * *", "2h", "Europe/Vienna"),
+        (" 0\t2  * * * ", "1m", "UTC"),
+        (
+            "*/15 9-17/2,20 1,15W,L jan-MAR,12 Mon-Fri,5L,2#1",
+            "168h",
+            "Etc/GMT+12",
+        ),
+        ("00 02 01 01 7", "1h30m", "america/argentina/buenos_aires"),
+        ("5/10 * * * *", "0.5h", "EST5EDT"),
+    ] {
+        let object = windows(json!({"cron": cron, "duration": duration, "timeZone": zone}));
+        assert_eq!(refusals(&object), Vec::<String>::new(), "{cron}");
+        let read: ExternalSecret = serde_json::from_value(object).unwrap();
+        assert_eq!(read.spec.validate_restart(), Ok::<(), Invalid>(()), "{cron}");
+    }
+}
