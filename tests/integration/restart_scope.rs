@@ -5,11 +5,11 @@ use k8s_openapi::api::core::v1::Secret;
 use keyturn::api::ExternalSecret;
 use serde_json::json;
 
-use testbed::wait;
+use testbed::{wait, workloads::Use};
 
 use crate::{
     harness::{API_SERVER, OFTEN, SELDOM, SOON, annotation, bed, common, entry, property, quarried, same},
-    rolling::{Anchor, restarted, web},
+    rolling::{Anchor, annotated, restarted, user, web},
 };
 
 #[tokio::test]
@@ -224,15 +224,12 @@ async fn pods_of_our_own_restart_hold_the_change_whatever_keys_count_later() -> 
         for keys in [&["password", "user"][..], &["user"], &[]] {
             bed.external_secret("db", spec(keys)).await?;
             bed.synced("db").await?;
-            wait::until("the keys to be written", SOON, async || {
-                let secret = bed.written("db").await?;
-                Ok(annotation(&secret, "keyturn.dev/rescoped").map(|_| ()))
-            })
-            .await?;
             anchor.holds().await?;
             restarted(&history, &[("Deployment web", 1)]).await?;
             same("the rollout", &bed.rollout("db").await?, &token)?;
             same("its time", &bed.changed_at("db").await?, &changed_at)?;
+            let noted = bed.written("db").await?;
+            ensure!(annotation(&noted, "keyturn.dev/rescoped").is_some());
         }
         // What was not restarted for the change is still due.
         bed.patch_workload("Deployment", "paused", json!({"spec": {"paused": false}}))
@@ -254,6 +251,45 @@ async fn pods_of_our_own_restart_hold_the_change_whatever_keys_count_later() -> 
             &annotation(&bed.written("db").await?, "keyturn.dev/rescoped"),
             &None,
         )
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_change_is_pending_before_it_is_complete_though_nothing_is_restarted_for_it() -> Result<()> {
+    bed("pending", async |bed| {
+        let source = bed.restarting("db", json!({})).await?;
+        let hot = |name| {
+            let mounted = user("Deployment", name, "db", Use::Volume);
+            annotated(mounted, &[("keyturn.dev/hot-reload", "true")])
+        };
+        bed.run_workloads([hot("one"), hot("two")]).await?;
+        let history = bed.history().await?;
+        bed.rotate(&source, "second").await?;
+        let before = bed.restarts("db", &["Complete"]).await?;
+        let token = bed.rotate(&source, "third").await?;
+        let first = wait::until("the change to be reported", SOON, async || {
+            let status = bed.get("db").await?.status.unwrap_or_default();
+            let restart = status.restart.unwrap_or_default();
+            let conditions = status.conditions.unwrap_or_default();
+            let complete = conditions
+                .into_iter()
+                .find(|found| found.type_ == "RestartsComplete");
+            Ok(complete.filter(|_| restart.rollout.as_deref() == Some(&*token)))
+        })
+        .await?;
+        same("what is reported first", &first.reason.as_str(), &"Pending")?;
+        let named = format!("(rollout {})", &token[..12]);
+        ensure!(first.message.ends_with(&named), "{}", first.message);
+        let after = bed.restarts("db", &["Complete"]).await?;
+        ensure!(after.message.ends_with(&named), "{}", after.message);
+        // It was false in between: that is what the time of the condition tells.
+        ensure!(
+            after.last_transition_time.0 > before.last_transition_time.0,
+            "it stayed complete, since {}",
+            before.last_transition_time.0
+        );
+        restarted(&history, &[]).await
     })
     .await
 }

@@ -397,6 +397,15 @@ fn reverted(status: &RestartStatus) -> Option<Reverted> {
     Some((rollout.into(), reverted))
 }
 
+/// The end of the message of `RestartsComplete`, which names the rollout that it is about.
+pub fn rollout_note(rollout: &str) -> String {
+    let short: String = rollout.chars().take(ROLLOUT_NOTED).collect();
+    format!(" (rollout {short})")
+}
+
+/// How many characters of a rollout token a message has: enough to compare, and the status has all.
+const ROLLOUT_NOTED: usize = 12;
+
 /// A number that changes with what the status says of restarts, times of transition aside; 0 where it says nothing.
 pub fn digest_of_restarts(status: &ExternalSecretStatus) -> u64 {
     let condition = status::condition(status, ConditionType::RestartsComplete);
@@ -406,6 +415,13 @@ pub fn digest_of_restarts(status: &ExternalSecretStatus) -> u64 {
     // Where the spec is wrong, the progress of restarts stays as it was last.
     let is_invalid = condition.is_some_and(|condition| condition.reason == Reason::InvalidSpec.as_str());
     let restart = status.restart.as_ref().filter(|_| !is_invalid);
+    // An earlier version did not name the rollout, and the status has it anyway.
+    let note = status
+        .restart
+        .as_ref()
+        .and_then(|restart| restart.rollout.as_deref())
+        .map(rollout_note)
+        .unwrap_or_default();
     let condition = condition.map(|condition| {
         let Condition {
             status,
@@ -415,6 +431,7 @@ pub fn digest_of_restarts(status: &ExternalSecretStatus) -> u64 {
             type_: _,
             last_transition_time: _,
         } = condition;
+        let message = message.strip_suffix(&note).unwrap_or(message);
         (status, reason, message, observed_generation)
     });
     let text = serde_json::to_vec(&(restart, condition)).unwrap_or_default();
