@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    caps,
+    block, caps,
     interval::{BadInterval, Interval},
     refused,
     restart::{RestartSpec, RotationSpec},
@@ -70,10 +70,18 @@ pub struct ExternalSecretSpec {
     #[schemars(length(max = 50), extend("x-kubernetes-list-type" = "atomic"))]
     pub data_from: Option<Vec<DataFromEntry>>,
     /// How the credential rotates.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "block::lenient"
+    )]
     pub rotation: Option<RotationSpec>,
     /// How the workloads that use the Secret follow its changes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "block::lenient"
+    )]
     pub restart: Option<RestartSpec>,
 }
 

@@ -5,8 +5,10 @@
 
 pub mod allowed;
 pub mod arn;
+mod block;
 pub mod caps;
 pub mod crds;
+mod cron;
 pub mod external_secret;
 mod glob;
 pub mod interval;

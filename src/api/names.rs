@@ -53,6 +53,9 @@ pub mod annotation {
     /// On a Secret: keyed token of what [`ROLLOUT`] is made with, the key and the chosen entries: where it differs, rollouts
     /// cannot be compared.
     pub const SCOPE: &str = "keyturn.dev/scope";
+    /// On a Secret whose [`ROLLOUT`] was made with another key or other entries than count now: the scope that counts now
+    /// and the rollout token of the same data in that scope, with a space between. Pods still carry [`ROLLOUT`].
+    pub const RESCOPED: &str = "keyturn.dev/rescoped";
     /// On a Secret: since when restarts are wanted, RFC 3339. What changed before asks for none.
     pub const RESTART_SINCE: &str = "keyturn.dev/restart-since";
     /// By users, on a workload or a Namespace: whether it is restarted.

@@ -222,6 +222,10 @@ impl Reason {
                 C::RotationHealthy => (C::RotationHealthy, Status::True),
                 _ => (C::RestartsComplete, Status::False),
             },
+            Self::InvalidSpec => match condition {
+                C::Ready | C::RotationHealthy | C::RestartsComplete => (condition, Status::False),
+                C::Current => (C::Ready, Status::False),
+            },
             Self::Synced
             | Self::Retained
             | Self::Deleted
@@ -229,8 +233,7 @@ impl Reason {
             | Self::Valid
             | Self::Unrestricted
             | Self::PerNamespace => (C::Ready, Status::True),
-            Self::InvalidSpec
-            | Self::StoreNotFound
+            Self::StoreNotFound
             | Self::StoreNotReady
             | Self::NamespaceNotAllowed
             | Self::KeyNotAllowed
@@ -298,13 +301,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_belongs_to_a_condition_and_only_in_progress_to_two() {
+    fn every_reason_belongs_to_one_condition_but_for_in_progress_and_invalid_spec() {
         for reason in Reason::ALL {
             let of = ConditionType::ALL
                 .iter()
                 .filter(|condition| reason.status(**condition).is_some())
                 .count();
-            assert_eq!(of, if *reason == Reason::InProgress { 2 } else { 1 }, "{reason}");
+            let expected = match reason {
+                Reason::InProgress => 2,
+                Reason::InvalidSpec => 3,
+                _ => 1,
+            };
+            assert_eq!(of, expected, "{reason}");
         }
     }
 

@@ -5,7 +5,10 @@
 
 use schemars::Schema;
 
-use super::schema::{Shape, field_rule, only, refuse, rule};
+use super::{
+    cron,
+    schema::{Shape, field_rule, only, refuse, rule},
+};
 
 /// `spec` of an ExternalSecret.
 pub(super) fn external_secret(schema: &mut Schema) {
@@ -50,6 +53,47 @@ pub(super) fn restart_target(schema: &mut Schema) {
         "strategy RestartAt is for a Rollout of Argo Rollouts: use Template or Evict, or leave it out",
     );
 }
+
+/// An entry of `restart.windows`: form and values. What they let pass and the parser does not, the condition reports.
+pub(super) fn restart_window(schema: &mut Schema) {
+    field_rule(
+        schema,
+        "cron",
+        &format!("self.matches('{}')", cron::FIVE_FIELDS),
+        "cron needs five fields: minute, hour, day of month, month and day of week, such as 0 2 * * *",
+    );
+    for (place, field) in cron::FIELDS.iter().enumerate() {
+        let (rule, message) = (cron::pattern(place, field), field.message);
+        // The count of fields is told by the rule above.
+        let rule = format!("!self.matches('{}') || self.matches('{rule}')", cron::FIVE_FIELDS);
+        field_rule(schema, "cron", &rule, message);
+    }
+    field_rule(
+        schema,
+        "cron",
+        &format!(
+            "!self.findAll('[0-9]+-[0-9]+').exists(range, int(range.split('-')[0]) > int(range.split('-')[1])) && \
+             !self.matches('{}')",
+            cron::descending_names()
+        ),
+        "ranges in cron must ascend: write 22-23,0-6 instead of 22-6, and 5-7 instead of FRI-SUN",
+    );
+    field_rule(
+        schema,
+        "duration",
+        "duration(self) >= duration('1m') && duration(self) <= duration('168h')",
+        "duration of a window must be from 1m to 168h, such as 2h",
+    );
+    field_rule(
+        schema,
+        "timeZone",
+        &format!("self.matches('{TIME_ZONE}')"),
+        "timeZone must be a name of the IANA database such as Europe/Vienna: correct it, or leave it out for UTC",
+    );
+}
+
+/// The form of all names of time zones.
+pub(super) const TIME_ZONE: &str = "^[A-Za-z][A-Za-z0-9+_./-]*$";
 
 /// `target`.
 pub(super) fn target(schema: &mut Schema) {

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{caps, external_secret::ExternalSecretSpec, interval, refused, schema, window::Window};
+use super::{
+    Invalid, block::Block, caps, external_secret::ExternalSecretSpec, interval, refused, schema,
+    window::Window,
+};
 
 /// How the credential rotates.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +23,17 @@ pub struct RotationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
     pub pending_timeout: Option<String>,
+    /// The first field that could not be read.
+    #[serde(skip)]
+    pub unreadable: Option<Invalid>,
+}
+
+impl Block for RotationSpec {
+    const PATH: &'static str = "spec.rotation";
+
+    fn unreadable(&mut self, invalid: Invalid) {
+        self.unreadable = Some(invalid);
+    }
 }
 
 /// When the old credential dies.
@@ -102,6 +116,17 @@ pub struct RestartSpec {
     /// When a restarted workload counts as failed, and what follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<RestartHealth>,
+    /// The first field that could not be read.
+    #[serde(skip)]
+    pub unreadable: Option<Invalid>,
+}
+
+impl Block for RestartSpec {
+    const PATH: &'static str = "spec.restart";
+
+    fn unreadable(&mut self, invalid: Invalid) {
+        self.unreadable = Some(invalid);
+    }
 }
 
 /// Whether restarts happen by themselves.
@@ -288,6 +313,7 @@ pub struct Pacing {
 /// A time in which restarts may begin.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = refused::restart_window)]
 pub struct RestartWindow {
     /// When it opens, as five fields of cron: minute, hour, day of month, month, day of week.
     #[schemars(length(min = 9, max = 100))]
@@ -435,6 +461,7 @@ impl ExternalSecretSpec {
             windows,
             deadline,
             health,
+            unreadable: _,
         } = self.restart.as_ref().unwrap_or(&nothing);
         let pacing = pacing.clone().unwrap_or_default();
         let deadline = deadline.clone().unwrap_or_default();
@@ -456,14 +483,6 @@ impl ExternalSecretSpec {
         })
     }
 
-    /// The keys of the Secret whose change restarts; all where there are none.
-    pub fn trigger_keys(&self) -> &[String] {
-        self.restart
-            .as_ref()
-            .and_then(|restart| restart.trigger.as_ref()?.keys.as_deref())
-            .unwrap_or_default()
-    }
-
     /// How the credential rotates, as the spec says; none where that is to be found out.
     pub fn rotation_strategy(&self) -> Option<RotationStrategy> {
         self.rotation
@@ -477,6 +496,7 @@ impl ExternalSecretSpec {
         let text = self
             .rotation
             .as_ref()
+            .filter(|_| self.validate_rotation().is_ok())
             .and_then(|rotation| rotation.pending_timeout.as_deref());
         duration(text, PENDING_TIMEOUT).unwrap_or(PENDING_TIMEOUT)
     }

@@ -49,6 +49,13 @@ pub fn short(text: &str) -> Option<u64> {
     u64::from_str_radix(text.get(..16)?, 16).ok()
 }
 
+/// The scope and the rollout token in the annotation [`RESCOPED`](super::names::annotation::RESCOPED); none for any other
+/// text.
+pub fn rescoped(text: &str) -> Option<(&str, &str)> {
+    text.split_once(' ')
+        .filter(|(scope, rollout)| is_text(scope) && is_text(rollout))
+}
+
 /// Whether a text may be a token's, of this version or of another; what somebody else wrote may be anything.
 pub fn is_text(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())

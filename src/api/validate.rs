@@ -46,7 +46,7 @@ fn invalid(path: impl Into<String>, message: impl Into<String>) -> Invalid {
 }
 
 impl ExternalSecretSpec {
-    /// The first thing that is wrong, if any.
+    /// The first thing that is wrong, if any, besides `rotation` and `restart`: errors there stop no sync of values.
     pub fn validate(&self) -> Result<(), Invalid> {
         if self.entries().next().is_none() {
             return Err(invalid(
@@ -101,7 +101,7 @@ impl ExternalSecretSpec {
                 ));
             }
         }
-        restart::validate(self)
+        Ok(())
     }
 
     fn validate_policies(&self) -> Result<(), Invalid> {

@@ -46,13 +46,31 @@ pub enum Opening {
 }
 
 /// What is wrong with a window: the field, and a sentence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadWindow {
     /// Its name.
     pub field: &'static str,
-    /// What is wrong and what to do.
-    pub message: &'static str,
+    /// The value, what is wrong with it, and what to do.
+    pub message: String,
 }
+
+/// The fields of a cron expression: name and valid values.
+const CRON_FIELDS: [(&str, &str); 5] = [
+    ("minute", "0 to 59"),
+    ("hour", "0 to 23"),
+    (
+        "day of month",
+        "1 to 31, L for the last day, or 15W for the weekday nearest to day 15",
+    ),
+    ("month", "1 to 12 or JAN to DEC"),
+    (
+        "day of week",
+        "0 to 7 or SUN to SAT, 5L for the last Friday, or 5#2 for the second",
+    ),
+];
+
+/// The most characters of a value that a message quotes.
+const QUOTED: usize = 100;
 
 impl fmt::Debug for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -79,23 +97,24 @@ impl Window {
         let zone_name = time_zone.as_deref().unwrap_or("UTC");
         let bad = |field, message| BadWindow { field, message };
         let zone = TimeZone::get(zone_name).map_err(|_| {
-            bad(
-                "timeZone",
-                "is no time zone of the IANA database: write one such as Europe/Vienna, or leave it out for UTC",
-            )
+            let message = format!(
+                "is {}, which is not a time zone of the IANA database: write one such as Europe/Vienna, or remove the \
+                 field for UTC",
+                quote(zone_name)
+            );
+            bad("timeZone", message)
         })?;
-        if cron.split_ascii_whitespace().count() != 5 {
-            return Err(bad(
-                "cron",
-                "needs five fields: minute, hour, day of month, month, day of week",
-            ));
-        }
-        let opens = cronexpr::parse_crontab(&format!("{cron} UTC"))
-            .map_err(|_| bad("cron", "is no cron expression: write one such as 0 2 * * *"))?;
+        let opens = parse_cron(cron).map_err(|message| bad("cron", message))?;
         let duration = interval::parse_go(duration)
             .ok()
             .filter(|duration| LIMITS.contains(duration))
-            .ok_or_else(|| bad("duration", "must be a duration from 1m to 168h, such as 2h"))?;
+            .ok_or_else(|| {
+                let message = format!(
+                    "is {}, which is not a duration from 1m to 168h: write one such as 2h",
+                    quote(duration)
+                );
+                bad("duration", message)
+            })?;
         Ok(Self {
             text: format!("{cron} {zone_name} {duration:?}").into(),
             opens: Box::new(opens),
@@ -150,6 +169,47 @@ impl Window {
     fn end(&self, start: Timestamp) -> Timestamp {
         start.checked_add(self.duration).unwrap_or(start)
     }
+}
+
+/// Reads a cron expression, as if its times were in UTC. The error is a message.
+fn parse_cron(cron: &str) -> Result<Crontab, String> {
+    let fields: Vec<&str> = cron.split_ascii_whitespace().collect();
+    if fields.len() != CRON_FIELDS.len() {
+        return Err(format!(
+            "is {}, which has {} fields: write five, for minute, hour, day of month, month and day of week, such as 0 2 * * *",
+            quote(cron),
+            fields.len()
+        ));
+    }
+    if let Ok(crontab) = cronexpr::parse_crontab(&format!("{cron} UTC")) {
+        return Ok(crontab);
+    }
+    // The first field that is wrong by itself.
+    for (place, (field, (name, valid))) in fields.iter().zip(CRON_FIELDS).enumerate() {
+        let mut alone = ["*", "*", "*", "*", "*", "UTC"];
+        if let Some(slot) = alone.get_mut(place) {
+            *slot = field;
+        }
+        if cronexpr::parse_crontab(&alone.join(" ")).is_err() {
+            return Err(format!(
+                "is {}, of which field {} ({name}), {}, is not valid: write {valid}; ranges such as 2-4 must ascend, lists such \
+                 as 2,4 and steps such as */2 are possible",
+                quote(cron),
+                place + 1,
+                quote(field)
+            ));
+        }
+    }
+    Err(format!(
+        "is {}, which is not a cron expression: write one such as 0 2 * * *",
+        quote(cron)
+    ))
+}
+
+/// The value in quotes, with control characters escaped, and cut if it is longer than the API server lets it be.
+fn quote(value: &str) -> String {
+    let short: String = value.chars().take(QUOTED).collect();
+    format!("{short:?}")
 }
 
 /// All windows together; without any it is always open.
@@ -260,6 +320,33 @@ mod tests {
     }
 
     #[test]
+    fn the_field_of_a_cron_expression_that_is_wrong_is_named() {
+        for (cron, place) in [
+            ("60 2 * * *", "field 1 (minute), \"60\""),
+            ("0 24 * * *", "field 2 (hour), \"24\""),
+            ("0  22-6\t* * *", "field 2 (hour), \"22-6\""),
+            ("0 2 32 * *", "field 3 (day of month), \"32\""),
+            ("0 2 * 13 *", "field 4 (month), \"13\""),
+            ("0 2 * * FRI-MON", "field 5 (day of week), \"FRI-MON\""),
+            ("0 x * y *", "field 2 (hour), \"x\""),
+            ("H 2 * * *", "field 1 (minute), \"H\""),
+        ] {
+            let message = parse_cron(cron).unwrap_err();
+            assert!(message.contains(place), "{cron}: {message}");
+        }
+        let message = parse_cron("@daily").unwrap_err();
+        assert!(
+            message.starts_with("is \"@daily\", which has 1 fields"),
+            "{message}"
+        );
+        let message = parse_cron(&format!("0 2 * * {}\u{1b}", "x".repeat(1000))).unwrap_err();
+        assert!(
+            message.len() < 600 && !message.contains(char::is_control),
+            "{message}"
+        );
+    }
+
+    #[test]
     fn what_is_wrong_with_a_window_is_named() {
         for (cron, duration, zone, field) in [
             ("0 2 * * *", "2h", "Europe/Nowhere", "timeZone"),
@@ -277,7 +364,14 @@ mod tests {
                 duration: duration.to_owned(),
                 time_zone: Some(zone.to_owned()),
             });
-            assert_eq!(read.unwrap_err().field, field, "{cron} {duration} {zone}");
+            let bad = read.unwrap_err();
+            assert_eq!(bad.field, field, "{cron} {duration} {zone}");
+            let value = match field {
+                "cron" => cron,
+                "duration" => duration,
+                _ => zone,
+            };
+            assert!(bad.message.contains(&format!("is {value:?}")), "{}", bad.message);
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
         Control, Events, Index, Indexed, NamespaceEntry, Pace, Rollout, SecretEntry, ServerTime, Watches,
         Writer,
     },
-    sync::entry::Entry,
+    sync::entry::{Entry, RestartFault},
 };
 
 /// What the controller of restarts works with.
@@ -187,11 +187,25 @@ impl Context {
 
     /// Whether the status of an ExternalSecret says that somebody must approve.
     pub(super) fn awaits_approval(&self, object: &ObjectKey) -> bool {
+        self.reported(object) == Some(Reason::AwaitingApproval)
+    }
+
+    /// What the status of an ExternalSecret says of restarts, in a word.
+    pub(super) fn reported(&self, object: &ObjectKey) -> Option<Reason> {
         let reason = |indexed: &Indexed<Entry>| {
             let reasons = indexed.entry()?.reasons;
             reasons.of_condition(ConditionType::RestartsComplete)
         };
-        self.objects.with(object, reason).flatten() == Some(Reason::AwaitingApproval)
+        self.objects.with(object, reason).flatten()
+    }
+
+    /// What is wrong with the `restart` or `rotation` of an ExternalSecret.
+    pub(super) fn fault(&self, object: &ObjectKey) -> Option<Arc<RestartFault>> {
+        let fault = |indexed: &Indexed<Entry>| {
+            let entry = indexed.entry().filter(|entry| !entry.ending)?;
+            entry.fault.clone()
+        };
+        self.objects.with(object, fault).flatten()
     }
 
     /// The uid and generation of an ExternalSecret.

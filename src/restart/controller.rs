@@ -21,7 +21,7 @@ use super::{
     note::Note,
     phase::{ASTRAY, Phase, caught},
     queue::{self, Carried, Go},
-    report::{Happening, Seen},
+    report::{Happening, Seen, report_of_fault},
     say::{Statuses, Wanted},
     share::Share,
     space::{Space, instant},
@@ -169,21 +169,18 @@ impl Controller {
 
     /// Looks at everything that the indexes hold, without pods: what rolls out is known before anything is decided.
     fn begin(&mut self) {
-        let (mut objects, mut former) = (Vec::new(), Vec::new());
+        let (mut objects, mut others) = (Vec::new(), Vec::new());
         self.context.objects.for_each(|key, indexed| {
             let Some(entry) = indexed.entry() else { return };
+            let reported = entry.reasons.of_condition(ConditionType::RestartsComplete);
             if entry.restart.is_some() {
                 objects.push(key.clone());
-            } else if entry
-                .reasons
-                .of_condition(ConditionType::RestartsComplete)
-                .is_some()
-            {
-                former.push(key.clone());
+            } else if entry.fault.is_some() || reported.is_some() {
+                others.push(key.clone());
             }
         });
-        for object in former {
-            self.take_back(&object);
+        for object in others {
+            self.report_without_restarts(&object, false);
         }
         for object in objects {
             let space = self.spaces.entry(object.namespace).or_default();
@@ -272,22 +269,34 @@ impl Controller {
             space.mark(now);
             return;
         }
-        let Some(space) = self.spaces.get_mut(&object.namespace) else {
-            return;
-        };
-        if !space.objects.remove(&object.name) {
-            return;
+        let space = self.spaces.get_mut(&object.namespace);
+        let removed = space.is_some_and(|space| {
+            let removed = space.objects.remove(&object.name);
+            if removed {
+                space.mark(now);
+            }
+            removed
+        });
+        if removed {
+            self.reported.remove(&object);
         }
-        space.mark(now);
-        self.reported.remove(&object);
-        self.take_back(&object);
+        self.report_without_restarts(&object, removed);
     }
 
-    /// What was said of restarts holds no more; where the object is gone there is nobody to say it to.
-    fn take_back(&mut self, object: &ObjectKey) {
-        if let Some(identity) = self.context.identity(object) {
+    /// Reports what is wrong with an ExternalSecret for which nothing is restarted. What was said of restarts holds no more
+    /// where they are disabled: `former` if something may have been said that the index does not show. Where the object is gone
+    /// there is nobody to say it to.
+    fn report_without_restarts(&mut self, object: &ObjectKey, former: bool) {
+        let Some(identity) = self.context.identity(object) else {
+            return;
+        };
+        let time = self.context.time.now();
+        if let Some(fault) = self.context.fault(object) {
+            let report = report_of_fault(&fault.message);
             self.statuses
-                .want(object, identity, 1, None, self.context.time.now());
+                .want(object, identity, fault.said, Some(report), time);
+        } else if former || self.context.reported(object).is_some() {
+            self.statuses.want(object, identity, 1, None, time);
         }
     }
 

@@ -12,7 +12,10 @@ use super::{
     need,
     queue::{Decisions, Go, State},
 };
-use crate::api::{EventReason, ObjectKey, Reason, RestartException, RestartStatus};
+use crate::{
+    api::{EventReason, ObjectKey, Reason, RestartException, RestartStatus},
+    sync::entry::rollout_note,
+};
 
 /// The most exceptions that a status lists.
 const EXCEPTIONS: usize = 50;
@@ -60,7 +63,10 @@ pub fn report(content: &Content, decisions: &Decisions) -> Report {
         .collect();
     let number = |count: usize| Some(i32::try_from(count).unwrap_or(i32::MAX));
     let all = states.len();
-    let (reason, message) = condition(changed, &content.token, &states, counts, halted);
+    let (reason, mut message) = condition(changed, &content.token, &states, counts, halted);
+    if changed {
+        message.push_str(&rollout_note(&content.token));
+    }
     Report {
         status: RestartStatus {
             rollout: changed.then(|| content.token.to_string()),
@@ -77,6 +83,18 @@ pub fn report(content: &Content, decisions: &Decisions) -> Report {
     }
 }
 
+/// What is said of an ExternalSecret with this `fault` in `restart` or `rotation`. How far its restarts are stays as it was
+/// said last.
+pub fn report_of_fault(fault: &str) -> Report {
+    Report {
+        status: RestartStatus::default(),
+        reason: Reason::InvalidSpec,
+        message: format!(
+            "{fault}. No workload is restarted until it is corrected; what is due then follows. Values are still synced"
+        ),
+    }
+}
+
 /// How many workloads are where.
 pub fn count<'a>(states: impl Iterator<Item = &'a State>) -> Counts {
     let mut counts = Counts::default();
@@ -90,6 +108,12 @@ pub fn count<'a>(states: impl Iterator<Item = &'a State>) -> Counts {
         *of += 1;
     }
     counts
+}
+
+/// Whether the report waits until it is known where all workloads stand, `reported` being the rollout that was reported last.
+/// It does not wait once the content changed: what was reported of the content before must not pass for this one.
+pub fn awaits_pods(content: &Content, states: &[State], reported: Option<&str>) -> bool {
+    reported == Some(&*content.token) && states.iter().any(|state| state.word == Word::Looking)
 }
 
 fn is_exception(word: Word) -> bool {

@@ -24,7 +24,8 @@ use super::{
 };
 use crate::{
     api::{
-        ConditionType, EventReason, ExternalSecret, ExternalSecretStatus, ObjectKey, Status, WorkloadKind,
+        ConditionType, EventReason, ExternalSecret, ExternalSecretStatus, ObjectKey, Reason, Status,
+        WorkloadKind,
         names::{API_VERSION, RESTART_MANAGER},
     },
     cluster::{self, Class},
@@ -205,6 +206,10 @@ impl Context {
                 .map(|_| ());
         };
         let mut status = status.clone();
+        let is_invalid = |condition: &Condition| condition.reason == Reason::InvalidSpec.as_str();
+        if status.conditions.iter().flatten().any(is_invalid) {
+            status.restart = live.status.as_ref().and_then(|status| status.restart.clone());
+        }
         for condition in status.conditions.iter_mut().flatten() {
             let before = live
                 .status
@@ -368,7 +373,7 @@ fn reference(key: &WorkloadKey, uid: Option<&str>) -> ObjectReference {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Reason, RestartStatus};
+    use crate::api::RestartStatus;
 
     fn key() -> ObjectKey {
         ObjectKey::new("shop", "db")

@@ -113,7 +113,8 @@ impl Controller {
             let states = of.get(object).copied().unwrap_or_default();
             if states.iter().any(|state| state.word == Word::Looking) {
                 let since = *self.unknown.entry(object.clone()).or_insert(now);
-                if now < since + UNKNOWN {
+                let reported = facts.restarts.reverted.as_ref().map(|(rollout, _)| &**rollout);
+                if now < since + UNKNOWN && report::awaits_pods(&facts.content, states, reported) {
                     continue;
                 }
             } else {

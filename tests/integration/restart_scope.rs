@@ -5,9 +5,11 @@ use k8s_openapi::api::core::v1::Secret;
 use keyturn::api::ExternalSecret;
 use serde_json::json;
 
+use testbed::{wait, workloads::Use};
+
 use crate::{
-    harness::{API_SERVER, OFTEN, SELDOM, bed, common, entry, quarried, same},
-    rolling::{Anchor, restarted, web},
+    harness::{API_SERVER, OFTEN, SELDOM, SOON, annotation, bed, common, entry, property, quarried, same},
+    rolling::{Anchor, annotated, restarted, user, web},
 };
 
 #[tokio::test]
@@ -187,6 +189,107 @@ async fn another_start_another_leader_and_a_lost_status_restart_nothing() -> Res
         let status = second.terminate().await?;
         ensure!(status.success(), "it ended with {status}");
         Ok(())
+    })
+    .await
+}
+
+/// An urgent restart makes its pods so early that only their token tells that they hold the new content.
+#[tokio::test]
+async fn pods_of_our_own_restart_hold_the_change_whatever_keys_count_later() -> Result<()> {
+    bed("rescoped", async |bed| {
+        let arn = bed.secret("app/db", r#"{"user": "u1", "password": "p1"}"#)?;
+        let data = json!([
+            property("user", "app/db", "user"),
+            property("password", "app/db", "password")
+        ]);
+        let spec = |keys: &[&str]| {
+            json!({"data": data, "rotation": {"strategy": "SingleUser"},
+                "restart": {"mode": "Automatic", "trigger": {"keys": keys}}})
+        };
+        bed.external_secret("db", spec(&["password"])).await?;
+        bed.synced("db").await?;
+        let paused = crate::rolling::with(web("paused", "db"), &["paused"], json!(false));
+        bed.run_workloads([web("web", "db"), paused]).await?;
+        bed.patch_workload("Deployment", "paused", json!({"spec": {"paused": true}}))
+            .await?;
+        let mut anchor = Anchor::drop(bed).await?;
+        let history = bed.history().await?;
+        bed.aws
+            .put_secret_value(&arn, r#"{"user": "u1", "password": "p2"}"#)?;
+        bed.holds("db", &[("user", "u1"), ("password", "p2")]).await?;
+        let token = bed.rollout("db").await?;
+        let changed_at = bed.changed_at("db").await?;
+        bed.follows(("Deployment", "web"), "db", &token).await?;
+
+        for keys in [&["password", "user"][..], &["user"], &[]] {
+            bed.external_secret("db", spec(keys)).await?;
+            bed.synced("db").await?;
+            anchor.holds().await?;
+            restarted(&history, &[("Deployment web", 1)]).await?;
+            same("the rollout", &bed.rollout("db").await?, &token)?;
+            same("its time", &bed.changed_at("db").await?, &changed_at)?;
+            let noted = bed.written("db").await?;
+            ensure!(annotation(&noted, "keyturn.dev/rescoped").is_some());
+        }
+        // What was not restarted for the change is still due.
+        bed.patch_workload("Deployment", "paused", json!({"spec": {"paused": false}}))
+            .await?;
+        bed.follows(("Deployment", "paused"), "db", &token).await?;
+        bed.restarts("db", &["Complete"]).await?;
+        restarted(&history, &[("Deployment web", 1), ("Deployment paused", 1)]).await?;
+        // The next change is one, by the keys that count now.
+        bed.aws
+            .put_secret_value(&arn, r#"{"user": "u2", "password": "p2"}"#)?;
+        bed.holds("db", &[("user", "u2"), ("password", "p2")]).await?;
+        let next = bed.rollout("db").await?;
+        for name in ["web", "paused"] {
+            bed.follows(("Deployment", name), "db", &next).await?;
+        }
+        restarted(&history, &[("Deployment web", 2), ("Deployment paused", 2)]).await?;
+        same(
+            "what is noted",
+            &annotation(&bed.written("db").await?, "keyturn.dev/rescoped"),
+            &None,
+        )
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_change_is_pending_before_it_is_complete_though_nothing_is_restarted_for_it() -> Result<()> {
+    bed("pending", async |bed| {
+        let source = bed.restarting("db", json!({})).await?;
+        let hot = |name| {
+            let mounted = user("Deployment", name, "db", Use::Volume);
+            annotated(mounted, &[("keyturn.dev/hot-reload", "true")])
+        };
+        bed.run_workloads([hot("one"), hot("two")]).await?;
+        let history = bed.history().await?;
+        bed.rotate(&source, "second").await?;
+        let before = bed.restarts("db", &["Complete"]).await?;
+        let token = bed.rotate(&source, "third").await?;
+        let first = wait::until("the change to be reported", SOON, async || {
+            let status = bed.get("db").await?.status.unwrap_or_default();
+            let restart = status.restart.unwrap_or_default();
+            let conditions = status.conditions.unwrap_or_default();
+            let complete = conditions
+                .into_iter()
+                .find(|found| found.type_ == "RestartsComplete");
+            Ok(complete.filter(|_| restart.rollout.as_deref() == Some(&*token)))
+        })
+        .await?;
+        same("what is reported first", &first.reason.as_str(), &"Pending")?;
+        let named = format!("(rollout {})", &token[..12]);
+        ensure!(first.message.ends_with(&named), "{}", first.message);
+        let after = bed.restarts("db", &["Complete"]).await?;
+        ensure!(after.message.ends_with(&named), "{}", after.message);
+        // It was false in between: that is what the time of the condition tells.
+        ensure!(
+            after.last_transition_time.0 > before.last_transition_time.0,
+            "it stayed complete, since {}",
+            before.last_transition_time.0
+        );
+        restarted(&history, &[]).await
     })
     .await
 }

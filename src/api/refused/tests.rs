@@ -340,6 +340,14 @@ fn what_this_version_has_is_accepted() {
     }
 }
 
+/// The first thing that is wrong anywhere in the spec.
+fn every(object: &ExternalSecret) -> Result<(), Invalid> {
+    let spec = &object.spec;
+    spec.validate()?;
+    spec.validate_rotation()?;
+    spec.validate_restart()
+}
+
 #[test]
 fn manifests_of_external_secrets_operator_work_with_another_api_version() {
     let manifests: Vec<Value> = serde_saphyr::from_multiple(include_str!("eso.yaml")).unwrap();
@@ -354,7 +362,7 @@ fn manifests_of_external_secrets_operator_work_with_another_api_version() {
         let valid = match manifest["kind"].as_str().unwrap() {
             "ExternalSecret" => {
                 let read: ExternalSecret = serde_json::from_value(manifest.clone()).unwrap();
-                read.spec.validate()
+                every(&read)
             }
             "SecretStore" => {
                 let read: SecretStore = serde_json::from_value(manifest.clone()).unwrap();
@@ -379,8 +387,63 @@ fn every_field_of_restarts_is_accepted() {
     for manifest in manifests {
         assert_eq!(refusals(&manifest), Vec::<String>::new());
         let read: ExternalSecret = serde_json::from_value(manifest.clone()).unwrap();
-        assert_eq!(read.spec.validate(), Ok::<(), Invalid>(()));
+        assert_eq!(every(&read), Ok::<(), Invalid>(()));
         // Nothing is declared under another name than it is read by.
         assert_eq!(serde_json::to_value(&read.spec).unwrap(), manifest["spec"]);
+    }
+}
+
+#[test]
+fn windows_that_can_never_be_read_are_refused_with_a_sentence() {
+    let windows = |window: Value| {
+        let good = json!({"cron": "0 2 * * *", "duration": "2h"});
+        with(
+            external_secret(),
+            "/spec/restart",
+            json!({"windows": [good, window]}),
+        )
+    };
+    let cron = |cron: &str| windows(json!({"cron": cron, "duration": "2h"}));
+    for (object, start) in [
+        (cron("60 2 * * *"), "the minute of cron (field 1) must be "),
+        (cron("0 24 * * *"), "the hour of cron (field 2) must be "),
+        (cron("0 2 0 * *"), "the day of month of cron (field 3) must be "),
+        (cron("0 2 * 13 *"), "the month of cron (field 4) must be "),
+        (cron("0 2 * * 8"), "the day of week of cron (field 5) must be "),
+        (cron("0 2 * * MO"), "the day of week of cron (field 5) must be "),
+        (cron("0 2 * * * *"), "cron needs five fields: "),
+        (cron("@midnight"), "cron needs five fields: "),
+        (cron("0 22-6 * * *"), "ranges in cron must ascend: "),
+        (cron("0 2 * * FRI-MON"), "ranges in cron must ascend: "),
+        (
+            windows(json!({"cron": "0 2 * * *", "duration": "59s"})),
+            "duration of a window must be ",
+        ),
+        (
+            windows(json!({"cron": "0 2 * * *", "duration": "169h"})),
+            "duration of a window must be ",
+        ),
+        (
+            windows(json!({"cron": "0 2 * * *", "duration": "2h", "timeZone": "Europe / Vienna"})),
+            "timeZone must be ",
+        ),
+    ] {
+        assert_refused(&object, start);
+    }
+    for (cron, duration, zone) in [
+        ("0 2 * * *", "2h", "Europe/Vienna"),
+        (" 0\t2  * * * ", "1m", "UTC"),
+        (
+            "*/15 9-17/2,20 1,15W,L jan-MAR,12 Mon-Fri,5L,2#1",
+            "168h",
+            "Etc/GMT+12",
+        ),
+        ("00 02 01 01 7", "1h30m", "america/argentina/buenos_aires"),
+        ("5/10 * * * *", "0.5h", "EST5EDT"),
+    ] {
+        let object = windows(json!({"cron": cron, "duration": duration, "timeZone": zone}));
+        assert_eq!(refusals(&object), Vec::<String>::new(), "{cron}");
+        let read: ExternalSecret = serde_json::from_value(object).unwrap();
+        assert_eq!(read.spec.validate_restart(), Ok::<(), Invalid>(()), "{cron}");
     }
 }

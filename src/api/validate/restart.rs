@@ -16,19 +16,45 @@ const LONGEST: Duration = Duration::from_hours(365 * 24);
 /// A rollout under way holds others up.
 const HEALTH_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 
-/// The first thing that is wrong with `rotation` or `restart`, if any.
-pub(super) fn validate(spec: &ExternalSecretSpec) -> Result<(), Invalid> {
-    if let Some(rotation) = &spec.rotation {
+impl ExternalSecretSpec {
+    /// The first thing that is wrong with `rotation`, if any.
+    pub fn validate_rotation(&self) -> Result<(), Invalid> {
+        let Some(rotation) = &self.rotation else {
+            return Ok(());
+        };
+        if let Some(unreadable) = &rotation.unreadable {
+            return Err(unreadable.clone());
+        }
         duration(
             "spec.rotation.pendingTimeout",
             rotation.pending_timeout.as_deref(),
             Duration::from_mins(1)..=LONGEST,
             "must be a duration from 1m to 8760h, such as 30m",
-        )?;
+        )
     }
-    let Some(restart) = &spec.restart else {
-        return Ok(());
-    };
+
+    /// The first thing that is wrong with `restart`, if any.
+    pub fn validate_restart(&self) -> Result<(), Invalid> {
+        self.restart
+            .as_ref()
+            .map_or(Ok(()), |restart| validate(self, restart))
+    }
+
+    /// The keys of the Secret whose change restarts; all where there are none. All of them count while `trigger` is wrong or
+    /// `restart` larger than what is kept of it, so that no change is missed that counts once it is corrected.
+    pub fn trigger_keys(&self) -> &[String] {
+        self.restart
+            .as_ref()
+            .filter(|restart| restart.size() <= caps::RESTART_TEXTS && validate_keys(self, restart).is_ok())
+            .and_then(|restart| restart.trigger.as_ref()?.keys.as_deref())
+            .unwrap_or_default()
+    }
+}
+
+fn validate(spec: &ExternalSecretSpec, restart: &RestartSpec) -> Result<(), Invalid> {
+    if let Some(unreadable) = &restart.unreadable {
+        return Err(unreadable.clone());
+    }
     if spec.creation_policy() == CreationPolicy::None && restart.mode != Some(RestartMode::Disabled) {
         return Err(invalid(
             "spec.restart",
@@ -237,7 +263,10 @@ mod tests {
             spec[field] = value.clone();
         }
         let spec: ExternalSecretSpec = serde_json::from_value(spec).unwrap();
-        spec.validate().err()
+        spec.validate()
+            .and_then(|()| spec.validate_rotation())
+            .and_then(|()| spec.validate_restart())
+            .err()
     }
 
     fn restart(field: &str, value: Value) -> Value {
@@ -421,13 +450,11 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Nothing that users write makes a check panic, and no sentence quotes it.
+        /// Nothing that users write makes a check panic, and no sentence quotes it, but a window's, which is never long.
         #[test]
         fn hostile_texts_are_refused_or_accepted(text in "\\PC{0,80}") {
             for spec in [
                 json!({"rotation": {"pendingTimeout": text}}),
-                restart("windows", json!([{"cron": text, "duration": "1h"}])),
-                restart("windows", json!([{"cron": "* * * * *", "duration": text, "timeZone": text}])),
                 restart("targets", json!([{"kind": "Rollout", "name": text}])),
                 restart("targets", json!([{"kind": "Rollout", "selector": {"matchLabels": {&text: text}}}])),
                 restart("trigger", json!({"keys": [text]})),
@@ -435,6 +462,13 @@ mod tests {
             ] {
                 let sentence = refused(&spec).map_or_else(String::new, |invalid| invalid.to_string());
                 prop_assert!(text.len() < 12 || !sentence.contains(&text), "{sentence}");
+            }
+            for window in [
+                json!({"cron": text, "duration": "1h"}),
+                json!({"cron": "* * * * *", "duration": text, "timeZone": text}),
+            ] {
+                let sentence = refused(&restart("windows", json!([window]))).map_or_else(String::new, |bad| bad.to_string());
+                prop_assert!(sentence.len() < 2000 && !sentence.contains(char::is_control), "{sentence}");
             }
         }
     }

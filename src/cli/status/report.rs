@@ -358,7 +358,9 @@ fn found(object: &Object) -> Vec<Finding> {
     let stuck = healthy.filter(|healthy| is(healthy, Status::False));
     let pending = status.rotation.as_ref().filter(|rotation| is_rotating(rotation));
     let since = pending.and_then(|rotation| rotation.pending_since.as_ref());
-    if let Some(stuck) = stuck {
+    if let Some(invalid) = stuck.filter(|stuck| is_invalid(stuck)) {
+        findings.push(of(What::Rotating, invalid));
+    } else if let Some(stuck) = stuck {
         let mut finding = of(What::RotationStuck, stuck);
         finding.since = since.map(|time| time.0).or(finding.since);
         findings.push(finding);
@@ -372,8 +374,10 @@ fn found(object: &Object) -> Vec<Finding> {
             message,
         ));
     }
-    if let Some(restart) = &status.restart {
-        let complete = condition(status, ConditionType::RestartsComplete);
+    let complete = condition(status, ConditionType::RestartsComplete);
+    if let Some(invalid) = complete.filter(|complete| is_invalid(complete)) {
+        findings.push(of(What::Restarts, invalid));
+    } else if let Some(restart) = &status.restart {
         if let Some(complete) = complete.filter(|complete| is(complete, Status::False)) {
             let mut finding = of(What::Restarts, complete);
             finding.message = restarts(object, complete, restart);
@@ -482,6 +486,10 @@ fn condition(status: &ExternalSecretStatus, type_: ConditionType) -> Option<&Con
     conditions
         .iter()
         .find(|condition| condition.type_ == type_.as_str())
+}
+
+fn is_invalid(condition: &Condition) -> bool {
+    condition.reason == Reason::InvalidSpec.as_str()
 }
 
 fn is(condition: &Condition, status: Status) -> bool {

@@ -242,6 +242,32 @@ fn restarting() -> Value {
 }
 
 #[test]
+fn an_error_in_restart_or_rotation_is_shown_whatever_was_said_before() {
+    let error = "spec.restart.mode is wrong";
+    let never = object(
+        "never",
+        json!({"conditions": [ready(), condition("RestartsComplete", "False", "InvalidSpec", "19:00:00", error)]}),
+    );
+    let rotation = "spec.rotation.pendingTimeout is wrong";
+    let before = object(
+        "before",
+        json!({"conditions": [ready(), condition("RotationHealthy", "False", "InvalidSpec", "19:00:00", rotation),
+            condition("RestartsComplete", "False", "InvalidSpec", "19:00:00", error)],
+            "restart": {"rollout": "v1.k.aaaa", "progress": "3/3", "done": 3}}),
+    );
+    assert_snapshot!(shown(facts(vec![never, before])), @"
+    operator: keyturn-7d9f_00c0ffee works; it renewed the Lease keyturn/keyturn 3 seconds ago
+
+    NAMESPACE   NAME     WHAT       SINCE   WHY
+    shop        before   Rotating   60m     InvalidSpec: spec.rotation.pendingTimeout is wrong
+    shop        before   Restarts   60m     InvalidSpec: spec.restart.mode is wrong
+    shop        never    Restarts   60m     InvalidSpec: spec.restart.mode is wrong
+
+    2 ExternalSecrets: 2 synced, 0 not ready, 0 stale, 0 rotating, 0 restarting
+    ");
+}
+
+#[test]
 fn restarts_say_who_waits_for_what() {
     let approval = object(
         "manual",

@@ -39,7 +39,7 @@ pub struct SecretEntry {
     pub rollout: Option<Box<str>>,
     /// When `rollout` last changed.
     pub changed_at: Option<Timestamp>,
-    /// The first half of what `rollout` was made with.
+    /// The first half of the scope that the Secret was last compared in.
     pub scope: Option<u64>,
     /// Since when restarts are wanted.
     pub restart_since: Option<Timestamp>,
@@ -128,7 +128,12 @@ impl Project for Secrets {
             versions: take(annotation::VERSIONS).filter(|text| text.len() <= annotation::VERSIONS_LIMIT),
             rollout: take(annotation::ROLLOUT).filter(|text| token::is_text(text)),
             changed_at: take(annotation::CHANGED_AT).and_then(|time| time.parse().ok()),
-            scope: take(annotation::SCOPE).and_then(|text| token::short(&text)),
+            scope: {
+                let (rescoped, scope) = (take(annotation::RESCOPED), take(annotation::SCOPE));
+                let rescoped = rescoped.as_deref().and_then(token::rescoped);
+                let latest = rescoped.map(|(scope, _)| scope).or(scope.as_deref());
+                latest.and_then(token::short)
+            },
             restart_since: take(annotation::RESTART_SINCE).and_then(|time| time.parse().ok()),
             reloader: reloader(annotations),
             immutable: immutable.unwrap_or_default(),

@@ -592,6 +592,34 @@ async fn of_a_secret_tokens_are_kept_and_no_data() {
     assert_eq!(entry.type_, None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_scope_of_a_secret_is_the_one_that_it_was_compared_in_last() {
+    let (scope, other) = ("1".repeat(32), "2".repeat(32));
+    let made = |name: &str, rescoped: Option<String>| {
+        let mut made = secret(name, "1");
+        made["metadata"]["annotations"]["keyturn.dev/scope"] = scope.as_str().into();
+        if let Some(rescoped) = rescoped {
+            made["metadata"]["annotations"]["keyturn.dev/rescoped"] = rescoped.into();
+        }
+        made
+    };
+    let all = [
+        ("a", None, 0x1111_1111_1111_1111),
+        ("b", Some(format!("{other} {scope}")), 0x2222_2222_2222_2222),
+        // Edited by hand.
+        ("c", Some(other.clone()), 0x1111_1111_1111_1111),
+    ];
+    let mut r = running();
+    let objects = all.clone().map(|(name, rescoped, _)| made(name, rescoped));
+    r.first("10", &objects).await;
+    for (name, _, expected) in all {
+        let Some(Indexed::Entry(entry)) = r.index.get(&key(name)) else {
+            panic!()
+        };
+        assert_eq!(entry.scope, Some(expected), "{name}");
+    }
+}
+
 /// Counted, not measured: an allocator that counts needs unsafe code.
 #[test]
 fn a_usual_secret_stays_within_its_budget() {

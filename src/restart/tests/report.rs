@@ -2,12 +2,13 @@ use std::collections::BTreeMap;
 
 use super::{at, content, key};
 use crate::{
-    api::{EventReason, ObjectKey, Reason, WorkloadKind},
+    api::{EventReason, ExternalSecretStatus, ObjectKey, Reason, RestartStatus, WorkloadKind},
     restart::{
         block::Word,
         queue::{Decisions, ObjectState, State},
-        report::{Seen, report},
+        report::{Report, Seen, awaits_pods, report, report_of_fault},
     },
+    sync::entry::digest_of_restarts,
 };
 
 fn state(number: usize, word: Word) -> State {
@@ -96,6 +97,20 @@ fn the_status_counts_and_lists_at_most_fifty_exceptions() {
 }
 
 #[test]
+fn an_error_in_the_spec_is_told_with_what_follows() {
+    let found = report_of_fault("spec.restart.windows[0].cron is wrong");
+    assert_eq!(
+        (found.reason, found.status),
+        (Reason::InvalidSpec, RestartStatus::default())
+    );
+    assert!(
+        found
+            .message
+            .starts_with("spec.restart.windows[0].cron is wrong. No workload is restarted until")
+    );
+}
+
+#[test]
 fn nothing_changes_while_nothing_changes() {
     let before = decisions(&[Word::Done, Word::RollingOut, Word::Failed], true);
     let content = content("db", "t");
@@ -130,4 +145,61 @@ fn what_happened_is_told_once() {
     );
     assert_eq!(happened[0].changed_at, Some(at(0)));
     assert_eq!(seen.look(&after), []);
+}
+
+#[test]
+fn a_report_waits_for_pods_unless_the_content_changed_since_the_last() {
+    use Word::{Done, Looking, Settling};
+    for (words, reported, waits) in [
+        (&[Done, Looking][..], Some("t"), true),
+        (&[Looking, Looking], Some("t"), true),
+        (&[Done, Looking], Some("former"), false),
+        (&[Done, Looking], None, false),
+        (&[Done, Settling], Some("t"), false),
+        (&[], Some("former"), false),
+    ] {
+        let states = decisions(words, false).states;
+        let found = awaits_pods(&content("db", "t"), &states, reported);
+        assert_eq!(found, waits, "{words:?} {reported:?}");
+    }
+    // What is not known yet is never told as complete, whatever the others hold.
+    for words in [&[Looking][..], &[Done, Looking]] {
+        let found = report(&content("db", "t"), &decisions(words, false));
+        assert_eq!(
+            (found.reason, found.status.rollout.as_deref()),
+            (Reason::Pending, Some("t"))
+        );
+    }
+}
+
+#[test]
+fn the_message_names_the_rollout_and_an_earlier_version_said_the_same_without_it() {
+    let token = "0123456789abcdef0123456789abcdef";
+    let content = content("db", token);
+    let status = |report: &Report, message: &str| {
+        let reason = report.reason.as_str();
+        let condition = serde_json::json!({"type": "RestartsComplete", "status": "False", "reason": reason,
+            "message": message, "lastTransitionTime": "2026-11-01T08:00:00Z"});
+        serde_json::from_value::<ExternalSecretStatus>(serde_json::json!({
+            "restart": report.status, "conditions": [condition],
+        }))
+        .unwrap()
+    };
+    for words in [
+        &[][..],
+        &[Word::Done],
+        &[Word::Settling],
+        &[Word::RollingOut],
+        &[Word::AwaitingApproval],
+    ] {
+        let found = report(&content, &decisions(words, false));
+        let earlier = found.message.strip_suffix(" (rollout 0123456789ab)").unwrap();
+        let digest = |message: &str| digest_of_restarts(&status(&found, message));
+        assert_eq!(digest(earlier), digest(&found.message));
+        assert_ne!(digest("another"), digest(&found.message));
+    }
+    let mut baseline = content;
+    baseline.changed_at = None;
+    let found = report(&baseline, &decisions(&[], false));
+    assert!(!found.message.contains("(rollout"), "{}", found.message);
 }

@@ -78,8 +78,10 @@ pub struct Entry {
     pub reasons: Reasons,
     /// The Secret that the status records.
     pub recorded: Option<RecordedTarget>,
-    /// What it says about restarts; none where they are disabled.
+    /// What it says about restarts; none where they are disabled, or [wrong](Self::fault).
     pub restart: Option<Arc<Restarts>>,
+    /// What is wrong with `restart`, or with `rotation` where restarts are wanted: nothing is restarted, values are synced.
+    pub fault: Option<Arc<RestartFault>>,
     /// What it says about its rotation; none where nobody wants to know of it.
     pub rotation: Option<Box<Rule>>,
 }
@@ -110,6 +112,17 @@ pub struct Restarts {
     pub said: u64,
     /// `trigger.keys`: the keys of the Secret whose change restarts; all where there are none.
     pub trigger: Box<[Box<str>]>,
+}
+
+/// Why nothing is restarted for an ExternalSecret that may want it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RestartFault {
+    /// What is wrong, as a sentence.
+    pub message: Box<str>,
+    /// As in [`Restarts`].
+    pub said: u64,
+    /// As in [`Restarts`]; none where restarts are disabled.
+    pub trigger: Option<Box<[Box<str>]>>,
 }
 
 /// The target as the status records it.
@@ -229,7 +242,13 @@ impl Entry {
             .and_then(|status| status::condition(status, ConditionType::Current))
             .is_some_and(|condition| condition.reason == Reason::Stale.as_str());
         let target = spec.target_name(&key.name);
-        let restart = Restarts::of(object, restart_default);
+        let fault = RestartFault::of(object, restart_default);
+        let restart = if fault.is_none() {
+            Restarts::of(object, restart_default)
+        } else {
+            None
+        };
+        let restarts_wanted = spec.restart_mode(restart_default) != RestartMode::Disabled;
         // A bad interval is in `invalid`; nothing is read by it.
         let interval = spec.interval(min_interval).unwrap_or(Interval::Once);
         Self {
@@ -287,11 +306,12 @@ impl Entry {
                         .as_deref()
                         .map(|token| capped(token, caps::TOKEN)),
                 }),
-            rotation: (spec.rotation.is_some() || restart.is_some()).then(|| {
+            rotation: (spec.rotation.is_some() || restarts_wanted).then(|| {
                 let said = status.as_ref().and_then(|status| status.rotation.as_ref());
                 Box::new(Rule::new(spec, said))
             }),
             restart: restart.map(Arc::new),
+            fault: fault.map(Arc::new),
         }
     }
 
@@ -299,6 +319,39 @@ impl Entry {
     pub fn target<'a>(&'a self, key: &'a ObjectKey) -> &'a str {
         self.target.as_deref().unwrap_or(&key.name)
     }
+
+    /// The keys of the Secret whose change restarts, all where there are none; `None` where restarts are disabled.
+    pub fn trigger(&self) -> Option<&[Box<str>]> {
+        match (&self.restart, &self.fault) {
+            (Some(restarts), _) => Some(&restarts.trigger),
+            (None, Some(fault)) => fault.trigger.as_deref(),
+            (None, None) => None,
+        }
+    }
+}
+
+impl RestartFault {
+    /// What is wrong with a live object; none if nothing is.
+    fn of(object: &ExternalSecret, default: RestartMode) -> Option<Self> {
+        let spec = &object.spec;
+        let wanted = spec.restart_mode(default) != RestartMode::Disabled;
+        let invalid = spec
+            .validate_restart()
+            .err()
+            .or_else(|| spec.validate_rotation().err().filter(|_| wanted))?;
+        Some(Self {
+            message: capped(&invalid.to_string(), caps::SENTENCE),
+            said: object.status.as_ref().map_or(0, digest_of_restarts),
+            trigger: wanted.then(|| trigger_of(spec)),
+        })
+    }
+}
+
+fn trigger_of(spec: &ExternalSecretSpec) -> Box<[Box<str>]> {
+    spec.trigger_keys()
+        .iter()
+        .map(|key| key.as_str().into())
+        .collect()
 }
 
 impl Restarts {
@@ -333,11 +386,7 @@ impl Restarts {
                 .as_ref()
                 .and_then(|status| reverted(status.restart.as_ref()?)),
             said: status.as_ref().map_or(0, digest_of_restarts),
-            trigger: spec
-                .trigger_keys()
-                .iter()
-                .map(|key| key.as_str().into())
-                .collect(),
+            trigger: trigger_of(spec),
         })
     }
 }
@@ -386,12 +435,31 @@ fn reverted(status: &RestartStatus) -> Option<Reverted> {
     Some((capped(rollout, caps::TOKEN), reverted))
 }
 
+/// The end of the message of `RestartsComplete`, which names the rollout that it is about.
+pub fn rollout_note(rollout: &str) -> String {
+    let short: String = rollout.chars().take(ROLLOUT_NOTED).collect();
+    format!(" (rollout {short})")
+}
+
+/// How many characters of a rollout token a message has: enough to compare, and the status has all.
+const ROLLOUT_NOTED: usize = 12;
+
 /// A number that changes with what the status says of restarts, times of transition aside; 0 where it says nothing.
 pub fn digest_of_restarts(status: &ExternalSecretStatus) -> u64 {
     let condition = status::condition(status, ConditionType::RestartsComplete);
     if status.restart.is_none() && condition.is_none() {
         return 0;
     }
+    // Where the spec is wrong, the progress of restarts stays as it was last.
+    let is_invalid = condition.is_some_and(|condition| condition.reason == Reason::InvalidSpec.as_str());
+    let restart = status.restart.as_ref().filter(|_| !is_invalid);
+    // An earlier version did not name the rollout, and the status has it anyway.
+    let note = status
+        .restart
+        .as_ref()
+        .and_then(|restart| restart.rollout.as_deref())
+        .map(rollout_note)
+        .unwrap_or_default();
     let condition = condition.map(|condition| {
         let Condition {
             status,
@@ -401,9 +469,10 @@ pub fn digest_of_restarts(status: &ExternalSecretStatus) -> u64 {
             type_: _,
             last_transition_time: _,
         } = condition;
+        let message = message.strip_suffix(&note).unwrap_or(message);
         (status, reason, message, observed_generation)
     });
-    let text = serde_json::to_vec(&(&status.restart, condition)).unwrap_or_default();
+    let text = serde_json::to_vec(&(restart, condition)).unwrap_or_default();
     digest64(&[&text])
 }
 

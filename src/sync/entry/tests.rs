@@ -481,11 +481,102 @@ fn ten_thousand_targets_are_refused_and_restart_nothing() {
         with_restarts(&json!({"spec": {"restart": {"mode": "Automatic", "targets": targets}}}))
     };
     let hostile = of(10_000);
-    let invalid = hostile.invalid.clone().unwrap();
-    assert!(invalid.starts_with("spec.restart"), "{invalid}");
-    assert_eq!(hostile.restart, None);
+    let fault = hostile.fault.clone().unwrap();
+    assert!(fault.message.starts_with("spec.restart"), "{}", fault.message);
+    assert_eq!((&hostile.invalid, &hostile.restart), (&None, &None));
     assert!(kept(&hostile) < 4096, "{}", kept(&hostile));
     let most = of(100);
-    assert_eq!(most.invalid, None);
+    assert_eq!((&most.invalid, &most.fault), (&None, &None));
     assert_eq!(most.restart.unwrap().policy.targets.len(), 100);
+}
+
+#[test]
+fn an_error_in_restart_or_rotation_stops_restarts_and_no_sync() {
+    let wrong_window = json!([{"cron": "0 25 * * *", "duration": "2h"}]);
+    let none: Option<&[&str]> = None;
+    for (restart, rotation, path, trigger) in [
+        (
+            json!({"mode": "Automatic", "windows": wrong_window}),
+            json!(null),
+            "spec.restart.windows[0].cron",
+            Some(&[][..]),
+        ),
+        (
+            json!({"mode": "Manual", "trigger": {"keys": ["password"]}, "pacing": {"maxConcurrent": 2000}}),
+            json!(null),
+            "spec.restart.pacing.maxConcurrent",
+            Some(&["password"][..]),
+        ),
+        // Which key was meant is not known: each may count.
+        (
+            json!({"mode": "Automatic", "trigger": {"keys": ["pasword"]}}),
+            json!(null),
+            "spec.restart.trigger.keys[0]",
+            Some(&[]),
+        ),
+        (
+            json!({"mode": "Automtic"}),
+            json!(null),
+            "spec.restart.mode",
+            none,
+        ),
+        (
+            json!({"mode": "Automatic", "pacing": 1}),
+            json!(null),
+            "spec.restart.pacing",
+            Some(&[]),
+        ),
+        (
+            json!({"mode": "Automatic"}),
+            json!({"pendingTimeout": "1s"}),
+            "spec.rotation.pendingTimeout",
+            Some(&[]),
+        ),
+        (
+            json!({"mode": "Automatic"}),
+            json!({"strategy": "Twice"}),
+            "spec.rotation.strategy",
+            Some(&[]),
+        ),
+        (
+            json!({"mode": "Disabled", "windows": wrong_window}),
+            json!(null),
+            "spec.restart.windows[0].cron",
+            none,
+        ),
+    ] {
+        let spec = json!({"spec": {"restart": restart, "rotation": rotation}});
+        let entry = entry(&spec);
+        assert_eq!((&entry.invalid, &entry.restart), (&None, &None), "{spec}");
+        let fault = entry.fault.clone().unwrap();
+        assert!(
+            fault.message.starts_with(&format!("{path} ")),
+            "{}",
+            fault.message
+        );
+        let found: Option<Vec<&str>> = entry
+            .trigger()
+            .map(|keys| keys.iter().map(|key| &**key).collect());
+        assert_eq!(found.as_deref(), trigger, "{spec}");
+    }
+    // Where nothing is restarted, an error in `rotation` is told by its own condition.
+    let rotation = entry(&json!({"spec": {"rotation": {"pendingTimeout": "1s"}}}));
+    assert_eq!((rotation.fault, rotation.invalid), (None, None));
+    assert!(rotation.rotation.unwrap().invalid.is_some());
+}
+
+#[test]
+fn the_progress_of_restarts_counts_for_nothing_where_the_spec_is_wrong() {
+    let status = |reason: &str, done: Option<i32>| -> ExternalSecretStatus {
+        let restart = done.map(|done| json!({"done": done}));
+        serde_json::from_value(json!({"restart": restart, "conditions": [{
+            "type": "RestartsComplete", "status": "False", "reason": reason, "message": "m",
+            "lastTransitionTime": "2026-11-01T08:00:00Z",
+        }]}))
+        .unwrap()
+    };
+    let of = |reason, done| digest_of_restarts(&status(reason, done));
+    assert_eq!(of("InvalidSpec", None), of("InvalidSpec", Some(1)));
+    assert_ne!(of("InvalidSpec", Some(1)), of("Pending", Some(1)));
+    assert_ne!(of("Pending", Some(2)), of("Pending", Some(1)));
 }

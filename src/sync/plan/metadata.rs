@@ -81,6 +81,7 @@ pub(super) fn annotations(wanted: &Wanted<'_>, written: &Written) -> BTreeMap<St
         (annotation::ROLLOUT, Some(&*written.rollout)),
         (annotation::CHANGED_AT, changed_at.as_deref()),
         (annotation::SCOPE, Some(&*written.scope)),
+        (annotation::RESCOPED, written.rescoped.as_deref()),
         (annotation::RESTART_SINCE, restart_since.as_deref()),
         (annotation::USER, wanted.user),
     ] {

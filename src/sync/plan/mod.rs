@@ -111,6 +111,8 @@ pub struct Written {
     pub changed_at: Option<Timestamp>,
     /// `keyturn.dev/scope`.
     pub scope: String,
+    /// `keyturn.dev/rescoped`.
+    pub rescoped: Option<String>,
     /// `keyturn.dev/restart-since`.
     pub restart_since: Option<Timestamp>,
 }

@@ -7,7 +7,7 @@ use super::{Data, Recorded, Times, Wanted, Written, belongs::annotation_of, whol
 use crate::api::{
     ObjectKey,
     names::{self, annotation},
-    token::TokenKey,
+    token::{self, TokenKey},
 };
 
 /// What an existing Secret is to say of itself.
@@ -35,8 +35,13 @@ pub(super) fn stamps(
         Some(times.change)
     } else {
         // Drift, another scope of the tokens, or nothing at all. What was taken off by hand is remembered by the status.
-        let same = |recorded: &Recorded<'_>| recorded.is_of(&written);
-        said.or_else(|| recorded.filter(same)?.changed_at)
+        let is_same = |recorded: &Recorded<'_>| recorded.is_of(&written);
+        let changed_at = said.or_else(|| recorded.filter(is_same)?.changed_at);
+        // Of what never changed no pod has a token.
+        if let Some(former) = former(wanted, live, &written).filter(|_| changed_at.is_some()) {
+            written.keep(former, annotation_of(live, annotation::SCOPE));
+        }
+        changed_at
     }
     .map(whole);
     written.restart_since = since(times.now, wanted, time_of(live, annotation::RESTART_SINCE));
@@ -46,23 +51,55 @@ pub(super) fn stamps(
 /// What a Secret that is made is to say of itself.
 pub(super) fn stamps_of_new(key: &TokenKey, times: Times, wanted: &Wanted<'_>) -> Written {
     let mut written = tokens(key, wanted, names::OPAQUE);
-    written.changed_at = recorded(wanted)
-        .filter(|recorded| recorded.rollout.is_some())
-        .and_then(|recorded| {
-            // A Secret made again is no change for those that hold what it held before.
-            let same = recorded.rollout == Some(&written.rollout)
-                || recorded
-                    .content
-                    .is_some_and(|content| *content == written.content);
-            if same {
-                recorded.changed_at
-            } else {
-                Some(times.change)
-            }
-        })
+    let recorded = recorded(wanted).filter(|recorded| recorded.rollout.is_some());
+    if let Some(recorded) = recorded {
+        // A Secret made again is no change for those that hold what it held before.
+        let same = recorded.is_of(&written);
+        written.changed_at = if same {
+            recorded.changed_at
+        } else {
+            Some(times.change)
+        }
         .map(whole);
+        let rollout = recorded.rollout.filter(|rollout| token::is_text(rollout));
+        if let Some(rollout) = rollout.filter(|_| same && written.changed_at.is_some()) {
+            written.keep(rollout.to_owned(), None);
+        }
+    }
     written.restart_since = since(times.now, wanted, None);
     written
+}
+
+/// The rollout token of the last change, if it was made in another scope than counts now. Pods that were restarted for that
+/// change carry it. A new token would make them look as if they held older data.
+fn former(wanted: &Wanted<'_>, live: &Secret, written: &Written) -> Option<String> {
+    let said = |name| annotation_of(live, name).map(String::as_str);
+    let rescoped = said(annotation::RESCOPED).and_then(token::rescoped).is_some();
+    let scope = said(annotation::SCOPE)?;
+    if !rescoped && scope == written.scope {
+        return None;
+    }
+    // The status knows better what we wrote than a Secret that people may have edited.
+    recorded(wanted)
+        .filter(|recorded| recorded.content == Some(&written.content))
+        .and_then(|recorded| recorded.rollout)
+        .or_else(|| said(annotation::ROLLOUT))
+        .filter(|rollout| token::is_text(rollout))
+        .map(str::to_owned)
+}
+
+impl Written {
+    /// Keeps the rollout token `former`, which was made in `scope` if that is known, and notes the tokens that count now.
+    fn keep(&mut self, former: String, scope: Option<&String>) {
+        if former == self.rollout {
+            return;
+        }
+        self.rescoped = Some(format!("{} {}", self.scope, self.rollout));
+        self.rollout = former;
+        if let Some(scope) = scope {
+            self.scope.clone_from(scope);
+        }
+    }
 }
 
 impl Recorded<'_> {
@@ -87,9 +124,16 @@ fn changed(wanted: &Wanted<'_>, live: &Secret, written: &Written, same: bool) ->
     let recorded = recorded(wanted);
     let said = |name| annotation_of(live, name).map(String::as_str);
     let content = said(annotation::CONTENT).or_else(|| recorded?.content);
-    let rollout = said(annotation::ROLLOUT).or_else(|| recorded?.rollout);
+    let (scope, rollout) = match said(annotation::RESCOPED).and_then(token::rescoped) {
+        Some((scope, rollout)) => (Some(scope), Some(rollout)),
+        None => (
+            said(annotation::SCOPE),
+            said(annotation::ROLLOUT).or_else(|| recorded?.rollout),
+        ),
+    };
+    let is_comparable = scope.is_none_or(|scope| scope == written.scope);
     // As we wrote it last: what differs since is drift.
-    if content == Some(&written.content) || rollout == Some(&written.rollout) {
+    if content == Some(&written.content) || (is_comparable && rollout == Some(&written.rollout)) {
         return false;
     }
     if !same {
@@ -97,8 +141,7 @@ fn changed(wanted: &Wanted<'_>, live: &Secret, written: &Written, same: bool) ->
     }
     // The data are right, the token is not: another key of the tokens or other keys of the Secret made it, or somebody
     // wrote the new value by hand before us.
-    annotation_of(live, annotation::ROLLOUT).is_some()
-        && annotation_of(live, annotation::SCOPE) == Some(&written.scope)
+    annotation_of(live, annotation::ROLLOUT).is_some() && scope == Some(&written.scope)
 }
 
 /// Since when restarts are wanted: as the Secret says, or else the status, or else from now on. That never moves, so that a

@@ -20,7 +20,7 @@ impl Context {
     /// Whether the Secret says all that restarts follow from. Where they are disabled that is nothing: what an earlier
     /// version wrote is left as it is, so that an upgrade writes no Secret.
     pub(super) fn is_stamped(&self, entry: &Entry, target: &ObjectKey, secret: &SecretEntry) -> bool {
-        let Some(restarts) = &entry.restart else {
+        let Some(trigger) = entry.trigger() else {
             return true;
         };
         // What the status recorded is the token as we wrote it: another one was edited by hand, or comes from a write that
@@ -32,7 +32,7 @@ impl Context {
             .and_then(|recorded| recorded.rollout.as_deref());
         recorded.is_none_or(|recorded| secret.rollout.as_deref() == Some(recorded))
             && secret.restart_since.is_some()
-            && secret.scope == Some(self.key.scope(target, &restarts.trigger).short())
+            && secret.scope == Some(self.key.scope(target, trigger).short())
     }
 
     /// Writes what is missing: restarts were enabled, or other keys count, or the key of the tokens is another one.
@@ -90,7 +90,7 @@ impl Context {
             versions: said(annotation::VERSIONS).unwrap_or_default(),
             user: said(annotation::USER),
             trigger: live.spec.trigger_keys(),
-            restarts: same.restart.is_some(),
+            restarts: same.trigger().is_some(),
         };
         // It changed a moment ago, which wakes the object.
         let applied = if right {

@@ -174,7 +174,7 @@ impl Context {
             versions: &versions,
             user: user.as_deref(),
             trigger: live.spec.trigger_keys(),
-            restarts: same.restart.is_some(),
+            restarts: same.trigger().is_some(),
         };
         let applied = self.apply(&wanted, &target, indexed).await;
         for ByteString(bytes) in data.values_mut() {

@@ -28,6 +28,8 @@ pub struct Rule {
     pub timeout: Duration,
     /// What the status says.
     pub said: Option<RotationStatus>,
+    /// What is wrong with `rotation`, as a sentence.
+    pub invalid: Option<Box<str>>,
 }
 
 impl Rule {
@@ -37,6 +39,10 @@ impl Rule {
             strategy: spec.rotation_strategy(),
             timeout: spec.pending_timeout(),
             said: said.map(kept),
+            invalid: spec
+                .validate_rotation()
+                .err()
+                .map(|invalid| capped(&invalid.to_string(), caps::SENTENCE)),
         }
     }
 }
@@ -119,8 +125,20 @@ pub struct Judged {
     pub again: Option<Timestamp>,
 }
 
-/// Judges from what is seen.
-pub fn judge(now: Timestamp, rule: &Rule, seen: &[Seen<'_>], mut traces: Traces) -> Judged {
+/// Judges from what is seen. Where `rotation` is wrong, the condition says so, and the rest is judged as without it.
+pub fn judge(now: Timestamp, rule: &Rule, seen: &[Seen<'_>], traces: Traces) -> Judged {
+    let mut judged = judge_seen(now, rule, seen, traces);
+    if let Some(invalid) = &rule.invalid {
+        let said = || rule.said.clone().unwrap_or_default();
+        judged.draft = Some(RotationDraft {
+            status: judged.draft.map_or_else(said, |draft| draft.status),
+            verdict: Verdict::fails(Reason::InvalidSpec, format!("{invalid}. Values are still synced")),
+        });
+    }
+    judged
+}
+
+fn judge_seen(now: Timestamp, rule: &Rule, seen: &[Seen<'_>], mut traces: Traces) -> Judged {
     let visible: Vec<_> = seen
         .iter()
         .filter_map(|seen| Some((seen.key, seen.rotation?)))

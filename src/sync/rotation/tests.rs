@@ -1,4 +1,5 @@
 use super::*;
+use crate::api::Status;
 
 const START: i64 = 1_788_000_000;
 
@@ -11,6 +12,7 @@ fn rule(strategy: Option<RotationStrategy>, said: Option<RotationStatus>) -> Rul
         strategy,
         timeout: Duration::from_mins(30),
         said,
+        invalid: None,
     }
 }
 
@@ -282,4 +284,47 @@ fn a_rotation_starts_within_its_window() {
             "{window:?} {schedule:?}"
         );
     }
+}
+
+#[test]
+fn an_error_in_rotation_is_reported_and_the_rest_is_judged_as_without_it() {
+    let spec = |timeout: &str| -> ExternalSecretSpec {
+        serde_json::from_value(
+            serde_json::json!({"rotation": {"strategy": "Overlap", "pendingTimeout": timeout}}),
+        )
+        .unwrap()
+    };
+    let rule = Rule::new(&spec("59s"), None);
+    assert_eq!(rule.timeout, Duration::from_mins(30));
+    let begun = rotation(Some("v2"), None);
+    let judged = judge(at(0), &rule, &[seen(Some(&begun))], Traces::default())
+        .draft
+        .unwrap();
+    assert_eq!(judged.status.state.as_deref(), Some("InProgress"));
+    assert_eq!(strategy_of(&judged), "Overlap");
+    assert_eq!(
+        (judged.verdict.status, judged.verdict.reason),
+        (Status::False, Reason::InvalidSpec)
+    );
+    assert!(
+        judged
+            .verdict
+            .message
+            .starts_with("spec.rotation.pendingTimeout ")
+    );
+    // It needs nothing to be seen.
+    let unseen = judge(at(0), &rule, &[seen(None)], Traces::default())
+        .draft
+        .unwrap();
+    assert_eq!(
+        (unseen.verdict.reason, unseen.status.state),
+        (Reason::InvalidSpec, None)
+    );
+    let good = judge(
+        at(0),
+        &Rule::new(&spec("1h"), None),
+        &[seen(Some(&begun))],
+        Traces::default(),
+    );
+    assert_eq!(good.draft.unwrap().verdict.reason, Reason::InProgress);
 }

@@ -198,6 +198,7 @@ impl Digest {
                     rollout,
                     changed_at,
                     scope: _,
+                    rescoped: _,
                     restart_since,
                 } = &target.written;
                 let text = [
@@ -300,6 +301,7 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
                     rollout,
                     changed_at,
                     scope: _,
+                    rescoped: _,
                     restart_since,
                 },
         }) => Some(TargetStatus {

@@ -161,4 +161,52 @@ proptest! {
             prop_assert_ne!(written(&plan).changed_at, Some(time(NOW)));
         }
     }
+
+    /// However what counts is edited, and whoever repairs what, while the data stay as they are: pods that were restarted
+    /// for the last change carry its token, and those that were not are older than it.
+    #[test]
+    fn the_token_of_a_change_stays_until_the_next(
+        data in values(),
+        new in values(),
+        scopes in prop::collection::vec((any::<bool>(), prop::collection::vec("[a-d]", 0..3), any::<bool>(), any::<bool>()), 1..6),
+    ) {
+        let wish = |data: &Data, other_key: bool, trigger: &[String]| Wish {
+            key: [u8::from(other_key); 32],
+            trigger: trigger.to_vec(),
+            data: data.clone(),
+            restarts: true,
+            ..Wish::default()
+        };
+        let (first, rest) = scopes.split_first().unwrap();
+        let mut secret = wish(&data, first.0, &first.1).made();
+        annotate(&mut secret, annotation::CHANGED_AT, Some(THEN));
+        let rollout = |secret: &Secret| annotation_in(secret, annotation::ROLLOUT).map(str::to_owned);
+        let token = rollout(&secret);
+        let mut last = first.clone();
+        let mut was: Option<Written> = None;
+        for scope in rest {
+            let (other_key, trigger, remembers, drifts) = scope;
+            let mut wish = wish(&data, *other_key, trigger);
+            if let Some(was) = was.as_ref().filter(|_| *remembers) {
+                wish = wish.after(was);
+            }
+            // With another key it cannot be told from a change.
+            if *drifts && *other_key == last.0 {
+                secret.data = Some(new.clone());
+            }
+            let plan = wish.plan(Some(&secret));
+            was = Some(written(&plan).clone());
+            secret = apply(Some(&secret), &plan);
+            prop_assert_eq!(rollout(&secret), token.clone());
+            prop_assert_eq!(annotation_in(&secret, annotation::CHANGED_AT), Some(THEN));
+            last = scope.clone();
+        }
+        let (other_key, trigger, ..) = last;
+        let counts = |key: &String| trigger.is_empty() || trigger.contains(key);
+        let differs = data.keys().chain(new.keys()).any(|key| counts(key) && data.get(key) != new.get(key));
+        let after = apply(Some(&secret), &wish(&new, other_key, &trigger).plan(Some(&secret)));
+        prop_assert_eq!(annotation_in(&after, annotation::CHANGED_AT) == Some(NOW), differs);
+        prop_assert!(differs || rollout(&after) == token);
+        prop_assert!(!differs || annotation_in(&after, annotation::RESCOPED).is_none());
+    }
 }

@@ -1,6 +1,7 @@
 //! What restarts follow from: the scope of the tokens, the keys that count, and since when restarts are wanted.
 
 use super::*;
+use crate::api::token;
 
 fn stamp<'a>(secret: &'a Secret, name: &str) -> Option<&'a str> {
     annotation_in(secret, name)
@@ -85,12 +86,118 @@ fn another_key_of_the_tokens_is_no_change() {
     };
     let plan = rekeyed.plan(Some(&live));
     let after = apply(Some(&live), &plan);
-    assert_eq!(stamp(&after, annotation::CHANGED_AT), Some(THEN));
-    assert_ne!(
-        stamp(&after, annotation::ROLLOUT),
+    // Pods carry the token of the change, so it stays; what counts now is noted beside it.
+    for name in [annotation::CHANGED_AT, annotation::ROLLOUT, annotation::SCOPE] {
+        assert_eq!(stamp(&after, name), stamp(&live, name), "{name}");
+    }
+    let rescoped = stamp(&after, annotation::RESCOPED).and_then(token::rescoped);
+    let (scope, rollout) = rescoped.unwrap();
+    assert_ne!(Some(scope), stamp(&live, annotation::SCOPE));
+    assert_ne!(Some(rollout), stamp(&live, annotation::ROLLOUT));
+    // A new value ends that.
+    let new = Wish {
+        data: data(&[("password", "2")]),
+        ..rekeyed
+    };
+    let after = apply(Some(&after), &new.plan(Some(&after)));
+    assert_eq!(stamp(&after, annotation::CHANGED_AT), Some(NOW));
+    assert_eq!(stamp(&after, annotation::SCOPE), Some(scope));
+    assert_eq!(stamp(&after, annotation::RESCOPED), None);
+}
+
+/// Everything that may be edited while pods carry the token of a change.
+#[test]
+fn pods_that_were_restarted_for_a_change_hold_it_whatever_counts_later() {
+    let pairs = [("password", "1"), ("host", "a")];
+    let keys = |trigger: &[&str]| on(&pairs, trigger);
+    let rekeyed = |trigger: &[&str]| Wish {
+        key: [8; 32],
+        ..on(&pairs, trigger)
+    };
+    for steps in [
+        vec![keys(&["password"])],
+        vec![keys(&["password", "host"]), keys(&["host", "password"])],
+        vec![keys(&["password"]), keys(&["host"]), keys(&[])],
+        vec![rekeyed(&[])],
+        vec![rekeyed(&["host"]), keys(&["host"]), rekeyed(&["password"])],
+    ] {
+        for remembers in [false, true] {
+            let mut live = changed_then(&keys(&[]));
+            let token = stamp(&live, annotation::ROLLOUT).unwrap().to_owned();
+            let mut was = None;
+            for step in &steps {
+                let wish = match &was {
+                    Some(was) if remembers => step.clone().after(was),
+                    _ => step.clone(),
+                };
+                let plan = wish.plan(Some(&live));
+                was = Some(written(&plan).clone());
+                live = apply(Some(&live), &plan);
+                assert_eq!(stamp(&live, annotation::ROLLOUT), Some(&*token));
+                assert_eq!(stamp(&live, annotation::CHANGED_AT), Some(THEN));
+                assert!(matches!(wish.plan(Some(&live)), Plan::Nothing(_)));
+            }
+            let last = steps.last().unwrap();
+            // What does not count now is no change, though the token is of another scope.
+            let counts = |key: &str| last.trigger.is_empty() || last.trigger.iter().any(|name| name == key);
+            for key in ["password", "host"] {
+                let mut new = last.clone();
+                new.data.extend(data(&[(key, "new")]));
+                let after = apply(Some(&live), &new.plan(Some(&live)));
+                let changed = stamp(&after, annotation::CHANGED_AT) == Some(NOW);
+                assert_eq!(changed, counts(key), "{key} {:?}", last.trigger);
+                let same = stamp(&after, annotation::ROLLOUT) == Some(&*token);
+                assert_eq!(same, !counts(key), "{key} {:?}", last.trigger);
+            }
+            // A Secret deleted and made again still has the token of that change.
+            let made = apply(None, &last.clone().after(&was.unwrap()).plan(None));
+            assert_eq!(stamp(&made, annotation::ROLLOUT), Some(&*token));
+            assert_eq!(stamp(&made, annotation::CHANGED_AT), Some(THEN));
+            assert!(matches!(last.plan(Some(&made)), Plan::Nothing(_)));
+        }
+    }
+}
+
+#[test]
+fn keys_that_count_again_leave_no_trace() {
+    let pairs = [("password", "1"), ("host", "a")];
+    let live = changed_then(&on(&pairs, &["password"]));
+    let other = on(&pairs, &["host"]);
+    let rescoped = apply(Some(&live), &other.plan(Some(&live)));
+    assert!(stamp(&rescoped, annotation::RESCOPED).is_some());
+    let wish = on(&pairs, &["password"]);
+    let back = apply(Some(&rescoped), &wish.plan(Some(&rescoped)));
+    assert_eq!(back.metadata.annotations, live.metadata.annotations);
+    // What changed while it did not count is no change once it counts.
+    let changed = on(&[("password", "2"), ("host", "a")], &["host"]);
+    let unseen = apply(Some(&rescoped), &changed.plan(Some(&rescoped)));
+    let wish = on(&[("password", "2"), ("host", "a")], &["password"]);
+    let back = apply(Some(&unseen), &wish.plan(Some(&unseen)));
+    assert_eq!(stamp(&back, annotation::CHANGED_AT), Some(THEN));
+    assert_eq!(
+        stamp(&back, annotation::ROLLOUT),
         stamp(&live, annotation::ROLLOUT)
     );
-    assert_ne!(stamp(&after, annotation::SCOPE), stamp(&live, annotation::SCOPE));
+    assert!(matches!(wish.plan(Some(&back)), Plan::Nothing(_)));
+}
+
+#[test]
+fn a_token_of_another_scope_that_was_edited_by_hand_comes_back_from_the_status() {
+    let pairs = [("password", "1"), ("host", "a")];
+    let live = changed_then(&on(&pairs, &["password"]));
+    let wish = on(&pairs, &["host"]);
+    let plan = wish.plan(Some(&live));
+    let after = apply(Some(&live), &plan);
+    let remembering = wish.after(written(&plan));
+    for value in [None, Some("x")] {
+        let mut edited = after.clone();
+        annotate(&mut edited, annotation::ROLLOUT, value);
+        let repaired = apply(Some(&edited), &remembering.plan(Some(&edited)));
+        assert_eq!(
+            repaired.metadata.annotations, after.metadata.annotations,
+            "{value:?}"
+        );
+    }
 }
 
 #[test]
