@@ -41,6 +41,9 @@ pub mod annotation {
     pub const VERSIONS: &str = "keyturn.dev/versions";
     /// The most that [`VERSIONS`] may hold, in bytes.
     pub const VERSIONS_LIMIT: usize = 64 * 1024;
+    /// On a Secret: a keyed token of [`INPUTS`], [`VERSIONS`] and the source that was read, then a hash of each reference
+    /// that was gone in AWS when the Secret was written, separated by commas.
+    pub const SOURCE: &str = "keyturn.dev/source";
     /// On a Secret: the keyed token that pods must hold.
     pub const ROLLOUT: &str = "keyturn.dev/rollout";
     /// On a Secret: the API server's time when [`ROLLOUT`] last changed, RFC 3339.

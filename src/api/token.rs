@@ -95,6 +95,15 @@ impl TokenKey {
         token.end()
     }
 
+    /// Of where a Secret was made from, in the order given.
+    pub fn source<P: AsRef<[u8]>>(&self, secret: &ObjectKey, parts: impl IntoIterator<Item = P>) -> Token {
+        let mut token = self.start("source", secret);
+        for part in parts {
+            token.part(part.as_ref());
+        }
+        token.end()
+    }
+
     /// Of the content that pods must hold: all of it, or `keys`, whose change restarts them.
     pub fn rollout<K: AsRef<str>>(
         &self,
@@ -257,6 +266,8 @@ mod tests {
             key().user(&shop, "1"),
             key().inputs(&shop, ["a", "1"]),
             key().inputs(&shop, ["a1"]),
+            key().source(&shop, ["a", "1"]),
+            key().source(&shop, ["a1"]),
             TokenKey::new(&[8; 32]).content(&shop, "Opaque", &one),
         ];
         for (i, a) in tokens.iter().enumerate() {

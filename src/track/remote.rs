@@ -6,6 +6,7 @@ use crate::{
     api::{Selector, VersionId},
     track::{
         Call, Failure, Known, Now, Rotation,
+        absence::{Absence, Seen},
         objects::ObjectId,
         view::{Evidence, Verdict, View},
     },
@@ -78,6 +79,8 @@ pub(super) struct Trouble {
     pub(super) call: Call,
     pub(super) next: Now,
     tries: u8,
+    /// Since when Describe shows that it is gone.
+    absence: Option<Absence>,
 }
 
 impl Trouble {
@@ -190,6 +193,21 @@ impl Remote {
             (Some(accepted), None) => Known::Version(accepted.clone()),
             (None, None) => Known::Unknown,
         }
+    }
+
+    /// Whether Describe has shown twice that the secret is gone. Asks for the second time if not.
+    pub(super) fn confirm_gone(&mut self) -> bool {
+        let Some(trouble) = self.trouble.as_deref_mut() else {
+            return false;
+        };
+        let Some(absence) = &mut trouble.absence else {
+            return false;
+        };
+        absence.want();
+        if let Some(due) = absence.due() {
+            trouble.next = trouble.next.min(due);
+        }
+        absence.is_confirmed()
     }
 
     pub(super) fn recheck(&self) -> Duration {
@@ -345,18 +363,27 @@ impl Remote {
             self.trouble = before;
             return Turn::None;
         }
-        let trouble = Trouble {
+        let mut trouble = Trouble {
             failure,
             call,
             next,
             tries,
+            absence: None,
         };
+        let mut confirmed = false;
+        if trouble.is_gone() {
+            let known = before.as_ref().and_then(|before| before.absence);
+            let (absence, seen) = Absence::see(known, now);
+            confirmed = seen == Seen::Confirmed;
+            trouble.absence = Some(absence);
+            trouble.next = absence.due().map_or(next, |due| next.min(due));
+        }
         let same = before
             .as_ref()
             .is_some_and(|before| before.failure == trouble.failure && before.is_gone() == trouble.is_gone());
         let turn = match (same || !trouble.is_told(), trouble.is_gone()) {
-            (true, _) => Turn::None,
-            (false, true) => Turn::Gone,
+            (true, _) if !confirmed => Turn::None,
+            (true, _) | (false, true) => Turn::Gone,
             (false, false) => Turn::Failing,
         };
         self.trouble = Some(Box::new(trouble));

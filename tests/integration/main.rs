@@ -40,6 +40,7 @@ mod restart_need;
 mod restart_rollouts;
 mod restart_scope;
 mod restart_steady;
+mod retention;
 mod rolling;
 mod rotation;
 mod status;

@@ -33,6 +33,8 @@ pub struct SecretEntry {
     pub inputs: Option<Box<str>>,
     /// The versions that its content was made from: the annotation as it stands, JSON unless edited.
     pub versions: Option<Box<str>>,
+    /// The references that were gone in AWS when it was written.
+    pub absent: Option<Box<Absent>>,
     /// The token that pods must carry.
     pub rollout: Option<Box<str>>,
     /// When `rollout` last changed.
@@ -47,6 +49,23 @@ pub struct SecretEntry {
     pub immutable: bool,
     /// Its type; `None` is `Opaque`.
     pub type_: Option<Arc<str>>,
+}
+
+/// References that were gone: few Secrets have any, so those that have none pay little for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent(Box<str>);
+
+impl Absent {
+    /// Those that the annotation `keyturn.dev/source` names, if it names any.
+    pub fn of(source: &str) -> Option<Box<Self>> {
+        let (_, hashes) = source.split_once(',')?;
+        Some(Box::new(Self(hashes.into())))
+    }
+
+    /// Whether the reference with this hash is one of them.
+    pub fn contains(&self, hash: &str) -> bool {
+        self.0.split(',').any(|absent| absent == hash)
+    }
 }
 
 /// Secrets with our label.
@@ -121,6 +140,7 @@ impl Project for Secrets {
             content,
             inputs: take(annotation::INPUTS),
             versions: take(annotation::VERSIONS),
+            absent: take(annotation::SOURCE).and_then(|source| Absent::of(&source)),
             rollout: take(annotation::ROLLOUT).filter(|text| token::is_text(text)),
             changed_at: take(annotation::CHANGED_AT).and_then(|time| time.parse().ok()),
             scope: take(annotation::SCOPE).and_then(|text| token::short(&text)),

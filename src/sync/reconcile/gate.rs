@@ -147,6 +147,7 @@ impl Context {
                 key,
                 selector: need.selector.clone(),
                 recorded: None,
+                absent: false,
             });
         }
         Ok(resolved)

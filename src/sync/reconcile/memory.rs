@@ -305,6 +305,7 @@ mod tests {
                 content_intact: true,
                 inputs: None,
                 versions: None,
+                absent: None,
                 rollout: None,
                 changed_at: None,
                 scope: None,

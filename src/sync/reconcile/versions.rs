@@ -62,6 +62,7 @@ mod tests {
             selector: Selector::parse(None),
             hash: hash.to_owned(),
             recorded: None,
+            absent: false,
         }
     }
 
