@@ -45,6 +45,7 @@ const PURE: &[&str] = &[
     "restart/target",
     "restart/tests",
     "restart/uses",
+    "sync/deletions",
     "sync/rotation",
 ];
 

@@ -67,6 +67,8 @@ pub mod annotation {
     pub const APPROVE: &str = "keyturn.dev/approve";
     /// By users, on an ExternalSecret: the rollout token whose restarts go on after a failure.
     pub const RESUME: &str = "keyturn.dev/resume";
+    /// By users, on an ExternalSecret or a store: the token of the held deletions that are meant.
+    pub const CONFIRM_DELETION: &str = "keyturn.dev/confirm-deletion";
     /// By users, on a Secret: the ExternalSecret that may take it over.
     pub const ADOPT: &str = "keyturn.dev/adopt";
     /// By users, on an ExternalSecret: a new value asks for a read now.

@@ -177,6 +177,16 @@ pub fn remote_hash(kind: StoreKind, store: &str, key: &str, selector: &Selector)
     ])
 }
 
+/// What a set of texts that are no secrets is called, in the order given: 16 hex digits.
+pub fn of_set<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hash = sha2::Context::new(&sha2::SHA256);
+    for part in parts {
+        hash.update(&length(part.as_bytes()));
+        hash.update(part.as_bytes());
+    }
+    hex(hash.finish().as_ref().iter().take(8))
+}
+
 /// Eight bytes of a SHA-256 of parts that are no secrets, as 16 hex digits.
 pub(super) fn digest<const N: usize>(parts: [&[u8]; N]) -> String {
     let mut hash = sha2::Context::new(&sha2::SHA256);

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
+use keyturn::api::SecretStore;
 use serde_json::{Value, json};
-use testbed::aws::documents;
+use testbed::{aws::documents, wait};
 
-use crate::harness::{Bed, DELETION, OFTEN, READER, READS, annotation, bed, data, entry, pairs, same, stays};
+use crate::harness::{
+    API_SERVER, Bed, DELETION, OFTEN, READER, READS, SOON, STORE, annotation, bed, data, entry, pairs,
+    quarried, same, stays,
+};
 
 /// Longer than the minute after which AWS is asked again whether a secret is gone.
 const MINUTE: Duration = Duration::from_secs(75);
@@ -257,6 +261,178 @@ async fn where_there_is_no_secret_a_key_that_leads_nowhere_is_no_deletion() -> R
         ensure!(ready.message.contains("app/typo"), "{ready:?}");
         let secret = bed.written("some").await?;
         same("data", &data(&secret), &pairs(&[("one", "1")]))
+    })
+    .await
+}
+
+/// Waits until the deletion of each is held, and gives its token.
+async fn held(bed: &Bed, names: &[&str]) -> Result<Vec<String>> {
+    let mut tokens = Vec::new();
+    for name in names {
+        let message = wait::until(&format!("{name} to be held"), DELETION, async || {
+            let ready = bed.said(name, "Ready").await?;
+            Ok(ready
+                .filter(|ready| ready.status == "True" && ready.reason == "DeletionHeld")
+                .map(|ready| ready.message))
+        })
+        .await?;
+        tokens.push(token(&message)?);
+    }
+    Ok(tokens)
+}
+
+/// The token in the command of a message.
+fn token(message: &str) -> Result<String> {
+    let after = message.split_once("keyturn.dev/confirm-deletion=");
+    let (_, after) = after.with_context(|| format!("no token in {message}"))?;
+    Ok(after.chars().take_while(char::is_ascii_hexdigit).collect())
+}
+
+/// Events about the store of this reason that `fits`.
+async fn told(bed: &Bed, reason: &str, fits: impl Fn(&str) -> bool) -> Result<String> {
+    wait::until(&format!("an event {reason} on the store"), SOON, async || {
+        let events = bed.events("SecretStore", STORE).await?;
+        let found = events.into_iter().find(|(is, note)| is == reason && fits(note));
+        Ok(found.map(|(_, note)| note))
+    })
+    .await
+}
+
+async fn confirm_store(bed: &Bed, token: &str) -> Result<()> {
+    let annotations = json!({"keyturn.dev/confirm-deletion": token});
+    bed.patch::<SecretStore>(STORE, json!({"metadata": {"annotations": annotations}}))
+        .await
+}
+
+#[tokio::test]
+async fn an_account_that_was_emptied_waits_for_one_confirmation_that_is_used_up() -> Result<()> {
+    bed("emptied", async |bed| {
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let policy = |name: &str| {
+            if matches!(name, "e" | "f") {
+                "Merge"
+            } else {
+                "Delete"
+            }
+        };
+        let fill = async || {
+            let mut arns = Vec::new();
+            for name in names {
+                arns.push(bed.secret(&format!("app/{name}"), "1")?);
+            }
+            for name in names {
+                let data = json!([entry("one", &format!("app/{name}"))]);
+                bed.external_secret(name, spec(STORE, policy(name), data)).await?;
+            }
+            for name in names {
+                bed.holds(name, &[("one", "1")]).await?;
+                bed.synced(name).await?;
+            }
+            Ok::<_, anyhow::Error>(arns)
+        };
+        let empty = |arns: &[String]| {
+            arns.iter()
+                .try_for_each(|arn| bed.aws.force_delete_secret(arn).map(drop))
+        };
+        let arns = fill().await?;
+        empty(&arns)?;
+        let tokens = held(bed, &names).await?;
+        for name in names {
+            bed.holds(name, &[("one", "1")]).await?;
+        }
+        let note = told(bed, "DeletionHeld", |note| note.contains("6 of 6")).await?;
+        let all = token(&note)?;
+        ensure!(!tokens.contains(&all), "{note}");
+
+        // A token of something else is said to be one.
+        confirm_store(bed, "0123456789abcdef").await?;
+        let wrong = told(bed, "ConfirmationRejected", |note| {
+            note.contains("0123456789abcdef")
+        })
+        .await?;
+        ensure!(wrong.contains(&all), "{wrong}");
+        bed.annotate("b", "keyturn.dev/confirm-deletion", Some(&tokens[0]))
+            .await?;
+        wait::until("the wrong token to be told", SOON, async || {
+            let said = bed.said("b", "Ready").await?;
+            Ok(said.filter(|said| said.message.contains(&tokens[0])).map(drop))
+        })
+        .await?;
+
+        // One of them by its own token, then the rest.
+        bed.annotate("a", "keyturn.dev/confirm-deletion", Some(&tokens[0]))
+            .await?;
+        bed.gone("a").await?;
+        bed.ready("a", "Deleted").await?;
+        for name in &names[1..] {
+            bed.holds(name, &[("one", "1")]).await?;
+        }
+        confirm_store(bed, &all).await?;
+        for name in ["b", "c", "d"] {
+            bed.gone(name).await?;
+            bed.ready(name, "Deleted").await?;
+        }
+        for name in ["e", "f"] {
+            bed.holds(name, &[]).await?;
+        }
+
+        // Both tokens are used up.
+        let arns = fill().await?;
+        empty(&arns)?;
+        let again = held(bed, &names).await?;
+        ensure!(
+            again.iter().all(|token| !tokens.contains(token)),
+            "{again:?} {tokens:?}"
+        );
+        told(bed, "ConfirmationRejected", |note| note.contains(&all)).await?;
+        for name in names {
+            bed.holds(name, &[("one", "1")]).await?;
+        }
+        // What is restored is not held any more.
+        fill().await.map(drop)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_restart_neither_forgets_deletions_nor_lets_held_ones_go() -> Result<()> {
+    let _api_server = API_SERVER.read().await;
+    quarried("limits", &[], async |bed, operator| {
+        let names: Vec<String> = (0..10).map(|n| format!("db-{n}")).collect();
+        let mut arns = Vec::new();
+        for name in &names {
+            arns.push(bed.secret(&format!("app/{name}"), "1")?);
+            let data = json!([entry("one", &format!("app/{name}"))]);
+            bed.external_secret(name, spec(STORE, "Delete", data)).await?;
+        }
+        for name in &names {
+            bed.synced(name).await?;
+        }
+        for arn in &arns[..3] {
+            bed.aws.force_delete_secret(arn)?;
+        }
+        for name in &names[..3] {
+            bed.gone_within(DELETION, name).await?;
+            bed.ready(name, "Deleted").await?;
+        }
+        operator.kill()?;
+        operator.expire_lease(&bed.client).await?;
+        operator.launch().await?;
+        bed.aws.force_delete_secret(&arns[3])?;
+        let tokens = held(bed, &["db-3"]).await?;
+        operator.kill()?;
+        operator.expire_lease(&bed.client).await?;
+        operator.launch().await?;
+        stays(MINUTE, async || {
+            ensure!(bed.find("db-3").await?.is_some(), "the held deletion went");
+            Ok(())
+        })
+        .await?;
+        same("token", &held(bed, &["db-3"]).await?, &tokens)?;
+        bed.annotate("db-3", "keyturn.dev/confirm-deletion", Some(&tokens[0]))
+            .await?;
+        bed.gone_within(DELETION, "db-3").await?;
+        bed.ready("db-3", "Deleted").await.map(drop)
     })
     .await
 }

@@ -20,6 +20,7 @@ use crate::{
         ObjectKey, Reason, RefreshPolicy, RestartMode, RestartPolicy, RestartStatus, RotationStrategy,
         Selector, StoreKind,
         names::{self, annotation},
+        token,
     },
     cluster::{Change, Project},
     sync::{
@@ -59,6 +60,8 @@ pub struct Entry {
     pub asked: u64,
     /// The suspend annotation.
     pub suspended: Suspension,
+    /// `keyturn.dev/confirm-deletion`: the token of a held deletion that is meant.
+    pub confirmed: Option<Box<str>>,
     /// What is wrong with the spec, as a sentence.
     pub invalid: Option<Box<str>>,
     /// What the status says, in numbers.
@@ -211,6 +214,7 @@ impl Entry {
         let annotation = |name: &str| metadata.annotations.as_ref()?.get(name).map(String::as_str);
         let asked = annotation(annotation::REFRESH).map_or(0, |value| digest64(&[value.as_bytes()]));
         let suspend = annotation(annotation::SUSPEND_SYNC_UNTIL);
+        let confirmed = annotation(annotation::CONFIRM_DELETION).filter(|text| token::is_text(text));
         let made_from = made_from(object);
         let generation = metadata.generation.unwrap_or_default();
         let ready = status
@@ -238,6 +242,7 @@ impl Entry {
                     u8::from(suspend.is_some()),
                 ],
                 suspend.unwrap_or_default().as_bytes(),
+                confirmed.unwrap_or_default().as_bytes(),
             ]),
             refresh: match (spec.policy(), interval) {
                 (RefreshPolicy::OnChange, _) => Refresh::OnChange,
@@ -268,6 +273,7 @@ impl Entry {
             made_from,
             asked,
             suspended: Suspension::parse(suspend),
+            confirmed: confirmed.map(Into::into),
             invalid: spec.validate().err().map(|invalid| invalid.to_string().into()),
             said: Digest::of(status.as_ref()),
             ready,

@@ -41,6 +41,7 @@ struct Losing {
     key: ObjectKey,
     /// It is the one that the ExternalSecret wants, and its own.
     wanted: bool,
+    uid: String,
     record: Record,
 }
 
@@ -132,9 +133,10 @@ impl Context {
             Found::Nothing => self.find_former(pass).await?,
             Found::Ours(losing) => losing.into_iter().chain(self.find_former(pass).await?).collect(),
         };
-        if losing.is_empty() {
+        let Some(first) = losing.first() else {
+            self.deletions().withdraw(object);
             return Ok(());
-        }
+        };
         let account = match self.aws.prove(pass.resolved.usable.id).await {
             Ok(proven) => proven.account,
             Err(error) => {
@@ -149,7 +151,10 @@ impl Context {
             }
         };
         let mut made = Vec::new();
-        for Losing { key, wanted, record } in &losing {
+        for Losing {
+            key, wanted, record, ..
+        } in &losing
+        {
             let known = self.is_of(pass, key, record, &account);
             let standing = |need: &Wanted| {
                 if known {
@@ -174,11 +179,14 @@ impl Context {
             );
         }
         let confirmed = self.tracking.tell(|tracker, now| {
-            // All of them are asked for: no short cut.
-            made.iter().fold(true, |all, need| {
-                tracker.confirm_gone(now, need.source, &need.key) && all
-            })
+            let mut confirmed = true;
+            // All of them are asked for, whatever the first says.
+            for need in &made {
+                confirmed &= tracker.confirm_gone(now, need.source, &need.key);
+            }
+            confirmed
         });
+        self.limit(pass, &first.uid, &made, &account, confirmed).await?;
         if confirmed {
             Ok(())
         } else {
@@ -205,14 +213,17 @@ impl Context {
                 .is_some_and(|name| **name == *pass.object.name);
         let ours = plan::is_ours(pass.object, &pass.entry.uid, &target.name, &secret);
         let record = Record::of(&secret);
+        let uid = secret.metadata.uid.clone().unwrap_or_default();
         let loses = deletes || pass.loses(&secret, &record);
         wipe(&mut secret);
-        if !ours && !(adopted && !deletes) {
+        let taken_over = adopted && !deletes;
+        if !ours && !taken_over {
             return Ok(Found::Foreign);
         }
         let losing = Losing {
             key: target.clone(),
             wanted: ours,
+            uid,
             record,
         };
         Ok(Found::Ours(loses.then_some(losing).into_iter().collect()))
@@ -230,11 +241,13 @@ impl Context {
         };
         let goes = plan::controller(&secret).is_some_and(|controller| controller.uid == *pass.entry.uid);
         let record = Record::of(&secret);
+        let uid = secret.metadata.uid.clone().unwrap_or_default();
         let loses = goes && pass.loses(&secret, &record);
         wipe(&mut secret);
         let losing = Losing {
             key,
             wanted: false,
+            uid,
             record,
         };
         Ok(loses.then_some(losing).into_iter().collect())
@@ -299,6 +312,7 @@ impl Context {
             account,
             store: &pass.resolved.label,
         };
+        self.deletions().withdraw(object);
         let verdict = if usable {
             Verdict::holds(Reason::Retained, place.retained(object, secret))
         } else {

@@ -50,7 +50,7 @@ pub(super) struct Memory {
     /// The revision and the subject, as a hash, whose refusal was audited last.
     pub(super) audited: Option<Box<(u64, u64)>>,
     /// The generation that was said to be malformed.
-    pub(super) malformed: Option<i64>,
+    pub(super) malformed: Option<Box<i64>>,
     /// What was seen of the last change until a rotation explains it, and the same after the last judgement of it.
     pub(super) traces: Option<Box<Traces>>,
     pub(super) judged: Option<Box<Traces>>,

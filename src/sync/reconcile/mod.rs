@@ -6,6 +6,7 @@
 mod gate;
 mod gone;
 mod hold;
+mod limit;
 mod memory;
 mod read;
 mod record;
@@ -17,7 +18,10 @@ mod stamp;
 mod versions;
 mod write;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::Secret;
 
@@ -33,6 +37,7 @@ use crate::{
         Control, Events, Index, Indexed, NamespaceEntry, Observed, Pace, SecretEntry, ServerTime, Writer,
     },
     sync::{
+        deletions::Deletions,
         driver::Tracking,
         entry::{Entry, Refresh},
         metrics::Metrics,
@@ -100,6 +105,8 @@ pub struct Context {
     pub pace: Pace,
     /// What the process remembers.
     pub memory: Memories,
+    /// What is deleted because it is gone in AWS, and how much of it at once.
+    pub deletions: Mutex<Deletions>,
 }
 
 /// How a pass ended.
@@ -182,6 +189,7 @@ impl Context {
             None => {
                 self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
                 self.memory.lock().remove(object);
+                self.deletions().forget(object);
                 return Ended::Well;
             }
             // What is deleted with it must not come back meanwhile.
@@ -191,6 +199,7 @@ impl Context {
                     memory.wanted_since = None;
                 });
                 self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+                self.deletions().forget(object);
                 return Ended::Well;
             }
             Some(Indexed::Entry(entry)) => entry,
@@ -280,6 +289,7 @@ impl Context {
         let ours = secret
             .as_ref()
             .is_some_and(|secret| is_ours(object, entry, secret));
+        self.count_in(object, entry, resolved, ours);
         let intact = match entry.creation {
             CreationPolicy::None => memory.read.is_some(),
             CreationPolicy::Owner | CreationPolicy::Orphan => {
@@ -319,6 +329,7 @@ impl Context {
                 .as_ref()
                 .is_some_and(|recorded| recorded.former.is_some());
         if intact && same_inputs && settled && !renamed {
+            self.deletions().withdraw(object);
             let secret = match secret {
                 Some(secret)
                     if entry.creation != CreationPolicy::None

@@ -78,7 +78,7 @@ impl Context {
                 };
                 let name = entry.target(object).to_owned();
                 (
-                    synced_message(&name, needs.len(), absent.collect()),
+                    synced_message(&name, needs.len(), &absent.collect::<Vec<_>>()),
                     Some(TargetDraft { name, written }),
                 )
             }
@@ -109,6 +109,7 @@ impl Context {
             current: Some(self.current(object, entry)),
             sources: Some(sources),
             target,
+            deleted_at: None,
             rotation: self.rotation(object, entry, needs),
         }
     }
@@ -267,8 +268,8 @@ impl Context {
         let again = {
             let mut memories = self.memory.lock();
             let memory = memories.entry(object.clone()).or_default();
-            let said = memory.malformed.replace(malformed.generation);
-            said == Some(malformed.generation)
+            let said = memory.malformed.replace(Box::new(malformed.generation));
+            said.as_deref() == Some(&malformed.generation)
         };
         if again {
             return Ended::Well;
@@ -293,10 +294,11 @@ impl Context {
         &self,
         object: &ObjectKey,
         entry: &Entry,
-        draft: Draft,
+        mut draft: Draft,
         live: Option<&ExternalSecret>,
         ended: Ended,
     ) -> Ended {
+        draft.deleted_at = self.deletions().time_of(object);
         let said = self.said(object, entry);
         if !said.differs(&draft) {
             self.stands_said(object, &draft);
@@ -414,8 +416,8 @@ fn stale_after(entry: &Entry) -> Option<Duration> {
 }
 
 /// `absent` are the keys of the entries that are gone in AWS.
-pub(super) fn synced_message(secret: &str, entries: usize, absent: Vec<&str>) -> String {
-    match (entries, absent.as_slice()) {
+pub(super) fn synced_message(secret: &str, entries: usize, absent: &[&str]) -> String {
+    match (entries, absent) {
         (1, []) => format!("Secret {secret} holds the value of 1 entry"),
         (_, []) => format!("Secret {secret} holds the values of {entries} entries"),
         (_, [first, others @ ..]) => {

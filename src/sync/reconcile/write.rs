@@ -119,6 +119,8 @@ impl Context {
             if gone == answers.len() && entry.deletion == DeletionPolicy::Delete {
                 return self.delete(object, &same, &live).await;
             }
+        } else {
+            self.deletions().withdraw(object);
         }
         if built.dropped_empty_keys > 0 {
             let regarding = events::reference("ExternalSecret", object, &entry.uid);
@@ -237,13 +239,15 @@ impl Context {
             memory.refused = None;
             memory.conflict = None;
         });
+        // Our own writes bring no further pass that would see the Secret.
+        self.count_in(object, &same, resolved, true);
         if let Some(former) = recorded.filter(|recorded| *recorded.name != *target.name)
             && let Err(error) = self.remove_former(object, entry, former.name).await
         {
             return self.kubernetes_failed(object, &same, Some(&live), &error).await;
         }
         let absent = absent(needs, answers).map(|need| &*need.key);
-        let message = synced_message(&target.name, needs.len(), absent.collect());
+        let message = synced_message(&target.name, needs.len(), &absent.collect::<Vec<_>>());
         let target = TargetDraft {
             name: target.name.to_string(),
             written,

@@ -112,6 +112,8 @@ pub struct Draft {
     pub sources: Option<Vec<SourceDraft>>,
     /// `target`.
     pub target: Option<TargetDraft>,
+    /// When data were last deleted because they were gone in AWS, in seconds since 1970.
+    pub deleted_at: Option<i64>,
     /// `rotation` and `RotationHealthy`.
     pub rotation: RotationPart,
 }
@@ -127,6 +129,8 @@ pub struct Digest {
     current: u64,
     sources: u64,
     target: u64,
+    /// In seconds since 1970; 0 if nothing was deleted.
+    deleted_at: i64,
     rotation: u64,
 }
 
@@ -154,11 +158,17 @@ impl Digest {
                 let times = [&target.changed_at, &target.restart_since];
                 digest_of_target(text, times.map(|time| time.as_ref().map(|at| at.0)))
             }),
+            deleted_at: status.deleted_at.as_ref().map_or(0, |at| at.0.as_second()),
             rotation: digest_of_rotation(
                 status.rotation.as_ref(),
                 condition(ConditionType::RotationHealthy),
             ),
         }
+    }
+
+    /// When data were last deleted because they were gone in AWS, in seconds since 1970.
+    pub fn deleted_at(&self) -> Option<i64> {
+        (self.deleted_at != 0).then_some(self.deleted_at)
     }
 
     /// Whether nothing was ever said.
@@ -174,6 +184,7 @@ impl Digest {
             current,
             sources,
             target,
+            deleted_at,
             rotation,
         } = draft;
         let verdict = |verdict: &Option<Verdict>, seen: u64| {
@@ -182,6 +193,7 @@ impl Digest {
         generation.is_some_and(|generation| generation != self.generation)
             || verdict(ready, self.ready)
             || verdict(current, self.current)
+            || deleted_at.is_some_and(|at| at != self.deleted_at)
             || sources.as_ref().is_some_and(|sources| {
                 let listed = sources.iter().take(SOURCES);
                 let digest = digest_of_sources(
@@ -222,6 +234,7 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
         current,
         sources,
         target,
+        deleted_at,
         rotation,
     } = draft;
     let nothing = ExternalSecretStatus::default();
@@ -287,6 +300,10 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
         conditions: Some(conditions),
         sources: Some(sources),
         target,
+        deleted_at: deleted_at
+            .and_then(|at| Timestamp::from_second(at).ok())
+            .map(Time)
+            .or_else(|| before.deleted_at.clone()),
         rotation,
         ..ExternalSecretStatus::default()
     }
