@@ -22,8 +22,7 @@ use regex::Regex;
 use testbed::controlplane::{Binaries, ControlPlane};
 
 /// Reasons of fields that come later.
-const LATER: [Reason; 4] = [
-    Reason::Retained,
+const LATER: [Reason; 3] = [
     Reason::TargetMissing,
     Reason::TooManyMatches,
     Reason::TemplateError,

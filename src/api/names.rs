@@ -44,6 +44,9 @@ pub mod annotation {
     pub const VERSIONS: &str = "keyturn.dev/versions";
     /// The most that [`VERSIONS`] may hold, in bytes.
     pub const VERSIONS_LIMIT: usize = 64 * 1024;
+    /// On a Secret: a keyed token of [`INPUTS`], [`VERSIONS`] and the source that was read, then a hash of each reference
+    /// that was gone in AWS when the Secret was written, separated by commas.
+    pub const SOURCE: &str = "keyturn.dev/source";
     /// On a Secret: the keyed token that pods must hold.
     pub const ROLLOUT: &str = "keyturn.dev/rollout";
     /// On a Secret: the API server's time when [`ROLLOUT`] last changed, RFC 3339.
@@ -70,6 +73,8 @@ pub mod annotation {
     pub const APPROVE: &str = "keyturn.dev/approve";
     /// By users, on an ExternalSecret: the rollout token whose restarts go on after a failure.
     pub const RESUME: &str = "keyturn.dev/resume";
+    /// By users, on an ExternalSecret or a store: the token of the held deletions that are meant.
+    pub const CONFIRM_DELETION: &str = "keyturn.dev/confirm-deletion";
     /// By users, on a Secret: the ExternalSecret that may take it over.
     pub const ADOPT: &str = "keyturn.dev/adopt";
     /// By users, on an ExternalSecret: a new value asks for a read now.

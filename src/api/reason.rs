@@ -59,6 +59,8 @@ words! {
         Retained,
         /// What is gone in AWS was deleted here, as the policy says.
         Deleted,
+        /// What is gone in AWS would be deleted here, and a person has to confirm it.
+        DeletionHeld,
         /// There is no Secret to merge into.
         TargetMissing,
         /// The store's identity is proved.
@@ -159,6 +161,10 @@ words! {
         TargetConflict,
         /// The Secret was deleted.
         Deleted,
+        /// Many deletions at once wait for a person.
+        DeletionHeld,
+        /// A token that confirms no deletion that is held.
+        ConfirmationRejected,
         /// A rotation ended.
         RotationCommitted,
         /// A rotation does not end.
@@ -229,6 +235,7 @@ impl Reason {
             Self::Synced
             | Self::Retained
             | Self::Deleted
+            | Self::DeletionHeld
             | Self::TargetMissing
             | Self::Valid
             | Self::Unrestricted
@@ -281,6 +288,8 @@ impl EventReason {
         match self {
             Self::SyncFailed
             | Self::TargetConflict
+            | Self::DeletionHeld
+            | Self::ConfirmationRejected
             | Self::RotationStuck
             | Self::RestartFailed
             | Self::RestartHalted

@@ -26,6 +26,9 @@ pub struct ExternalSecretStatus {
     /// The Secret as it was written last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<TargetStatus>,
+    /// When data of the Secret, or all of it, was last deleted because it was gone in AWS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<Time>,
     /// The rotation of the remote secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<RotationStatus>,

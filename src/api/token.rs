@@ -102,6 +102,15 @@ impl TokenKey {
         token.end()
     }
 
+    /// Of where a Secret was made from, in the order given.
+    pub fn source<P: AsRef<[u8]>>(&self, secret: &ObjectKey, parts: impl IntoIterator<Item = P>) -> Token {
+        let mut token = self.start("source", secret);
+        for part in parts {
+            token.part(part.as_ref());
+        }
+        token.end()
+    }
+
     /// Of the content that pods must hold: all of it, or `keys`, whose change restarts them.
     pub fn rollout<K: AsRef<str>>(
         &self,
@@ -173,6 +182,16 @@ pub fn remote_hash(kind: StoreKind, store: &str, key: &str, selector: &Selector)
         key.as_bytes(),
         selector.to_string().as_bytes(),
     ])
+}
+
+/// What a set of texts that are no secrets is called, in the order given: 16 hex digits.
+pub fn of_set<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hash = sha2::Context::new(&sha2::SHA256);
+    for part in parts {
+        hash.update(&length(part.as_bytes()));
+        hash.update(part.as_bytes());
+    }
+    hex(hash.finish().as_ref().iter().take(8))
 }
 
 /// Eight bytes of a SHA-256 of parts that are no secrets, as 16 hex digits.
@@ -264,6 +283,8 @@ mod tests {
             key().user(&shop, "1"),
             key().inputs(&shop, ["a", "1"]),
             key().inputs(&shop, ["a1"]),
+            key().source(&shop, ["a", "1"]),
+            key().source(&shop, ["a1"]),
             TokenKey::new(&[8; 32]).content(&shop, "Opaque", &one),
         ];
         for (i, a) in tokens.iter().enumerate() {

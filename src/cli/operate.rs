@@ -254,6 +254,7 @@ pub(super) async fn operate(
         slots: WriteSlots::default(),
         pace: Pace::new(of_syncs),
         memory: sync::reconcile::Memories::default(),
+        deletions: std::sync::Mutex::default(),
     });
 
     readiness.send_replace(Readiness::Waiting("the first lists of the API server"));

@@ -56,10 +56,11 @@ const EMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Alerts waiting to be taken; more are dropped.
 const ALERTS: usize = 64;
-/// The kind of the objects that alerts are about.
-const ALERTED: &str = "ExternalSecret";
+/// The kinds of the objects that alerts are about.
+const ALERTED: [&str; 3] = ["ExternalSecret", "SecretStore", "ClusterSecretStore"];
 /// The events that somebody may want to be called for.
-const ALERTING: [EventReason; 4] = [
+const ALERTING: [EventReason; 5] = [
+    EventReason::DeletionHeld,
     EventReason::RestartFailed,
     EventReason::RestartHalted,
     EventReason::RotationStuck,
@@ -212,7 +213,10 @@ impl Events {
 
     fn alert(&self, regarding: &ObjectReference, reason: &'static str, note: &str) {
         // What concerns a workload is told on it and on its ExternalSecret: nobody wants to be called twice.
-        let twice = regarding.kind.as_deref() != Some(ALERTED);
+        let twice = !regarding
+            .kind
+            .as_deref()
+            .is_some_and(|kind| ALERTED.contains(&kind));
         if twice || !ALERTING.iter().any(|alerting| alerting.as_str() == reason) {
             return;
         }

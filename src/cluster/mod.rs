@@ -32,7 +32,7 @@ pub use error::{Class, Error, InvalidField};
 pub use events::{Alert, EventWorker, Events};
 pub use find::Found;
 pub use index::{
-    Change, Changes, Control, Index, Indexed, Malformed, NamespaceEntry, Project, Scope, SecretEntry,
+    Absent, Change, Changes, Control, Index, Indexed, Malformed, NamespaceEntry, Project, Scope, SecretEntry,
     WatchEnded, Watches,
 };
 pub use key::token_key;

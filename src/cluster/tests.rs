@@ -862,10 +862,17 @@ async fn what_somebody_may_want_to_be_called_for_is_handed_on_and_nothing_else()
     // The same is told on the workload, and nobody wants to be called twice.
     on("Deployment", "RestartHalted");
     emit("RestartHalted");
+    on("ClusterSecretStore", "SyncFailed");
+    on("ClusterSecretStore", "DeletionHeld");
     let alert = alerts.recv().await.unwrap();
     assert_eq!(
         (alert.reason, &*alert.kind, &*alert.name, &*alert.note),
         ("RestartHalted", "ExternalSecret", "web", "it crashes")
+    );
+    let alert = alerts.recv().await.unwrap();
+    assert_eq!(
+        (alert.reason, &*alert.kind),
+        ("DeletionHeld", "ClusterSecretStore")
     );
     for _ in 0..100 {
         emit("RotationStuck");

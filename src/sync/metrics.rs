@@ -81,6 +81,8 @@ pub struct Metrics {
     pub conditions: Family<ConditionLabels, Gauge>,
     /// What `keyturn-control` holds up.
     pub held: Family<HeldLabels, Gauge>,
+    /// Deletions that wait for a person.
+    pub deletions_held: Gauge,
 }
 
 impl Default for Metrics {
@@ -92,6 +94,7 @@ impl Default for Metrics {
             queue: Family::default(),
             conditions: Family::default(),
             held: Family::default(),
+            deletions_held: Gauge::default(),
         }
     }
 }
@@ -122,6 +125,7 @@ impl Metrics {
             queue,
             conditions,
             held,
+            deletions_held,
         } = self;
         registry.register(
             "reconcile_passes",
@@ -148,6 +152,11 @@ impl Metrics {
             "held_up",
             "Whether the ConfigMap keyturn-control holds something up now, in any namespace: 1 or 0",
             held.clone(),
+        );
+        registry.register(
+            "deletions_held",
+            "ExternalSecrets whose Secret would lose data that are gone in AWS, once a person confirms it",
+            deletions_held.clone(),
         );
     }
 }

@@ -5,6 +5,7 @@
 //! bad object delays no other.
 
 mod admit;
+pub mod deletions;
 pub mod driver;
 pub mod entry;
 mod events;

@@ -83,6 +83,7 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
         ));
     }
     tasks.spawn(sweep(context.clone()));
+    context.recall_deletions();
     begin(&context, &targets);
     tasks.spawn(follow(context.clone(), changes, targets));
 
@@ -198,9 +199,14 @@ async fn follow(context: Arc<Context>, changes: Changes, targets: Arc<Mutex<Targ
                     }
                 }
             }
-            Change::SecretStore(store) => context.stores.work.push(store, Class::Urgent),
+            Change::SecretStore(store) => {
+                context.confirm_deletions(&store);
+                context.stores.work.push(store, Class::Urgent);
+            }
             Change::ClusterSecretStore(name) => {
-                context.stores.work.push(ObjectKey::new("", name), Class::Urgent);
+                let store = ObjectKey::new("", name);
+                context.confirm_deletions(&store);
+                context.stores.work.push(store, Class::Urgent);
             }
             Change::Namespace(name) => {
                 let namespace = context.namespaces.get(&ObjectKey::new("", name.clone()));
@@ -310,6 +316,7 @@ async fn sweep(context: Arc<Context>) {
             }
         });
         context.metrics.hold(sync, restarts);
+        context.show_deletions();
         shown = tally;
         for object in turned {
             context.work.push(object, Class::Periodic);

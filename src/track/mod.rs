@@ -6,6 +6,7 @@
 //! only Describe decides that a secret is gone; nothing is asked twice at the same time; one failing secret, one
 //! failing source delays no other; an event costs time by its size and the logarithm of what is known.
 
+mod absence;
 mod answers;
 mod backoff;
 mod checks;

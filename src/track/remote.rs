@@ -6,6 +6,7 @@ use crate::{
     api::{Selector, VersionId},
     track::{
         Call, Failure, Known, Now, Rotation,
+        absence::{self, Absence},
         objects::ObjectId,
         view::{Evidence, Verdict, View},
     },
@@ -151,6 +152,8 @@ pub(super) struct Trouble {
     describe_first: bool,
     /// When the view was last checked before it began to fail.
     pub(super) good: Option<Now>,
+    /// Since when Describe shows that it is gone.
+    absence: Option<Absence>,
 }
 
 impl Trouble {
@@ -219,6 +222,7 @@ fn take_failure(
         tries,
         describe_first: before.as_ref().is_some_and(|before| before.describe_first),
         good: before.as_ref().map_or(good, |before| before.good),
+        absence: None,
     };
     let same = before.as_ref().is_some_and(|before| {
         before.failure == trouble.failure
@@ -339,6 +343,21 @@ impl Remote {
             (Some(accepted), None) => Known::Version(accepted.clone()),
             (None, None) => Known::Unknown,
         }
+    }
+
+    /// Whether Describe has shown twice that the secret is gone. Asks for the second time if not.
+    pub(super) fn confirm_gone(&mut self) -> bool {
+        let Some(trouble) = self.trouble.as_deref_mut() else {
+            return false;
+        };
+        let Some(absence) = &mut trouble.absence else {
+            return false;
+        };
+        absence.want();
+        if let Some(due) = absence.due() {
+            trouble.next = trouble.next.min(due);
+        }
+        absence.is_confirmed()
     }
 
     pub(super) fn recheck(&self) -> Duration {
@@ -583,10 +602,22 @@ impl Remote {
                 view.trouble = None;
             }
         }
+        let known = self.trouble.as_ref().and_then(|trouble| trouble.absence);
+        let shows_gone = may_be_gone(&seen.failure);
         let news = take_failure(&mut self.trouble, now, Call::Describe, seen, longest, None);
-        match &self.trouble {
-            Some(trouble) if news && trouble.is_gone() => Turn::Gone,
-            Some(_) if news => Turn::Failing,
+        let Some(trouble) = &mut self.trouble else {
+            return Turn::None;
+        };
+        let mut confirmed = false;
+        if shows_gone {
+            let (absence, seen) = Absence::see(known, now);
+            confirmed = seen == absence::Seen::Confirmed;
+            trouble.absence = Some(absence);
+            trouble.next = absence.due().map_or(trouble.next, |due| trouble.next.min(due));
+        }
+        match (trouble.is_gone(), news) {
+            (true, _) if news || confirmed => Turn::Gone,
+            (false, true) => Turn::Failing,
             _ => Turn::None,
         }
     }

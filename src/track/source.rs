@@ -366,6 +366,19 @@ impl Source {
         failing
     }
 
+    /// Whether Describe has shown twice that the secret is gone. Asks for the second time if not.
+    pub(super) fn confirm_gone(&mut self, key: &str) -> bool {
+        let Some(id) = self.names.get(key).copied() else {
+            return false;
+        };
+        let confirmed = self
+            .remotes
+            .get_mut(&id)
+            .is_some_and(|remote| remote.confirm_gone());
+        self.requeue(id);
+        confirmed
+    }
+
     /// An event has told of the secret.
     pub(super) fn hint(&mut self, now: Now, key: &str, expected: Option<VersionId>) {
         let Some(id) = self.find(key) else { return };

@@ -345,6 +345,17 @@ impl Tracker {
         failing
     }
 
+    /// Whether Describe has shown twice, a minute apart and without a break, that the secret is gone. If not, the second
+    /// time is asked for, and its subscribers are woken by [`Cause::Gone`] when it has come.
+    pub fn confirm_gone(&mut self, now: Now, source: SourceId, key: &str) -> bool {
+        let Some(known) = self.sources.get_mut(&source) else {
+            return false;
+        };
+        let confirmed = known.confirm_gone(key);
+        self.schedule(now, source);
+        confirmed
+    }
+
     /// The objects that want this secret, by its key as they give it.
     pub fn subscribers(&self, source: SourceId, key: &str) -> Vec<ObjectKey> {
         let remote = self.sources.get(&source).and_then(|source| source.remote(key));

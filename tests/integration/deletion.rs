@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use testbed::aws::{Fault, KmsKey, documents};
 
-use crate::harness::{Bed, READS, bed, entry, property};
+use crate::harness::{Bed, DELETION, READS, bed, entry, property};
 
 fn policy(policy: &str, data: Value) -> Value {
     json!({"data": data, "target": {"deletionPolicy": policy}})
@@ -27,14 +27,14 @@ async fn with_delete_the_secret_goes_when_everything_is_gone() -> Result<()> {
         bed.synced("db").await?;
         let uid = bed.written("db").await?.metadata.uid;
         bed.aws.delete_secret(&one)?;
-        let left = bed.holds("db", &[("two", "2")]).await?;
+        let left = bed.holds_within(DELETION, "db", &[("two", "2")]).await?;
         assert_eq!(left.metadata.uid, uid, "made again rather than changed");
         assert!(
             bed.calls().count("DescribeSecret") > 0,
             "a removal is confirmed by DescribeSecret"
         );
         bed.aws.force_delete_secret(&two)?;
-        bed.gone("db").await?;
+        bed.gone_within(DELETION, "db").await?;
         bed.ready("db", "Deleted").await?;
         bed.event("db", "Deleted").await?;
         bed.aws.restore_secret(&one)?;
@@ -57,9 +57,9 @@ async fn with_merge_keys_go_and_the_secret_stays() -> Result<()> {
         .await?;
         let made = bed.holds("db", &[("one", "1"), ("two", "2")]).await?;
         bed.aws.delete_secret(&one)?;
-        bed.holds("db", &[("two", "2")]).await?;
+        bed.holds_within(DELETION, "db", &[("two", "2")]).await?;
         bed.aws.delete_secret(&two)?;
-        let left = bed.holds("db", &[]).await?;
+        let left = bed.holds_within(DELETION, "db", &[]).await?;
         assert_eq!(left.metadata.uid, made.metadata.uid);
         bed.aws.restore_secret(&two)?;
         bed.holds("db", &[("two", "2")]).await?;

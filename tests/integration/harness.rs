@@ -40,6 +40,8 @@ pub(crate) const REGION: &str = "eu-central-1";
 pub(crate) const READER: &str = "reader";
 /// The SecretStore of each namespace.
 pub(crate) const STORE: &str = "aws";
+/// Until the deletion of a secret in AWS has followed: AWS is asked twice, a minute apart, whether it is gone.
+pub(crate) const DELETION: Duration = Duration::from_mins(4);
 /// Often enough that a change in AWS is seen within a test.
 pub(crate) const OFTEN: &str = "1s";
 /// So seldom that within a test nothing is read for the interval's sake.
@@ -678,7 +680,12 @@ impl Bed {
 
     /// Waits until there is no such Secret.
     pub(crate) async fn gone(&self, name: &str) -> Result<()> {
-        wait::until(&format!("Secret {name} to be gone"), SOON, async || {
+        self.gone_within(SOON, name).await
+    }
+
+    /// The same for as long as `limit`.
+    pub(crate) async fn gone_within(&self, limit: Duration, name: &str) -> Result<()> {
+        wait::until(&format!("Secret {name} to be gone"), limit, async || {
             Ok(self.find(name).await?.is_none().then_some(()))
         })
         .await

@@ -46,6 +46,7 @@ mod restart_rollouts;
 mod restart_scope;
 mod restart_steady;
 mod restart_windows;
+mod retention;
 mod rolling;
 mod rotation;
 mod slow_server;

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use testbed::{requests, wait};
 
-use crate::harness::{Bed, SELDOM, SOON, STORE, bed, common, entry, property};
+use crate::harness::{Bed, DELETION, SELDOM, SOON, STORE, bed, common, entry, property};
 
 #[tokio::test]
 async fn an_external_secret_becomes_a_secret_and_follows_aws() -> Result<()> {
@@ -229,7 +229,7 @@ async fn the_audit_log_says_who_got_what() -> Result<()> {
             json!({"data": [entry("value", "app/db")], "target": {"deletionPolicy": "Delete"}}),
         )
         .await?;
-        bed.gone("db").await?;
+        bed.gone_within(DELETION, "db").await?;
         let object = format!("{}/db", bed.namespace);
         for (action, parts) in [
             ("read", vec![object.as_str(), "app/db"]),

@@ -141,6 +141,8 @@ pub(super) enum What {
     /// The operator has not looked at it, or not at its last edit.
     NotSeen,
     NotReady,
+    /// Something is gone in AWS, and the Secret is kept until a person decides.
+    Kept,
     Stale,
     Rotating,
     RotationStuck,
@@ -155,6 +157,7 @@ impl What {
         match self {
             Self::NotSeen => "NotSeen",
             Self::NotReady => "NotReady",
+            Self::Kept => "Kept",
             Self::Stale => "Stale",
             Self::Rotating => "Rotating",
             Self::RotationStuck => "RotationStuck",
@@ -347,6 +350,10 @@ fn found(object: &Object) -> Vec<Finding> {
             }
             if !is(ready, Status::True) {
                 findings.push(of(What::NotReady, ready));
+            }
+            let kept = [Reason::Retained, Reason::DeletionHeld];
+            if kept.iter().any(|reason| reason.as_str() == ready.reason) {
+                findings.push(of(What::Kept, ready));
             }
         }
     }

@@ -24,7 +24,7 @@ pub use self::{
     changes::{Change, Changes},
     control::Control,
     namespaces::NamespaceEntry,
-    secrets::SecretEntry,
+    secrets::{Absent, SecretEntry},
     watch::{Scope, WatchEnded, Watches},
 };
 use crate::api::ObjectKey;

@@ -35,6 +35,8 @@ pub struct SecretEntry {
     /// The versions that its content was made from: the annotation as it stands, JSON unless edited. One that is longer than
     /// any that we write is none.
     pub versions: Option<Box<str>>,
+    /// The references that were gone in AWS when it was written.
+    pub absent: Option<Box<Absent>>,
     /// The token that pods must carry.
     pub rollout: Option<Box<str>>,
     /// When `rollout` last changed.
@@ -53,6 +55,23 @@ pub struct SecretEntry {
 
 /// stakater Reloader's annotations on Secrets. Each holds a flag, and anything longer is no flag to Reloader either.
 const RELOADER: [&str; 2] = ["reloader.stakater.com/ignore", "reloader.stakater.com/match"];
+
+/// References that were gone: few Secrets have any, so those that have none pay little for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent(Box<str>);
+
+impl Absent {
+    /// Those that the annotation `keyturn.dev/source` names, if it names any.
+    pub fn of(source: &str) -> Option<Box<Self>> {
+        let (_, hashes) = source.split_once(',')?;
+        Some(Box::new(Self(hashes.into())))
+    }
+
+    /// Whether the reference with this hash is one of them.
+    pub fn contains(&self, hash: &str) -> bool {
+        self.0.split(',').any(|absent| absent == hash)
+    }
+}
 
 /// Secrets with our label.
 pub(super) struct Secrets(pub(super) TokenKey);
@@ -126,6 +145,9 @@ impl Project for Secrets {
             content,
             inputs: take(annotation::INPUTS).map(|token| capped(&token, caps::TOKEN)),
             versions: take(annotation::VERSIONS).filter(|text| text.len() <= annotation::VERSIONS_LIMIT),
+            absent: take(annotation::SOURCE)
+                .filter(|text| text.len() <= annotation::VERSIONS_LIMIT)
+                .and_then(|source| Absent::of(&source)),
             rollout: take(annotation::ROLLOUT).filter(|text| token::is_text(text)),
             changed_at: take(annotation::CHANGED_AT).and_then(|time| time.parse().ok()),
             scope: {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{
-    Change, Changes, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches,
+    Absent, Change, Changes, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches,
     follow::{Follower, SILENCE},
     namespaces::Namespaces,
     secrets::Secrets,
@@ -556,6 +556,7 @@ async fn of_a_secret_tokens_are_kept_and_no_data() {
     annotations["keyturn.dev/inputs"] = "in".into();
     annotations["keyturn.dev/versions"] = "{}".into();
     annotations["keyturn.dev/rollout"] = "ro".into();
+    annotations["keyturn.dev/source"] = "token,0123456789abcdef".into();
     annotations["keyturn.dev/changed-at"] = "2026-01-01T00:00:00Z".into();
     annotations["keyturn.dev/scope"] = "0123456789abcdef0123456789abcdef".into();
     annotations["keyturn.dev/restart-since"] = "2026-01-02T00:00:00Z".into();
@@ -576,6 +577,7 @@ async fn of_a_secret_tokens_are_kept_and_no_data() {
             content_intact: false,
             inputs: Some("in".into()),
             versions: Some("{}".into()),
+            absent: Absent::of("token,0123456789abcdef"),
             rollout: Some("ro".into()),
             changed_at: Some("2026-01-01T00:00:00Z".parse().unwrap()),
             scope: Some(0x0123_4567_89ab_cdef),

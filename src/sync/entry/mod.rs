@@ -27,6 +27,7 @@ use crate::{
         RestartStatus, RotationStrategy, Selector, StoreKind,
         caps::{self, capped},
         names::{self, annotation},
+        token,
     },
     cluster::{Change, Project},
     sync::{
@@ -66,6 +67,8 @@ pub struct Entry {
     pub asked: u64,
     /// The suspend annotation.
     pub suspended: Suspension,
+    /// `keyturn.dev/confirm-deletion`: the token of a held deletion that is meant.
+    pub confirmed: Option<Box<str>>,
     /// What is wrong with the spec, as a sentence.
     pub invalid: Option<Box<str>>,
     /// What the status says, in numbers.
@@ -231,6 +234,7 @@ impl Entry {
         let annotation = |name: &str| metadata.annotations.as_ref()?.get(name).map(String::as_str);
         let asked = annotation(annotation::REFRESH).map_or(0, |value| digest64(&[value.as_bytes()]));
         let suspend = annotation(annotation::SUSPEND_SYNC_UNTIL);
+        let confirmed = annotation(annotation::CONFIRM_DELETION).filter(|text| token::is_text(text));
         let made_from = made_from::made_from(object);
         let generation = metadata.generation.unwrap_or_default();
         let ready = status
@@ -264,6 +268,7 @@ impl Entry {
                     u8::from(suspend.is_some()),
                 ],
                 suspend.unwrap_or_default().as_bytes(),
+                confirmed.unwrap_or_default().as_bytes(),
             ]),
             refresh: match (spec.policy(), interval) {
                 (RefreshPolicy::OnChange, _) => Refresh::OnChange,
@@ -288,6 +293,7 @@ impl Entry {
             made_from,
             asked,
             suspended: Suspension::parse(suspend),
+            confirmed: confirmed.map(Into::into),
             invalid: spec
                 .validate()
                 .err()

@@ -43,6 +43,14 @@ pub(super) fn metadata_changes(wanted: &Wanted<'_>, live: &Secret, written: &Wri
     changes
 }
 
+/// Whether nothing differs but the record of the source, which is no reason to write: Secrets of a version that kept none
+/// stay as they are.
+pub(super) fn is_only_source(changes: &Map<String, Value>) -> bool {
+    let annotations = changes.get("annotations").and_then(Value::as_object);
+    changes.len() == 1
+        && annotations.is_some_and(|changes| changes.len() == 1 && changes.contains_key(annotation::SOURCE))
+}
+
 /// A merge patch from `live` to `wanted` (`None`: must be absent); names that we once wrote and no longer want go.
 fn difference(
     live: Option<&BTreeMap<String, String>>,
@@ -78,6 +86,7 @@ pub(super) fn annotations(wanted: &Wanted<'_>, written: &Written) -> BTreeMap<St
         (annotation::CONTENT, Some(&*written.content)),
         (annotation::INPUTS, Some(wanted.inputs)),
         (annotation::VERSIONS, Some(wanted.versions)),
+        (annotation::SOURCE, wanted.source),
         (annotation::ROLLOUT, Some(&*written.rollout)),
         (annotation::CHANGED_AT, changed_at.as_deref()),
         (annotation::SCOPE, Some(&*written.scope)),

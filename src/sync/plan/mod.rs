@@ -57,6 +57,8 @@ pub struct Wanted<'a> {
     pub inputs: &'a str,
     /// The versions the data were made from, as JSON.
     pub versions: &'a str,
+    /// What the Secret is to record of where the data were read. It is written along with another change only.
+    pub source: Option<&'a str>,
     /// Token of the user name in the values, if they have one.
     pub user: Option<&'a str>,
     /// The keys whose change restarts workloads; all where there are none.
@@ -240,7 +242,7 @@ pub fn plan(key: &TokenKey, times: impl Into<Times>, wanted: &Wanted<'_>, live: 
     if wanted.immutable && live.immutable != Some(true) {
         body.insert("immutable".to_owned(), Value::Bool(true));
     }
-    if body.is_empty() && metadata.is_empty() {
+    if body.is_empty() && (metadata.is_empty() || metadata::is_only_source(&metadata)) {
         return Plan::Nothing(written);
     }
     if !metadata.is_empty() {

@@ -150,6 +150,7 @@ impl Context {
                 key,
                 selector: need.selector.clone(),
                 recorded: None,
+                absent: false,
             });
         }
         Ok(resolved)

@@ -52,7 +52,7 @@ pub(super) struct Memory {
     /// The revision and the subject, as a hash, whose refusal was audited last.
     pub(super) audited: Option<Box<(u64, u64)>>,
     /// The generation that was said to be malformed.
-    pub(super) malformed: Option<i64>,
+    pub(super) malformed: Option<Box<i64>>,
     /// What was seen of the last change until a rotation explains it, and the same after the last judgement of it.
     pub(super) traces: Option<Box<Traces>>,
     pub(super) judged: Option<Box<Traces>>,
@@ -372,6 +372,7 @@ mod tests {
                 content_intact: true,
                 inputs: None,
                 versions: None,
+                absent: None,
                 rollout: None,
                 changed_at: None,
                 scope: None,

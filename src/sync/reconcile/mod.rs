@@ -5,10 +5,13 @@
 
 mod budget;
 mod gate;
+mod gone;
 mod hold;
+mod limit;
 mod memory;
 mod places;
 mod read;
+mod record;
 mod remove;
 mod rotate;
 mod say;
@@ -18,7 +21,10 @@ mod stamp;
 mod versions;
 mod write;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::Secret;
 
@@ -32,6 +38,7 @@ use crate::{
         Writer,
     },
     sync::{
+        deletions::Deletions,
         driver::{self, Tracking},
         entry::{Entry, Refresh},
         metrics::Metrics,
@@ -101,6 +108,8 @@ pub struct Context {
     pub pace: Pace,
     /// What the process remembers.
     pub memory: Memories,
+    /// What is deleted because it is gone in AWS, and how much of it at once.
+    pub deletions: Mutex<Deletions>,
 }
 
 /// How a pass ended.
@@ -126,6 +135,8 @@ struct Wanted {
     /// Its name in `keyturn.dev/versions`.
     hash: String,
     recorded: Option<VersionId>,
+    /// The Secret records that it was made without it, since it was gone.
+    absent: bool,
 }
 
 /// An ExternalSecret whose references were all found good.
@@ -177,6 +188,7 @@ impl Context {
             None => {
                 self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
                 self.memory.lock().remove(object);
+                self.deletions().forget(object);
                 return Ended::Well;
             }
             // What is deleted with it must not come back meanwhile.
@@ -187,6 +199,7 @@ impl Context {
                     memory.wanted_since = None;
                 });
                 self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+                self.deletions().forget(object);
                 return Ended::Well;
             }
             Some(Indexed::Entry(entry)) => entry,
@@ -255,11 +268,16 @@ impl Context {
         } else {
             None
         });
+        let absent = secret
+            .as_ref()
+            .filter(|_| same_inputs && entry.creation != CreationPolicy::None)
+            .and_then(|secret| secret.absent.as_deref());
         let needs: Vec<Wanted> = resolved
             .needs
             .iter()
             .map(|need| Wanted {
                 recorded: recorded.get(&need.hash).map(|id| VersionId(id.as_str().into())),
+                absent: absent.is_some_and(|absent| absent.contains(&need.hash)),
                 ..need.clone()
             })
             .collect();
@@ -279,6 +297,7 @@ impl Context {
         let ours = secret
             .as_ref()
             .is_some_and(|secret| is_ours(object, entry, secret));
+        self.count_in(object, entry, resolved, ours);
         let intact = match entry.creation {
             CreationPolicy::None => memory.read.is_some(),
             CreationPolicy::Owner | CreationPolicy::Orphan => {
@@ -291,16 +310,25 @@ impl Context {
             }
         };
         let settled = needs.iter().all(|need| {
-            need.recorded.is_some()
-                && (once
-                    || match self
-                        .tracking
-                        .ask(|tracker| tracker.known(need.source, &need.key, &need.selector))
-                    {
-                        Known::Unknown | Known::Held { .. } => true,
-                        Known::Version(version) => Some(&version) == need.recorded.as_ref(),
-                        Known::Gone { .. } | Known::Failing(_) => false,
-                    })
+            let known = || {
+                self.tracking
+                    .ask(|tracker| tracker.known(need.source, &need.key, &need.selector))
+            };
+            match &need.recorded {
+                Some(_) if once => true,
+                Some(recorded) => match known() {
+                    Known::Unknown | Known::Held { .. } => true,
+                    Known::Version(version) => version == *recorded,
+                    Known::Gone { .. } | Known::Failing(_) => false,
+                },
+                // The Secret was made without it, and it is still gone.
+                None if need.absent => match known() {
+                    Known::Gone { .. } => true,
+                    Known::Unknown => !once,
+                    Known::Version(_) | Known::Held { .. } | Known::Failing(_) => false,
+                },
+                None => false,
+            }
         });
         // Where nothing is written, the Secret of a former name is left alone too.
         let renamed = entry.creation != CreationPolicy::None
@@ -309,6 +337,7 @@ impl Context {
                 .as_ref()
                 .is_some_and(|recorded| recorded.former.is_some());
         if intact && same_inputs && settled && !renamed {
+            self.deletions().withdraw(object);
             let secret = match secret {
                 Some(secret)
                     if entry.creation != CreationPolicy::None
@@ -480,17 +509,30 @@ impl Context {
 
     /// What the data are made from besides values. A refresh annotation is part of it, so that none is lost.
     fn inputs(&self, entry: &Entry, target: &ObjectKey, resolved: &Resolved) -> String {
-        let asked = entry.asked.to_be_bytes();
-        let token = if entry.refresh == Refresh::Once {
-            // Read once: edits of the spec are no reason to read again.
-            self.key.inputs(target, [asked.as_slice()])
-        } else {
-            let usable = &resolved.usable;
-            let source = fingerprint(&usable.source, usable.spec.aws().prefix());
-            self.key
-                .inputs(target, [asked.as_slice(), &entry.made_from, source.as_bytes()])
-        };
-        token.to_string()
+        self.inputs_of_source(entry, entry.asked, target, resolved)
+            .unwrap_or_else(|| {
+                let asked = entry.asked.to_be_bytes();
+                // Read once: edits of the spec are no reason to read again.
+                self.key.inputs(target, [asked.as_slice()]).to_string()
+            })
+    }
+
+    /// The same with another refresh annotation; none where it says nothing of the source.
+    fn inputs_of_source(
+        &self,
+        entry: &Entry,
+        asked: u64,
+        target: &ObjectKey,
+        resolved: &Resolved,
+    ) -> Option<String> {
+        if entry.refresh == Refresh::Once {
+            return None;
+        }
+        let asked = asked.to_be_bytes();
+        let usable = &resolved.usable;
+        let source = fingerprint(&usable.source, usable.spec.aws().prefix());
+        let parts = [asked.as_slice(), &entry.made_from, source.as_bytes()];
+        Some(self.key.inputs(target, parts).to_string())
     }
 
     fn subscribe(&self, object: &ObjectKey, entry: &Entry, needs: &[Wanted]) {

@@ -35,7 +35,7 @@ pub(super) enum Answer {
 pub(super) struct EntryValue {
     pub(super) version: VersionId,
     name: Arc<str>,
-    arn: Arc<str>,
+    pub(super) arn: Arc<str>,
     content: Content,
 }
 
@@ -513,6 +513,7 @@ mod tests {
             selector: Selector::parse(stage),
             hash: String::new(),
             recorded: None,
+            absent: false,
         };
         let needs = [
             need(1, "a", None),

@@ -39,12 +39,15 @@ impl Context {
                 return Ended::Failed;
             };
             match self.writer.delete_secret(&target, &observed).await {
-                Ok(()) => self.deleted(
-                    object,
-                    entry,
-                    &target,
-                    "everything that it was made from is gone from AWS",
-                ),
+                Ok(()) => {
+                    self.deletions().lose(object);
+                    self.deleted(
+                        object,
+                        entry,
+                        &target,
+                        "everything that it was made from is gone from AWS",
+                    );
+                }
                 Err(error) if error.class == cluster::Class::NotFound => {}
                 Err(error)
                     if matches!(

@@ -63,6 +63,10 @@ impl Context {
             .enumerate()
             .filter_map(|(index, need)| Some((index, need.recorded.clone()?)));
         let sources = Self::sources(entry, resolved, versions);
+        let absent = needs
+            .iter()
+            .filter(|need| need.recorded.is_none())
+            .map(|need| &*need.key);
         let (message, target) = match secret {
             Some(secret) if entry.creation != CreationPolicy::None => {
                 let written = Written {
@@ -74,7 +78,7 @@ impl Context {
                 };
                 let name = entry.target(object).to_owned();
                 (
-                    synced_message(&name, needs.len()),
+                    synced_message(&name, needs.len(), &absent.collect::<Vec<_>>()),
                     Some(TargetDraft { name, written }),
                 )
             }
@@ -105,6 +109,7 @@ impl Context {
             current: Some(self.current(object, entry)),
             sources: Some(sources),
             target,
+            deleted_at: None,
             rotation: self.rotation(object, entry, needs),
         }
     }
@@ -266,8 +271,8 @@ impl Context {
         let again = {
             let mut memories = self.memory.lock();
             let memory = memories.entry(object.clone()).or_default();
-            let said = memory.malformed.replace(malformed.generation);
-            said == Some(malformed.generation)
+            let said = memory.malformed.replace(Box::new(malformed.generation));
+            said.as_deref() == Some(&malformed.generation)
         };
         if again {
             return Ended::Well;
@@ -292,10 +297,11 @@ impl Context {
         &self,
         object: &ObjectKey,
         entry: &Entry,
-        draft: Draft,
+        mut draft: Draft,
         live: Option<&ExternalSecret>,
         ended: Ended,
     ) -> Ended {
+        draft.deleted_at = self.deletions().time_of(object);
         let said = self.said(object, entry);
         if !said.differs(&draft) {
             self.stands_said(object, &draft);
@@ -423,10 +429,22 @@ fn stale_after(entry: &Entry) -> Option<Duration> {
     }
 }
 
-pub(super) fn synced_message(secret: &str, entries: usize) -> String {
-    match entries {
-        1 => format!("Secret {secret} holds the value of 1 entry"),
-        _ => format!("Secret {secret} holds the values of {entries} entries"),
+/// `absent` are the keys of the entries that are gone in AWS.
+pub(super) fn synced_message(secret: &str, entries: usize, absent: &[&str]) -> String {
+    match (entries, absent) {
+        (1, []) => format!("Secret {secret} holds the value of 1 entry"),
+        (_, []) => format!("Secret {secret} holds the values of {entries} entries"),
+        (_, [first, others @ ..]) => {
+            let others = match others.len() {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            format!(
+                "Secret {secret} holds the values of {} of {entries} entries. {first}{others} does not exist in AWS or is \
+                 marked for deletion: correct the key, or remove the entry",
+                entries - absent.len()
+            )
+        }
     }
 }
 

@@ -88,6 +88,7 @@ impl Context {
             data: &data,
             inputs,
             versions: said(annotation::VERSIONS).unwrap_or_default(),
+            source: said(annotation::SOURCE),
             user: said(annotation::USER),
             trigger: live.spec.trigger_keys(),
             restarts: same.trigger().is_some(),

@@ -60,6 +60,7 @@ mod tests {
             selector: Selector::parse(None),
             hash: hash.to_owned(),
             recorded: None,
+            absent: false,
         }
     }
 

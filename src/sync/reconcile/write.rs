@@ -8,23 +8,25 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
     Context, Ended, Resolved, Wanted,
+    gone::Answered,
     places::{Outcome, SLOW},
     read::Answer,
+    record::{self, Origin},
     say::{READ_ONLY, synced_message},
     sooner, versions,
 };
 use crate::{
     api::{
-        CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason,
+        CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason, SecretArn,
         names::{SYNC_MANAGER, annotation},
         token,
     },
-    cluster::{self, CALL_TIMEOUT, FENCED_TIMEOUT, Observed, SecretEntry, TimeLimit},
+    cluster::{self, Absent, CALL_TIMEOUT, FENCED_TIMEOUT, Observed, SecretEntry, TimeLimit},
     sync::{
         entry::{Entry, carried},
         events,
         plan::{self, Data, Plan, Times, Why, Written},
-        resolve::Refusal,
+        resolve::{Refusal, fingerprint},
         rotation::Users,
         status::{TargetDraft, Verdict},
     },
@@ -86,10 +88,6 @@ impl Context {
             }
         };
 
-        let every_gone = answers.iter().all(|answer| matches!(answer, Answer::Gone { .. }));
-        if every_gone && entry.deletion == DeletionPolicy::Delete {
-            return self.delete(object, &same, &live).await;
-        }
         let built = value::build(&live.spec, |index| match answers.get(index) {
             Some(Answer::Value(value)) => value.fetched(),
             Some(Answer::Gone { .. }) | None => value::Fetched::Gone,
@@ -102,6 +100,29 @@ impl Context {
                 return sooner(ended, Self::recheck(entry));
             }
         };
+        let gone = answers
+            .iter()
+            .filter(|answer| matches!(answer, Answer::Gone { .. }))
+            .count();
+        if gone > 0 && entry.creation != CreationPolicy::None {
+            let pass = Answered {
+                object,
+                entry: &same,
+                live: &live,
+                resolved,
+                needs,
+                answers,
+                data: &built.data,
+            };
+            if let Err(ended) = self.follow_gone(pass).await {
+                return ended;
+            }
+            if gone == answers.len() && entry.deletion == DeletionPolicy::Delete {
+                return self.delete(object, &same, &live).await;
+            }
+        } else {
+            self.deletions().withdraw(object);
+        }
         if built.dropped_empty_keys > 0 {
             let regarding = events::reference("ExternalSecret", object, &entry.uid);
             let note = format!(
@@ -156,6 +177,7 @@ impl Context {
             .into_iter()
             .map(|(name, mut value)| (name, ByteString(std::mem::take(&mut *value))))
             .collect();
+        let source = self.source(&target, resolved, needs, answers, inputs, &versions);
         let labels = carried(live.metadata.labels.as_ref());
         let annotations = carried(live.metadata.annotations.as_ref());
         let recorded = Self::recorded(&live);
@@ -172,6 +194,7 @@ impl Context {
             data: &data,
             inputs,
             versions: &versions,
+            source: Some(&source),
             user: user.as_deref(),
             trigger: live.spec.trigger_keys(),
             restarts: same.trigger().is_some(),
@@ -217,12 +240,15 @@ impl Context {
             memory.refused = None;
             memory.conflict = None;
         });
+        // Our own writes bring no further pass that would see the Secret.
+        self.count_in(object, &same, resolved, true);
         if let Some(former) = recorded.filter(|recorded| *recorded.name != *target.name)
             && let Err(error) = self.remove_former(object, entry, former.name).await
         {
             return self.kubernetes_failed(object, &same, Some(&live), &error).await;
         }
-        let message = synced_message(&target.name, needs.len());
+        let absent = absent(needs, answers).map(|need| &*need.key);
+        let message = synced_message(&target.name, needs.len(), &absent.collect::<Vec<_>>());
         let target = TargetDraft {
             name: target.name.to_string(),
             written,
@@ -236,6 +262,30 @@ impl Context {
             needs,
         );
         self.say(object, &same, draft, Some(&live), Ended::Well).await
+    }
+
+    /// What the Secret is to record of where it is made from.
+    fn source(
+        &self,
+        target: &ObjectKey,
+        resolved: &Resolved,
+        needs: &[Wanted],
+        answers: &[Answer],
+        inputs: &str,
+        versions: &str,
+    ) -> String {
+        let account = needs.iter().zip(answers).find_map(|(need, answer)| match answer {
+            Answer::Value(value) if !need.key.starts_with("arn:") => SecretArn::parse(&value.arn),
+            _ => None,
+        });
+        let origin = Origin {
+            key: &self.key,
+            secret: target,
+            source: &fingerprint(&resolved.usable.source, ""),
+            account: account.as_ref().map_or("", |arn| arn.account),
+        };
+        let absent = absent(needs, answers).map(|need| need.hash.as_str());
+        record::text(origin, inputs, versions, absent)
     }
 
     /// Carries out the plan; planned again from another live read when the Secret changed meanwhile.
@@ -378,6 +428,7 @@ impl Context {
                 content_intact: true,
                 inputs: Some(wanted.inputs.into()),
                 versions: Some(wanted.versions.into()),
+                absent: wanted.source.and_then(Absent::of),
                 rollout: Some(written.rollout.as_str().into()),
                 changed_at: written.changed_at,
                 scope: token::short(&written.scope),
@@ -429,6 +480,13 @@ impl Times {
             TimeLimit::Fenced
         }
     }
+}
+
+/// The needs that are gone.
+fn absent<'a>(needs: &'a [Wanted], answers: &'a [Answer]) -> impl Iterator<Item = &'a Wanted> {
+    let each = needs.iter().zip(answers);
+    each.filter(|(_, answer)| matches!(answer, Answer::Gone { .. }))
+        .map(|(need, _)| need)
 }
 
 /// Overwrites the values of a Secret that is not needed any more.

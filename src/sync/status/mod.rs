@@ -115,6 +115,8 @@ pub struct Draft {
     pub sources: Option<Vec<SourceDraft>>,
     /// `target`.
     pub target: Option<TargetDraft>,
+    /// When data were last deleted because they were gone in AWS, in seconds since 1970.
+    pub deleted_at: Option<i64>,
     /// `rotation` and `RotationHealthy`.
     pub rotation: RotationPart,
 }
@@ -130,6 +132,8 @@ pub struct Digest {
     current: u64,
     sources: u64,
     target: u64,
+    /// In seconds since 1970; 0 if nothing was deleted.
+    deleted_at: i64,
     rotation: u64,
 }
 
@@ -157,11 +161,17 @@ impl Digest {
                 let times = [&target.changed_at, &target.restart_since];
                 digest_of_target(text, times.map(|time| time.as_ref().map(|at| at.0)))
             }),
+            deleted_at: status.deleted_at.as_ref().map_or(0, |at| at.0.as_second()),
             rotation: digest_of_rotation(
                 status.rotation.as_ref(),
                 condition(ConditionType::RotationHealthy),
             ),
         }
+    }
+
+    /// When data were last deleted because they were gone in AWS, in seconds since 1970.
+    pub fn deleted_at(&self) -> Option<i64> {
+        (self.deleted_at != 0).then_some(self.deleted_at)
     }
 
     /// Whether nothing was ever said.
@@ -177,6 +187,7 @@ impl Digest {
             current,
             sources,
             target,
+            deleted_at,
             rotation,
         } = draft;
         let verdict = |verdict: &Option<Verdict>, seen: u64| {
@@ -185,6 +196,7 @@ impl Digest {
         generation.is_some_and(|generation| generation != self.generation)
             || verdict(ready, self.ready)
             || verdict(current, self.current)
+            || deleted_at.is_some_and(|at| at != self.deleted_at)
             || sources.as_ref().is_some_and(|sources| {
                 let listed = sources.iter().take(SOURCES);
                 let digest = digest_of_sources(
@@ -225,6 +237,7 @@ fn says_something(status: &ExternalSecretStatus) -> bool {
         conditions: _,
         sources,
         target,
+        deleted_at,
         rotation,
         restart: _,
     } = status;
@@ -236,6 +249,7 @@ fn says_something(status: &ExternalSecretStatus) -> bool {
     observed_generation.is_some_and(|generation| generation != UNOBSERVED)
         || sources.is_some()
         || target.is_some()
+        || deleted_at.is_some()
         || rotation.is_some()
         || ours.iter().any(|type_| condition(status, *type_).is_some())
 }
@@ -248,6 +262,7 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
         current,
         sources,
         target,
+        deleted_at,
         rotation,
     } = draft;
     let nothing = ExternalSecretStatus::default();
@@ -318,6 +333,10 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
         conditions: Some(conditions),
         sources: Some(sources),
         target,
+        deleted_at: deleted_at
+            .and_then(|at| Timestamp::from_second(at).ok())
+            .map(Time)
+            .or_else(|| before.deleted_at.clone()),
         rotation,
         ..ExternalSecretStatus::default()
     }

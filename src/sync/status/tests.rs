@@ -41,8 +41,26 @@ fn draft() -> Draft {
         current: Some(Verdict::holds(Reason::Checked, "asked")),
         sources: Some(vec![source("prod/db", "v1")]),
         target: Some(target("rollout", None)),
+        deleted_at: None,
         rotation: RotationPart::Kept,
     }
+}
+
+#[test]
+fn when_data_were_deleted_is_said_once_and_kept() {
+    let deleting = Draft {
+        deleted_at: Some(1_800_000_000),
+        ..draft()
+    };
+    let before = compose(time(NOW), &draft(), None);
+    assert!(Digest::of(Some(&before)).differs(&deleting));
+    let status = compose(time(NOW), &deleting, Some(&before));
+    let digest = Digest::of(Some(&status));
+    assert_eq!(digest.deleted_at(), Some(1_800_000_000));
+    assert!(!digest.differs(&deleting) && !digest.differs(&draft()));
+    let later = compose(time(NOW), &draft(), Some(&status));
+    assert_eq!(later.deleted_at, status.deleted_at);
+    assert_eq!(Digest::of(Some(&before)).deleted_at(), None);
 }
 
 fn ready(status: &ExternalSecretStatus) -> &Condition {
@@ -291,7 +309,7 @@ prop_compose! {
             "[01]?",
             prop::option::of((0_i64..9).prop_map(|at| Timestamp::from_second(at).unwrap())),
         )),
-        rotation in rotations(),
+        (deleted_at, rotation) in (prop::option::of(1_i64..9), rotations()),
     ) -> Draft {
         Draft {
             generation,
@@ -302,6 +320,7 @@ prop_compose! {
                 name,
                 written: Written { content, rollout, changed_at, restart_since, ..Written::default() },
             }),
+            deleted_at,
             rotation,
         }
     }

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use crate::{
     api::{
         ClusterSecretStore, ConditionType, ObjectKey, SecretStore, StoreKind, StoreSpec, StoreStatus,
-        names::annotation,
+        names::annotation, token,
     },
     cluster::{Change, Project},
     sync::{
@@ -27,6 +27,8 @@ pub struct StoreEntry {
     pub spec: Arc<StoreSpec>,
     /// Its suspend annotation.
     pub suspended: Suspension,
+    /// `keyturn.dev/confirm-deletion`: the token of held deletions that are meant.
+    pub confirmed: Option<Arc<str>>,
     /// Its status.
     pub status: Option<StoreStatus>,
 }
@@ -75,15 +77,15 @@ impl StoreEntry {
         spec: StoreSpec,
         status: Option<StoreStatus>,
     ) -> Self {
-        let suspended = metadata
-            .annotations
-            .as_ref()
-            .and_then(|all| all.get(annotation::SUSPEND_SYNC_UNTIL));
+        let get = |name: &str| metadata.annotations.as_ref()?.get(name).map(String::as_str);
         Self {
             uid: metadata.uid.as_deref().unwrap_or_default().into(),
             generation: metadata.generation.unwrap_or_default(),
             spec: spec.into(),
-            suspended: Suspension::parse(suspended.map(String::as_str)),
+            suspended: Suspension::parse(get(annotation::SUSPEND_SYNC_UNTIL)),
+            confirmed: get(annotation::CONFIRM_DELETION)
+                .filter(|text| token::is_text(text))
+                .map(Into::into),
             status,
         }
     }

@@ -196,6 +196,7 @@ mod tests {
             generation: 1,
             spec,
             suspended,
+            confirmed: None,
             status: None,
         };
         inspect(&rules(), &store, &Stores::key(&store, "shop"), &entry)

@@ -7,10 +7,11 @@ use kube::runtime::events::EventType;
 use crate::{
     api::{
         Capabilities, ClusterSecretStore, ConditionType, EventReason, ObjectKey, SecretStore, SourceId,
-        StoreStatus, names,
+        StoreKind, StoreStatus, names,
     },
     cluster::{self, Indexed},
     sync::{
+        deletions::Shown,
         driver::OutageKind,
         events,
         status::{Verdict, compose_condition},
@@ -86,6 +87,60 @@ impl Stores {
         self.events.emit(regarding, type_, reason.as_str(), "Read", &note);
     }
 
+    /// Many deletions of a store are held: one event, and an alert.
+    pub fn tell_held(&self, shown: &Shown) {
+        let Shown {
+            store,
+            token,
+            held,
+            of,
+            examples,
+        } = shown;
+        let Some(Indexed::Entry(entry)) = self.entry(store) else {
+            return;
+        };
+        let kind = kind_of(store);
+        let examples: Vec<_> = examples.iter().map(ToString::to_string).collect();
+        let namespace = match &*store.namespace {
+            "" => String::new(),
+            namespace => format!(" --namespace {namespace}"),
+        };
+        let note = format!(
+            "Secrets are gone from AWS from which {held} of {of} Kubernetes Secrets of {kind} {} are made (ExternalSecrets {}{}). \
+             That may be a mistake, so nothing is deleted. Restore the secrets in AWS. If the deletion is meant, run `kubectl \
+             annotate {}.keyturn.dev {}{namespace} --overwrite {}={token}`",
+            store.name,
+            examples.join(", "),
+            if *held > examples.len() { ", ..." } else { "" },
+            match kind {
+                StoreKind::SecretStore => "secretstores",
+                StoreKind::ClusterSecretStore => "clustersecretstores",
+            },
+            store.name,
+            names::annotation::CONFIRM_DELETION,
+        );
+        let regarding = events::reference(kind.as_str(), store, &entry.uid);
+        let reason = EventReason::DeletionHeld.as_str();
+        self.events
+            .emit(regarding, EventType::Warning, reason, "Delete", &note);
+    }
+
+    /// Somebody confirmed with a token that is none of those shown, or is used up.
+    pub fn tell_wrong(&self, store: &ObjectKey, token: &str, current: &str) {
+        let Some(Indexed::Entry(entry)) = self.entry(store) else {
+            return;
+        };
+        let note = format!(
+            "annotation {} has the token {token}, which confirms no deletion that is held: it was used, or is of other \
+             deletions. The token of those that are held is {current}",
+            names::annotation::CONFIRM_DELETION,
+        );
+        let regarding = events::reference(kind_of(store).as_str(), store, &entry.uid);
+        let reason = EventReason::ConfirmationRejected.as_str();
+        self.events
+            .emit(regarding, EventType::Warning, reason, "Delete", &note);
+    }
+
     /// How the store is checked, in words, and what it may call.
     fn mode(&self, key: &ObjectKey) -> Option<(String, Capabilities)> {
         // Always of the same one, where the identity depends on the namespace.
@@ -159,6 +214,7 @@ mod tests {
             generation,
             spec: Arc::new(serde_json::from_value(json!({"provider": {"aws": {}}})).unwrap()),
             suspended: Suspension::None,
+            confirmed: None,
             status,
         }
     }

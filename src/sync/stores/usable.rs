@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     api::{
-        Reason, SourceId, StoreKind, StoreSpec,
+        ObjectKey, Reason, SourceId, StoreKind, StoreSpec,
         allowed::{AllowedKeys, Home},
     },
     aws::{self, Source},
@@ -191,6 +191,11 @@ impl Stores {
         self.lock().accounts.insert(usable.id, proven.account.clone());
         usable.account = Some(proven.account);
         Ok(())
+    }
+
+    /// The token by which a person confirms held deletions of the store.
+    pub fn confirmed(&self, store: &ObjectKey) -> Option<Arc<str>> {
+        self.entry(store)?.entry()?.confirmed.clone()
     }
 
     /// When the store's suspension ends, if it is suspended.

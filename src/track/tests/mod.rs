@@ -2,6 +2,7 @@
 
 mod denials;
 mod failures;
+mod gone;
 mod promises;
 mod rules;
 mod world;

@@ -27,7 +27,7 @@ prop_compose! {
         labels in names_of_users(),
         annotations in names_of_users(),
         data in values(),
-        (inputs, versions, user) in ("[ij]", "[vw]", prop::option::of("[uv]")),
+        (inputs, versions, source, user) in ("[ij]", "[vw]", prop::option::of("[st]"), prop::option::of("[uv]")),
         (trigger, restarts) in (prop::collection::vec("[a-d]", 0..2), any::<bool>()),
         (recorded_content, recorded_since) in (
             prop::option::of("[01]"),
@@ -47,6 +47,7 @@ prop_compose! {
             data,
             inputs,
             versions,
+            source,
             user,
             trigger,
             restarts,

@@ -236,3 +236,26 @@ fn a_user_name_that_is_gone_takes_its_token_along() {
     let after = apply(Some(&live), &wish(None).plan(Some(&live)));
     assert_eq!(annotation_in(&after, annotation::USER), None);
 }
+
+#[test]
+fn a_record_of_the_source_is_written_along_with_another_change_only() {
+    let recording = Wish {
+        source: Some("token,gone".into()),
+        ..Wish::default()
+    };
+    // What a version without such a record wrote stays as it is.
+    let old = Wish::default().made();
+    assert!(matches!(recording.plan(Some(&old)), Plan::Nothing(_)));
+    assert_eq!(
+        annotation_in(&recording.made(), "keyturn.dev/source"),
+        Some("token,gone")
+    );
+
+    let updated = Wish {
+        inputs: "others".into(),
+        ..recording.clone()
+    };
+    let after = apply(Some(&old), &updated.plan(Some(&old)));
+    assert_eq!(annotation_in(&after, "keyturn.dev/source"), Some("token,gone"));
+    assert!(matches!(updated.plan(Some(&after)), Plan::Nothing(_)));
+}

@@ -1,0 +1,492 @@
+//! How many Secrets may lose their data because secrets are gone in AWS, before a person has to confirm it. Pure: the time
+//! is an argument.
+//!
+//! An account that was emptied by mistake looks like many secrets that were deleted on purpose. So deletions are counted by
+//! store, and by account and region; those that would exceed the limits are held, and stay held until they are confirmed or
+//! the secrets are back. It promises: without a confirmation no more Secrets than the limits allow lose data within ten
+//! minutes; a confirmation covers the deletions that its token was shown for and no later one, once.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::api::{ObjectKey, token};
+
+/// Deletions of the last ten minutes count together.
+pub const WINDOW: Duration = Duration::from_mins(10);
+/// More than so many, if they are also more than so many percent, are held.
+const LIMITS: [(usize, usize); 2] = [(3, 20), (10, 5)];
+/// All of a group are held if there are so many at least.
+const ALL: usize = 2;
+/// A set of held deletions is shown when none was added for this time.
+const QUIET: Duration = Duration::from_secs(15);
+/// A set that grows all the time is shown after this.
+const PATIENCE: Duration = Duration::from_mins(5);
+/// How many tokens of a store are remembered, the last ones. An earlier one covers the deletions that it was shown for.
+const TOKENS: usize = 4;
+
+/// What deletions are counted by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Group {
+    Store(ObjectKey),
+    Place(Place),
+}
+
+/// An account and a region.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The account.
+    pub account: Arc<str>,
+    /// The region.
+    pub region: Arc<str>,
+}
+
+/// Whether a deletion may be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It may, and counts as carried out.
+    Go,
+    /// A person has to confirm it.
+    Held,
+}
+
+/// A set of held deletions that people are to be told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The store.
+    pub store: ObjectKey,
+    /// What confirms them.
+    pub token: String,
+    /// How many Secrets would lose data.
+    pub held: usize,
+    /// How many the store has in all.
+    pub of: usize,
+    /// Some of the ExternalSecrets, by name.
+    pub examples: Vec<ObjectKey>,
+}
+
+/// What a confirmation came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Confirmed {
+    /// Nothing is held, or nothing was shown yet.
+    Nothing,
+    /// These deletions may be carried out.
+    All(Vec<ObjectKey>),
+    /// The token is none that was shown, or is used up. Told once; later it is `Nothing`.
+    Wrong {
+        /// The one that was shown last.
+        current: String,
+    },
+}
+
+/// The ExternalSecrets whose Secrets may lose data, and those that do.
+#[derive(Debug, Default)]
+pub struct Deletions {
+    members: HashMap<ObjectKey, Member>,
+    tallies: HashMap<Group, Tally>,
+    /// Deletions that were carried out, in the order of time.
+    recent: VecDeque<(Duration, ObjectKey)>,
+    /// By store.
+    sets: BTreeMap<ObjectKey, Set>,
+    /// The number of the last deletion that was held.
+    number: u64,
+}
+
+/// An ExternalSecret that has a Secret, or had one until a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Member {
+    store: ObjectKey,
+    place: Option<Place>,
+    /// Its Secret is there.
+    exists: bool,
+    wish: Wish,
+    /// The last deletion that was carried out within the window.
+    gone: Option<Gone>,
+}
+
+/// A deletion, by its token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Wish {
+    /// None is wanted.
+    #[default]
+    None,
+    /// AWS has yet to confirm it.
+    Pending(Box<str>),
+    /// A person has to confirm it.
+    Held { token: Box<str>, number: u64 },
+    /// A person has confirmed it.
+    Confirmed(Box<str>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Gone {
+    token: Box<str>,
+    at: Duration,
+    /// In seconds since 1970.
+    time: i64,
+    confirmed: bool,
+}
+
+/// How many of a group there are, and how many of them lose data without a confirmation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    all: usize,
+    losing: usize,
+}
+
+impl Tally {
+    fn is_over(self) -> bool {
+        let Self { all, losing } = self;
+        let exceeds = |(count, percent): (usize, usize)| losing > count && losing * 100 > all * percent;
+        LIMITS.into_iter().any(exceeds) || (all >= ALL && losing >= all)
+    }
+}
+
+/// The held deletions of a store.
+#[derive(Clone, Debug, Default)]
+struct Set {
+    held: BTreeMap<u64, ObjectKey>,
+    /// Since when there is something to show, and when the last of it came.
+    news: Option<(Duration, Duration)>,
+    /// Tokens, and the number of the last deletion that each was shown for.
+    shown: VecDeque<(String, u64)>,
+    /// The wrong token that was told last.
+    wrong: Option<String>,
+}
+
+impl Member {
+    /// What it counts for.
+    fn tally(&self) -> Tally {
+        let lost = self.gone.as_ref().is_some_and(|gone| !gone.confirmed);
+        let losing = lost || matches!(self.wish, Wish::Pending(_) | Wish::Held { .. });
+        Tally {
+            all: usize::from(self.exists || self.gone.is_some() || self.wish != Wish::None),
+            losing: usize::from(losing),
+        }
+    }
+
+    fn groups(&self) -> impl Iterator<Item = Group> {
+        let place = self.place.clone().map(Group::Place);
+        [Group::Store(self.store.clone())].into_iter().chain(place)
+    }
+}
+
+impl Deletions {
+    /// An ExternalSecret reads through `store`, and its policy lets data be deleted; `exists` tells whether its Secret is
+    /// there. The place is none where the account is not known.
+    pub fn see(
+        &mut self,
+        now: Duration,
+        object: &ObjectKey,
+        store: &ObjectKey,
+        place: Option<&Place>,
+        exists: bool,
+    ) {
+        self.expire(now);
+        let before = self.members.get(object);
+        if let Some(before) = before
+            && before.store == *store
+            && before.exists == exists
+            && (place.is_none() || before.place.as_ref() == place)
+        {
+            return;
+        }
+        let mut member = before.cloned().unwrap_or_else(|| Member {
+            store: store.clone(),
+            place: None,
+            exists,
+            wish: Wish::None,
+            gone: None,
+        });
+        if member.store != *store {
+            member.store = store.clone();
+            member.place = None;
+            // Another store is another source: nothing is known to be gone there.
+            member.wish = Wish::None;
+        }
+        member.place = place.cloned().or(member.place);
+        member.exists = exists;
+        self.put(object, Some(member));
+    }
+
+    /// A deletion that an earlier process carried out, at this time.
+    pub fn recall(&mut self, object: &ObjectKey, store: &ObjectKey, at: Duration, time: i64) {
+        let gone = Gone {
+            token: "".into(),
+            at,
+            time,
+            confirmed: false,
+        };
+        let member = Member {
+            store: store.clone(),
+            place: None,
+            exists: false,
+            wish: Wish::None,
+            gone: Some(gone),
+        };
+        self.put(object, Some(member));
+        let place = self.recent.partition_point(|(other, _)| *other <= at);
+        self.recent.insert(place, (at, object.clone()));
+    }
+
+    /// Its Secret was deleted, which no pass over it need show.
+    pub fn lose(&mut self, object: &ObjectKey) {
+        if let Some(mut member) = self.members.get(object).cloned() {
+            member.exists = false;
+            self.put(object, Some(member));
+        }
+    }
+
+    /// The ExternalSecret is gone, or its policy keeps everything. What was carried out still counts.
+    pub fn forget(&mut self, object: &ObjectKey) {
+        let Some(mut member) = self.members.get(object).cloned() else {
+            return;
+        };
+        member.exists = false;
+        member.wish = Wish::None;
+        self.put(object, Some(member));
+    }
+
+    /// Nothing of the ExternalSecret's Secret is to be deleted any more.
+    pub fn withdraw(&mut self, object: &ObjectKey) {
+        if let Some(mut member) = self.members.get(object).filter(|m| m.wish != Wish::None).cloned() {
+            member.wish = Wish::None;
+            self.put(object, Some(member));
+        }
+    }
+
+    /// A deletion has shown that AWS has yet to confirm: from now on it counts.
+    pub fn expect(&mut self, object: &ObjectKey, token: &str) {
+        let Some(mut member) = self.members.get(object).cloned() else {
+            return;
+        };
+        let same = match &member.wish {
+            Wish::None => false,
+            Wish::Pending(known) | Wish::Held { token: known, .. } | Wish::Confirmed(known) => {
+                **known == *token
+            }
+        };
+        if !same {
+            member.wish = Wish::Pending(token.into());
+            self.put(object, Some(member));
+        }
+    }
+
+    /// Whether a deletion that AWS has confirmed may be carried out. `held`: an earlier process has held it.
+    pub fn decide(
+        &mut self,
+        now: Duration,
+        time: i64,
+        object: &ObjectKey,
+        token: &str,
+        held: bool,
+    ) -> Decision {
+        self.expire(now);
+        // It was tried before and did not succeed, or the same is asked again.
+        if let Some(gone) = self.members.get(object).and_then(|member| member.gone.as_ref())
+            && *gone.token == *token
+        {
+            return Decision::Go;
+        }
+        self.expect(object, token);
+        let Some(mut member) = self.members.get(object).cloned() else {
+            return Decision::Held;
+        };
+        let confirmed = match &member.wish {
+            Wish::Confirmed(_) => true,
+            Wish::Held { .. } => return Decision::Held,
+            Wish::Pending(_) | Wish::None => false,
+        };
+        let over = |group| self.tallies.get(&group).copied().unwrap_or_default().is_over();
+        if !confirmed && (held || member.groups().any(over)) {
+            self.number += 1;
+            member.wish = Wish::Held {
+                token: token.into(),
+                number: self.number,
+            };
+            let store = member.store.clone();
+            self.put(object, Some(member));
+            let set = self.sets.entry(store).or_default();
+            set.news = Some((set.news.map_or(now, |(since, _)| since), now));
+            return Decision::Held;
+        }
+        member.wish = Wish::None;
+        // One that went without a confirmation a moment ago still counts.
+        let confirmed = confirmed && member.gone.as_ref().is_none_or(|gone| gone.confirmed);
+        member.gone = Some(Gone {
+            token: token.into(),
+            at: now,
+            time,
+            confirmed,
+        });
+        self.put(object, Some(member));
+        self.recent.push_back((now, object.clone()));
+        Decision::Go
+    }
+
+    /// When the last deletion of the ExternalSecret's data was carried out, if that was within the window.
+    pub fn time_of(&self, object: &ObjectKey) -> Option<i64> {
+        self.members.get(object)?.gone.as_ref().map(|gone| gone.time)
+    }
+
+    /// How many deletions are held.
+    pub fn held(&self) -> usize {
+        self.sets.values().map(|set| set.held.len()).sum()
+    }
+
+    /// Stores with held deletions.
+    pub fn stores(&self) -> Vec<ObjectKey> {
+        self.sets.keys().cloned().collect()
+    }
+
+    /// The sets that are to be shown now.
+    pub fn show(&mut self, now: Duration) -> Vec<Shown> {
+        self.expire(now);
+        let mut all = Vec::new();
+        for (store, set) in &mut self.sets {
+            let Some((since, last)) = set.news else { continue };
+            if now < last + QUIET && now < since + PATIENCE {
+                continue;
+            }
+            set.news = None;
+            let Some(last) = set.held.keys().next_back().copied() else {
+                continue;
+            };
+            let mut tokens: Vec<&str> = set
+                .held
+                .values()
+                .filter_map(|object| match &self.members.get(object)?.wish {
+                    Wish::Held { token, .. } => Some(&**token),
+                    _ => None,
+                })
+                .collect();
+            tokens.sort_unstable();
+            let token = token::of_set(tokens);
+            set.shown.retain(|(shown, _)| *shown != token);
+            set.shown.push_back((token.clone(), last));
+            let surplus = set.shown.len().saturating_sub(TOKENS);
+            set.shown.drain(..surplus);
+            let group = Group::Store(store.clone());
+            all.push(Shown {
+                store: store.clone(),
+                token,
+                held: set.held.len(),
+                of: self.tallies.get(&group).map_or(0, |tally| tally.all),
+                examples: set.held.values().take(3).cloned().collect(),
+            });
+        }
+        all
+    }
+
+    /// A person confirms the deletion of one ExternalSecret's data. Gives whether that is one that is held.
+    pub fn confirm(&mut self, object: &ObjectKey, token: &str) -> bool {
+        let Some(mut member) = self.members.get(object).cloned() else {
+            return false;
+        };
+        let held = matches!(&member.wish, Wish::Held { token: held, .. } if **held == *token);
+        if held {
+            member.wish = Wish::Confirmed(token.into());
+            self.put(object, Some(member));
+        }
+        held
+    }
+
+    /// A person confirms deletions of a store, by a token that was shown.
+    pub fn confirm_store(&mut self, store: &ObjectKey, token: &str) -> Confirmed {
+        let Some(set) = self.sets.get_mut(store) else {
+            return Confirmed::Nothing;
+        };
+        let Some((_, last)) = set.shown.iter().find(|(shown, _)| shown == token) else {
+            let Some((current, _)) = set.shown.back() else {
+                return Confirmed::Nothing;
+            };
+            if set.wrong.as_deref() == Some(token) {
+                return Confirmed::Nothing;
+            }
+            let current = current.clone();
+            set.wrong = Some(token.to_owned());
+            return Confirmed::Wrong { current };
+        };
+        let objects: Vec<_> = set
+            .held
+            .range(..=*last)
+            .map(|(_, object)| object.clone())
+            .collect();
+        for object in &objects {
+            let Some(mut member) = self.members.get(object).cloned() else {
+                continue;
+            };
+            if let Wish::Held { token, .. } = member.wish {
+                member.wish = Wish::Confirmed(token);
+                self.put(object, Some(member));
+            }
+        }
+        Confirmed::All(objects)
+    }
+
+    /// Forgets what was carried out before the window.
+    fn expire(&mut self, now: Duration) {
+        while let Some((at, object)) = self.recent.front().filter(|(at, _)| *at + WINDOW <= now).cloned() {
+            self.recent.pop_front();
+            let Some(mut member) = self.members.get(&object).cloned() else {
+                continue;
+            };
+            // Later ones stand for themselves.
+            if member.gone.as_ref().is_some_and(|gone| gone.at <= at) {
+                member.gone = None;
+                self.put(&object, Some(member));
+            }
+        }
+    }
+
+    /// The only place that changes a member, so that the numbers follow.
+    fn put(&mut self, object: &ObjectKey, member: Option<Member>) {
+        let member = member.filter(|member| member.tally().all > 0);
+        let before = match &member {
+            Some(member) => self.members.insert(object.clone(), member.clone()),
+            None => self.members.remove(object),
+        };
+        if let Some(before) = &before {
+            let of = before.tally();
+            for group in before.groups() {
+                if let Some(tally) = self.tallies.get_mut(&group) {
+                    tally.all -= of.all;
+                    tally.losing -= of.losing;
+                    if tally.all == 0 {
+                        self.tallies.remove(&group);
+                    }
+                }
+            }
+            if let Wish::Held { number, .. } = before.wish
+                && let Some(set) = self.sets.get_mut(&before.store)
+            {
+                set.held.remove(&number);
+            }
+        }
+        if let Some(member) = &member {
+            let of = member.tally();
+            for group in member.groups() {
+                let tally = self.tallies.entry(group).or_default();
+                tally.all += of.all;
+                tally.losing += of.losing;
+            }
+            if let Wish::Held { number, .. } = member.wish {
+                let set = self.sets.entry(member.store.clone()).or_default();
+                set.held.insert(number, object.clone());
+            }
+        }
+        if let Some(before) = before
+            && self
+                .sets
+                .get(&before.store)
+                .is_some_and(|set| set.held.is_empty())
+        {
+            self.sets.remove(&before.store);
+        }
+    }
+}

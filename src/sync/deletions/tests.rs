@@ -1,0 +1,363 @@
+//! The limits, by tables and over random sequences of deletions, times and confirmations.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn object(n: usize) -> ObjectKey {
+    ObjectKey::new("shop", format!("db-{n}"))
+}
+
+fn store(n: usize) -> ObjectKey {
+    ObjectKey::new("shop", format!("aws-{n}"))
+}
+
+fn place(account: &str) -> Place {
+    Place {
+        account: account.into(),
+        region: "eu-central-1".into(),
+    }
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// `count` ExternalSecrets of one store.
+fn fleet(count: usize) -> Deletions {
+    let mut deletions = Deletions::default();
+    for n in 0..count {
+        deletions.see(secs(0), &object(n), &store(0), Some(&place("1")), true);
+    }
+    deletions
+}
+
+fn decide(deletions: &mut Deletions, now: u64, n: usize) -> Decision {
+    deletions.decide(secs(now), 0, &object(n), &format!("t{n}"), false)
+}
+
+/// How many of `losing` go, one after another in one moment, when nothing is known of the others before.
+fn go(all: usize, losing: usize) -> usize {
+    let mut deletions = fleet(all);
+    (0..losing)
+        .filter(|n| decide(&mut deletions, 1, *n) == Decision::Go)
+        .count()
+}
+
+#[test]
+fn a_few_go_and_many_are_held() {
+    for (all, losing, expected) in [
+        (1, 1, 1),
+        // All of at least two: the last one is held.
+        (2, 2, 1),
+        (3, 3, 2),
+        // More than 3 and 20 %.
+        (10, 4, 3),
+        (20, 4, 4),
+        (20, 5, 4),
+        (24, 5, 4),
+        (25, 5, 5),
+        (25, 6, 5),
+        // More than 10 and 5 %.
+        (100, 11, 10),
+        (200, 11, 10),
+        (220, 11, 11),
+        (220, 12, 11),
+        (10_000, 500, 500),
+        (10_000, 501, 500),
+    ] {
+        assert_eq!(go(all, losing), expected, "{losing} of {all}");
+    }
+}
+
+#[test]
+fn what_is_expected_together_is_held_together() {
+    let mut deletions = fleet(10);
+    for n in 0..10 {
+        deletions.expect(&object(n), &format!("t{n}"));
+    }
+    for n in 0..10 {
+        assert_eq!(decide(&mut deletions, 60, n), Decision::Held, "{n}");
+    }
+    assert_eq!(deletions.held(), 10);
+}
+
+#[test]
+fn the_window_ends_and_what_is_held_stays_held() {
+    let mut deletions = fleet(10);
+    for n in 0..3 {
+        assert_eq!(decide(&mut deletions, 0, n), Decision::Go);
+        deletions.see(secs(1), &object(n), &store(0), None, false);
+    }
+    assert_eq!(decide(&mut deletions, 1, 3), Decision::Held);
+    assert_eq!(decide(&mut deletions, 700, 3), Decision::Held);
+    // Another one, later.
+    assert_eq!(decide(&mut deletions, 700, 4), Decision::Go);
+    deletions.withdraw(&object(3));
+    assert_eq!(deletions.held(), 0);
+    assert_eq!(decide(&mut deletions, 701, 3), Decision::Go);
+}
+
+#[test]
+fn accounts_and_regions_count_over_all_their_stores() {
+    let mut deletions = Deletions::default();
+    for n in 0..10 {
+        deletions.see(secs(0), &object(n), &store(n), Some(&place("1")), true);
+        deletions.see(secs(0), &object(n + 100), &store(n), Some(&place("2")), true);
+        deletions.see(secs(0), &object(n + 200), &store(n), None, true);
+    }
+    let went = (0..10)
+        .filter(|n| decide(&mut deletions, 1, *n) == Decision::Go)
+        .count();
+    assert_eq!(went, 3);
+    assert_eq!(decide(&mut deletions, 1, 100), Decision::Go);
+}
+
+#[test]
+fn one_token_confirms_what_it_was_shown_for_and_only_once() {
+    let mut deletions = fleet(10);
+    for n in 0..5 {
+        deletions.expect(&object(n), &format!("t{n}"));
+    }
+    for n in 0..5 {
+        assert_eq!(decide(&mut deletions, 60, n), Decision::Held);
+    }
+    assert_eq!(deletions.show(secs(61)), [], "more may come");
+    let [shown] = &deletions.show(secs(80))[..] else {
+        panic!("nothing is shown")
+    };
+    let shown = shown.clone();
+    assert_eq!((shown.held, shown.of, &shown.store), (5, 10, &store(0)));
+    assert_eq!(deletions.show(secs(90)), [], "once");
+    // A later one is not covered.
+    assert_eq!(decide(&mut deletions, 91, 5), Decision::Held);
+    let wrong = Confirmed::Wrong {
+        current: shown.token.clone(),
+    };
+    assert_eq!(deletions.confirm_store(&store(0), "other"), wrong);
+    assert_eq!(
+        deletions.confirm_store(&store(0), "other"),
+        Confirmed::Nothing,
+        "told once"
+    );
+    let Confirmed::All(objects) = deletions.confirm_store(&store(0), &shown.token) else {
+        panic!("the token is not known")
+    };
+    assert_eq!(objects, (0..5).map(object).collect::<Vec<_>>());
+    for n in 0..5 {
+        assert_eq!(decide(&mut deletions, 92, n), Decision::Go, "{n}");
+        // A write that failed is tried again.
+        assert_eq!(decide(&mut deletions, 93, n), Decision::Go, "{n}");
+    }
+    assert_eq!(decide(&mut deletions, 94, 5), Decision::Held);
+    // The same token again covers nothing.
+    assert_eq!(
+        deletions.confirm_store(&store(0), &shown.token),
+        Confirmed::All(vec![])
+    );
+    assert_eq!(decide(&mut deletions, 95, 5), Decision::Held);
+    // One of them by a token of its own.
+    assert!(!deletions.confirm(&object(5), "t4"));
+    assert!(deletions.confirm(&object(5), "t5"));
+    assert_eq!(decide(&mut deletions, 96, 5), Decision::Go);
+    assert!(!deletions.confirm(&object(5), "t5"), "used up");
+    assert_eq!(deletions.stores(), []);
+}
+
+#[test]
+fn a_token_that_was_used_covers_no_later_deletion_of_the_same_secrets() {
+    let mut deletions = fleet(2);
+    for n in 0..2 {
+        deletions.expect(&object(n), "first");
+    }
+    assert_eq!(
+        deletions.decide(secs(60), 0, &object(0), "first", false),
+        Decision::Held
+    );
+    assert!(deletions.confirm(&object(0), "first"));
+    assert_eq!(
+        deletions.decide(secs(61), 0, &object(0), "first", false),
+        Decision::Go
+    );
+    // Made again and deleted again.
+    deletions.see(secs(62), &object(0), &store(0), None, true);
+    deletions.expect(&object(0), "second");
+    assert_eq!(
+        deletions.decide(secs(122), 0, &object(0), "second", false),
+        Decision::Held
+    );
+    assert!(!deletions.confirm(&object(0), "first"));
+}
+
+#[test]
+fn a_new_process_knows_what_an_earlier_one_carried_out_and_held() {
+    let mut deletions = Deletions::default();
+    for n in 0..3 {
+        deletions.recall(&object(n), &store(0), secs(0), 5);
+    }
+    for n in 3..10 {
+        deletions.see(secs(1), &object(n), &store(0), Some(&place("1")), true);
+    }
+    assert_eq!(deletions.time_of(&object(0)), Some(5));
+    assert_eq!(decide(&mut deletions, 60, 3), Decision::Held);
+    // Held by an earlier one, whatever is known of others.
+    let mut deletions = fleet(1);
+    assert_eq!(
+        deletions.decide(secs(1), 0, &object(0), "t0", true),
+        Decision::Held
+    );
+    assert!(deletions.confirm(&object(0), "t0"));
+    assert_eq!(deletions.decide(secs(2), 0, &object(0), "t0", true), Decision::Go);
+}
+
+#[test]
+fn what_is_forgotten_still_counts_until_the_window_ends() {
+    let mut deletions = fleet(10);
+    for n in 0..3 {
+        assert_eq!(decide(&mut deletions, 0, n), Decision::Go);
+        deletions.forget(&object(n));
+    }
+    deletions.lose(&object(9));
+    assert_eq!(
+        deletions.members.len(),
+        9,
+        "what has no Secret counts for nothing"
+    );
+    assert_eq!(decide(&mut deletions, 1, 3), Decision::Held);
+    deletions.forget(&object(3));
+    assert_eq!(deletions.held(), 0);
+    for n in 4..10 {
+        deletions.forget(&object(n));
+    }
+    deletions.show(secs(600));
+    assert!(deletions.members.is_empty() && deletions.tallies.is_empty() && deletions.sets.is_empty());
+    assert!(deletions.recent.is_empty());
+}
+
+/// One step of a random history.
+#[derive(Clone, Debug)]
+enum Step {
+    Wait(u64),
+    See(usize, bool),
+    Expect(usize),
+    Decide(usize),
+    Withdraw(usize),
+    Forget(usize),
+    Confirm(usize),
+    ConfirmStore(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let object = 0_usize..14;
+    let step = prop_oneof![
+        2 => (1_u64..400).prop_map(Step::Wait),
+        3 => (object.clone(), any::<bool>()).prop_map(|(n, exists)| Step::See(n, exists)),
+        3 => object.clone().prop_map(Step::Expect),
+        8 => object.clone().prop_map(Step::Decide),
+        1 => object.clone().prop_map(Step::Withdraw),
+        1 => object.clone().prop_map(Step::Forget),
+        1 => object.prop_map(Step::Confirm),
+        1 => (0_usize..2).prop_map(Step::ConfirmStore),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+/// What the tallies must be.
+fn recount(deletions: &Deletions) -> HashMap<Group, Tally> {
+    let mut tallies: HashMap<Group, Tally> = HashMap::new();
+    for member in deletions.members.values() {
+        for group in member.groups() {
+            let tally = tallies.entry(group).or_default();
+            tally.all += member.tally().all;
+            tally.losing += member.tally().losing;
+        }
+    }
+    tallies
+}
+
+proptest! {
+    #[test]
+    fn never_more_than_the_limits_go_unconfirmed_and_nothing_waits_in_silence(steps in steps()) {
+        let mut deletions = fleet(14);
+        for n in 7..14 {
+            deletions.see(secs(0), &object(n), &store(1), Some(&place("1")), true);
+        }
+        let of = |n: usize| store(usize::from(n >= 7));
+        let token = |n: usize, turn: u64| format!("t{n}-{turn}");
+        let (mut now, mut turn) = (0, [0_u64; 14]);
+        // When which of them went without a confirmation.
+        let mut went: Vec<(u64, usize)> = Vec::new();
+        let mut confirmed: BTreeSet<usize> = BTreeSet::new();
+        let mut tokens: [Option<String>; 2] = [None, None];
+        for step in steps {
+            match step {
+                Step::Wait(time) => now += time,
+                Step::See(n, exists) => deletions.see(secs(now), &object(n), &of(n), Some(&place("1")), exists),
+                Step::Expect(n) => deletions.expect(&object(n), &token(n, turn[n])),
+                Step::Withdraw(n) => {
+                    deletions.withdraw(&object(n));
+                    confirmed.remove(&n);
+                }
+                Step::Forget(n) => {
+                    deletions.forget(&object(n));
+                    confirmed.remove(&n);
+                    deletions.see(secs(now), &object(n), &of(n), Some(&place("1")), true);
+                }
+                Step::Confirm(n) => {
+                    if deletions.confirm(&object(n), &token(n, turn[n])) {
+                        confirmed.insert(n);
+                    }
+                }
+                Step::ConfirmStore(n) => {
+                    if let Some(token) = tokens[n].take()
+                        && let Confirmed::All(all) = deletions.confirm_store(&store(n), &token)
+                    {
+                        confirmed.extend((0..14).filter(|n| all.contains(&object(*n))));
+                    }
+                }
+                Step::Decide(n) => {
+                    deletions.see(secs(now), &object(n), &of(n), Some(&place("1")), true);
+                    let decision = deletions.decide(secs(now), 0, &object(n), &token(n, turn[n]), false);
+                    let agreed = confirmed.remove(&n);
+                    prop_assert!(!agreed || decision == Decision::Go, "confirmed, and held");
+                    if decision == Decision::Go {
+                        turn[n] += 1;
+                        if !agreed {
+                            went.push((now, n));
+                        }
+                        // Each group by itself.
+                        for members in [0..7, 7..14, 0..14] {
+                            let recent: BTreeSet<_> = went
+                                .iter()
+                                .filter(|(at, gone)| at + 600 > now && members.contains(gone))
+                                .map(|(_, gone)| *gone)
+                                .collect();
+                            let all = members.len();
+                            let losing = recent.len();
+                            prop_assert!(
+                                agreed || !members.contains(&n) || losing <= 3 || losing * 5 <= all,
+                                "{losing} of {all} went in ten minutes"
+                            );
+                            prop_assert!(agreed || !members.contains(&n) || losing < all);
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(&recount(&deletions), &deletions.tallies);
+            let held = deletions.members.values().filter(|member| matches!(member.wish, Wish::Held { .. })).count();
+            prop_assert_eq!(held, deletions.held());
+            for shown in deletions.show(secs(now)) {
+                tokens[usize::from(shown.store == store(1))] = Some(shown.token);
+            }
+            // What is held was shown, or is about to be.
+            for (store, set) in &deletions.sets {
+                let last = set.held.keys().next_back().copied().unwrap_or_default();
+                let shown = set.shown.back().is_some_and(|(_, shown)| *shown >= last);
+                prop_assert!(shown || set.news.is_some(), "{store} holds in silence");
+            }
+            prop_assert!(deletions.recent.len() <= 120 && deletions.members.len() <= 14);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Deletions of many at once: held until a person confirms them.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use super::{Context, Ended, Resolved, Wanted, gone::Answered};
+use crate::{
+    api::{ConditionType, CreationPolicy, DeletionPolicy, ObjectKey, Reason, names::annotation, token},
+    sync::{
+        deletions::{Confirmed, Decision, Deletions, Place, WINDOW},
+        entry::Entry,
+        queue::Class,
+        status::{Draft, Verdict},
+        stores::Stores,
+    },
+};
+
+impl Context {
+    pub(super) fn deletions(&self) -> MutexGuard<'_, Deletions> {
+        self.deletions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The object has a Secret, or none, that follows what is deleted in AWS.
+    pub(super) fn count_in(&self, object: &ObjectKey, entry: &Entry, resolved: &Resolved, exists: bool) {
+        if entry.deletion == DeletionPolicy::Retain || entry.creation == CreationPolicy::None {
+            self.deletions().forget(object);
+            return;
+        }
+        let Ok(store) = self.stores.meant(entry.store.as_ref()) else {
+            return;
+        };
+        let store = Stores::key(&store, &object.namespace);
+        let place = resolved.usable.account.clone().map(|account| Place {
+            account,
+            region: resolved.usable.source.region.clone(),
+        });
+        let now = self.clock.now();
+        self.deletions().see(now, object, &store, place.as_ref(), exists);
+    }
+
+    /// Whether the data that are made from `made` may go. `Err` ends the pass: AWS has yet to confirm that it is gone, or a
+    /// person has to confirm the deletion.
+    pub(super) async fn limit(
+        &self,
+        pass: Answered<'_>,
+        secret: &str,
+        made: &[&Wanted],
+        account: &str,
+        confirmed: bool,
+    ) -> Result<(), Ended> {
+        let Answered {
+            object,
+            entry,
+            live,
+            resolved,
+            ..
+        } = pass;
+        let Ok(store) = self.stores.meant(entry.store.as_ref()) else {
+            return Err(Ended::Failed);
+        };
+        let store = Stores::key(&store, &object.namespace);
+        let place = Place {
+            account: account.into(),
+            region: resolved.usable.source.region.clone(),
+        };
+        // Another deletion of the same gets another token: the Secret is another one, or something was deleted since.
+        let last = live.status.as_ref().and_then(|status| status.deleted_at.as_ref());
+        let last = last.map_or(0, |at| at.0.as_second()).to_string();
+        let mut parts: Vec<&str> = made.iter().map(|need| need.hash.as_str()).collect();
+        parts.sort_unstable();
+        parts.dedup();
+        parts.extend([&*entry.uid, secret, &last]);
+        let token = token::of_set(parts);
+        let (now, time) = (self.clock.now(), self.time.now().as_second());
+        let held = entry.reasons.of_condition(ConditionType::Ready) == Some(Reason::DeletionHeld);
+        {
+            let mut deletions = self.deletions();
+            deletions.see(now, object, &store, Some(&place), true);
+            if !confirmed {
+                deletions.expect(object, &token);
+                return Ok(());
+            }
+            if deletions.decide(now, time, object, &token, held) == Decision::Go {
+                return Ok(());
+            }
+            if entry.confirmed.as_deref() == Some(&*token)
+                && deletions.confirm(object, &token)
+                && deletions.decide(now, time, object, &token, held) == Decision::Go
+            {
+                return Ok(());
+            }
+        }
+        let message = held_message(pass, &token);
+        let draft = Draft {
+            generation: Some(entry.generation),
+            ready: Some(Verdict::holds(Reason::DeletionHeld, message)),
+            current: Some(self.current(object, entry)),
+            ..Draft::default()
+        };
+        Err(self.say(object, entry, draft, Some(live), Ended::Well).await)
+    }
+
+    /// What an earlier process deleted a moment ago counts with what this one deletes.
+    pub fn recall_deletions(&self) {
+        let (now, time) = (self.clock.now(), self.time.now().as_second());
+        let mut deletions = self.deletions();
+        self.objects.for_each(|object, indexed| {
+            let Some(entry) = indexed.entry() else { return };
+            let Some(at) = entry.said.deleted_at() else { return };
+            let age = u64::try_from(time.saturating_sub(at)).unwrap_or_default();
+            let Ok(store) = self.stores.meant(entry.store.as_ref()) else {
+                return;
+            };
+            if age < WINDOW.as_secs() {
+                let at_process = now.saturating_sub(std::time::Duration::from_secs(age));
+                deletions.recall(object, &Stores::key(&store, &object.namespace), at_process, at);
+            }
+        });
+    }
+
+    /// Tells people of deletions that are held, and looks for their confirmations.
+    pub fn show_deletions(&self) {
+        let now = self.clock.now();
+        let (shown, held, stores) = {
+            let mut deletions = self.deletions();
+            (deletions.show(now), deletions.held(), deletions.stores())
+        };
+        self.metrics
+            .deletions_held
+            .set(i64::try_from(held).unwrap_or(i64::MAX));
+        for shown in shown {
+            tracing::warn!(store = %shown.store, held = shown.held, "deletions are held until a person confirms them");
+            self.stores.tell_held(&shown);
+        }
+        for store in stores {
+            self.confirm_deletions(&store);
+        }
+    }
+
+    /// Follows the annotation by which a person confirms what is held of a store.
+    pub fn confirm_deletions(&self, store: &ObjectKey) {
+        let Some(token) = self.stores.confirmed(store) else {
+            return;
+        };
+        let confirmed = self.deletions().confirm_store(store, &token);
+        match confirmed {
+            Confirmed::Nothing => {}
+            Confirmed::All(objects) => {
+                tracing::info!(%store, objects = objects.len(), "held deletions were confirmed");
+                for object in objects {
+                    self.work.push(object, Class::Urgent);
+                }
+            }
+            Confirmed::Wrong { current } => self.stores.tell_wrong(store, &token, &current),
+        }
+    }
+}
+
+fn held_message(pass: Answered<'_>, token: &str) -> String {
+    let Answered {
+        object,
+        entry,
+        resolved,
+        ..
+    } = pass;
+    let name = annotation::CONFIRM_DELETION;
+    let wrong = match &entry.confirmed {
+        Some(wrong) => {
+            let short: String = wrong.chars().take(32).collect();
+            format!(" Annotation {name} has the token {short}, which confirms another deletion.")
+        }
+        None => String::new(),
+    };
+    format!(
+        "What Kubernetes Secret {} was made from is gone from AWS, but so much is gone at once that it may be a mistake: the \
+         deletion is held and the Secret is kept.{wrong} Restore the secrets in AWS. If the deletion is meant, run `kubectl \
+         annotate externalsecrets.keyturn.dev {} --namespace {} --overwrite {name}={token}`, or confirm all that is held of \
+         {} with the token of its event DeletionHeld",
+        entry.target(object),
+        object.name,
+        object.namespace,
+        resolved.label,
+    )
+}
