@@ -74,6 +74,41 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
         .collect()
 }
 
+/// Other blocks of YAML are values of the chart.
+fn is_manifest(block: &str) -> bool {
+    block.contains("apiVersion:")
+}
+
+#[test]
+fn the_chart_takes_every_block_of_values() {
+    let helm = Binaries::ensure(&|_| {}).unwrap().helm;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("values.yaml");
+    let mut seen = 0;
+    for (page, text) in pages() {
+        for values in blocks(&text, "yaml")
+            .into_iter()
+            .filter(|block| !is_manifest(block))
+        {
+            fs::write(&file, values).unwrap();
+            let rendered = Command::new(&helm)
+                .args(["template", "keyturn", "charts/keyturn", "--values"])
+                .arg(&file)
+                .current_dir(root())
+                .output()
+                .unwrap();
+            let complaint = String::from_utf8_lossy(&rendered.stderr);
+            assert!(
+                rendered.status.success(),
+                "{}: {values}: {complaint}",
+                page.display()
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen >= 1, "{seen} blocks of values");
+}
+
 #[tokio::test]
 async fn the_api_server_takes_every_manifest() -> Result<()> {
     let plane = ControlPlane::shared().await?;
@@ -82,7 +117,10 @@ async fn the_api_server_takes_every_manifest() -> Result<()> {
     let file = plane.folder().join("docs.yaml");
     let mut seen = 0;
     for (page, text) in pages() {
-        for manifest in blocks(&text, "yaml") {
+        for manifest in blocks(&text, "yaml")
+            .into_iter()
+            .filter(|block| is_manifest(block))
+        {
             let foreign = |group: &&str| manifest.contains(&format!("apiVersion: {group}"));
             if FOREIGN.iter().any(foreign) {
                 continue;

@@ -63,21 +63,28 @@ impl Tracker {
         }
     }
 
-    /// The credentials of a source cannot be had any more: all who want something of it are told.
-    pub fn lose_identity(&mut self, now: Now, source: SourceId) {
+    /// The credentials of a source cannot be had any more, for the reason in `text`: all who want something of it are told.
+    pub fn lose_identity(&mut self, now: Now, source: SourceId, text: &Arc<str>) {
         let Some(known) = self.sources.get(&source) else {
             return;
         };
-        let keys = known.remotes.values().map(|remote| remote.key.clone()).collect();
-        self.observe(
-            now,
-            Observation::Failed {
+        let unread: Vec<_> = known
+            .remotes
+            .values()
+            .flat_map(|remote| remote.views.iter().map(|view| (&remote.key, &view.selector)))
+            .map(|(key, selector)| Observation::Unread {
                 source,
-                call: Call::Read,
-                keys,
+                key: key.clone(),
+                selector: selector.clone(),
                 failure: Failure::Identity,
-            },
-        );
+                text: text.clone(),
+                begun: now,
+                described: false,
+            })
+            .collect();
+        for observation in unread {
+            self.observe(now, observation);
+        }
     }
 
     /// What is denied of a source and worth a try for somebody who asks for a refresh of these secrets. A trial that fails

@@ -99,7 +99,10 @@ fn false_and_empty_values_are_no_missing_ones() {
     let chart = root().join("charts/keyturn");
     let objects = render(
         &chart,
-        &["--set", "rbac.create=false,crds.install=false,admissionPolicies.enabled=false,replicas=0,protectedNamespaces={}"],
+        &[
+            "--set",
+            "rbac.create=false,crds.install=false,admissionPolicies.enabled=false,replicas=0",
+        ],
     )
     .unwrap();
     for kind in [
@@ -113,6 +116,9 @@ fn false_and_empty_values_are_no_missing_ones() {
     }
     let deployment = &objects[&("Deployment".to_owned(), "keyturn".to_owned())];
     assert_eq!(deployment["spec"]["replicas"], 0);
+    let unprotected = render(&chart, &["--set-json", "protectedNamespaces=[]"]).unwrap();
+    let arguments = pod(&unprotected, "keyturn")["containers"][0]["args"].to_string();
+    assert!(!arguments.contains("--protected-namespaces"), "{arguments}");
 }
 
 #[test]

@@ -11,13 +11,14 @@ use testbed::wait;
 use crate::harness::{Bed, OFTEN, SELDOM, SOON, annotation, assert_actionable, bed, data, entry, property};
 
 /// All that `api.md` writes on a Secret that was made and never changed.
-const ALWAYS: [&str; 6] = [
+const ALWAYS: [&str; 7] = [
     "keyturn.dev/owner",
     "keyturn.dev/content",
     "keyturn.dev/inputs",
     "keyturn.dev/versions",
     "keyturn.dev/rollout",
     "keyturn.dev/scope",
+    "keyturn.dev/source",
 ];
 
 fn targeted(target: Value) -> Value {

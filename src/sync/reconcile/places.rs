@@ -71,6 +71,8 @@ pub(super) struct Places {
 struct Namespace {
     taken: usize,
     line: VecDeque<Ticket>,
+    /// When a place was last taken or given back.
+    moved: Now,
     slow: Option<Slow>,
 }
 
@@ -120,6 +122,7 @@ impl Places {
         }
         if of.line.is_empty() && of.taken < of.limit(now) && self.taken < PLACES {
             of.taken += 1;
+            of.moved = now;
             self.taken += 1;
             return Answer::Taken;
         }
@@ -145,6 +148,7 @@ impl Places {
     pub(super) fn give_back(&mut self, namespace: &str, now: Now) -> Vec<Called> {
         if let Some(of) = self.namespaces.get_mut(namespace) {
             of.taken = of.taken.saturating_sub(1);
+            of.moved = now;
             self.taken = self.taken.saturating_sub(1);
         }
         let called = self.call(now);
@@ -193,12 +197,13 @@ impl Places {
         called
     }
 
-    /// Somebody has waited for [`SLOW`]. If it is for the places of its own namespace, writes there are slow.
+    /// Somebody has waited for [`SLOW`]. If none of the namespace's places was given back in that time, writes there are slow;
+    /// otherwise the line is only long.
     pub(super) fn waited(&mut self, namespace: &str, now: Now) -> Vec<Called> {
         let Some(of) = self.namespaces.get_mut(namespace) else {
             return Vec::new();
         };
-        if of.slow.is_none() && of.taken >= OF_NAMESPACE {
+        if of.slow.is_none() && of.taken >= OF_NAMESPACE && now >= of.moved + SLOW {
             of.slow = Some(Slow {
                 timeouts: 0,
                 until: now,
@@ -248,6 +253,7 @@ impl Places {
             };
             if let Some(ticket) = of.line.pop_front() {
                 of.taken += 1;
+                of.moved = now;
                 self.taken += 1;
                 called.push((ticket, None));
             }
@@ -476,6 +482,29 @@ mod tests {
         assert!(matches!(places.ask(&shop, now), Answer::Wait(_)));
         assert_eq!(places.ended(&shop, FAST, now).len(), 1);
         assert_eq!(places.ask(&shop, now), Answer::Taken);
+    }
+
+    #[test]
+    fn a_long_line_of_fast_writes_is_not_slow_and_a_line_that_stands_still_is() {
+        let mut places = Places::default();
+        let (shop, mut now) = (namespace(0), Duration::ZERO);
+        for _ in 0..OF_NAMESPACE {
+            assert_eq!(places.ask(&shop, now), Answer::Taken);
+        }
+        for _ in 0..500 {
+            assert!(matches!(places.ask(&shop, now), Answer::Wait(_)));
+        }
+        for _ in 0..300 {
+            now += Duration::from_millis(50);
+            places.ended(&shop, FAST, now);
+            assert_eq!(places.give_back(&shop, now).len(), 1);
+            assert!(places.waited(&shop, now).is_empty());
+        }
+        assert!(!places.is_slow(&shop));
+        now += SLOW;
+        // All but the few that may wait for the one place are sent away.
+        assert_eq!(places.waited(&shop, now).len(), 200 - LINE);
+        assert!(places.is_slow(&shop));
     }
 
     #[test]

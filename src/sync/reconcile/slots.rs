@@ -67,11 +67,11 @@ impl Slots {
                 }
             }
         };
-        let called = if let Ok(called) = timeout(SLOW, &mut waiting.called).await {
-            called
-        } else {
-            self.change(namespace, Places::waited);
-            (&mut waiting.called).await
+        let called = loop {
+            match timeout(SLOW, &mut waiting.called).await {
+                Ok(called) => break called,
+                Err(_) => self.change(namespace, Places::waited),
+            }
         };
         match called {
             Ok(None) => Ok(self.slot(namespace)),

@@ -63,8 +63,9 @@ impl Stores {
             (Some(namespace), Ok(_)) => wake(&store, Some(&namespace)),
             // No status of a store speaks for one namespace: its ExternalSecrets do.
             (Some(_), Err(error)) if !error.class().is_transient() => {
+                let text = error.to_string().into();
                 self.tracking
-                    .tell(|tracker, now| tracker.lose_identity(now, source));
+                    .tell(|tracker, now| tracker.lose_identity(now, source, &text));
             }
             (Some(_), Err(_)) => {}
         }

@@ -136,13 +136,15 @@ fn the_end_of_an_identity_is_told_to_all_who_want_something_of_it() {
     world.run(secs(30));
     world.fault = Box::new(|_, _, _| Some(Failure::Identity));
     for _ in 0..3 {
-        world.tracker.lose_identity(world.now, S);
+        world.tracker.lose_identity(world.now, S, &"lost".into());
         world.run(secs(8));
     }
     for n in 0..30 {
         assert_eq!(world.woken(n, Cause::Failing), 1, "object {n} is told once");
     }
-    world.tracker.lose_identity(world.now, crate::api::SourceId(99));
+    world
+        .tracker
+        .lose_identity(world.now, crate::api::SourceId(99), &"lost".into());
 }
 
 #[test]
