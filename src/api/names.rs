@@ -47,6 +47,9 @@ pub mod annotation {
     /// On a Secret: a keyed token of [`INPUTS`], [`VERSIONS`] and the source that was read, then a hash of each reference
     /// that was gone in AWS when the Secret was written, separated by commas.
     pub const SOURCE: &str = "keyturn.dev/source";
+    /// The most that is kept of [`SOURCE`], in bytes: a token, and a hash for each of as many entries as an ExternalSecret may
+    /// have by the size of their keys.
+    pub const SOURCE_LIMIT: usize = 48 * 1024;
     /// On a Secret: the keyed token that pods must hold.
     pub const ROLLOUT: &str = "keyturn.dev/rollout";
     /// On a Secret: the API server's time when [`ROLLOUT`] last changed, RFC 3339.

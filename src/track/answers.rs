@@ -9,6 +9,7 @@ use crate::{
     },
     track::{
         Call, Cause, Described, Failure, Now, Observation, Refresh, Rotation,
+        backoff::Gate,
         objects::Object,
         remote::{FACTS, Lane, Over, Remote, RemoteId, Seen, Turn},
         source::{Context, Source, Task},
@@ -289,6 +290,8 @@ impl Source {
         let now = context.now;
         match failure {
             Failure::Transient { .. } => self.backoff.fail(now, context.dice),
+            // Given up already: one lost identity fails many reads.
+            Failure::Identity if matches!(self.backoff.gate(now), Gate::Until(_)) => {}
             Failure::Identity => {
                 let soonest = self.remotes.values().map(|remote| remote.recheck()).min();
                 self.backoff

@@ -4,7 +4,7 @@ mod line;
 mod lingering;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -60,7 +60,8 @@ struct Inner {
 #[derive(Default)]
 struct State {
     lines: HashMap<SourceId, Line>,
-    flying: HashMap<Wanted, Flight>,
+    /// Reads under way, in the order of their start. Those who cannot share one, since they came after it began, have another.
+    flying: HashMap<Wanted, VecDeque<Flight>>,
     flights: u64,
     lingering: Lingering,
 }
@@ -93,7 +94,7 @@ impl Reader {
         let known = {
             let mut state = self.0.state();
             let known = state.lingering.get(&wanted, ask.since);
-            match state.flying.get_mut(&wanted) {
+            match state.flying.get_mut(&wanted).and_then(VecDeque::back_mut) {
                 _ if known.is_some() => {}
                 Some(flight) if flight.begun >= ask.since => flight.waiters.push(waiter),
                 _ => self.queue(&mut state, wanted, waiter, ask),
@@ -198,8 +199,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the next reads out of the line and numbers them. Who waits for a read that began earlier is content with
-    /// the one that begins now.
+    /// Takes the next reads out of the line and numbers them.
     fn next(self: &Arc<Self>, source: SourceId, most: usize, batches: bool) -> Next<u64> {
         let mut state = self.state();
         let State {
@@ -220,20 +220,14 @@ impl Inner {
         if line.is_idle() {
             lines.remove(&source);
         }
-        let start = |(item, mut waiters): (Item, Vec<Waiter>)| {
+        let start = |(item, waiters): (Item, Vec<Waiter>)| {
             *flights += 1;
             let wanted = (source, item.0.clone(), item.1.clone());
-            if let Some(earlier) = flying.remove(&wanted) {
-                waiters.extend(earlier.waiters);
-            }
-            flying.insert(
-                wanted,
-                Flight {
-                    number: *flights,
-                    begun: now,
-                    waiters,
-                },
-            );
+            flying.entry(wanted).or_default().push_back(Flight {
+                number: *flights,
+                begun: now,
+                waiters,
+            });
             (item, *flights)
         };
         match next {
@@ -305,22 +299,29 @@ impl Inner {
         }
     }
 
-    /// Tells those who wait.
+    /// Tells those who wait. A value is good for those who wait for an earlier read, too.
     fn settle(self: &Arc<Self>, source: SourceId, flight: (Item, u64), reading: &Reading) {
         let ((key, selector), number) = flight;
         let wanted = (source, key, selector);
         let mut state = self.state();
-        // A flight that a later one has overtaken has nobody waiting, and is older than what will linger.
-        if state
-            .flying
-            .get(&wanted)
-            .is_none_or(|flight| flight.number != number)
-        {
-            return;
-        }
-        let Some(Flight { begun, waiters, .. }) = state.flying.remove(&wanted) else {
+        let Some(flights) = state.flying.get_mut(&wanted) else {
             return;
         };
+        // A later read has answered for it already.
+        let Some(at) = flights.iter().position(|flight| flight.number == number) else {
+            return;
+        };
+        let first = if reading.is_ok() { 0 } else { at };
+        let Some(begun) = flights.get(at).map(|flight| flight.begun) else {
+            return;
+        };
+        let waiters: Vec<_> = flights
+            .drain(first..=at)
+            .flat_map(|flight| flight.waiters)
+            .collect();
+        if flights.is_empty() {
+            state.flying.remove(&wanted);
+        }
         if let Ok(value) = reading {
             self.keep(&mut state, wanted.clone(), value.clone(), begun);
         }

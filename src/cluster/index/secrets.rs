@@ -146,7 +146,7 @@ impl Project for Secrets {
             inputs: take(annotation::INPUTS).map(|token| capped(&token, caps::TOKEN)),
             versions: take(annotation::VERSIONS).filter(|text| text.len() <= annotation::VERSIONS_LIMIT),
             absent: take(annotation::SOURCE)
-                .filter(|text| text.len() <= annotation::VERSIONS_LIMIT)
+                .filter(|text| text.len() <= annotation::SOURCE_LIMIT)
                 .and_then(|source| Absent::of(&source)),
             rollout: take(annotation::ROLLOUT).filter(|text| token::is_text(text)),
             changed_at: take(annotation::CHANGED_AT).and_then(|time| time.parse().ok()),

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     api::{ConditionType, DeletionPolicy, ExternalSecret, ObjectKey, Reason, names::annotation},
+    aws::{self, Base, Identity},
     sync::{
         entry::Entry,
         plan,
@@ -139,16 +140,12 @@ impl Context {
         };
         let account = match self.aws.prove(pass.resolved.usable.id).await {
             Ok(proven) => proven.account,
-            Err(error) => {
-                let refusal = Refusal::new(error.reason(), error.to_string());
-                return Err(if error.class().is_transient() {
-                    self.defer(object, entry, refusal).await
-                } else {
-                    let ended = self.refuse(object, entry, Some(live), refusal).await;
-                    sooner(ended, Self::recheck(entry))
-                });
-            }
+            Err(error) => return Err(self.unproven(object, entry, Some(live), &error).await),
         };
+        // What an earlier version wrote does not tell the account. The role of a ServiceAccount, or keys, may since be of
+        // another one, where the name was never known.
+        let Identity { base, roles, .. } = &*pass.resolved.usable.source.identity;
+        let names_account = !roles.is_empty() || *base == Base::Own;
         let mut made = Vec::new();
         for Losing {
             key, wanted, record, ..
@@ -156,7 +153,7 @@ impl Context {
         {
             let known = self.is_of(pass, key, record, &account);
             let standing = |need: &Wanted| {
-                if known {
+                if known && (record.has_source() || names_account || need.key.starts_with("arn:")) {
                     record.standing(&need.hash)
                 } else {
                     Standing::Unknown
@@ -191,6 +188,24 @@ impl Context {
         } else {
             Err(self.say_current(object, entry, Ended::Again(RECHECK_HELD)).await)
         }
+    }
+
+    /// Says that the account of the store's identity could not be found out.
+    pub(super) async fn unproven(
+        &self,
+        object: &ObjectKey,
+        entry: &Entry,
+        live: Option<&ExternalSecret>,
+        error: &aws::Error,
+    ) -> Ended {
+        let refusal = Refusal::new(error.reason(), error.to_string());
+        if error.class().is_transient() {
+            return self.defer(object, entry, refusal).await;
+        }
+        sooner(
+            self.refuse(object, entry, live, refusal).await,
+            Self::recheck(entry),
+        )
     }
 
     /// The target, if it would lose something.

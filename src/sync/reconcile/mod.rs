@@ -411,6 +411,14 @@ impl Context {
             let now = self.clock.now();
             self.remember(object, |memory| memory.asked = Some((entry.asked, now)));
         }
+        // What is gone is judged by the account that was asked. To find it out may take long, and holds no place to write.
+        let gone = |answer: &read::Answer| matches!(answer, read::Answer::Gone { .. });
+        if entry.creation != CreationPolicy::None
+            && answers.all.iter().any(gone)
+            && let Err(error) = self.aws.prove(resolved.usable.id).await
+        {
+            return self.unproven(object, entry, None, &error).await;
+        }
         let _slot = match self.slots.secrets.take(&object.namespace).await {
             Ok(slot) => slot,
             Err(wait) => return Ended::Again(wait),

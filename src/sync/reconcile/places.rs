@@ -88,9 +88,14 @@ struct Slow {
 }
 
 impl Namespace {
+    /// What is known of its slowness, unless that was long ago.
+    fn slow(&self, now: Now) -> Option<Slow> {
+        self.slow.filter(|slow| now < slow.seen + FORGOTTEN)
+    }
+
     /// How many places it may have.
     fn limit(&self, now: Now) -> usize {
-        match self.slow {
+        match self.slow(now) {
             None => OF_NAMESPACE,
             Some(slow) if now < slow.until => 0,
             Some(_) => 1,
@@ -99,7 +104,7 @@ impl Namespace {
 
     /// Why somebody who comes now could not even wait: how long to stay away.
     fn full(&self, now: Now) -> Option<Duration> {
-        let slow = self.slow?;
+        let slow = self.slow(now)?;
         if let Some(pause) = slow.until.checked_sub(now).filter(|pause| !pause.is_zero()) {
             return Some(pause);
         }
@@ -111,10 +116,8 @@ impl Places {
     /// Asks for a place to write in `namespace`.
     pub(super) fn ask(&mut self, namespace: &Arc<str>, now: Now) -> Answer {
         if self.namespaces.len() >= REMEMBERED && !self.namespaces.contains_key(namespace) {
-            self.namespaces.retain(|_, of| {
-                let fresh = of.slow.is_some_and(|slow| now < slow.seen + FORGOTTEN);
-                fresh || of.taken > 0 || !of.line.is_empty()
-            });
+            self.namespaces
+                .retain(|_, of| of.slow(now).is_some() || of.taken > 0 || !of.line.is_empty());
         }
         let of = self.namespaces.entry(Arc::clone(namespace)).or_default();
         if let Some(wait) = of.full(now) {
@@ -140,8 +143,10 @@ impl Places {
     }
 
     /// Whether the last write in `namespace` was slow.
-    pub(super) fn is_slow(&self, namespace: &str) -> bool {
-        self.namespaces.get(namespace).is_some_and(|of| of.slow.is_some())
+    pub(super) fn is_slow(&self, namespace: &str, now: Now) -> bool {
+        self.namespaces
+            .get(namespace)
+            .is_some_and(|of| of.slow(now).is_some())
     }
 
     /// A place of `namespace` is free again.
@@ -172,7 +177,7 @@ impl Places {
         let Some(of) = self.namespaces.get_mut(namespace) else {
             return Vec::new();
         };
-        let before = of.slow;
+        let before = of.slow(now);
         of.slow = match outcome {
             Outcome::Answered(took) if took < SLOW => None,
             Outcome::Answered(_) => Some(Slow {
@@ -203,7 +208,7 @@ impl Places {
         let Some(of) = self.namespaces.get_mut(namespace) else {
             return Vec::new();
         };
-        if of.slow.is_none() && of.taken >= OF_NAMESPACE && now >= of.moved + SLOW {
+        if of.slow(now).is_none() && of.taken >= OF_NAMESPACE && now >= of.moved + SLOW {
             of.slow = Some(Slow {
                 timeouts: 0,
                 until: now,
@@ -218,7 +223,7 @@ impl Places {
         let Some(of) = self.namespaces.get_mut(namespace) else {
             return Vec::new();
         };
-        let Some(slow) = of.slow else {
+        let Some(slow) = of.slow(now) else {
             return Vec::new();
         };
         let (stay, wait) = match slow.until.checked_sub(now).filter(|pause| !pause.is_zero()) {
@@ -402,7 +407,7 @@ mod tests {
                 let of = &self.places.namespaces[&namespace(number)];
                 let free = self.writing.len() < PLACES && self.of(number) < of.limit(self.now);
                 assert!(!free, "{number} waits for nothing");
-                if of.slow.is_some() {
+                if of.slow(self.now).is_some() {
                     let lined = self.waiting.values().filter(|waits| **waits == number).count();
                     assert!(lined <= LINE, "{lined} wait in {number}, whose writes are slow");
                 }
@@ -500,11 +505,11 @@ mod tests {
             assert_eq!(places.give_back(&shop, now).len(), 1);
             assert!(places.waited(&shop, now).is_empty());
         }
-        assert!(!places.is_slow(&shop));
+        assert!(!places.is_slow(&shop, now));
         now += SLOW;
         // All but the few that may wait for the one place are sent away.
         assert_eq!(places.waited(&shop, now).len(), 200 - LINE);
-        assert!(places.is_slow(&shop));
+        assert!(places.is_slow(&shop, now));
     }
 
     #[test]
@@ -517,6 +522,8 @@ mod tests {
             places.give_back(&name, Duration::ZERO);
         }
         assert_eq!(places.namespaces.len(), 2 * REMEMBERED);
+        assert!(places.is_slow(&namespace(0), FORGOTTEN - SLOW));
+        assert!(!places.is_slow(&namespace(0), FORGOTTEN));
         assert_eq!(places.ask(&namespace(usize::MAX), FORGOTTEN), Answer::Taken);
         assert_eq!(places.namespaces.len(), 1);
     }

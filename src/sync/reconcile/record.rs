@@ -90,6 +90,11 @@ impl Record {
         }
     }
 
+    /// Whether it tells in which account its keys were found.
+    pub(super) fn has_source(&self) -> bool {
+        self.source.is_some()
+    }
+
     /// How the Secret stands to the reference with this hash, provided that [`Self::is_of`] holds.
     pub(super) fn standing(&self, hash: &str) -> Standing {
         let absent = |source: &String| source.split(',').skip(1).any(|absent| absent == hash);

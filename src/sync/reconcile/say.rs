@@ -301,7 +301,12 @@ impl Context {
         live: Option<&ExternalSecret>,
         ended: Ended,
     ) -> Ended {
-        draft.deleted_at = self.deletions().time_of(object);
+        // A deletion that was decided, but not carried out yet, is not said.
+        let carried_out = draft
+            .ready
+            .as_ref()
+            .is_some_and(|ready| matches!(ready.reason, Reason::Deleted | Reason::Synced));
+        draft.deleted_at = self.deletions().time_of(object).filter(|_| carried_out);
         let said = self.said(object, entry);
         if !said.differs(&draft) {
             self.stands_said(object, &draft);

@@ -89,7 +89,7 @@ impl Slots {
 
     /// Whether the last write in `namespace` was slow.
     pub(super) fn is_slow(&self, namespace: &str) -> bool {
-        self.lock().places.is_slow(namespace)
+        self.lock().places.is_slow(namespace, self.now())
     }
 
     /// A write in `namespace` ended.
@@ -115,7 +115,7 @@ impl Slots {
     fn change(&self, namespace: &str, change: impl FnOnce(&mut Places, &str, Now) -> Vec<Called>) {
         let now = self.now();
         let mut state = self.lock();
-        let slow = state.places.is_slow(namespace);
+        let slow = state.places.is_slow(namespace, now);
         let called = change(&mut state.places, namespace, now);
         for (ticket, call) in called {
             if let Some(waiting) = state.waiting.remove(&ticket) {
@@ -123,7 +123,7 @@ impl Slots {
                 let _ = waiting.send(call);
             }
         }
-        let turned = !slow && state.places.is_slow(namespace);
+        let turned = !slow && state.places.is_slow(namespace, now);
         drop(state);
         if turned {
             tracing::warn!(

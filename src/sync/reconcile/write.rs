@@ -431,7 +431,11 @@ impl Context {
                 absent: wanted.source.and_then(Absent::of),
                 rollout: Some(written.rollout.as_str().into()),
                 changed_at: written.changed_at,
-                scope: token::short(&written.scope),
+                scope: written
+                    .rescoped
+                    .as_deref()
+                    .and_then(token::rescoped)
+                    .map_or_else(|| token::short(&written.scope), |(scope, _)| token::short(scope)),
                 restart_since: written.restart_since,
                 reloader: None,
                 immutable: wanted.immutable,
