@@ -60,6 +60,12 @@ impl Described {
     }
 
     /// Sets `--flag`: in place of the one that is there, since most may be given only once.
+    /// Whether the chart gives this flag: one of an earlier version may not know it.
+    pub(super) fn has_argument(&self, flag: &str) -> bool {
+        let names = |given: &String| given.split('=').next() == Some(flag);
+        self.arguments.iter().any(names)
+    }
+
     pub(super) fn set_argument(&mut self, argument: &str) {
         let flag = argument.split('=').next().unwrap_or_default();
         let same = |given: &String| given.split('=').next() == Some(flag);

@@ -215,7 +215,9 @@ impl Installed {
         let [port, health] = ports::free()?;
         let mut described = Described::of(&self.deployment, &pod_name)?;
         described.set_argument(&format!("--listen=127.0.0.1:{port}"));
-        described.set_argument(&format!("--health-listen=127.0.0.1:{health}"));
+        if described.has_argument("--health-listen") {
+            described.set_argument(&format!("--health-listen=127.0.0.1:{health}"));
+        }
         if let Some(log) = log {
             described.set_argument(&format!("--log={log}"));
         }
