@@ -171,6 +171,19 @@ async fn a_half_open_watch_is_opened_again_and_misses_nothing() -> Result<()> {
     let (mut listed, ages) = (watches.ready(), watches.ages());
     let watching = tokio::spawn(watches.run());
     listed.wait_for(|listed| *listed).await?;
+    let page = || -> Result<String> {
+        let mut registry = prometheus_client::registry::Registry::default();
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    };
+    // The first watch brought the list and is over.
+    wait::until("the watch that follows the list", SOON, async || {
+        let second = r#"kubernetes_requests_total{verb="watch",kind="ExternalSecret",result="ok"} 2"#;
+        Ok(page()?.contains(second).then_some(()))
+    })
+    .await?;
     let path = format!("/namespaces/{}/externalsecrets", bed.namespace);
     wait::until("the watch to be silenced", SOON, async || {
         Ok((proxy.silence_watches(|watched| watched.ends_with(&path)) > 0).then_some(()))
@@ -192,10 +205,7 @@ async fn a_half_open_watch_is_opened_again_and_misses_nothing() -> Result<()> {
         .of(operator.user())
         .only(|request| request.verb == "list" && request.resource == "externalsecrets");
     same("lists", &lists.0.len(), &0)?;
-    let mut registry = prometheus_client::registry::Registry::default();
-    metrics.register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    let text = page()?;
     ensure!(
         text.contains(r#"watch_restarts_total{kind="ExternalSecret",cause="silent"}"#),
         "{text}"

@@ -168,15 +168,18 @@ async fn rotate(bed: &Bed, operator: &Operator, arns: &[String], round: &str) ->
         bed.refresh(&format!("db-{object}")).await?;
         bed.holds(&format!("db-{object}"), &[("value", &value)]).await?;
     }
-    let calls = bed.calls_since(mark);
-    let log = operator.log()?;
-    let lines = audit(log.get(begun..).unwrap_or(&log));
+    // A write is told right after it was answered.
+    let writes = wait::until("the audit log to tell of the writes", SOON, async || {
+        let log = operator.log()?;
+        let lines = audit(log.get(begun..).unwrap_or(&log));
+        let writes = lines.iter().filter(|line| is_write_of(line, &bed.namespace));
+        let writes = writes.count();
+        Ok((writes >= ROTATIONS).then_some(writes))
+    })
+    .await?;
     Ok(Served {
-        reads: calls.values_read().len(),
-        writes: lines
-            .iter()
-            .filter(|line| is_write_of(line, &bed.namespace))
-            .count(),
+        reads: bed.calls_since(mark).values_read().len(),
+        writes,
     })
 }
 
