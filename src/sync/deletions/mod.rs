@@ -27,6 +27,8 @@ const ALL: usize = 2;
 const QUIET: Duration = Duration::from_secs(15);
 /// A set that grows all the time is shown after this.
 const PATIENCE: Duration = Duration::from_mins(5);
+/// What is held is told again after this: an event is kept for an hour, and its token must be there to be found.
+const REPEAT: Duration = Duration::from_mins(50);
 /// How many tokens of a store are remembered, the last ones. An earlier one covers the deletions that it was shown for.
 const TOKENS: usize = 4;
 
@@ -68,6 +70,8 @@ pub struct Shown {
     pub of: usize,
     /// Some of the ExternalSecrets, by name.
     pub examples: Vec<ObjectKey>,
+    /// It was shown before, and nothing was added.
+    pub again: bool,
 }
 
 /// What a confirmation came to.
@@ -153,6 +157,8 @@ struct Set {
     held: BTreeMap<u64, ObjectKey>,
     /// Since when there is something to show, and when the last of it came.
     news: Option<(Duration, Duration)>,
+    /// When it was shown last.
+    told: Option<Duration>,
     /// Tokens, and the number of the last deletion that each was shown for.
     shown: VecDeque<(String, u64)>,
     /// The wrong token that was told last.
@@ -349,11 +355,15 @@ impl Deletions {
         self.expire(now);
         let mut all = Vec::new();
         for (store, set) in &mut self.sets {
-            let Some((since, last)) = set.news else { continue };
-            if now < last + QUIET && now < since + PATIENCE {
+            let is_due = match set.news {
+                Some((since, last)) => now >= last + QUIET || now >= since + PATIENCE,
+                None => set.told.is_some_and(|told| now >= told + REPEAT),
+            };
+            if !is_due {
                 continue;
             }
-            set.news = None;
+            let again = set.news.take().is_none();
+            set.told = Some(now);
             let Some(last) = set.held.keys().next_back().copied() else {
                 continue;
             };
@@ -378,6 +388,7 @@ impl Deletions {
                 held: set.held.len(),
                 of: self.tallies.get(&group).map_or(0, |tally| tally.all),
                 examples: set.held.values().take(3).cloned().collect(),
+                again,
             });
         }
         all

@@ -167,6 +167,27 @@ fn one_token_confirms_what_it_was_shown_for_and_only_once() {
 }
 
 #[test]
+fn what_stays_held_is_told_again_before_its_event_is_gone() {
+    let mut deletions = fleet(1);
+    assert_eq!(
+        deletions.decide(secs(1), 0, &object(0), "t0", true),
+        Decision::Held
+    );
+    let mut told = Vec::new();
+    for now in (0..20_000).step_by(10) {
+        for shown in deletions.show(secs(now)) {
+            told.push((now, shown.again, shown.token));
+        }
+    }
+    let token = told[0].2.clone();
+    let expected: Vec<_> = (0..7).map(|n| (20 + n * 3000, n > 0, token.clone())).collect();
+    assert_eq!(told, expected);
+    // What is back in AWS is told no more.
+    deletions.withdraw(&object(0));
+    assert_eq!(deletions.show(secs(40_000)), []);
+}
+
+#[test]
 fn a_token_that_was_used_covers_no_later_deletion_of_the_same_secrets() {
     let mut deletions = fleet(2);
     for n in 0..2 {

@@ -21,6 +21,9 @@ use crate::{
 
 use super::{StoreEntry, Stores, kind_of};
 
+/// The most of a name that goes into a list of examples: names have 253 characters.
+const SHORT: usize = 60;
+
 impl Stores {
     /// Writes the status of a store where it differs.
     pub(super) async fn say(
@@ -87,42 +90,17 @@ impl Stores {
         self.events.emit(regarding, type_, reason.as_str(), "Read", &note);
     }
 
-    /// Many deletions of a store are held: one event, and an alert.
+    /// Many deletions of a store are held: one event, and an alert the first time.
     pub fn tell_held(&self, shown: &Shown) {
-        let Shown {
-            store,
-            token,
-            held,
-            of,
-            examples,
-        } = shown;
-        let Some(Indexed::Entry(entry)) = self.entry(store) else {
+        let Some(Indexed::Entry(entry)) = self.entry(&shown.store) else {
             return;
         };
-        let kind = kind_of(store);
-        let examples: Vec<_> = examples.iter().map(ToString::to_string).collect();
-        let namespace = match &*store.namespace {
-            "" => String::new(),
-            namespace => format!(" --namespace {namespace}"),
-        };
-        let note = format!(
-            "Secrets are gone from AWS from which {held} of {of} Kubernetes Secrets of {kind} {} are made (ExternalSecrets {}{}). \
-             That may be a mistake, so nothing is deleted. Restore the secrets in AWS. If the deletion is meant, run `kubectl \
-             annotate {}.keyturn.dev {}{namespace} --overwrite {}={token}`",
-            store.name,
-            examples.join(", "),
-            if *held > examples.len() { ", ..." } else { "" },
-            match kind {
-                StoreKind::SecretStore => "secretstores",
-                StoreKind::ClusterSecretStore => "clustersecretstores",
-            },
-            store.name,
-            names::annotation::CONFIRM_DELETION,
-        );
-        let regarding = events::reference(kind.as_str(), store, &entry.uid);
+        let note = held_note(shown);
+        let alert = (!shown.again).then_some(&*note);
+        let regarding = events::reference(kind_of(&shown.store).as_str(), &shown.store, &entry.uid);
         let reason = EventReason::DeletionHeld.as_str();
         self.events
-            .emit(regarding, EventType::Warning, reason, "Delete", &note);
+            .emit_apart(regarding, EventType::Warning, reason, "Delete", &note, alert);
     }
 
     /// Somebody confirmed with a token that is none of those shown, or is used up.
@@ -163,6 +141,51 @@ impl Stores {
             format!("{:?}: {}{raised}", mode.detection, mode.why),
             capabilities,
         ))
+    }
+}
+
+/// What is held of a store. The command comes first and all names but those in it are cut: a note has 1 kB.
+fn held_note(shown: &Shown) -> String {
+    let Shown {
+        store,
+        token,
+        held,
+        of,
+        examples,
+        ..
+    } = shown;
+    let kind = kind_of(store);
+    let namespace = match &*store.namespace {
+        "" => String::new(),
+        namespace => format!(" --namespace {namespace}"),
+    };
+    let resource = match kind {
+        StoreKind::SecretStore => "secretstores",
+        StoreKind::ClusterSecretStore => "clustersecretstores",
+    };
+    let names: Vec<_> = examples
+        .iter()
+        .map(|object| match kind {
+            StoreKind::SecretStore => short(&object.name),
+            StoreKind::ClusterSecretStore => format!("{}/{}", object.namespace, short(&object.name)),
+        })
+        .collect();
+    format!(
+        "Deletions are held. Only if they are meant, run `kubectl annotate {resource}.keyturn.dev {} --overwrite \
+         {}={token}{namespace}`. Secrets are gone from AWS from which {held} of {of} Kubernetes Secrets of the store are made. \
+         That may be a mistake, so nothing is deleted; if it is one, restore the secrets in AWS. ExternalSecrets: {}{}",
+        store.name,
+        names::annotation::CONFIRM_DELETION,
+        names.join(", "),
+        if *held > examples.len() { ", ..." } else { "" },
+    )
+}
+
+/// A name of at most about 60 characters.
+fn short(name: &str) -> String {
+    match name.get(..SHORT) {
+        Some(start) if name.len() > SHORT => format!("{start}..."),
+        _ => name.to_owned(),
     }
 }
 
@@ -231,6 +254,43 @@ mod tests {
         };
         let mode = mode.map(|mode| (mode.to_owned(), capabilities));
         compose(at.parse().unwrap(), entry, ready, mode)
+    }
+
+    fn shown(store: ObjectKey, examples: Vec<ObjectKey>) -> Shown {
+        Shown {
+            store,
+            token: "0123456789abcdef".to_owned(),
+            held: 4000,
+            of: 10_000,
+            examples,
+            again: false,
+        }
+    }
+
+    #[test]
+    fn the_command_that_confirms_is_whole_whatever_the_names() {
+        let (long, namespace) = ("n".repeat(253), "s".repeat(63));
+        let examples = |namespace: &str| vec![ObjectKey::new(namespace, &*long); 3];
+        let store = ObjectKey::new(&*namespace, &*long);
+        let note = held_note(&shown(store, examples(&namespace)));
+        let command = format!(
+            "`kubectl annotate secretstores.keyturn.dev {long} --overwrite \
+             keyturn.dev/confirm-deletion=0123456789abcdef --namespace {namespace}`"
+        );
+        assert!(note.contains(&command), "{note}");
+        assert!(note.len() <= 1024 && note.ends_with("nnn..., ..."), "{note}");
+        assert!(note.contains("4000 of 10000 Kubernetes Secrets"), "{note}");
+        let cluster = held_note(&shown(ObjectKey::new("", &*long), examples(&namespace)));
+        assert!(cluster.len() <= 1024, "{cluster}");
+        let cluster = held_note(&shown(ObjectKey::new("", "aws"), examples("shop")));
+        assert!(
+            cluster.contains(
+                "`kubectl annotate clustersecretstores.keyturn.dev aws --overwrite \
+                 keyturn.dev/confirm-deletion=0123456789abcdef`"
+            ),
+            "{cluster}"
+        );
+        assert_eq!(short("db"), "db");
     }
 
     #[test]
