@@ -3,7 +3,8 @@
 //!
 //! An account that was emptied by mistake looks like many secrets that were deleted on purpose. So deletions are counted by
 //! store, and by account and region; those that would exceed the limits are held, and stay held until they are confirmed or
-//! the secrets are back. It promises: without a confirmation no more Secrets than the limits allow lose data within ten
+//! the secrets are back. What is held counts against others for ten minutes, like what was carried out: one tenant's
+//! deletions that wait do not hold everybody's for ever. It promises: without a confirmation no more Secrets than the limits allow lose data within ten
 //! minutes; a confirmation covers the deletions that its token was shown for and no later one, once.
 
 #[cfg(test)]
@@ -95,6 +96,8 @@ pub struct Deletions {
     tallies: HashMap<Group, Tally>,
     /// Deletions that were carried out, in the order of time.
     recent: VecDeque<(Duration, ObjectKey)>,
+    /// Deletions that were held within the window, by when and by number.
+    fresh: BTreeMap<(Duration, u64), ObjectKey>,
     /// By store.
     sets: BTreeMap<ObjectKey, Set>,
     /// The number of the last deletion that was held.
@@ -122,7 +125,12 @@ enum Wish {
     /// AWS has yet to confirm it.
     Pending(Box<str>),
     /// A person has to confirm it.
-    Held { token: Box<str>, number: u64 },
+    Held {
+        token: Box<str>,
+        number: u64,
+        /// When it was held, within the window.
+        fresh: Option<Duration>,
+    },
     /// A person has confirmed it.
     Confirmed(Box<str>),
 }
@@ -169,7 +177,11 @@ impl Member {
     /// What it counts for.
     fn tally(&self) -> Tally {
         let lost = self.gone.as_ref().is_some_and(|gone| !gone.confirmed);
-        let losing = lost || matches!(self.wish, Wish::Pending(_) | Wish::Held { .. });
+        let losing = match &self.wish {
+            Wish::Pending(_) => true,
+            Wish::Held { fresh, .. } => lost || fresh.is_some(),
+            Wish::None | Wish::Confirmed(_) => lost,
+        };
         Tally {
             all: usize::from(self.exists || self.gone.is_some() || self.wish != Wish::None),
             losing: usize::from(losing),
@@ -314,6 +326,7 @@ impl Deletions {
             member.wish = Wish::Held {
                 token: token.into(),
                 number: self.number,
+                fresh: Some(now),
             };
             let store = member.store.clone();
             self.put(object, Some(member));
@@ -440,8 +453,20 @@ impl Deletions {
         Confirmed::All(objects)
     }
 
-    /// Forgets what was carried out before the window.
+    /// Forgets what was carried out before the window; what was held before it counts no more.
     fn expire(&mut self, now: Duration) {
+        while let Some((key, object)) = self.fresh.pop_first() {
+            if key.0 + WINDOW > now {
+                self.fresh.insert(key, object);
+                break;
+            }
+            if let Some(mut member) = self.members.get(&object).cloned()
+                && let Wish::Held { fresh, .. } = &mut member.wish
+            {
+                *fresh = None;
+                self.put(&object, Some(member));
+            }
+        }
         while let Some((at, object)) = self.recent.front().filter(|(at, _)| *at + WINDOW <= now).cloned() {
             self.recent.pop_front();
             let Some(mut member) = self.members.get(&object).cloned() else {
@@ -473,10 +498,13 @@ impl Deletions {
                     }
                 }
             }
-            if let Wish::Held { number, .. } = before.wish
-                && let Some(set) = self.sets.get_mut(&before.store)
-            {
-                set.held.remove(&number);
+            if let Wish::Held { number, fresh, .. } = before.wish {
+                if let Some(at) = fresh {
+                    self.fresh.remove(&(at, number));
+                }
+                if let Some(set) = self.sets.get_mut(&before.store) {
+                    set.held.remove(&number);
+                }
             }
         }
         if let Some(member) = &member {
@@ -486,7 +514,10 @@ impl Deletions {
                 tally.all += of.all;
                 tally.losing += of.losing;
             }
-            if let Wish::Held { number, .. } = member.wish {
+            if let Wish::Held { number, fresh, .. } = member.wish {
+                if let Some(at) = fresh {
+                    self.fresh.insert((at, number), object.clone());
+                }
                 let set = self.sets.entry(member.store.clone()).or_default();
                 set.held.insert(number, object.clone());
             }

@@ -101,6 +101,52 @@ fn the_window_ends_and_what_is_held_stays_held() {
 }
 
 #[test]
+fn what_waits_for_a_person_holds_others_for_ten_minutes_only() {
+    let mut deletions = Deletions::default();
+    // Ten ExternalSecrets of one tenant and one of another, by stores of their own in one account.
+    for n in 0..11 {
+        deletions.see(
+            secs(0),
+            &object(n),
+            &store(usize::from(n == 10)),
+            Some(&place("1")),
+            true,
+        );
+    }
+    for n in 0..10 {
+        deletions.expect(&object(n), &format!("t{n}"));
+    }
+    for n in 0..10 {
+        assert_eq!(decide(&mut deletions, n as u64, n), Decision::Held, "{n}");
+    }
+    assert_eq!(decide(&mut deletions, 9, 10), Decision::Held);
+    deletions.withdraw(&object(10));
+    // The last of them were held too recently.
+    assert_eq!(decide(&mut deletions, 604, 10), Decision::Held);
+    deletions.withdraw(&object(10));
+    assert_eq!(decide(&mut deletions, 609, 10), Decision::Go);
+    // They themselves wait on, and asking again makes them no newer.
+    for n in 0..10 {
+        assert_eq!(decide(&mut deletions, 5000, n), Decision::Held, "{n}");
+    }
+    deletions.see(secs(5001), &object(11), &store(0), Some(&place("1")), true);
+    assert_eq!(
+        decide(&mut deletions, 5001, 11),
+        Decision::Go,
+        "of the same store"
+    );
+    // All at once are held again, however long others waited before.
+    for n in 12..20 {
+        deletions.see(secs(6000), &object(n), &store(0), Some(&place("1")), true);
+        deletions.expect(&object(n), &format!("t{n}"));
+    }
+    for n in 12..20 {
+        assert_eq!(decide(&mut deletions, 6000, n), Decision::Held, "{n}");
+    }
+    assert_eq!(deletions.fresh.len(), 8);
+}
+
+#[test]
 fn accounts_and_regions_count_over_all_their_stores() {
     let mut deletions = Deletions::default();
     for n in 0..10 {
@@ -254,7 +300,7 @@ fn what_is_forgotten_still_counts_until_the_window_ends() {
     }
     deletions.show(secs(600));
     assert!(deletions.members.is_empty() && deletions.tallies.is_empty() && deletions.sets.is_empty());
-    assert!(deletions.recent.is_empty());
+    assert!(deletions.recent.is_empty() && deletions.fresh.is_empty());
 }
 
 /// One step of a random history.
@@ -367,6 +413,18 @@ proptest! {
                 }
             }
             prop_assert_eq!(&recount(&deletions), &deletions.tallies);
+            // What was held counts against others within the window, and no longer.
+            let fresh: BTreeSet<_> = deletions
+                .members
+                .values()
+                .filter_map(|member| match member.wish {
+                    Wish::Held { number, fresh: Some(at), .. } => Some((at, number)),
+                    _ => None,
+                })
+                .collect();
+            prop_assert!(deletions.fresh.keys().copied().eq(fresh.iter().copied()));
+            deletions.expire(secs(now));
+            prop_assert!(deletions.fresh.keys().all(|(at, _)| *at + WINDOW > secs(now)));
             let held = deletions.members.values().filter(|member| matches!(member.wish, Wish::Held { .. })).count();
             prop_assert_eq!(held, deletions.held());
             for shown in deletions.show(secs(now)) {
