@@ -222,15 +222,140 @@ fn what_stays_held_is_told_again_before_its_event_is_gone() {
     let mut told = Vec::new();
     for now in (0..20_000).step_by(10) {
         for shown in deletions.show(secs(now)) {
-            told.push((now, shown.again, shown.token));
+            told.push((now, shown.alert, shown.token));
         }
     }
     let token = told[0].2.clone();
-    let expected: Vec<_> = (0..7).map(|n| (20 + n * 3000, n > 0, token.clone())).collect();
+    let expected: Vec<_> = (0..7).map(|n| (20 + n * 3000, n == 0, token.clone())).collect();
     assert_eq!(told, expected);
     // What is back in AWS is told no more.
     deletions.withdraw(&object(0));
     assert_eq!(deletions.show(secs(40_000)), []);
+}
+
+/// One of two deletions is held; the other one was carried out.
+fn toggled() -> (Deletions, String) {
+    let mut deletions = fleet(2);
+    assert_eq!(decide(&mut deletions, 0, 0), Decision::Go);
+    assert_eq!(decide(&mut deletions, 0, 1), Decision::Held);
+    let shown = deletions.show(secs(20));
+    assert!(shown[0].alert);
+    (deletions, shown[0].token.clone())
+}
+
+/// The policy keeps everything, then follows deletions again.
+fn toggle(deletions: &mut Deletions, now: u64) -> Decision {
+    deletions.forget(&object(1));
+    deletions.see(secs(now), &object(1), &store(0), Some(&place("1")), true);
+    deletions.decide(secs(now), 0, &object(1), "t1", true)
+}
+
+#[test]
+fn the_same_deletion_held_once_more_is_no_news_and_keeps_its_token() {
+    let (mut deletions, token) = toggled();
+    for now in 21..1000 {
+        assert_eq!(toggle(&mut deletions, now), Decision::Held);
+        assert_eq!(deletions.show(secs(now)), [], "{now}");
+    }
+    assert_eq!(deletions.sets.len(), 1);
+    let confirmed = Confirmed::All(vec![object(1)]);
+    assert_eq!(deletions.confirm_store(&store(0), &token), confirmed);
+
+    // After an hour it is news, and nothing is kept of what is not held.
+    let (mut deletions, token) = toggled();
+    deletions.forget(&object(1));
+    assert_eq!(deletions.stores(), []);
+    assert_eq!(
+        deletions.confirm_store(&store(0), "other"),
+        Confirmed::Nothing,
+        "nothing is held"
+    );
+    deletions.show(secs(20 + 3600));
+    assert!(deletions.sets.is_empty());
+    assert_eq!(toggle(&mut deletions, 3700), Decision::Held);
+    let shown = deletions.show(secs(3720));
+    assert!(shown[0].alert && shown[0].token == token);
+}
+
+#[test]
+fn a_used_token_does_not_cover_what_was_not_held_as_it_was_used() {
+    let mut deletions = fleet(3);
+    for n in 0..2 {
+        let token = format!("t{n}");
+        assert_eq!(
+            deletions.decide(secs(0), 0, &object(n), &token, true),
+            Decision::Held
+        );
+    }
+    let first = deletions.show(secs(20))[0].token.clone();
+    // It is back for a while.
+    deletions.withdraw(&object(1));
+    let confirmed = Confirmed::All(vec![object(0)]);
+    assert_eq!(deletions.confirm_store(&store(0), &first), confirmed);
+    assert_eq!(
+        deletions.decide(secs(30), 0, &object(1), "t1", true),
+        Decision::Held
+    );
+    let Confirmed::All(none) = deletions.confirm_store(&store(0), &first) else {
+        panic!("the last token is no wrong one")
+    };
+    assert_eq!(none, []);
+    let shown = deletions.show(secs(50));
+    assert_eq!(shown.len(), 1, "it needs a token that covers it");
+    let current = shown[0].token.clone();
+    assert_eq!(
+        deletions.confirm_store(&store(0), &first),
+        Confirmed::Wrong {
+            current: current.clone()
+        }
+    );
+    assert_eq!(
+        deletions.confirm_store(&store(0), &current),
+        Confirmed::All(vec![object(1)])
+    );
+}
+
+#[test]
+fn a_set_that_grows_without_end_calls_people_every_five_minutes_and_every_token_is_good_for_an_hour() {
+    let mut deletions = fleet(400);
+    let (mut told, mut alerts) = (Vec::new(), Vec::new());
+    for now in 0..7200 {
+        if now % 20 == 0 {
+            let n = usize::try_from(now / 20).unwrap();
+            let token = format!("t{n}");
+            assert_eq!(
+                deletions.decide(secs(now), 0, &object(n), &token, true),
+                Decision::Held
+            );
+        }
+        for shown in deletions.show(secs(now)) {
+            told.push((now, shown.token));
+            if shown.alert {
+                alerts.push(now);
+            }
+        }
+        let known = &deletions.sets[&store(0)].shown;
+        for (at, token) in told.iter().rev().take_while(|(at, _)| at + 3600 > now) {
+            assert!(known.iter().any(|shown| shown.text == *token), "{at} {now}");
+        }
+    }
+    assert!(
+        alerts.windows(2).all(|pair| pair[1] - pair[0] >= 300),
+        "{alerts:?}"
+    );
+    assert!((20..=24).contains(&alerts.len()), "{alerts:?}");
+    // What was told without an alert is made up for, also if nothing is added.
+    let mut deletions = fleet(2);
+    let mut held = |now, n: usize| {
+        let token = format!("t{n}");
+        deletions.decide(secs(now), 0, &object(n), &token, true);
+        let shown = deletions.show(secs(now + 20));
+        (shown.len(), shown[0].alert)
+    };
+    assert_eq!((held(0, 0), held(40, 1)), ((1, true), (1, false)));
+    assert_eq!(deletions.show(secs(319)), []);
+    assert!(deletions.show(secs(320))[0].alert);
+    assert_eq!(deletions.show(secs(700)), []);
 }
 
 #[test]
@@ -358,6 +483,7 @@ proptest! {
         let mut went: Vec<(u64, usize)> = Vec::new();
         let mut confirmed: BTreeSet<usize> = BTreeSet::new();
         let mut tokens: [Option<String>; 2] = [None, None];
+        let mut alerted: [Option<u64>; 2] = [None, None];
         for step in steps {
             match step {
                 Step::Wait(time) => now += time,
@@ -428,13 +554,16 @@ proptest! {
             let held = deletions.members.values().filter(|member| matches!(member.wish, Wish::Held { .. })).count();
             prop_assert_eq!(held, deletions.held());
             for shown in deletions.show(secs(now)) {
+                let at = &mut alerted[usize::from(shown.store == store(1))];
+                prop_assert!(!shown.alert || at.is_none_or(|at| at + 300 <= now), "two alerts");
+                *at = shown.alert.then_some(now).or(*at);
                 tokens[usize::from(shown.store == store(1))] = Some(shown.token);
             }
             // What is held was shown, or is about to be.
             for (store, set) in &deletions.sets {
-                let last = set.held.keys().next_back().copied().unwrap_or_default();
-                let shown = set.shown.back().is_some_and(|(_, shown)| *shown >= last);
+                let shown = set.held.keys().all(|number| set.covers(*number));
                 prop_assert!(shown || set.news.is_some(), "{store} holds in silence");
+                prop_assert!(set.shown.len() <= TOKENS && set.released.len() <= 14);
             }
             prop_assert!(deletions.recent.len() <= 120 && deletions.members.len() <= 14);
         }

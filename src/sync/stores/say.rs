@@ -90,13 +90,13 @@ impl Stores {
         self.events.emit(regarding, type_, reason.as_str(), "Read", &note);
     }
 
-    /// Many deletions of a store are held: one event, and an alert the first time.
+    /// Many deletions of a store are held: one event, and an alert if there is news.
     pub fn tell_held(&self, shown: &Shown) {
         let Some(Indexed::Entry(entry)) = self.entry(&shown.store) else {
             return;
         };
         let note = held_note(shown);
-        let alert = (!shown.again).then_some(&*note);
+        let alert = shown.alert.then_some(&*note);
         let regarding = events::reference(kind_of(&shown.store).as_str(), &shown.store, &entry.uid);
         let reason = EventReason::DeletionHeld.as_str();
         self.events
@@ -263,7 +263,7 @@ mod tests {
             held: 4000,
             of: 10_000,
             examples,
-            again: false,
+            alert: true,
         }
     }
 
