@@ -4,13 +4,16 @@
 //! An account that was emptied by mistake looks like many secrets that were deleted on purpose. So deletions are counted by
 //! store, and by account and region; those that would exceed the limits are held, and stay held until they are confirmed or
 //! the secrets are back. What is held counts against others for ten minutes, like what was carried out: one tenant's
-//! deletions that wait do not hold everybody's for ever. It promises: without a confirmation no more Secrets than the limits allow lose data within ten
-//! minutes; a confirmation covers the deletions that its token was shown for and no later one, once.
+//! deletions that wait do not hold those of the others for ever.
+//!
+//! It promises: without a confirmation no more Secrets than the limits allow lose data within ten minutes; a confirmation
+//! covers the deletions that its token was shown for and no later one, once.
 
 #[cfg(test)]
 mod tests;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
@@ -36,6 +39,8 @@ const KEPT: Duration = Duration::from_hours(1);
 const BURST: usize = 4;
 /// The pause between them, and between alerts of a store.
 const PAUSE: Duration = Duration::from_mins(5);
+/// How many ExternalSecrets and namespaces are named.
+const EXAMPLES: usize = 3;
 /// How many tokens of a store are kept. The pauses allow for no more.
 const TOKENS: usize = 16;
 
@@ -77,6 +82,8 @@ pub struct Shown {
     pub of: usize,
     /// Some of the ExternalSecrets, by name.
     pub examples: Vec<ObjectKey>,
+    /// The namespaces with most of them, and how many each has.
+    pub namespaces: Vec<(Arc<str>, usize)>,
     /// People may be called for it: there is news, and they were not called a moment ago.
     pub alert: bool,
 }
@@ -203,6 +210,21 @@ impl Token {
 impl Set {
     fn covers(&self, number: u64) -> bool {
         self.shown.iter().any(|token| token.covers(number))
+    }
+
+    /// Those with most of what is held.
+    fn namespaces(&self) -> Vec<(Arc<str>, usize)> {
+        let mut counts: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
+        for object in self.held.values() {
+            *counts.entry(&object.namespace).or_default() += 1;
+        }
+        let mut counts: Vec<_> = counts
+            .into_iter()
+            .map(|(name, n)| (Arc::clone(name), n))
+            .collect();
+        counts.sort_by_key(|(_, count)| Reverse(*count));
+        counts.truncate(EXAMPLES);
+        counts
     }
 
     fn announce(&mut self, now: Duration) {
@@ -496,7 +518,8 @@ impl Deletions {
                 token,
                 held: set.held.len(),
                 of: self.tallies.get(&group).map_or(0, |tally| tally.all),
-                examples: set.held.values().take(3).cloned().collect(),
+                examples: set.held.values().take(EXAMPLES).cloned().collect(),
+                namespaces: set.namespaces(),
                 alert,
             });
         }

@@ -233,6 +233,21 @@ fn what_stays_held_is_told_again_before_its_event_is_gone() {
     assert_eq!(deletions.show(secs(40_000)), []);
 }
 
+#[test]
+fn the_namespaces_with_most_of_what_is_held_are_counted() {
+    let mut deletions = Deletions::default();
+    for (namespace, count) in [("a", 1), ("b", 3), ("c", 2), ("d", 5)] {
+        for n in 0..count {
+            let object = ObjectKey::new(namespace, format!("db-{n}"));
+            deletions.see(secs(0), &object, &store(0), None, true);
+            assert_eq!(deletions.decide(secs(0), 0, &object, "t", true), Decision::Held);
+        }
+    }
+    let shown = deletions.show(secs(20));
+    let expected = [("d".into(), 5), ("b".into(), 3), ("c".into(), 2)];
+    assert_eq!((shown[0].held, &shown[0].namespaces[..]), (11, &expected[..]));
+}
+
 /// One of two deletions is held; the other one was carried out.
 fn toggled() -> (Deletions, String) {
     let mut deletions = fleet(2);

@@ -95,8 +95,13 @@ impl Stores {
         let Some(Indexed::Entry(entry)) = self.entry(&shown.store) else {
             return;
         };
-        let note = held_note(shown);
-        let alert = shown.alert.then_some(&*note);
+        let named = held_note(shown, &examples(shown));
+        // Many may read the events of a ClusterSecretStore, which are in namespace default.
+        let note = match kind_of(&shown.store) {
+            StoreKind::SecretStore => named.clone(),
+            StoreKind::ClusterSecretStore => held_note(shown, &counts(shown)),
+        };
+        let alert = shown.alert.then_some(&*named);
         let regarding = events::reference(kind_of(&shown.store).as_str(), &shown.store, &entry.uid);
         let reason = EventReason::DeletionHeld.as_str();
         self.events
@@ -144,41 +149,55 @@ impl Stores {
     }
 }
 
-/// What is held of a store. The command comes first and all names but those in it are cut: a note has 1 kB.
-fn held_note(shown: &Shown) -> String {
+/// What is held of a store. The command comes first and other names are cut: a note has 1 kB.
+fn held_note(shown: &Shown, of_what: &str) -> String {
     let Shown {
         store,
         token,
         held,
         of,
-        examples,
         ..
     } = shown;
-    let kind = kind_of(store);
     let namespace = match &*store.namespace {
         "" => String::new(),
         namespace => format!(" --namespace {namespace}"),
     };
-    let resource = match kind {
+    let resource = match kind_of(store) {
         StoreKind::SecretStore => "secretstores",
         StoreKind::ClusterSecretStore => "clustersecretstores",
     };
-    let names: Vec<_> = examples
-        .iter()
-        .map(|object| match kind {
-            StoreKind::SecretStore => short(&object.name),
-            StoreKind::ClusterSecretStore => format!("{}/{}", object.namespace, short(&object.name)),
-        })
-        .collect();
     format!(
         "Deletions are held. Only if they are meant, run `kubectl annotate {resource}.keyturn.dev {} --overwrite \
          {}={token}{namespace}`. Secrets are gone from AWS from which {held} of {of} Kubernetes Secrets of the store are made. \
-         That may be a mistake, so nothing is deleted; if it is one, restore the secrets in AWS. ExternalSecrets: {}{}",
+         That may be a mistake, so nothing is deleted; if it is one, restore the secrets in AWS. {of_what}",
         store.name,
         names::annotation::CONFIRM_DELETION,
-        names.join(", "),
-        if *held > examples.len() { ", ..." } else { "" },
     )
+}
+
+/// Some of the ExternalSecrets, by name.
+fn examples(shown: &Shown) -> String {
+    let names = shown.examples.iter();
+    let names: Vec<_> = match kind_of(&shown.store) {
+        StoreKind::SecretStore => names.map(|object| short(&object.name)).collect(),
+        StoreKind::ClusterSecretStore => names
+            .map(|object| format!("{}/{}", object.namespace, short(&object.name)))
+            .collect(),
+    };
+    let rest = if shown.held > names.len() { ", ..." } else { "" };
+    format!("ExternalSecrets: {}{rest}", names.join(", "))
+}
+
+/// How many there are in which namespaces, without a name of an object.
+fn counts(shown: &Shown) -> String {
+    let counts: Vec<_> = shown
+        .namespaces
+        .iter()
+        .map(|(namespace, count)| format!("{} ({count})", short(namespace)))
+        .collect();
+    let named: usize = shown.namespaces.iter().map(|(_, count)| count).sum();
+    let rest = if shown.held > named { ", ..." } else { "" };
+    format!("ExternalSecrets by namespace: {}{rest}", counts.join(", "))
 }
 
 /// A name of at most about 60 characters.
@@ -262,6 +281,7 @@ mod tests {
             token: "0123456789abcdef".to_owned(),
             held: 4000,
             of: 10_000,
+            namespaces: vec![("shop".into(), 2500), ("pay".into(), 900), ("web".into(), 1)],
             examples,
             alert: true,
         }
@@ -270,9 +290,13 @@ mod tests {
     #[test]
     fn the_command_that_confirms_is_whole_whatever_the_names() {
         let (long, namespace) = ("n".repeat(253), "s".repeat(63));
-        let examples = |namespace: &str| vec![ObjectKey::new(namespace, &*long); 3];
+        let three = |namespace: &str| vec![ObjectKey::new(namespace, &*long); 3];
+        let named = |store, of| {
+            let shown = shown(store, three(of));
+            held_note(&shown, &examples(&shown))
+        };
         let store = ObjectKey::new(&*namespace, &*long);
-        let note = held_note(&shown(store, examples(&namespace)));
+        let note = named(store, &namespace);
         let command = format!(
             "`kubectl annotate secretstores.keyturn.dev {long} --overwrite \
              keyturn.dev/confirm-deletion=0123456789abcdef --namespace {namespace}`"
@@ -280,9 +304,9 @@ mod tests {
         assert!(note.contains(&command), "{note}");
         assert!(note.len() <= 1024 && note.ends_with("nnn..., ..."), "{note}");
         assert!(note.contains("4000 of 10000 Kubernetes Secrets"), "{note}");
-        let cluster = held_note(&shown(ObjectKey::new("", &*long), examples(&namespace)));
+        let cluster = named(ObjectKey::new("", &*long), &namespace);
         assert!(cluster.len() <= 1024, "{cluster}");
-        let cluster = held_note(&shown(ObjectKey::new("", "aws"), examples("shop")));
+        let cluster = named(ObjectKey::new("", "aws"), "shop");
         assert!(
             cluster.contains(
                 "`kubectl annotate clustersecretstores.keyturn.dev aws --overwrite \
@@ -291,6 +315,25 @@ mod tests {
             "{cluster}"
         );
         assert_eq!(short("db"), "db");
+    }
+
+    #[test]
+    fn namespaces_are_counted_where_no_object_may_be_named() {
+        let mut held = shown(ObjectKey::new("", "aws"), vec![ObjectKey::new("shop", "db-7")]);
+        let note = held_note(&held, &counts(&held));
+        assert!(
+            note.ends_with("ExternalSecrets by namespace: shop (2500), pay (900), web (1), ..."),
+            "{note}"
+        );
+        assert!(!note.contains("db-7"), "{note}");
+        held.held = 3401;
+        let note = held_note(&held, &counts(&held));
+        assert!(note.ends_with("web (1)"), "{note}");
+        let name: Arc<str> = "s".repeat(63).into();
+        held.namespaces = vec![(name, 10_000); 3];
+        held.store = ObjectKey::new("", "n".repeat(253));
+        let note = held_note(&held, &counts(&held));
+        assert!(note.len() <= 1024 && note.contains("sss... (10000)"), "{note}");
     }
 
     #[test]
