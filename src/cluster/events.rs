@@ -194,6 +194,34 @@ impl Events {
         note: &str,
     ) {
         self.alert(&regarding, reason, note);
+        self.put(regarding, related, type_, reason, action, note);
+    }
+
+    /// Puts in an event whose alert has another text, or that is no alert this time.
+    pub fn emit_apart(
+        &self,
+        regarding: ObjectReference,
+        type_: EventType,
+        reason: &'static str,
+        action: &str,
+        note: &str,
+        alert: Option<&str>,
+    ) {
+        if let Some(alert) = alert {
+            self.alert(&regarding, reason, alert);
+        }
+        self.put(regarding, None, type_, reason, action, note);
+    }
+
+    fn put(
+        &self,
+        regarding: ObjectReference,
+        related: Option<ObjectReference>,
+        type_: EventType,
+        reason: &'static str,
+        action: &str,
+        note: &str,
+    ) {
         let event = Event {
             type_,
             reason: reason.to_owned(),

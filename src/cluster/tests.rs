@@ -874,6 +874,16 @@ async fn what_somebody_may_want_to_be_called_for_is_handed_on_and_nothing_else()
         (alert.reason, &*alert.kind),
         ("DeletionHeld", "ClusterSecretStore")
     );
+    // An alert may have a text of its own, or be left out.
+    for alert in [None, Some("of its own")] {
+        let about = ObjectReference {
+            kind: Some("SecretStore".to_owned()),
+            ..ObjectReference::default()
+        };
+        events.emit_apart(about, EventType::Warning, "DeletionHeld", "Delete", "note", alert);
+    }
+    let alert = alerts.recv().await.unwrap();
+    assert_eq!((&*alert.kind, &*alert.note), ("SecretStore", "of its own"));
     for _ in 0..100 {
         emit("RotationStuck");
     }

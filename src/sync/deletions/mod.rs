@@ -3,13 +3,17 @@
 //!
 //! An account that was emptied by mistake looks like many secrets that were deleted on purpose. So deletions are counted by
 //! store, and by account and region; those that would exceed the limits are held, and stay held until they are confirmed or
-//! the secrets are back. It promises: without a confirmation no more Secrets than the limits allow lose data within ten
-//! minutes; a confirmation covers the deletions that its token was shown for and no later one, once.
+//! the secrets are back. What is held counts against others for ten minutes, like what was carried out: one tenant's
+//! deletions that wait do not hold those of the others for ever.
+//!
+//! It promises: without a confirmation no more Secrets than the limits allow lose data within ten minutes; a confirmation
+//! covers the deletions that its token was shown for and no later one, once.
 
 #[cfg(test)]
 mod tests;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
@@ -27,8 +31,18 @@ const ALL: usize = 2;
 const QUIET: Duration = Duration::from_secs(15);
 /// A set that grows all the time is shown after this.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// How many tokens of a store are remembered, the last ones. An earlier one covers the deletions that it was shown for.
-const TOKENS: usize = 4;
+/// What is held is told again after this: an event is kept for an hour, and its token must be there to be found.
+const REPEAT: Duration = Duration::from_mins(50);
+/// A token is good for so long after it was told last, as its event is. What is held once more within that is no news.
+const KEPT: Duration = Duration::from_hours(1);
+/// So many tokens of a store come as fast as there is news; as long as they are kept, further ones after a pause.
+const BURST: usize = 4;
+/// The pause between them, and between alerts of a store.
+const PAUSE: Duration = Duration::from_mins(5);
+/// How many ExternalSecrets and namespaces are named.
+const EXAMPLES: usize = 3;
+/// How many tokens of a store are kept. The pauses allow for no more.
+const TOKENS: usize = 16;
 
 /// What deletions are counted by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +82,10 @@ pub struct Shown {
     pub of: usize,
     /// Some of the ExternalSecrets, by name.
     pub examples: Vec<ObjectKey>,
+    /// The namespaces with most of them, and how many each has.
+    pub namespaces: Vec<(Arc<str>, usize)>,
+    /// People may be called for it: there is news, and they were not called a moment ago.
+    pub alert: bool,
 }
 
 /// What a confirmation came to.
@@ -91,6 +109,8 @@ pub struct Deletions {
     tallies: HashMap<Group, Tally>,
     /// Deletions that were carried out, in the order of time.
     recent: VecDeque<(Duration, ObjectKey)>,
+    /// Deletions that were held within the window, by when and by number.
+    fresh: BTreeMap<(Duration, u64), ObjectKey>,
     /// By store.
     sets: BTreeMap<ObjectKey, Set>,
     /// The number of the last deletion that was held.
@@ -118,7 +138,12 @@ enum Wish {
     /// AWS has yet to confirm it.
     Pending(Box<str>),
     /// A person has to confirm it.
-    Held { token: Box<str>, number: u64 },
+    Held {
+        token: Box<str>,
+        number: u64,
+        /// When it was held, within the window.
+        fresh: Option<Duration>,
+    },
     /// A person has confirmed it.
     Confirmed(Box<str>),
 }
@@ -153,17 +178,115 @@ struct Set {
     held: BTreeMap<u64, ObjectKey>,
     /// Since when there is something to show, and when the last of it came.
     news: Option<(Duration, Duration)>,
-    /// Tokens, and the number of the last deletion that each was shown for.
-    shown: VecDeque<(String, u64)>,
+    /// When it was shown last.
+    told: Option<Duration>,
+    /// When people were called last, and whether there was news since.
+    alerted: Option<Duration>,
+    owed: bool,
+    /// The last one is the one that was told last.
+    shown: VecDeque<Token>,
+    /// Deletions that were shown, and are not wanted any more: one that is held once more has the number it had.
+    released: HashMap<ObjectKey, (u64, Box<str>)>,
     /// The wrong token that was told last.
     wrong: Option<String>,
+}
+
+/// A token that was shown.
+#[derive(Clone, Debug)]
+struct Token {
+    text: String,
+    /// When it was told last.
+    at: Duration,
+    /// The deletions that it was shown for, sorted.
+    numbers: Vec<u64>,
+}
+
+impl Token {
+    fn covers(&self, number: u64) -> bool {
+        self.numbers.binary_search(&number).is_ok()
+    }
+}
+
+impl Set {
+    fn covers(&self, number: u64) -> bool {
+        self.shown.iter().any(|token| token.covers(number))
+    }
+
+    /// Those with most of what is held.
+    fn namespaces(&self) -> Vec<(Arc<str>, usize)> {
+        let mut counts: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
+        for object in self.held.values() {
+            *counts.entry(&object.namespace).or_default() += 1;
+        }
+        let mut counts: Vec<_> = counts
+            .into_iter()
+            .map(|(name, n)| (Arc::clone(name), n))
+            .collect();
+        counts.sort_by_key(|(_, count)| Reverse(*count));
+        counts.truncate(EXAMPLES);
+        counts
+    }
+
+    fn announce(&mut self, now: Duration) {
+        self.news = Some((self.news.map_or(now, |(since, _)| since), now));
+    }
+
+    /// Nothing is held any more. The tokens stay for what is held once more.
+    fn clear(&mut self) {
+        self.news = None;
+        self.owed = false;
+        self.wrong = None;
+    }
+
+    /// Forgets old tokens. What only they were shown for is news again.
+    fn expire(&mut self, now: Duration) {
+        let before = self.shown.len();
+        self.shown.retain(|token| now < token.at + KEPT);
+        let surplus = self.shown.len().saturating_sub(TOKENS);
+        self.shown.drain(..surplus);
+        if self.shown.len() == before {
+            return;
+        }
+        let shown = &self.shown;
+        let covers = |number: u64| shown.iter().any(|token| token.covers(number));
+        self.released.retain(|_, (number, _)| covers(*number));
+        if !self.held.keys().all(|number| covers(*number)) {
+            self.announce(now);
+        }
+    }
+
+    fn is_due(&self, now: Duration) -> bool {
+        let paused = |since: Option<Duration>, pause| since.is_none_or(|since| now >= since + pause);
+        match self.news {
+            Some((since, last)) => {
+                (now >= last + QUIET || now >= since + PATIENCE)
+                    && (self.shown.len() < BURST || paused(self.told, PAUSE))
+            }
+            None => (self.owed && paused(self.alerted, PAUSE)) || paused(self.told, REPEAT),
+        }
+    }
+
+    /// Whether people may be called for what is told now.
+    fn alert(&mut self, now: Duration) -> bool {
+        let owed = self.news.take().is_some() || self.owed;
+        let alert = owed && self.alerted.is_none_or(|at| now >= at + PAUSE);
+        self.owed = owed && !alert;
+        if alert {
+            self.alerted = Some(now);
+        }
+        alert
+    }
 }
 
 impl Member {
     /// What it counts for.
     fn tally(&self) -> Tally {
         let lost = self.gone.as_ref().is_some_and(|gone| !gone.confirmed);
-        let losing = lost || matches!(self.wish, Wish::Pending(_) | Wish::Held { .. });
+        let losing = match &self.wish {
+            Wish::Pending(_) => true,
+            Wish::Held { fresh, .. } => lost || fresh.is_some(),
+            Wish::None | Wish::Confirmed(_) => lost,
+        };
         Tally {
             all: usize::from(self.exists || self.gone.is_some() || self.wish != Wish::None),
             losing: usize::from(losing),
@@ -304,15 +427,18 @@ impl Deletions {
         };
         let over = |group| self.tallies.get(&group).copied().unwrap_or_default().is_over();
         if !confirmed && (held || member.groups().any(over)) {
-            self.number += 1;
+            let number = self.number_of(object, &member.store, token);
             member.wish = Wish::Held {
                 token: token.into(),
-                number: self.number,
+                number,
+                fresh: Some(now),
             };
             let store = member.store.clone();
             self.put(object, Some(member));
             let set = self.sets.entry(store).or_default();
-            set.news = Some((set.news.map_or(now, |(since, _)| since), now));
+            if !set.covers(number) {
+                set.announce(now);
+            }
             return Decision::Held;
         }
         member.wish = Wish::None;
@@ -329,6 +455,20 @@ impl Deletions {
         Decision::Go
     }
 
+    /// The number of a deletion that is to be held: the one it had, if a token that is kept was shown for it.
+    fn number_of(&mut self, object: &ObjectKey, store: &ObjectKey, token: &str) -> u64 {
+        let set = self.sets.get_mut(store);
+        if let Some(set) = set
+            && let Some((number, released)) = set.released.remove(object)
+            && *released == *token
+            && set.covers(number)
+        {
+            return number;
+        }
+        self.number += 1;
+        self.number
+    }
+
     /// When the last deletion of the ExternalSecret's data was carried out, if that was within the window.
     pub fn time_of(&self, object: &ObjectKey) -> Option<i64> {
         self.members.get(object)?.gone.as_ref().map(|gone| gone.time)
@@ -341,7 +481,8 @@ impl Deletions {
 
     /// Stores with held deletions.
     pub fn stores(&self) -> Vec<ObjectKey> {
-        self.sets.keys().cloned().collect()
+        let held = self.sets.iter().filter(|(_, set)| !set.held.is_empty());
+        held.map(|(store, _)| store.clone()).collect()
     }
 
     /// The sets that are to be shown now.
@@ -349,14 +490,12 @@ impl Deletions {
         self.expire(now);
         let mut all = Vec::new();
         for (store, set) in &mut self.sets {
-            let Some((since, last)) = set.news else { continue };
-            if now < last + QUIET && now < since + PATIENCE {
+            set.expire(now);
+            if set.held.is_empty() || !set.is_due(now) {
                 continue;
             }
-            set.news = None;
-            let Some(last) = set.held.keys().next_back().copied() else {
-                continue;
-            };
+            let alert = set.alert(now);
+            set.told = Some(now);
             let mut tokens: Vec<&str> = set
                 .held
                 .values()
@@ -367,19 +506,25 @@ impl Deletions {
                 .collect();
             tokens.sort_unstable();
             let token = token::of_set(tokens);
-            set.shown.retain(|(shown, _)| *shown != token);
-            set.shown.push_back((token.clone(), last));
-            let surplus = set.shown.len().saturating_sub(TOKENS);
-            set.shown.drain(..surplus);
+            set.shown.retain(|shown| shown.text != token);
+            set.shown.push_back(Token {
+                text: token.clone(),
+                at: now,
+                numbers: set.held.keys().copied().collect(),
+            });
             let group = Group::Store(store.clone());
             all.push(Shown {
                 store: store.clone(),
                 token,
                 held: set.held.len(),
                 of: self.tallies.get(&group).map_or(0, |tally| tally.all),
-                examples: set.held.values().take(3).cloned().collect(),
+                examples: set.held.values().take(EXAMPLES).cloned().collect(),
+                namespaces: set.namespaces(),
+                alert,
             });
         }
+        self.sets
+            .retain(|_, set| !(set.held.is_empty() && set.shown.is_empty()));
         all
     }
 
@@ -401,22 +546,28 @@ impl Deletions {
         let Some(set) = self.sets.get_mut(store) else {
             return Confirmed::Nothing;
         };
-        let Some((_, last)) = set.shown.iter().find(|(shown, _)| shown == token) else {
-            let Some((current, _)) = set.shown.back() else {
+        let held = &set.held;
+        let covered = |shown: &Token| -> Vec<ObjectKey> {
+            let numbers = shown.numbers.iter();
+            numbers.filter_map(|number| held.get(number).cloned()).collect()
+        };
+        let found = set.shown.iter().find(|shown| shown.text == token);
+        let objects = found.map(covered).unwrap_or_default();
+        let is_last = set.shown.back().is_some_and(|last| last.text == token);
+        if objects.is_empty() && !is_last {
+            // The last one may be of deletions that are not held any more.
+            let current = set.shown.iter().rev().find(|shown| !covered(shown).is_empty());
+            let Some(current) = current.filter(|_| set.wrong.as_deref() != Some(token)) else {
                 return Confirmed::Nothing;
             };
-            if set.wrong.as_deref() == Some(token) {
-                return Confirmed::Nothing;
-            }
-            let current = current.clone();
+            let current = current.text.clone();
             set.wrong = Some(token.to_owned());
             return Confirmed::Wrong { current };
-        };
-        let objects: Vec<_> = set
-            .held
-            .range(..=*last)
-            .map(|(_, object)| object.clone())
-            .collect();
+        }
+        // It is used up also for what it was shown for and is not held at the moment.
+        if let Some(found) = found {
+            set.released.retain(|_, (number, _)| !found.covers(*number));
+        }
         for object in &objects {
             let Some(mut member) = self.members.get(object).cloned() else {
                 continue;
@@ -429,8 +580,20 @@ impl Deletions {
         Confirmed::All(objects)
     }
 
-    /// Forgets what was carried out before the window.
+    /// Forgets what was carried out before the window; what was held before it counts no more.
     fn expire(&mut self, now: Duration) {
+        while let Some((key, object)) = self.fresh.pop_first() {
+            if key.0 + WINDOW > now {
+                self.fresh.insert(key, object);
+                break;
+            }
+            if let Some(mut member) = self.members.get(&object).cloned()
+                && let Wish::Held { fresh, .. } = &mut member.wish
+            {
+                *fresh = None;
+                self.put(&object, Some(member));
+            }
+        }
         while let Some((at, object)) = self.recent.front().filter(|(at, _)| *at + WINDOW <= now).cloned() {
             self.recent.pop_front();
             let Some(mut member) = self.members.get(&object).cloned() else {
@@ -462,11 +625,15 @@ impl Deletions {
                     }
                 }
             }
-            if let Wish::Held { number, .. } = before.wish
-                && let Some(set) = self.sets.get_mut(&before.store)
-            {
-                set.held.remove(&number);
+            if let Wish::Held { number, fresh, .. } = before.wish {
+                if let Some(at) = fresh {
+                    self.fresh.remove(&(at, number));
+                }
+                if let Some(set) = self.sets.get_mut(&before.store) {
+                    set.held.remove(&number);
+                }
             }
+            self.release(object, before, member.as_ref());
         }
         if let Some(member) = &member {
             let of = member.tally();
@@ -475,18 +642,35 @@ impl Deletions {
                 tally.all += of.all;
                 tally.losing += of.losing;
             }
-            if let Wish::Held { number, .. } = member.wish {
+            if let Wish::Held { number, fresh, .. } = member.wish {
+                if let Some(at) = fresh {
+                    self.fresh.insert((at, number), object.clone());
+                }
                 let set = self.sets.entry(member.store.clone()).or_default();
                 set.held.insert(number, object.clone());
             }
         }
         if let Some(before) = before
-            && self
-                .sets
-                .get(&before.store)
-                .is_some_and(|set| set.held.is_empty())
+            && let Some(set) = self.sets.get_mut(&before.store)
+            && set.held.is_empty()
         {
-            self.sets.remove(&before.store);
+            set.clear();
+            if set.shown.is_empty() {
+                self.sets.remove(&before.store);
+            }
+        }
+    }
+
+    /// Keeps in mind what was held and shown, and is not wanted now: it may be held once more.
+    fn release(&mut self, object: &ObjectKey, before: &Member, member: Option<&Member>) {
+        let Wish::Held { token, number, .. } = &before.wish else {
+            return;
+        };
+        if member.is_none_or(|member| member.wish == Wish::None)
+            && let Some(set) = self.sets.get_mut(&before.store)
+            && set.covers(*number)
+        {
+            set.released.insert(object.clone(), (*number, token.clone()));
         }
     }
 }

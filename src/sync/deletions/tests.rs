@@ -101,6 +101,52 @@ fn the_window_ends_and_what_is_held_stays_held() {
 }
 
 #[test]
+fn what_waits_for_a_person_holds_others_for_ten_minutes_only() {
+    let mut deletions = Deletions::default();
+    // Ten ExternalSecrets of one tenant and one of another, by stores of their own in one account.
+    for n in 0..11 {
+        deletions.see(
+            secs(0),
+            &object(n),
+            &store(usize::from(n == 10)),
+            Some(&place("1")),
+            true,
+        );
+    }
+    for n in 0..10 {
+        deletions.expect(&object(n), &format!("t{n}"));
+    }
+    for n in 0..10 {
+        assert_eq!(decide(&mut deletions, n as u64, n), Decision::Held, "{n}");
+    }
+    assert_eq!(decide(&mut deletions, 9, 10), Decision::Held);
+    deletions.withdraw(&object(10));
+    // The last of them were held too recently.
+    assert_eq!(decide(&mut deletions, 604, 10), Decision::Held);
+    deletions.withdraw(&object(10));
+    assert_eq!(decide(&mut deletions, 609, 10), Decision::Go);
+    // They themselves wait on, and asking again makes them no newer.
+    for n in 0..10 {
+        assert_eq!(decide(&mut deletions, 5000, n), Decision::Held, "{n}");
+    }
+    deletions.see(secs(5001), &object(11), &store(0), Some(&place("1")), true);
+    assert_eq!(
+        decide(&mut deletions, 5001, 11),
+        Decision::Go,
+        "of the same store"
+    );
+    // All at once are held again, however long others waited before.
+    for n in 12..20 {
+        deletions.see(secs(6000), &object(n), &store(0), Some(&place("1")), true);
+        deletions.expect(&object(n), &format!("t{n}"));
+    }
+    for n in 12..20 {
+        assert_eq!(decide(&mut deletions, 6000, n), Decision::Held, "{n}");
+    }
+    assert_eq!(deletions.fresh.len(), 8);
+}
+
+#[test]
 fn accounts_and_regions_count_over_all_their_stores() {
     let mut deletions = Deletions::default();
     for n in 0..10 {
@@ -164,6 +210,167 @@ fn one_token_confirms_what_it_was_shown_for_and_only_once() {
     assert_eq!(decide(&mut deletions, 96, 5), Decision::Go);
     assert!(!deletions.confirm(&object(5), "t5"), "used up");
     assert_eq!(deletions.stores(), []);
+}
+
+#[test]
+fn what_stays_held_is_told_again_before_its_event_is_gone() {
+    let mut deletions = fleet(1);
+    assert_eq!(
+        deletions.decide(secs(1), 0, &object(0), "t0", true),
+        Decision::Held
+    );
+    let mut told = Vec::new();
+    for now in (0..20_000).step_by(10) {
+        for shown in deletions.show(secs(now)) {
+            told.push((now, shown.alert, shown.token));
+        }
+    }
+    let token = told[0].2.clone();
+    let expected: Vec<_> = (0..7).map(|n| (20 + n * 3000, n == 0, token.clone())).collect();
+    assert_eq!(told, expected);
+    // What is back in AWS is told no more.
+    deletions.withdraw(&object(0));
+    assert_eq!(deletions.show(secs(40_000)), []);
+}
+
+#[test]
+fn the_namespaces_with_most_of_what_is_held_are_counted() {
+    let mut deletions = Deletions::default();
+    for (namespace, count) in [("a", 1), ("b", 3), ("c", 2), ("d", 5)] {
+        for n in 0..count {
+            let object = ObjectKey::new(namespace, format!("db-{n}"));
+            deletions.see(secs(0), &object, &store(0), None, true);
+            assert_eq!(deletions.decide(secs(0), 0, &object, "t", true), Decision::Held);
+        }
+    }
+    let shown = deletions.show(secs(20));
+    let expected = [("d".into(), 5), ("b".into(), 3), ("c".into(), 2)];
+    assert_eq!((shown[0].held, &shown[0].namespaces[..]), (11, &expected[..]));
+}
+
+/// One of two deletions is held; the other one was carried out.
+fn toggled() -> (Deletions, String) {
+    let mut deletions = fleet(2);
+    assert_eq!(decide(&mut deletions, 0, 0), Decision::Go);
+    assert_eq!(decide(&mut deletions, 0, 1), Decision::Held);
+    let shown = deletions.show(secs(20));
+    assert!(shown[0].alert);
+    (deletions, shown[0].token.clone())
+}
+
+/// The policy keeps everything, then follows deletions again.
+fn toggle(deletions: &mut Deletions, now: u64) -> Decision {
+    deletions.forget(&object(1));
+    deletions.see(secs(now), &object(1), &store(0), Some(&place("1")), true);
+    deletions.decide(secs(now), 0, &object(1), "t1", true)
+}
+
+#[test]
+fn the_same_deletion_held_once_more_is_no_news_and_keeps_its_token() {
+    let (mut deletions, token) = toggled();
+    for now in 21..1000 {
+        assert_eq!(toggle(&mut deletions, now), Decision::Held);
+        assert_eq!(deletions.show(secs(now)), [], "{now}");
+    }
+    assert_eq!(deletions.sets.len(), 1);
+    let confirmed = Confirmed::All(vec![object(1)]);
+    assert_eq!(deletions.confirm_store(&store(0), &token), confirmed);
+
+    // After an hour it is news, and nothing is kept of what is not held.
+    let (mut deletions, token) = toggled();
+    deletions.forget(&object(1));
+    assert_eq!(deletions.stores(), []);
+    assert_eq!(
+        deletions.confirm_store(&store(0), "other"),
+        Confirmed::Nothing,
+        "nothing is held"
+    );
+    deletions.show(secs(20 + 3600));
+    assert!(deletions.sets.is_empty());
+    assert_eq!(toggle(&mut deletions, 3700), Decision::Held);
+    let shown = deletions.show(secs(3720));
+    assert!(shown[0].alert && shown[0].token == token);
+}
+
+#[test]
+fn a_used_token_does_not_cover_what_was_not_held_as_it_was_used() {
+    let mut deletions = fleet(3);
+    for n in 0..2 {
+        let token = format!("t{n}");
+        assert_eq!(
+            deletions.decide(secs(0), 0, &object(n), &token, true),
+            Decision::Held
+        );
+    }
+    let first = deletions.show(secs(20))[0].token.clone();
+    // It is back for a while.
+    deletions.withdraw(&object(1));
+    let confirmed = Confirmed::All(vec![object(0)]);
+    assert_eq!(deletions.confirm_store(&store(0), &first), confirmed);
+    assert_eq!(
+        deletions.decide(secs(30), 0, &object(1), "t1", true),
+        Decision::Held
+    );
+    let Confirmed::All(none) = deletions.confirm_store(&store(0), &first) else {
+        panic!("the last token is no wrong one")
+    };
+    assert_eq!(none, []);
+    let shown = deletions.show(secs(50));
+    assert_eq!(shown.len(), 1, "it needs a token that covers it");
+    let current = shown[0].token.clone();
+    assert_eq!(
+        deletions.confirm_store(&store(0), &first),
+        Confirmed::Wrong {
+            current: current.clone()
+        }
+    );
+    assert_eq!(
+        deletions.confirm_store(&store(0), &current),
+        Confirmed::All(vec![object(1)])
+    );
+}
+
+#[test]
+fn a_set_that_grows_without_end_calls_people_every_five_minutes_and_every_token_is_good_for_an_hour() {
+    let mut deletions = fleet(400);
+    let (mut told, mut alerts) = (Vec::new(), Vec::new());
+    for now in 0..7200 {
+        if now % 20 == 0 {
+            let n = usize::try_from(now / 20).unwrap();
+            let token = format!("t{n}");
+            assert_eq!(
+                deletions.decide(secs(now), 0, &object(n), &token, true),
+                Decision::Held
+            );
+        }
+        for shown in deletions.show(secs(now)) {
+            told.push((now, shown.token));
+            if shown.alert {
+                alerts.push(now);
+            }
+        }
+        let known = &deletions.sets[&store(0)].shown;
+        for (at, token) in told.iter().rev().take_while(|(at, _)| at + 3600 > now) {
+            assert!(known.iter().any(|shown| shown.text == *token), "{at} {now}");
+        }
+    }
+    assert!(
+        alerts.windows(2).all(|pair| pair[1] - pair[0] >= 300),
+        "{alerts:?}"
+    );
+    assert!((20..=24).contains(&alerts.len()), "{alerts:?}");
+    // What was told without an alert is made up for, also if nothing is added.
+    let mut deletions = fleet(2);
+    let mut held = |now, n: usize| {
+        let token = format!("t{n}");
+        deletions.decide(secs(now), 0, &object(n), &token, true);
+        let shown = deletions.show(secs(now + 20));
+        (shown.len(), shown[0].alert)
+    };
+    assert_eq!((held(0, 0), held(40, 1)), ((1, true), (1, false)));
+    assert_eq!(deletions.show(secs(319)), []);
+    assert!(deletions.show(secs(320))[0].alert);
+    assert_eq!(deletions.show(secs(700)), []);
 }
 
 #[test]
@@ -233,7 +440,7 @@ fn what_is_forgotten_still_counts_until_the_window_ends() {
     }
     deletions.show(secs(600));
     assert!(deletions.members.is_empty() && deletions.tallies.is_empty() && deletions.sets.is_empty());
-    assert!(deletions.recent.is_empty());
+    assert!(deletions.recent.is_empty() && deletions.fresh.is_empty());
 }
 
 /// One step of a random history.
@@ -291,6 +498,7 @@ proptest! {
         let mut went: Vec<(u64, usize)> = Vec::new();
         let mut confirmed: BTreeSet<usize> = BTreeSet::new();
         let mut tokens: [Option<String>; 2] = [None, None];
+        let mut alerted: [Option<u64>; 2] = [None, None];
         for step in steps {
             match step {
                 Step::Wait(time) => now += time,
@@ -346,16 +554,31 @@ proptest! {
                 }
             }
             prop_assert_eq!(&recount(&deletions), &deletions.tallies);
+            // What was held counts against others within the window, and no longer.
+            let fresh: BTreeSet<_> = deletions
+                .members
+                .values()
+                .filter_map(|member| match member.wish {
+                    Wish::Held { number, fresh: Some(at), .. } => Some((at, number)),
+                    _ => None,
+                })
+                .collect();
+            prop_assert!(deletions.fresh.keys().copied().eq(fresh.iter().copied()));
+            deletions.expire(secs(now));
+            prop_assert!(deletions.fresh.keys().all(|(at, _)| *at + WINDOW > secs(now)));
             let held = deletions.members.values().filter(|member| matches!(member.wish, Wish::Held { .. })).count();
             prop_assert_eq!(held, deletions.held());
             for shown in deletions.show(secs(now)) {
+                let at = &mut alerted[usize::from(shown.store == store(1))];
+                prop_assert!(!shown.alert || at.is_none_or(|at| at + 300 <= now), "two alerts");
+                *at = shown.alert.then_some(now).or(*at);
                 tokens[usize::from(shown.store == store(1))] = Some(shown.token);
             }
             // What is held was shown, or is about to be.
             for (store, set) in &deletions.sets {
-                let last = set.held.keys().next_back().copied().unwrap_or_default();
-                let shown = set.shown.back().is_some_and(|(_, shown)| *shown >= last);
+                let shown = set.held.keys().all(|number| set.covers(*number));
                 prop_assert!(shown || set.news.is_some(), "{store} holds in silence");
+                prop_assert!(set.shown.len() <= TOKENS && set.released.len() <= 14);
             }
             prop_assert!(deletions.recent.len() <= 120 && deletions.members.len() <= 14);
         }

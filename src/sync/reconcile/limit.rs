@@ -144,6 +144,8 @@ impl Context {
         let confirmed = self.deletions().confirm_store(store, &token);
         match confirmed {
             Confirmed::Nothing => {}
+            // It was used before.
+            Confirmed::All(objects) if objects.is_empty() => {}
             Confirmed::All(objects) => {
                 tracing::info!(%store, objects = objects.len(), "held deletions were confirmed");
                 for object in objects {

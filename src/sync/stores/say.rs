@@ -21,6 +21,9 @@ use crate::{
 
 use super::{StoreEntry, Stores, kind_of};
 
+/// The most of a name that goes into a list of examples: names have 253 characters.
+const SHORT: usize = 60;
+
 impl Stores {
     /// Writes the status of a store where it differs.
     pub(super) async fn say(
@@ -87,42 +90,22 @@ impl Stores {
         self.events.emit(regarding, type_, reason.as_str(), "Read", &note);
     }
 
-    /// Many deletions of a store are held: one event, and an alert.
+    /// Many deletions of a store are held: one event, and an alert if there is news.
     pub fn tell_held(&self, shown: &Shown) {
-        let Shown {
-            store,
-            token,
-            held,
-            of,
-            examples,
-        } = shown;
-        let Some(Indexed::Entry(entry)) = self.entry(store) else {
+        let Some(Indexed::Entry(entry)) = self.entry(&shown.store) else {
             return;
         };
-        let kind = kind_of(store);
-        let examples: Vec<_> = examples.iter().map(ToString::to_string).collect();
-        let namespace = match &*store.namespace {
-            "" => String::new(),
-            namespace => format!(" --namespace {namespace}"),
+        let named = held_note(shown, &examples(shown));
+        // Many may read the events of a ClusterSecretStore, which are in namespace default.
+        let note = match kind_of(&shown.store) {
+            StoreKind::SecretStore => named.clone(),
+            StoreKind::ClusterSecretStore => held_note(shown, &counts(shown)),
         };
-        let note = format!(
-            "Secrets are gone from AWS from which {held} of {of} Kubernetes Secrets of {kind} {} are made (ExternalSecrets {}{}). \
-             That may be a mistake, so nothing is deleted. Restore the secrets in AWS. If the deletion is meant, run `kubectl \
-             annotate {}.keyturn.dev {}{namespace} --overwrite {}={token}`",
-            store.name,
-            examples.join(", "),
-            if *held > examples.len() { ", ..." } else { "" },
-            match kind {
-                StoreKind::SecretStore => "secretstores",
-                StoreKind::ClusterSecretStore => "clustersecretstores",
-            },
-            store.name,
-            names::annotation::CONFIRM_DELETION,
-        );
-        let regarding = events::reference(kind.as_str(), store, &entry.uid);
+        let alert = shown.alert.then_some(&*named);
+        let regarding = events::reference(kind_of(&shown.store).as_str(), &shown.store, &entry.uid);
         let reason = EventReason::DeletionHeld.as_str();
         self.events
-            .emit(regarding, EventType::Warning, reason, "Delete", &note);
+            .emit_apart(regarding, EventType::Warning, reason, "Delete", &note, alert);
     }
 
     /// Somebody confirmed with a token that is none of those shown, or is used up.
@@ -163,6 +146,65 @@ impl Stores {
             format!("{:?}: {}{raised}", mode.detection, mode.why),
             capabilities,
         ))
+    }
+}
+
+/// What is held of a store. The command comes first and other names are cut: a note has 1 kB.
+fn held_note(shown: &Shown, of_what: &str) -> String {
+    let Shown {
+        store,
+        token,
+        held,
+        of,
+        ..
+    } = shown;
+    let namespace = match &*store.namespace {
+        "" => String::new(),
+        namespace => format!(" --namespace {namespace}"),
+    };
+    let resource = match kind_of(store) {
+        StoreKind::SecretStore => "secretstores",
+        StoreKind::ClusterSecretStore => "clustersecretstores",
+    };
+    format!(
+        "Deletions are held. Only if they are meant, run `kubectl annotate {resource}.keyturn.dev {} --overwrite \
+         {}={token}{namespace}`. Secrets are gone from AWS from which {held} of {of} Kubernetes Secrets of the store are made. \
+         That may be a mistake, so nothing is deleted; if it is one, restore the secrets in AWS. {of_what}",
+        store.name,
+        names::annotation::CONFIRM_DELETION,
+    )
+}
+
+/// Some of the ExternalSecrets, by name.
+fn examples(shown: &Shown) -> String {
+    let names = shown.examples.iter();
+    let names: Vec<_> = match kind_of(&shown.store) {
+        StoreKind::SecretStore => names.map(|object| short(&object.name)).collect(),
+        StoreKind::ClusterSecretStore => names
+            .map(|object| format!("{}/{}", object.namespace, short(&object.name)))
+            .collect(),
+    };
+    let rest = if shown.held > names.len() { ", ..." } else { "" };
+    format!("ExternalSecrets: {}{rest}", names.join(", "))
+}
+
+/// How many there are in which namespaces, without a name of an object.
+fn counts(shown: &Shown) -> String {
+    let counts: Vec<_> = shown
+        .namespaces
+        .iter()
+        .map(|(namespace, count)| format!("{} ({count})", short(namespace)))
+        .collect();
+    let named: usize = shown.namespaces.iter().map(|(_, count)| count).sum();
+    let rest = if shown.held > named { ", ..." } else { "" };
+    format!("ExternalSecrets by namespace: {}{rest}", counts.join(", "))
+}
+
+/// A name of at most about 60 characters.
+fn short(name: &str) -> String {
+    match name.get(..SHORT) {
+        Some(start) if name.len() > SHORT => format!("{start}..."),
+        _ => name.to_owned(),
     }
 }
 
@@ -231,6 +273,67 @@ mod tests {
         };
         let mode = mode.map(|mode| (mode.to_owned(), capabilities));
         compose(at.parse().unwrap(), entry, ready, mode)
+    }
+
+    fn shown(store: ObjectKey, examples: Vec<ObjectKey>) -> Shown {
+        Shown {
+            store,
+            token: "0123456789abcdef".to_owned(),
+            held: 4000,
+            of: 10_000,
+            namespaces: vec![("shop".into(), 2500), ("pay".into(), 900), ("web".into(), 1)],
+            examples,
+            alert: true,
+        }
+    }
+
+    #[test]
+    fn the_command_that_confirms_is_whole_whatever_the_names() {
+        let (long, namespace) = ("n".repeat(253), "s".repeat(63));
+        let three = |namespace: &str| vec![ObjectKey::new(namespace, &*long); 3];
+        let named = |store, of| {
+            let shown = shown(store, three(of));
+            held_note(&shown, &examples(&shown))
+        };
+        let store = ObjectKey::new(&*namespace, &*long);
+        let note = named(store, &namespace);
+        let command = format!(
+            "`kubectl annotate secretstores.keyturn.dev {long} --overwrite \
+             keyturn.dev/confirm-deletion=0123456789abcdef --namespace {namespace}`"
+        );
+        assert!(note.contains(&command), "{note}");
+        assert!(note.len() <= 1024 && note.ends_with("nnn..., ..."), "{note}");
+        assert!(note.contains("4000 of 10000 Kubernetes Secrets"), "{note}");
+        let cluster = named(ObjectKey::new("", &*long), &namespace);
+        assert!(cluster.len() <= 1024, "{cluster}");
+        let cluster = named(ObjectKey::new("", "aws"), "shop");
+        assert!(
+            cluster.contains(
+                "`kubectl annotate clustersecretstores.keyturn.dev aws --overwrite \
+                 keyturn.dev/confirm-deletion=0123456789abcdef`"
+            ),
+            "{cluster}"
+        );
+        assert_eq!(short("db"), "db");
+    }
+
+    #[test]
+    fn namespaces_are_counted_where_no_object_may_be_named() {
+        let mut held = shown(ObjectKey::new("", "aws"), vec![ObjectKey::new("shop", "db-7")]);
+        let note = held_note(&held, &counts(&held));
+        assert!(
+            note.ends_with("ExternalSecrets by namespace: shop (2500), pay (900), web (1), ..."),
+            "{note}"
+        );
+        assert!(!note.contains("db-7"), "{note}");
+        held.held = 3401;
+        let note = held_note(&held, &counts(&held));
+        assert!(note.ends_with("web (1)"), "{note}");
+        let name: Arc<str> = "s".repeat(63).into();
+        held.namespaces = vec![(name, 10_000); 3];
+        held.store = ObjectKey::new("", "n".repeat(253));
+        let note = held_note(&held, &counts(&held));
+        assert!(note.len() <= 1024 && note.contains("sss... (10000)"), "{note}");
     }
 
     #[test]
