@@ -15,10 +15,10 @@ use aws_credential_types::{
     provider::{self, ProvideCredentials, error::CredentialsError, future},
 };
 use aws_sdk_secretsmanager::{config::http::HttpResponse, error::SdkError};
-use futures::future::BoxFuture;
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{self, Notify},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -28,7 +28,7 @@ use super::{
     kube_tokens::KubeTokens,
     limit::{Bucket, Urgency},
     metrics::Metrics,
-    origins::{Health, IN_USE, KubeObject, MadeFrom, PAUSE, Schedule, Snapshot},
+    origins::{AT_ONCE, Health, IN_USE, KubeObject, MadeFrom, PAUSE, Schedule, Snapshot},
     remote::Proven,
 };
 
@@ -192,24 +192,32 @@ impl Bank {
         wallet
     }
 
-    /// Looks at the objects that identities in use are made from, each when it is due, until it is dropped.
+    /// Looks at the objects that identities in use are made from, each when it is due, a few at once, until it is dropped.
     pub(super) async fn look_after(&self) {
+        let mut looks = FuturesUnordered::new();
+        let mut free = Instant::now();
         loop {
-            let due = lock(&self.schedule).next();
+            let due = lock(&self.schedule).next().filter(|_| looks.len() < AT_ONCE);
             let at_due = async {
                 match due {
-                    Some(due) => sleep_until(due).await,
+                    Some(due) => sleep_until(due.max(free)).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
+                biased;
+                Some(()) = looks.next() => {}
                 () = self.sooner.notified() => {}
                 () = at_due => {}
             }
-            let object = lock(&self.schedule).take(Instant::now());
+            let now = Instant::now();
+            if looks.len() >= AT_ONCE || now < free {
+                continue;
+            }
+            let object = lock(&self.schedule).take(now);
             if let Some(object) = object {
-                self.look_at(&object).await;
-                sleep(PAUSE).await;
+                looks.push(async move { self.look_at(&object).await });
+                free = now + PAUSE;
             }
         }
     }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -23,8 +24,10 @@ const SERVICE_ACCOUNT: Duration = Duration::from_secs(55);
 const SOON: Duration = Duration::from_secs(8);
 /// Out of turn an object is looked at this often at most.
 const OUT_OF_TURN: Duration = Duration::from_secs(5);
-/// Pause after each look: at most 100 looks a second, however many identities there are.
+/// Between the looks that are due: at most 100 begin in a second, however many identities there are.
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
+/// Looks that are due and under way at once.
+pub(super) const AT_ONCE: usize = 8;
 /// No session outlives this, so what nobody has asked for so long is not in use.
 pub(super) const IN_USE: Duration = Duration::from_hours(1);
 
@@ -92,6 +95,12 @@ impl KubeObject {
         read.map_or_else(Snapshot::refused, Some)
     }
 
+    fn namespace(&self) -> &Arc<str> {
+        match self {
+            Self::ServiceAccount { namespace, .. } | Self::Secret { namespace, .. } => namespace,
+        }
+    }
+
     fn period(&self, health: Health) -> Duration {
         match (self, health) {
             (Self::ServiceAccount { .. }, Health::Good) => SERVICE_ACCOUNT,
@@ -128,7 +137,10 @@ pub(super) enum Health {
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     looks: HashMap<KubeObject, Look>,
-    due: BTreeSet<(Instant, KubeObject)>,
+    /// By namespace, so that one with many objects delays no other. None is empty.
+    due: BTreeMap<Arc<str>, BTreeSet<(Instant, KubeObject)>>,
+    /// The namespace that had the last turn.
+    turn: Arc<str>,
     random: u64,
 }
 
@@ -175,9 +187,17 @@ impl Schedule {
         self.set(now, object, next);
     }
 
-    /// An object that is due. It is looked at again even if nobody says what came of it.
+    /// An object that is due: namespaces in turn, and of each the one that is due first. It is looked at again even if nobody
+    /// says what came of it.
     pub(super) fn take(&mut self, now: Instant) -> Option<KubeObject> {
-        let (_, object) = self.due.first().filter(|(next, _)| *next <= now)?.clone();
+        let is_due = |(_, due): &(&Arc<str>, &BTreeSet<(Instant, KubeObject)>)| {
+            due.first().is_some_and(|(next, _)| *next <= now)
+        };
+        let behind = (Bound::Excluded(&*self.turn), Bound::Unbounded);
+        let mut in_turn = self.due.range::<str, _>(behind).chain(&self.due);
+        let (namespace, due) = in_turn.find(is_due)?;
+        let (_, object) = due.first()?.clone();
+        self.turn = Arc::clone(namespace);
         if let Some(look) = self.looks.get_mut(&object) {
             look.last = now;
         }
@@ -189,7 +209,7 @@ impl Schedule {
     pub(super) fn looked(&mut self, now: Instant, object: &KubeObject, health: Option<Health>) {
         let Some(health) = health else {
             if let Some(look) = self.looks.remove(object) {
-                self.due.remove(&(look.next, object.clone()));
+                self.forget_due(look.next, object);
             }
             return;
         };
@@ -202,7 +222,17 @@ impl Schedule {
 
     /// When the next look is due.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.due.first().map(|(next, _)| *next)
+        let firsts = self.due.values().filter_map(BTreeSet::first);
+        firsts.map(|(next, _)| *next).min()
+    }
+
+    fn forget_due(&mut self, next: Instant, object: &KubeObject) {
+        if let Some(due) = self.due.get_mut(object.namespace()) {
+            due.remove(&(next, object.clone()));
+            if due.is_empty() {
+                self.due.remove(object.namespace());
+            }
+        }
     }
 
     fn set(&mut self, now: Instant, object: &KubeObject, next: Instant) -> bool {
@@ -211,9 +241,10 @@ impl Schedule {
             last: now,
             broken: 0,
         });
-        self.due.remove(&(look.next, object.clone()));
-        look.next = next;
-        self.due.insert((next, object.clone()));
+        let before = std::mem::replace(&mut look.next, next);
+        self.forget_due(before, object);
+        let due = self.due.entry(Arc::clone(object.namespace())).or_default();
+        due.insert((next, object.clone()));
         self.next() == Some(next)
     }
 
@@ -239,5 +270,52 @@ impl Schedule {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         let per_mille = u32::try_from((z ^ (z >> 31)) % 251).unwrap_or_default();
         period.saturating_sub(period * per_mille / 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(namespace: &str, name: usize) -> KubeObject {
+        KubeObject::ServiceAccount {
+            namespace: namespace.into(),
+            name: name.to_string().into(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_identities_of_one_tenant_delay_no_other() {
+        let (mut schedule, start) = (Schedule::default(), Instant::now());
+        for name in 0..1000 {
+            schedule.read(start, &account("a-many", name), Health::Good);
+        }
+        for namespace in ["shop", "web"] {
+            schedule.read(start, &account(namespace, 0), Health::Good);
+        }
+        let now = start + SERVICE_ACCOUNT;
+        let taken: Vec<_> = std::iter::from_fn(|| schedule.take(now)).collect();
+        assert_eq!(taken.len(), 1002, "each once");
+        let first: Vec<_> = taken.iter().take(4).map(|object| &**object.namespace()).collect();
+        assert_eq!(first, ["a-many", "shop", "web", "a-many"]);
+        assert!(schedule.next().is_some_and(|next| next > now));
+        for object in &taken {
+            schedule.looked(now, object, None);
+        }
+        assert!(schedule.looks.is_empty() && schedule.due.is_empty() && schedule.next().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_namespace_the_first_that_is_due_is_taken_and_none_before_its_time() {
+        let (mut schedule, start) = (Schedule::default(), Instant::now());
+        for name in 0..3 {
+            schedule.read(start, &account("shop", name), Health::Good);
+        }
+        assert_eq!(schedule.take(start), None);
+        let soon = start + OUT_OF_TURN;
+        schedule.hurry(start, &account("shop", 2));
+        assert_eq!(schedule.next(), Some(soon));
+        assert_eq!(schedule.take(soon), Some(account("shop", 2)));
+        assert_eq!(schedule.take(soon), None);
     }
 }

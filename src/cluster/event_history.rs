@@ -140,6 +140,45 @@ impl EventHistory {
     }
 }
 
+/// The alerts that were handed on.
+#[derive(Debug, Default)]
+pub(super) struct AlertHistory(HashMap<AlertKey, Timestamp>);
+
+/// The object, the reason and the text.
+type AlertKey = (String, &'static str, String);
+
+impl AlertHistory {
+    /// Whether none says the same of the object, or the last time that one did is long ago.
+    pub(super) fn is_new(
+        &mut self,
+        now: Timestamp,
+        regarding: &ObjectReference,
+        reason: &'static str,
+        note: &str,
+    ) -> bool {
+        self.0.retain(|_, last| since(*last, now) < REMEMBERED_FOR);
+        let known = self.0.get_mut(&(identity(regarding), reason, note.to_owned()));
+        known.map(|last| *last = now).is_none()
+    }
+
+    /// It was handed on.
+    pub(super) fn told(
+        &mut self,
+        now: Timestamp,
+        regarding: &ObjectReference,
+        reason: &'static str,
+        note: &str,
+    ) {
+        if self.0.len() >= REMEMBERED
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, last)| **last)
+        {
+            let oldest = oldest.0.clone();
+            self.0.remove(&oldest);
+        }
+        self.0.insert((identity(regarding), reason, note.to_owned()), now);
+    }
+}
+
 fn since(then: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()
 }
@@ -248,5 +287,28 @@ mod tests {
         assert!(history.sent.len() <= REMEMBERED && history.budgets.len() <= OBJECTS);
         assert_eq!(send(&mut history, at(20), &numbered(1999)), 2);
         assert_eq!(send(&mut history, at(20), &numbered(0)), 1);
+    }
+
+    #[test]
+    fn an_alert_that_says_the_same_again_is_none_until_six_minutes_after() {
+        let mut history = AlertHistory::default();
+        let mut tell = |seconds: i64, name: &str, reason: &'static str, note: &str| {
+            let new = history.is_new(at(seconds), &object(name), reason, note);
+            if new {
+                history.told(at(seconds), &object(name), reason, note);
+            }
+            new
+        };
+        assert!(tell(0, "db", "RestartFailed", "web crashes"));
+        assert!(!tell(1, "db", "RestartFailed", "web crashes"));
+        assert!(tell(2, "db", "RestartFailed", "api crashes"));
+        assert!(tell(3, "db", "RestartHalted", "web crashes"));
+        assert!(tell(4, "other", "RestartFailed", "web crashes"));
+        assert!(!tell(300, "db", "RestartFailed", "web crashes"));
+        assert!(tell(660, "db", "RestartFailed", "web crashes"));
+        for number in 0..1000 {
+            assert!(tell(700, &number.to_string(), "RestartFailed", "web crashes"));
+        }
+        assert!(history.0.len() <= REMEMBERED);
     }
 }

@@ -3,7 +3,7 @@
 //! Each text is an event of its own; one that comes again is counted on the first (see `event_history`).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -29,7 +29,7 @@ use tokio::{
 
 use super::{
     client::Cluster,
-    event_history::{EventHistory, EventKey, Next},
+    event_history::{AlertHistory, EventHistory, EventKey, Next},
     lease::Leadership,
     metrics::Metrics,
     pace::Pace,
@@ -39,8 +39,8 @@ use crate::api::EventReason;
 
 /// Events waiting to be sent; more are dropped. Events mark transitions, a burst of them is an incident.
 const QUEUE: usize = 256;
-/// Those of one namespace among them: one where much happens must not silence the others.
-const SHARE: usize = 128;
+/// Those of one namespace among them: few where much happens must not silence the others.
+const SHARE: usize = 32;
 /// Events a second: each is an object in etcd for an hour.
 const PER_SECOND: u32 = 10;
 /// The reporting controller.
@@ -70,14 +70,24 @@ const ALERTING: [EventReason; 5] = [
 /// Where events are put in. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Events {
-    queue: mpsc::Sender<(ObjectReference, Event)>,
+    queue: mpsc::Sender<Emitted>,
     waiting: Waiting,
-    alerts: Arc<Mutex<Option<mpsc::Sender<Alert>>>>,
+    alerts: Arc<Mutex<Option<Alerts>>>,
     time: ServerTime,
     metrics: Metrics,
 }
 
-/// How many events of a namespace wait.
+/// An event and what it is about.
+type Emitted = (ObjectReference, Event);
+
+/// Where alerts go, and those that went there.
+#[derive(Debug)]
+struct Alerts {
+    queue: mpsc::Sender<Alert>,
+    history: AlertHistory,
+}
+
+/// How many events wait, of each namespace.
 #[derive(Clone, Debug, Default)]
 struct Waiting(Arc<Mutex<HashMap<String, usize>>>);
 
@@ -85,9 +95,12 @@ impl Waiting {
     /// Counts one more, if there is room for it.
     fn begin(&self, regarding: &ObjectReference) -> bool {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(namespace(regarding)).or_default();
-        let room = *count < SHARE;
-        *count += usize::from(room);
+        let all: usize = counts.values().sum();
+        let count = counts.get(&*namespace(regarding)).copied().unwrap_or_default();
+        let room = all < QUEUE && count < SHARE;
+        if room {
+            counts.insert(namespace(regarding), count + 1);
+        }
         room
     }
 
@@ -100,6 +113,36 @@ impl Waiting {
                 counts.remove(&namespace);
             }
         }
+    }
+}
+
+/// Events to be sent: namespaces in turn, and of each the first. None of the lines is empty.
+#[derive(Default)]
+struct Turns {
+    lines: HashMap<String, VecDeque<Emitted>>,
+    turns: VecDeque<String>,
+}
+
+impl Turns {
+    fn put(&mut self, emitted: Emitted) {
+        let namespace = namespace(&emitted.0);
+        let line = self.lines.entry(namespace.clone()).or_default();
+        if line.is_empty() {
+            self.turns.push_back(namespace);
+        }
+        line.push_back(emitted);
+    }
+
+    fn next(&mut self) -> Option<Emitted> {
+        let namespace = self.turns.pop_front()?;
+        let line = self.lines.get_mut(&namespace)?;
+        let next = line.pop_front();
+        if line.is_empty() {
+            self.lines.remove(&namespace);
+        } else {
+            self.turns.push_back(namespace);
+        }
+        next
     }
 }
 
@@ -124,9 +167,9 @@ pub struct Alert {
     pub time: Timestamp,
 }
 
-/// Sends what was put in, one after another.
+/// Sends what was put in, one after another, namespaces in turn.
 pub struct EventWorker {
-    queue: mpsc::Receiver<(ObjectReference, Event)>,
+    queue: mpsc::Receiver<Emitted>,
     waiting: Waiting,
     client: kube::Client,
     instance: String,
@@ -163,10 +206,12 @@ impl Events {
     }
 
     /// From now on alerts go to the receiver that is returned, and to no earlier one. It waits for none: what is not
-    /// taken in time is dropped.
+    /// taken in time is dropped. One that says the same of the same object as one before is left out for as long as an
+    /// equal event would be counted on the first.
     pub fn alerts(&self) -> mpsc::Receiver<Alert> {
-        let (sender, receiver) = mpsc::channel(ALERTS);
-        *self.alerts.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        let (queue, receiver) = mpsc::channel(ALERTS);
+        let history = AlertHistory::default();
+        *self.alerts.lock().unwrap_or_else(PoisonError::into_inner) = Some(Alerts { queue, history });
         receiver
     }
 
@@ -248,18 +293,25 @@ impl Events {
         if twice || !ALERTING.iter().any(|alerting| alerting.as_str() == reason) {
             return;
         }
-        let alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(alerts) = alerts.as_ref() else { return };
+        let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(alerts) = alerts.as_mut() else { return };
+        let now = self.time.now();
+        let note = cut(note);
+        if !alerts.history.is_new(now, regarding, reason, note) {
+            return;
+        }
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let alert = Alert {
             reason,
             kind: text(&regarding.kind),
             namespace: text(&regarding.namespace),
             name: text(&regarding.name),
-            note: cut(note).to_owned(),
-            time: self.time.now(),
+            note: note.to_owned(),
+            time: now,
         };
-        if alerts.try_send(alert).is_err() {
+        if alerts.queue.try_send(alert).is_ok() {
+            alerts.history.told(now, regarding, reason, note);
+        } else {
             self.metrics.alerts_dropped.inc();
         }
     }
@@ -269,7 +321,16 @@ impl EventWorker {
     /// Sends events until every [`Events`] is gone.
     pub async fn run(mut self) {
         let (mut history, pace, started) = (EventHistory::default(), Pace::new(PER_SECOND), Instant::now());
-        while let Some((regarding, event)) = self.queue.recv().await {
+        let mut turns = Turns::default();
+        loop {
+            while let Ok(emitted) = self.queue.try_recv() {
+                turns.put(emitted);
+            }
+            let next = match turns.next() {
+                Some(next) => Some(next),
+                None => self.queue.recv().await,
+            };
+            let Some((regarding, event)) = next else { break };
             self.waiting.end(&regarding);
             let key = EventKey::of(&regarding, &event);
             let next = history.next(self.time.now(), &key);

@@ -805,19 +805,22 @@ async fn events_come_at_a_rate_and_an_object_has_no_more_than_its_share() {
         name: Some("db".to_owned()),
         ..ObjectReference::default()
     };
+    let started = tokio::time::Instant::now();
+    let worker = tokio::spawn(worker.run());
     for number in 0..100 {
         let note = number.to_string();
         events.emit(about.clone(), EventType::Normal, "Updated", "Sync", &note);
+        if number % 20 != 19 {
+            continue;
+        }
+        for number in number - 19..=number.min(63) {
+            let sent = server.next().await;
+            let body = sent.body.clone();
+            assert_eq!(body["note"], number.to_string());
+            sent.answer(201, &body);
+        }
     }
     drop(events);
-    let started = tokio::time::Instant::now();
-    let worker = tokio::spawn(worker.run());
-    for number in 0..64 {
-        let sent = server.next().await;
-        let body = sent.body.clone();
-        assert_eq!(body["note"], number.to_string());
-        sent.answer(201, &body);
-    }
     worker.await.unwrap();
     assert_eq!(metrics.events_dropped.get(), 100 - 64);
     assert!(started.elapsed() >= std::time::Duration::from_secs(6));
@@ -837,24 +840,72 @@ async fn surplus_events_are_dropped_without_waiting_and_no_namespace_fills_the_q
         }
         cluster.metrics.events_dropped.get()
     };
-    assert_eq!(emit("loud", 300), 300 - 128);
-    assert_eq!(emit("other", 100), 300 - 128);
-    assert_eq!(emit("third", 100), 300 - 128 + 100 - 28);
+    assert_eq!(emit("loud", 300), 300 - 32);
+    for other in 0..7 {
+        assert_eq!(emit(&format!("other-{other}"), 32), 300 - 32);
+    }
+    assert_eq!(emit("late", 10), 300 - 32 + 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_go_out_with_namespaces_in_turn_and_make_room_as_they_do() {
+    let (cluster, mut server) = cluster();
+    let (events, worker) = Events::new(&cluster, Leadership::alone(), "replica-0");
+    let emit = |namespace: &str, count: usize| {
+        let about = ObjectReference {
+            namespace: Some(namespace.to_owned()),
+            name: Some("db".to_owned()),
+            ..ObjectReference::default()
+        };
+        for number in 0..count {
+            events.emit(
+                about.clone(),
+                EventType::Normal,
+                "Updated",
+                "Sync",
+                &format!("{namespace} {number}"),
+            );
+        }
+    };
+    emit("loud", 32);
+    emit("louder", 32);
+    emit("shop", 2);
+    let worker = tokio::spawn(worker.run());
+    let mut sent = Vec::new();
+    while sent.len() < 10 {
+        let event = server.next().await;
+        let body = event.body.clone();
+        sent.push(body["note"].as_str().unwrap().to_owned());
+        if sent.len() == 6 {
+            emit("late", 1);
+        }
+        event.answer(201, &body);
+    }
+    let expected = [
+        "loud 0", "louder 0", "shop 0", "loud 1", "louder 1", "shop 1", "loud 2", "louder 2", "late 0",
+        "loud 3",
+    ];
+    assert_eq!(sent, expected);
+    assert_eq!(cluster.metrics.events_dropped.get(), 0);
+    emit("loud", 4);
+    assert_eq!(cluster.metrics.events_dropped.get(), 0, "what is sent makes room");
+    worker.abort();
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_somebody_may_want_to_be_called_for_is_handed_on_and_nothing_else() {
     let (cluster, _server) = cluster();
     let (events, _worker) = Events::new(&cluster, Leadership::alone(), "replica-0");
-    let on = |kind: &str, reason| {
+    let say = |kind: &str, reason, note: &str| {
         let about = ObjectReference {
             kind: Some(kind.to_owned()),
             namespace: Some("shop".to_owned()),
             name: Some("web".to_owned()),
             ..ObjectReference::default()
         };
-        events.emit(about, EventType::Warning, reason, "Restart", "it crashes");
+        events.emit(about, EventType::Warning, reason, "Restart", note);
     };
+    let on = |kind: &str, reason| say(kind, reason, "it crashes");
     let emit = |reason| on("ExternalSecret", reason);
     emit("RestartFailed");
     let mut alerts = events.alerts();
@@ -887,7 +938,18 @@ async fn what_somebody_may_want_to_be_called_for_is_handed_on_and_nothing_else()
     for _ in 0..100 {
         emit("RotationStuck");
     }
+    assert_eq!(alerts.len(), 1, "what says the same again is left out");
+    for number in 1..100 {
+        say("ExternalSecret", "RotationStuck", &number.to_string());
+    }
     assert_eq!(cluster.metrics.alerts_dropped.get(), 100 - 64);
+    // What was dropped was not told.
+    alerts.recv().await.unwrap();
+    say("ExternalSecret", "RotationStuck", "99");
+    assert_eq!(
+        (alerts.len(), cluster.metrics.alerts_dropped.get()),
+        (64, 100 - 64)
+    );
 }
 
 #[tokio::test(start_paused = true)]

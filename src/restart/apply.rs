@@ -22,7 +22,7 @@ use crate::{
         ObjectKey, WorkloadKind,
         names::{RECORD_MANAGER, RESTART_MANAGER},
     },
-    cluster::{Class, Control, Error, Found, Observed, Rollout},
+    cluster::{Class, Control, Error, Found, Observed, Rollout, TimeLimit},
 };
 
 /// A workload as it is now.
@@ -97,7 +97,10 @@ impl Context {
             return Ok(());
         }
         match note::body(&workload, &observed.resource_version, notes) {
-            Some(body) => self.patch(key, &observed, RECORD_MANAGER, body).await,
+            Some(body) => {
+                self.patch(TimeLimit::Usual, key, &observed, RECORD_MANAGER, body)
+                    .await
+            }
             None => Ok(()),
         }
     }
@@ -139,11 +142,13 @@ impl Context {
             }
             Step::Patch { body, go: _ } => body,
         };
-        self.patch(key, observed, RESTART_MANAGER, body).await
+        self.patch(TimeLimit::Fenced, key, observed, RESTART_MANAGER, body)
+            .await
     }
 
     async fn patch(
         &self,
+        limit: TimeLimit,
         key: &WorkloadKey,
         observed: &Observed,
         by: &str,
@@ -151,10 +156,26 @@ impl Context {
     ) -> Result<(), Error> {
         let (writer, object) = (&self.writer, &key.key);
         match key.kind {
-            WorkloadKind::Deployment => writer.patch::<Deployment>(object, observed, by, body).await,
-            WorkloadKind::StatefulSet => writer.patch::<StatefulSet>(object, observed, by, body).await,
-            WorkloadKind::DaemonSet => writer.patch::<DaemonSet>(object, observed, by, body).await,
-            WorkloadKind::Rollout => writer.patch::<Rollout>(object, observed, by, body).await,
+            WorkloadKind::Deployment => {
+                writer
+                    .patch_within::<Deployment>(limit, object, observed, by, body)
+                    .await
+            }
+            WorkloadKind::StatefulSet => {
+                writer
+                    .patch_within::<StatefulSet>(limit, object, observed, by, body)
+                    .await
+            }
+            WorkloadKind::DaemonSet => {
+                writer
+                    .patch_within::<DaemonSet>(limit, object, observed, by, body)
+                    .await
+            }
+            WorkloadKind::Rollout => {
+                writer
+                    .patch_within::<Rollout>(limit, object, observed, by, body)
+                    .await
+            }
         }
         .map(|_| ())
     }

@@ -21,6 +21,7 @@ use super::{
     note::Note,
     phase::{ASTRAY, Phase, caught},
     queue::{self, Carried, Go},
+    records,
     report::{Happening, Seen, report_of_fault},
     say::{Statuses, Wanted},
     share::Share,
@@ -119,6 +120,7 @@ pub(super) struct Controller {
     pub(super) phases: HashMap<WorkloadKey, Phase>,
     /// Workloads that are being written to that they say something: not again before, or before that ends.
     pub(super) records: HashMap<WorkloadKey, Option<Instant>>,
+    pub(super) record_turns: records::Turns,
     pub(super) statuses: Statuses,
     /// What was reported last of an object, as a digest of its states.
     pub(super) reported: HashMap<ObjectKey, u64>,
@@ -150,6 +152,7 @@ impl Controller {
             held: Vec::new(),
             phases: HashMap::new(),
             records: HashMap::new(),
+            record_turns: records::Turns::default(),
             statuses: Statuses::default(),
             reported: HashMap::new(),
             doubts: HashMap::new(),

@@ -119,6 +119,17 @@ struct Changes {
     latest: Timestamp,
 }
 
+/// Why a workload was not told what it is to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// For a reason that passes.
+    Passing,
+    /// It was not answered in time, which may take as long each time.
+    Late,
+    /// It never will be.
+    Refused,
+}
+
 /// A patch that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
@@ -385,8 +396,9 @@ impl Memory {
         })
     }
 
-    /// A note was not written, and will never be if it was `refused`: whether people are to be told now.
-    pub(super) fn not_noted(&mut self, uid: &str, missed: &Note, refused: bool) -> bool {
+    /// A note was not written: whether people are to be told now. It may still be written later.
+    pub(super) fn not_noted(&mut self, uid: &str, missed: &Note, why: Missed) -> bool {
+        let refused = why == Missed::Refused;
         if !missed.what.is_failure() {
             self.reminded(uid, missed, if refused { TRIES } else { 1 });
             return false;
@@ -403,7 +415,7 @@ impl Memory {
         } else {
             Due::Yes(tries)
         };
-        (refused || tries >= PATIENCE) && std::mem::take(&mut failed.alert)
+        (why != Missed::Passing || tries >= PATIENCE) && std::mem::take(&mut failed.alert)
     }
 
     fn reminded(&mut self, uid: &str, of: &Note, tries: u8) {

@@ -1,12 +1,17 @@
 //! Having workloads say what became of their restarts: one small write each, and with it the alert, so that a failure is told
 //! once whoever leads.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use super::{
     controller::{Controller, Done},
+    memory::Missed,
     model::WorkloadKey,
     note::Note,
     phase::caught,
@@ -18,8 +23,10 @@ use crate::{
     cluster::{self, Class, Verb},
 };
 
-/// Workloads that are written to at once.
+/// Workloads that are written to at once, and those of one namespace among them: one whose writes take their whole time,
+/// as with an admission webhook that does not answer, must not hold up the others.
 const AT_ONCE: usize = 8;
+const OF_NAMESPACE: usize = 2;
 /// How long a write waits after somebody else wrote first, and after one that failed otherwise.
 const CONFLICTED: Duration = Duration::from_secs(2);
 const FAILED: Duration = Duration::from_secs(10);
@@ -29,16 +36,24 @@ impl Controller {
     pub(super) fn record(&mut self, now: Instant) {
         self.records
             .retain(|_, until| until.is_none_or(|until| now < until));
-        let busy = self.records.values().filter(|until| until.is_none()).count();
+        let mut busy: HashMap<Arc<str>, usize> = HashMap::new();
+        for (key, _) in self.records.iter().filter(|(_, until)| until.is_none()) {
+            *busy.entry(Arc::clone(&key.key.namespace)).or_default() += 1;
+        }
         let is_due = |target: &&Target| {
             !target.notes.is_empty()
                 && !self.phases.contains_key(&target.key)
                 && !self.records.contains_key(&target.key)
         };
         let targets = self.spaces.values().flat_map(|space| &space.targets);
-        let due: Vec<Due> = targets
+        let due: BTreeMap<&WorkloadKey, &Target> = targets
             .filter(is_due)
-            .take(AT_ONCE.saturating_sub(busy))
+            .map(|target| (&target.key, target))
+            .collect();
+        let next = self.record_turns.next(due.keys().copied(), busy);
+        let due: Vec<Due> = next
+            .iter()
+            .filter_map(|key| due.get(key))
             .map(|target| (target.key.clone(), target.uid.clone(), target.notes.clone()))
             .collect();
         for (key, uid, notes) in due {
@@ -72,17 +87,18 @@ impl Controller {
             return;
         };
         tracing::warn!(workload = %key, %error, "a workload was not told what became of its restart");
-        let (wait, refused) = match &error.class {
+        let (wait, missed) = match &error.class {
             // The next leader tells.
             Class::NotLeading | Class::Unauthorized => {
                 self.records.insert(key.clone(), Some(now + FAILED));
                 return;
             }
             Class::Conflict | Class::UidMismatch | Class::NotFound | Class::AlreadyExists => {
-                (CONFLICTED, false)
+                (CONFLICTED, Missed::Passing)
             }
-            Class::Throttled { .. } | Class::Timeout | Class::Unavailable { .. } | Class::Disruption => {
-                (FAILED, false)
+            Class::Timeout => (FAILED, Missed::Late),
+            Class::Throttled { .. } | Class::Unavailable { .. } | Class::Disruption => {
+                (FAILED, Missed::Passing)
             }
             Class::Forbidden
             | Class::Invalid { .. }
@@ -90,11 +106,11 @@ impl Controller {
             | Class::TooLarge
             | Class::Expired
             | Class::Rejected { .. }
-            | Class::Malformed(_) => (FAILED, true),
+            | Class::Malformed(_) => (FAILED, Missed::Refused),
         };
         self.records.insert(key.clone(), Some(now + wait));
         self.settle(key, uid, notes, now, |memory, note| {
-            memory.not_noted(uid, note, refused)
+            memory.not_noted(uid, note, missed)
         });
     }
 
@@ -126,3 +142,110 @@ impl Controller {
 }
 
 type Due = (WorkloadKey, Box<str>, Vec<Note>);
+
+/// Whose turn it is to be written to: the namespace's that was served least lately, and there the next workload's after the
+/// last one's.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    count: u64,
+    last: HashMap<Arc<str>, (u64, WorkloadKey)>,
+}
+
+impl Turns {
+    /// Those that are written to now of the ones `due`, where so many of each namespace are being written to.
+    fn next<'a>(
+        &mut self,
+        due: impl IntoIterator<Item = &'a WorkloadKey>,
+        mut busy: HashMap<Arc<str>, usize>,
+    ) -> Vec<WorkloadKey> {
+        let mut lines: BTreeMap<Arc<str>, VecDeque<&WorkloadKey>> = BTreeMap::new();
+        for key in due {
+            lines
+                .entry(Arc::clone(&key.key.namespace))
+                .or_default()
+                .push_back(key);
+        }
+        self.last
+            .retain(|namespace, _| lines.contains_key(namespace) || busy.contains_key(namespace));
+        for (namespace, line) in &mut lines {
+            if let Some((_, last)) = self.last.get(namespace) {
+                line.rotate_left(line.partition_point(|key| *key <= last));
+            }
+        }
+        let mut next = Vec::new();
+        let mut free = AT_ONCE.saturating_sub(busy.values().sum());
+        while free > 0 {
+            let has_room =
+                |namespace: &Arc<str>| busy.get(namespace).is_none_or(|count| *count < OF_NAMESPACE);
+            let turn = |namespace: &Arc<str>| self.last.get(namespace).map(|(turn, _)| *turn);
+            let first = lines
+                .iter_mut()
+                .filter(|(namespace, line)| !line.is_empty() && has_room(namespace))
+                .min_by_key(|(namespace, _)| turn(namespace));
+            let Some((namespace, key)) =
+                first.and_then(|(namespace, line)| Some((Arc::clone(namespace), line.pop_front()?)))
+            else {
+                break;
+            };
+            self.count += 1;
+            self.last
+                .insert(Arc::clone(&namespace), (self.count, key.clone()));
+            *busy.entry(namespace).or_default() += 1;
+            next.push(key.clone());
+            free -= 1;
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{ObjectKey, WorkloadKind};
+
+    fn workloads(namespace: &str, count: usize) -> Vec<WorkloadKey> {
+        let of = |n| WorkloadKey {
+            kind: WorkloadKind::Deployment,
+            key: ObjectKey::new(namespace, format!("web-{n}")),
+        };
+        (0..count).map(of).collect()
+    }
+
+    fn names(keys: &[WorkloadKey]) -> Vec<String> {
+        keys.iter()
+            .map(|key| format!("{}/{}", key.key.namespace, key.key.name))
+            .collect()
+    }
+
+    #[test]
+    fn a_namespace_whose_writes_never_end_leaves_room_for_the_others() {
+        let mut turns = Turns::default();
+        let mut due = workloads("a-slow", 9);
+        let first = turns.next(&due, HashMap::new());
+        assert_eq!(names(&first), ["a-slow/web-0", "a-slow/web-1"]);
+        due.retain(|key| !first.contains(key));
+        due.extend(workloads("shop", 1));
+        let busy = HashMap::from([("a-slow".into(), 2)]);
+        assert_eq!(names(&turns.next(&due, busy)), ["shop/web-0"]);
+    }
+
+    #[test]
+    fn namespaces_have_turns_and_so_have_their_workloads() {
+        let mut turns = Turns::default();
+        let due: Vec<_> = ["a", "b", "c", "d", "e", "f"]
+            .iter()
+            .flat_map(|namespace| workloads(namespace, 3))
+            .collect();
+        let first = turns.next(&due, HashMap::new());
+        let expected = ["a", "b", "c", "d", "e", "f"].map(|namespace| format!("{namespace}/web-0"));
+        assert_eq!(names(&first)[..6], expected);
+        assert_eq!(names(&first)[6..], ["a/web-1", "b/web-1"]);
+        // All are due again, as after a failure.
+        let second = turns.next(&due, HashMap::new());
+        let expected = ["c/web-1", "d/web-1", "e/web-1", "f/web-1", "a/web-2", "b/web-2"];
+        assert_eq!(names(&second)[..6], expected);
+        assert_eq!(names(&second)[6..], ["c/web-2", "d/web-2"]);
+        turns.next(&[], HashMap::new());
+        assert!(turns.last.is_empty(), "what has nothing to say is forgotten");
+    }
+}

@@ -23,8 +23,11 @@ use crate::{
 
 /// An effect that was not answered for this long is lost, and asked for again.
 pub(super) const LOST: Duration = Duration::from_mins(5);
-/// What is denied is tried at most once in this time for those who ask for a refresh.
+/// What is denied is tried at most once in this time for those who ask for a refresh: List and Batch for the source, Describe
+/// for each secret.
 const TRIAL: Duration = Duration::from_mins(5);
+/// Between trials of Describe for a source, whichever secrets they are of.
+const BETWEEN_DESCRIBES: Duration = Duration::from_secs(1);
 /// Secrets of a source that are in flight at most, so that the end of an outage brings no storm.
 pub(super) const IN_FLIGHT: usize = 320;
 
@@ -88,8 +91,10 @@ pub(super) struct Source {
     pub(super) list_denied: Option<Now>,
     pub(super) batch_denied: Option<Now>,
     pub(super) describe_denied: Option<Now>,
-    /// When what is denied was last tried for somebody who asked for a refresh.
+    /// When List and Batch, as far as they are denied, were last tried for somebody who asked for a refresh.
     tried: Option<Now>,
+    /// When Describe was, of which secrets. Of one a second, for as long as it is not tried again.
+    describes_tried: BTreeMap<RemoteId, Now>,
     pub(super) plan: Plan,
     pub(super) replan: bool,
     pub(super) mode: Option<Mode>,
@@ -126,6 +131,7 @@ impl Source {
             batch_denied: None,
             describe_denied: None,
             tried: None,
+            describes_tried: BTreeMap::new(),
             plan: Plan::default(),
             replan: true,
             mode: None,
@@ -182,24 +188,37 @@ impl Source {
     }
 
     /// What was denied and is worth another try, now that somebody asks for a refresh of these secrets. However often that
-    /// happens, a source gives one trial in five minutes, and a trial that fails changes nothing.
+    /// happens, List and Batch are tried once in five minutes, and so is Describe of one secret, so that those who share the
+    /// source do not use up each other's trials. A trial that fails changes nothing.
     pub(super) fn trial<'a>(
         &mut self,
         now: Now,
         keys: impl IntoIterator<Item = &'a Arc<str>>,
     ) -> Option<Trial> {
-        let undescribed = |key: &&Arc<str>| self.remote(key).is_some_and(|remote| remote.undescribed);
-        let trial = Trial {
-            list: self.list_denied.is_some(),
-            batch: self.batch_denied.is_some(),
-            describe: keys.into_iter().find(undescribed).cloned(),
+        let is_due = |tried: Option<Now>, pause| tried.is_none_or(|tried| tried + pause <= now);
+        let source = is_due(self.tried, TRIAL);
+        let mut trial = Trial {
+            list: source && self.list_denied.is_some(),
+            batch: source && self.batch_denied.is_some(),
+            describe: None,
         };
-        let soon = self.tried.is_some_and(|tried| now < tried + TRIAL);
-        if soon || trial == Trial::default() {
-            return None;
+        if trial != Trial::default() {
+            self.tried = Some(now);
         }
-        self.tried = Some(now);
-        Some(trial)
+        self.describes_tried
+            .retain(|_, tried| !is_due(Some(*tried), TRIAL));
+        if is_due(self.describes_tried.values().max().copied(), BETWEEN_DESCRIBES) {
+            let untried = |key: &&Arc<str>| {
+                let id = self.names.get(*key);
+                id.is_some_and(|id| !self.describes_tried.contains_key(id))
+                    && self.remote(key).is_some_and(|remote| remote.undescribed)
+            };
+            trial.describe = keys.into_iter().find(untried).cloned();
+        }
+        if let Some(id) = trial.describe.as_ref().and_then(|key| self.names.get(key)) {
+            self.describes_tried.insert(*id, now);
+        }
+        (trial != Trial::default()).then_some(trial)
     }
 
     /// A trial went well.

@@ -173,6 +173,29 @@ fn what_cannot_be_written_is_told_all_the_same_and_not_tried_for_ever() {
 }
 
 #[test]
+fn a_record_that_takes_too_long_is_told_after_its_first_try_once_and_written_later() {
+    let mut cluster = flapping(3);
+    cluster.change(0, "t1");
+    let mut tries = 0;
+    let mut told = Vec::new();
+    for _ in 0..300 {
+        cluster.tick(|taken| {
+            if !taken.tokens.is_empty() {
+                return Fate::Taken;
+            }
+            tries += 1;
+            if tries <= 5 { Fate::Late } else { Fate::Taken }
+        });
+        told.push((tries, cluster.alerts.len(), cluster.noted.len()));
+    }
+    assert!(
+        told.iter().all(|(tries, told, _)| (*tries > 0) == (*told == 1)),
+        "{told:?}"
+    );
+    assert_eq!(told.last(), Some(&(6, 1, 1)));
+}
+
+#[test]
 fn what_failed_before_a_start_is_no_event_and_is_written_only_once_it_looks_well() {
     let mut cluster = Cluster::new(&[Nature::Crashing, Nature::Ready(3)]);
     cluster.change(0, "t1");

@@ -10,7 +10,7 @@ use crate::{
     api::{ObjectKey, RestartStrategy, WorkloadKind},
     restart::{
         facts::{Facts, ObjectFacts},
-        memory::Memory,
+        memory::{Memory, Missed},
         model::{Container, Pod, Texts, Wishes, Workload, WorkloadKey},
         need,
         note::{self, Note, What},
@@ -38,6 +38,8 @@ pub(super) enum Fate {
     Taken,
     /// It is taken, the answer is lost.
     Lost,
+    /// It is not answered in time, and not taken.
+    Late,
     /// It is refused: somebody else wrote.
     Conflict,
     /// It is refused: not allowed.
@@ -225,7 +227,7 @@ impl Cluster {
             }
             match fate {
                 Fate::Taken => self.memory.taken(&go, now),
-                Fate::Lost => {}
+                Fate::Lost | Fate::Late => {}
                 Fate::Conflict => self.memory.conflicted(&go),
                 Fate::Denied => self.memory.refused(&go, now, "not allowed"),
                 Fate::CrashBefore | Fate::CrashAfter => {
@@ -266,8 +268,11 @@ impl Cluster {
                 }
                 let told = match fate {
                     Fate::Taken => self.memory.noted(&target.uid, written),
-                    Fate::Lost | Fate::Conflict => self.memory.not_noted(&target.uid, written, false),
-                    Fate::Denied => self.memory.not_noted(&target.uid, written, true),
+                    Fate::Lost | Fate::Conflict => {
+                        self.memory.not_noted(&target.uid, written, Missed::Passing)
+                    }
+                    Fate::Late => self.memory.not_noted(&target.uid, written, Missed::Late),
+                    Fate::Denied => self.memory.not_noted(&target.uid, written, Missed::Refused),
                     Fate::CrashBefore | Fate::CrashAfter => {
                         self.memory = Memory::default();
                         return;

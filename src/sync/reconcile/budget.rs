@@ -91,6 +91,11 @@ impl Allowance<'_> {
         self.granted = None;
     }
 
+    /// Whether it is the one that goes on outside of the shares, for which others wait.
+    pub(super) fn is_large(&self) -> bool {
+        self.budget.state().shares.is_large(self.pass)
+    }
+
     /// One of the values that there was room for is there, and this many bytes of it are kept.
     pub(super) fn keep(&self, bytes: usize) {
         let mut state = self.budget.state();
@@ -129,12 +134,15 @@ mod tests {
     async fn two_hostile_objects_leave_room_for_the_next_namespace() {
         let budget = ValueBudget::default();
         let (mut one, mut two) = (budget.open(&"one".into()), budget.open(&"two".into()));
+        assert!(!one.is_large());
         assert_eq!(fill(&mut one, 128).await, 128, "an object of 8 MiB, alone");
+        assert!(one.is_large());
         let filled = fill(&mut two, 128).await;
         assert!((20..128).contains(&filled), "{filled}");
         let mut victim = budget.open(&"victim".into());
         assert_eq!(fill(&mut victim, 20).await, 20);
         assert!(poll_immediate(two.more()).await.is_none());
+        assert!(!two.is_large() && !victim.is_large());
         drop(one);
         assert!(poll_immediate(two.more()).await.is_some(), "in turn");
     }

@@ -419,7 +419,14 @@ impl Context {
         {
             return self.unproven(object, entry, None, &error).await;
         }
-        let _slot = match self.slots.secrets.take(&object.namespace).await {
+        let places = &self.slots.secrets;
+        // The one place for large values is given back where writes take long: they are read again then.
+        let slot = if answers.are_large() {
+            places.take_soon(&object.namespace).await
+        } else {
+            places.take(&object.namespace).await
+        };
+        let _slot = match slot {
             Ok(slot) => slot,
             Err(wait) => return Ended::Again(wait),
         };

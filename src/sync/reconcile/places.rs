@@ -22,7 +22,7 @@ const LINE: usize = 4;
 /// A write that takes longer is slow.
 pub(super) const SLOW: Duration = Duration::from_secs(5);
 /// When those come back for whom a slow namespace has no place: as long as one slow write may well take.
-const COME_BACK: Duration = Duration::from_secs(10);
+pub(super) const COME_BACK: Duration = Duration::from_secs(10);
 /// How long a namespace pauses after its first write without an answer, doubled by each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
@@ -522,7 +522,7 @@ mod tests {
             places.give_back(&name, Duration::ZERO);
         }
         assert_eq!(places.namespaces.len(), 2 * REMEMBERED);
-        assert!(places.is_slow(&namespace(0), FORGOTTEN - SLOW));
+        assert!(places.is_slow(&namespace(0), SLOW));
         assert!(!places.is_slow(&namespace(0), FORGOTTEN));
         assert_eq!(places.ask(&namespace(usize::MAX), FORGOTTEN), Answer::Taken);
         assert_eq!(places.namespaces.len(), 1);

@@ -52,13 +52,20 @@ enum Content {
 /// The answers for all entries, and the room that they take.
 pub(super) struct Answers<'a> {
     pub(super) all: Vec<Answer>,
-    _room: Allowance<'a>,
+    room: Allowance<'a>,
 }
 
 /// A remote secret as it was read.
 enum Reading {
     Value(Arc<RemoteValue>),
     Gone { deleted: bool },
+}
+
+impl Answers<'_> {
+    /// Whether they take the one place for large values, for which others wait.
+    pub(super) fn are_large(&self) -> bool {
+        self.room.is_large()
+    }
 }
 
 impl EntryValue {
@@ -225,10 +232,7 @@ impl Context {
                 gone @ Answer::Gone { .. } => answers.push(gone),
             }
         }
-        Ok(Answers {
-            all: answers,
-            _room: room,
-        })
+        Ok(Answers { all: answers, room })
     }
 
     /// A pass must not call AWS for what is known to fail, unless a person has changed the object since. Then it may,

@@ -127,6 +127,11 @@ impl Shares {
         }
     }
 
+    /// Whether the pass has the place outside of the budget.
+    pub(super) fn is_large(&self, id: PassId) -> bool {
+        self.large == Some(id)
+    }
+
     /// The next pass that waited and may read a value now. To be asked until there is none, after [`keep`](Self::keep) and
     /// [`close`](Self::close).
     pub(super) fn granted(&mut self) -> Option<PassId> {

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::places::{Answer, Called, Now, Outcome, PLACES, Places, SLOW, Ticket};
+use super::places::{Answer, COME_BACK, Called, Now, Outcome, PLACES, Places, SLOW, Ticket};
 
 /// So many that wait for a place have to wait for a good part of a second.
 const CROWD: usize = 4 * PLACES;
@@ -79,6 +79,12 @@ impl Slots {
             // Its sender stays in `waiting` until it is called.
             Err(_) => Err(SLOW),
         }
+    }
+
+    /// The same for one that holds what other namespaces wait for: it waits no longer than a slow write takes.
+    pub(super) async fn take_soon(&self, namespace: &Arc<str>) -> Result<Slot<'_>, Duration> {
+        let taken = timeout(SLOW, self.take(namespace)).await;
+        taken.unwrap_or(Err(COME_BACK))
     }
 
     /// How long to stay away from `namespace`, where it makes no sense to ask for a place now.
@@ -238,6 +244,23 @@ mod tests {
         slots.ended(&slow, Outcome::Answered(Duration::from_millis(5)));
         let again = join_all((0..OF_NAMESPACE).map(|_| slots.take(&slow))).await;
         assert!(again.iter().all(Result::is_ok));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_must_not_wait_for_long_is_sent_away_and_leaves_no_trace() {
+        let slots = Slots::default();
+        let shop = namespace(0);
+        let mut writing = join_all((0..OF_NAMESPACE).map(|_| slots.take(&shop))).await;
+        let began = Instant::now();
+        assert_eq!(slots.take_soon(&shop).await.err(), Some(COME_BACK));
+        assert_eq!(began.elapsed(), SLOW);
+        assert!(slots.is_slow(&shop), "its wait is noted as any other's");
+        assert!(slots.lock().waiting.is_empty());
+        slots.ended(&shop, Outcome::Answered(Duration::from_millis(5)));
+        let mut soon = Box::pin(slots.take_soon(&shop));
+        assert!(poll_immediate(&mut soon).await.is_none());
+        drop(writing.pop());
+        assert!(soon.await.is_ok(), "a place that is free in time is taken");
     }
 
     #[tokio::test(start_paused = true)]

@@ -167,6 +167,46 @@ fn a_storm_of_refreshes_tries_what_is_denied_once_in_five_minutes_and_flips_noth
 }
 
 #[test]
+fn a_storm_for_some_secrets_uses_up_no_trial_of_another() {
+    let mut world = undescribed();
+    let mut tried = vec![Vec::new(); 10];
+    for second in 0..600 {
+        let wanted: &[&str] = if second == 200 {
+            &["db-9"]
+        } else {
+            &["db-0", "db-1"]
+        };
+        // However many ask in one second.
+        for _ in 0..5 {
+            if let Some(trial) = world.tracker.trial(world.now, S, &keys(wanted)) {
+                assert!(!trial.list && !trial.batch, "not denied");
+                let key = trial.describe.unwrap();
+                tried[key["db-".len()..].parse::<usize>().unwrap()].push(second);
+            }
+        }
+        world.run(secs(1));
+    }
+    assert_eq!(tried[0], [0, 300]);
+    assert_eq!(tried[1], [1, 301]);
+    assert_eq!(tried[9], [200]);
+}
+
+#[test]
+fn trials_of_describe_are_one_a_second_for_a_source() {
+    let mut world = undescribed();
+    let all: Vec<_> = (0..10).map(|n| format!("db-{n}")).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let mut tried = 0;
+    for _ in 0..5 {
+        for _ in 0..20 {
+            tried += usize::from(world.tracker.trial(world.now, S, &keys(&all)).is_some());
+        }
+        world.run(secs(1));
+    }
+    assert_eq!(tried, 5);
+}
+
+#[test]
 fn a_trial_that_goes_well_ends_the_denial() {
     let mut world = undescribed();
     let trial = world
