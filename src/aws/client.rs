@@ -1,7 +1,7 @@
 //! What all calls share: one HTTP client, the operator's surroundings, and for each source an SDK client of its own.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -40,6 +40,7 @@ use super::{
     identity::Source,
     kube_tokens::KubeTokens,
     limit::{Budget, Budgets, Urgency},
+    suspects::Suspects,
     trust::{Trust, TrustError},
 };
 use crate::api::{ObjectKey, SourceId};
@@ -226,6 +227,7 @@ pub(super) struct Client {
     slots: Semaphore,
     periodic: Semaphore,
     denied: Mutex<Denied>,
+    suspects: Mutex<Suspects>,
 }
 
 /// When an operation as such was last denied, or seen to work.
@@ -273,6 +275,7 @@ impl Client {
             slots: Semaphore::new(SLOTS),
             periodic: Semaphore::new(PERIODIC_SLOTS),
             denied: Mutex::default(),
+            suspects: Mutex::default(),
         }
     }
 
@@ -311,6 +314,11 @@ impl Client {
 
     pub(super) fn note(&self, change: impl FnOnce(&mut Denied)) {
         change(&mut self.denied.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The keys whose batches got no answer.
+    pub(super) fn suspects(&self) -> MutexGuard<'_, Suspects> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -19,6 +19,7 @@ mod reader;
 mod remote;
 mod secrets;
 mod sessions;
+mod suspects;
 mod trust;
 
 pub use client::{AwsConfig, Subscribers};

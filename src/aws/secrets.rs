@@ -13,6 +13,7 @@ use aws_sdk_secretsmanager::{
     types::{RotationRulesType, SecretValueEntry},
 };
 use futures::future::join_all;
+use tokio::time::Instant;
 
 use super::{
     client::{AwsConfig, Client, Ground, Subscribers},
@@ -23,6 +24,7 @@ use super::{
     metrics::Metrics,
     pages::Pages,
     remote::{Description, Proven, RemoteValue, Scales},
+    suspects::Run,
     trust::TrustError,
 };
 use crate::api::{ObjectKey, Selector, SourceId, VersionId, remote::AWSCURRENT};
@@ -327,8 +329,9 @@ impl Aws {
         read.await.map_err(|cause| read_error(key, selector, cause))
     }
 
-    /// At most [`BATCH`] keys by one call. What is not answered is to be read alone: an id that the answer leaves out,
-    /// one of another account (AWS documents no batches over that border), all if one malformed id has spoilt the call.
+    /// At most [`BATCH`] keys, by one call unless a batch with some of them has failed twice. What is not answered is to be
+    /// read alone: an id that the answer leaves out, one of another account (AWS documents no batches over that border), all
+    /// if one malformed id has spoilt the call, one that spoils each batch.
     pub(super) async fn batch_once(
         &self,
         id: SourceId,
@@ -342,35 +345,78 @@ impl Aws {
         let client = self.client(id).map_err(whole)?;
         let account = client.wallet.held().await.map_err(whole)?.account();
         let is_home = |key: &&Arc<str>| account_of(key).is_none_or(|of| account.as_deref() == Some(of));
-        let ids: Vec<_> = keys.iter().filter(is_home).map(ToString::to_string).collect();
-        if ids.len() < 2 {
-            return Ok(keys.iter().map(|_| None).collect());
+        let mut run = Run::new(keys.iter().filter(is_home).cloned());
+        let mut answers = HashMap::new();
+        loop {
+            let part = run.next(&client.suspects(), Instant::now());
+            let Some(part) = part else { break };
+            let cause = match self.part(&client, &part, urgency).await {
+                Ok(answered) => {
+                    run.answer(&mut client.suspects(), &part);
+                    answers.extend(answered);
+                    continue;
+                }
+                Err(cause) => cause,
+            };
+            let goes_on = match cause.class {
+                Class::Invalid => continue,
+                // Too many calls, or an identity that is not accepted, are no fault of a key.
+                Class::Unavailable => run.fail(&mut client.suspects(), part, Instant::now()),
+                _ => {
+                    run.give_back(part);
+                    false
+                }
+            };
+            if goes_on {
+                continue;
+            }
+            if !run.was_answered() {
+                return Err(whole(cause));
+            }
+            // Each may still be allowed alone.
+            if cause.class != Class::AccessDenied {
+                let left = run.left(&client.suspects(), Instant::now());
+                answers.extend(left.into_iter().map(|key| {
+                    let error = read_error(&key, &Selector::Stage(AWSCURRENT.into()), cause.clone());
+                    (key, Err(error))
+                }));
+            }
+            break;
         }
+        Ok(keys.iter().map(|key| answers.remove(key)).collect())
+    }
+
+    /// One batch: what it answers, by key.
+    async fn part(
+        &self,
+        client: &Client,
+        keys: &[Arc<str>],
+        urgency: Urgency,
+    ) -> Result<Vec<(Arc<str>, Answered)>, Cause> {
+        let ids: Vec<_> = keys.iter().map(ToString::to_string).collect();
         let call = client.sdk.batch_get_secret_value().set_secret_id_list(Some(ids));
         let call = || call.clone().send();
-        let answer = self.call(&client, Operation::Batch, urgency, call).await;
+        let answer = self.call(client, Operation::Batch, urgency, call).await;
         client.note(|denied| denied.batch = denied.batch.after(&answer));
-        let (held, answer) = match answer {
-            Ok(answer) => answer,
-            Err(cause) if cause.class == Class::Invalid => return Ok(keys.iter().map(|_| None).collect()),
-            Err(cause) => return Err(whole(cause)),
-        };
+        let (held, answer) = answer?;
         let request_id: Arc<str> = answer.request_id().unwrap_or_default().into();
         let values = answer.secret_values.unwrap_or_default().into_iter();
         let values: Vec<_> = values
-            .filter_map(|entry| self.value(&client, &held, request_id.clone(), entry.into()).ok())
+            .filter_map(|entry| self.value(client, &held, request_id.clone(), entry.into()).ok())
             .collect();
         let errors = answer.errors.unwrap_or_default();
+        let account = held.account();
         let home: Vec<_> = account.as_deref().into_iter().collect();
         let answer = |key: &Arc<str>| {
             if let Some(value) = values.iter().find(|value| is_meant(key, value)) {
-                return Some(Ok(value.clone()));
+                return Some((key.clone(), Ok(value.clone())));
             }
             let error = errors.iter().find(|error| error.secret_id() == Some(key))?;
             let cause = Cause::answered(error.error_code()?, error.message().unwrap_or_default(), &home);
-            Some(Err(read_error(key, &Selector::Stage(AWSCURRENT.into()), cause)))
+            let error = read_error(key, &Selector::Stage(AWSCURRENT.into()), cause);
+            Some((key.clone(), Err(error)))
         };
-        Ok(keys.iter().map(answer).collect())
+        Ok(keys.iter().filter_map(answer).collect())
     }
 
     /// Makes a call; once more with new credentials if AWS no longer takes those that were held.

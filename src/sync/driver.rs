@@ -208,6 +208,29 @@ impl Tracking {
     }
 }
 
+/// What a check says of its source.
+enum Weather {
+    Answers,
+    Fails(OutageKind),
+    /// A secret alone gets no answer.
+    Unknown,
+}
+
+impl Weather {
+    fn of(error: &aws::Error) -> Self {
+        outage(error).map_or(Self::Answers, Self::Fails)
+    }
+
+    /// The same of a call for one secret, of which the tracker has been told.
+    fn of_one(error: &aws::Error, tracking: &Tracking, source: SourceId, key: &str) -> Self {
+        match outage(error) {
+            None => Self::Answers,
+            Some(_) if tracking.ask(|tracker| tracker.is_unanswered(source, key)) => Self::Unknown,
+            Some(kind) => Self::Fails(kind),
+        }
+    }
+}
+
 /// Runs the tracker's effects until it is dropped.
 pub async fn drive(
     tracking: Arc<Tracking>,
@@ -263,10 +286,10 @@ pub async fn drive(
             () = tracking.clock.reach(due) => {}
             Some(ended) = calls.join_next(), if !calls.is_empty() => {
                 match ended {
-                    Ok((source, outage)) => {
-                        if let Some(notice) = tracking.weather(source, outage) {
-                            tell(notice);
-                        }
+                    Ok((_, Weather::Unknown)) => {}
+                    Ok((source, Weather::Answers)) => tracking.weather(source, None).into_iter().for_each(&tell),
+                    Ok((source, Weather::Fails(kind))) => {
+                        tracking.weather(source, Some(kind)).into_iter().for_each(&tell);
                     }
                     Err(error) => tracing::error!(%error, "a check of AWS ended abnormally; its secrets are checked again in 5 minutes"),
                 }
@@ -283,8 +306,7 @@ fn class(cause: Cause) -> Class {
     }
 }
 
-/// The checks say why the source gave no answer, if it gave none.
-async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Option<OutageKind> {
+async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Weather {
     let mut pages = aws.list(source);
     loop {
         match pages.next().await {
@@ -302,7 +324,7 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Optio
                     tracker.is_listing(source)
                 });
                 if !goes_on {
-                    return None;
+                    return Weather::Answers;
                 }
             }
             Ok(None) => {
@@ -311,7 +333,7 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Optio
                     entries: Vec::new(),
                     complete: true,
                 });
-                return None;
+                return Weather::Answers;
             }
             Err(error) => {
                 let failure = match failure(&error, &Selector::parse(None)) {
@@ -319,22 +341,19 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Optio
                     other => other,
                 };
                 tracking.unanswered(source, Call::List, Vec::new(), failure);
-                return outage(&error);
+                return Weather::of(&error);
             }
         }
     }
 }
 
-async fn describe(
-    tracking: Arc<Tracking>,
-    aws: Arc<Aws>,
-    source: SourceId,
-    key: Arc<str>,
-) -> Option<OutageKind> {
+async fn describe(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId, key: Arc<str>) -> Weather {
     let answer = aws.describe(source, &key).await;
-    let outage = answer.as_ref().err().and_then(outage);
+    let error = answer.as_ref().err().cloned();
     tracking.observe(looked(source, &key, answer));
-    outage
+    error.map_or(Weather::Answers, |error| {
+        Weather::of_one(&error, &tracking, source, &key)
+    })
 }
 
 /// Describes one secret; the observation says what came of it.
@@ -387,7 +406,7 @@ async fn read(
     reader: Arc<Reader>,
     source: SourceId,
     keys: Vec<Arc<str>>,
-) -> Option<OutageKind> {
+) -> Weather {
     let current = Selector::parse(None);
     let begun = tracking.clock.now();
     let answers = if let [key] = keys.as_slice() {
@@ -418,15 +437,19 @@ async fn read(
                     Err(error) => tracking.failed(source, key, &current, &error, begun, false),
                 }
             }
-            None
+            Weather::Answers
         }
         Err(error) => {
             let failure = match failure(&error, &current) {
                 Failure::Denied => Failure::BatchDenied,
                 other => other,
             };
+            let alone = <[_; 1]>::try_from(keys.clone()).ok();
             tracking.unanswered(source, Call::Read, keys, failure);
-            outage(&error)
+            match alone {
+                Some([key]) => Weather::of_one(&error, &tracking, source, &key),
+                None => Weather::of(&error),
+            }
         }
     }
 }
@@ -439,7 +462,7 @@ async fn read_version(
     source: SourceId,
     key: Arc<str>,
     selector: Selector,
-) -> Option<OutageKind> {
+) -> Weather {
     let begun = tracking.clock.now();
     match aws.get(source, &key, &selector).await {
         Ok(value) => {
@@ -448,11 +471,11 @@ async fn read_version(
             if before != now_known {
                 reader.offer(source, &key, &selector, value, tracking.clock.instant(begun));
             }
-            None
+            Weather::Answers
         }
         Err(error) => {
             tracking.failed(source, &key, &selector, &error, begun, false);
-            outage(&error)
+            Weather::of_one(&error, &tracking, source, &key)
         }
     }
 }

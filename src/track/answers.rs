@@ -9,7 +9,7 @@ use crate::{
     },
     track::{
         Call, Cause, Described, Failure, Now, Observation, Refresh, Rotation,
-        backoff::Gate,
+        backoff::{Gate, SHORTEST},
         objects::Object,
         remote::{FACTS, Lane, Over, Remote, RemoteId, Seen, Turn},
         source::{Context, Source, Task},
@@ -42,7 +42,7 @@ impl Source {
             } => self.listed(&entries, complete, context),
             Observation::Failed {
                 call, keys, failure, ..
-            } => self.failed(call, &keys, &failure, context),
+            } => self.failed(call, &keys, failure, context),
             Observation::Unread {
                 key,
                 selector,
@@ -52,14 +52,16 @@ impl Source {
                 described,
                 ..
             } => {
-                self.fare(&failure, context);
                 if let Some(id) = self.names.get(&key).copied() {
+                    let failure = self.fare_alone(id, Some(selector.clone()), failure, context);
                     let seen = Seen {
                         failure,
                         text: Some(text),
                         begun,
                     };
                     self.unread(id, &selector, seen, described, context);
+                } else {
+                    self.fare(&failure, context);
                 }
             }
         }
@@ -75,10 +77,11 @@ impl Source {
         created: Option<i64>,
         context: &mut Context<'_>,
     ) {
-        self.backoff.succeed(context.now);
+        self.answer(context.now);
         let Some(id) = self.names.get(key).copied() else {
             return;
         };
+        self.doubts.remove(&(id, Some(selector.clone())));
         let ours = self.land(id, Some(selector)).is_some();
         let id = self.join(id, arn, name, context);
         let now = context.now;
@@ -118,10 +121,11 @@ impl Source {
     }
 
     fn described(&mut self, key: &str, secret: &Described, context: &mut Context<'_>) {
-        self.backoff.succeed(context.now);
+        self.answer(context.now);
         let Some(id) = self.names.get(key).copied() else {
             return;
         };
+        self.doubts.remove(&(id, None));
         let begun = self.land(id, None).map_or(context.now, |asked| asked.at);
         let id = self.join(id, &secret.arn, &secret.name, context);
         let now = context.now;
@@ -195,7 +199,7 @@ impl Source {
 
     fn listed(&mut self, entries: &[Described], complete: bool, context: &mut Context<'_>) {
         let now = context.now;
-        self.backoff.succeed(now);
+        self.answer(now);
         self.keep_sweeping(now);
         for entry in entries {
             self.sweep.seen += 1;
@@ -297,13 +301,68 @@ impl Source {
                 self.backoff
                     .give_up(now, soonest.unwrap_or(Duration::MAX), context.dice);
             }
-            _ => self.backoff.succeed(now),
+            _ => self.answer(now),
         }
     }
 
-    fn failed(&mut self, call: Call, keys: &[Arc<str>], failure: &Failure, context: &mut Context<'_>) {
+    /// A call was answered.
+    fn answer(&mut self, now: Now) {
+        self.backoff.succeed(now);
+        self.answered = Some(now);
+    }
+
+    /// What a failure of a call for one secret alone says, a read of a version or, without a selector, Describe. Gives what
+    /// the failure is. One that passes, and that comes again though the source has answered others since, is the secret's own.
+    fn fare_alone(
+        &mut self,
+        id: RemoteId,
+        selector: Option<Selector>,
+        failure: Failure,
+        context: &mut Context<'_>,
+    ) -> Failure {
         let now = context.now;
-        self.fare(failure, context);
+        let Some(remote) = self
+            .remotes
+            .get(&id)
+            .filter(|_| failure == (Failure::Transient { throttled: false }))
+        else {
+            self.doubts.remove(&(id, selector));
+            self.fare(&failure, context);
+            return failure;
+        };
+        let trouble = match &selector {
+            Some(selector) => remote.view(selector).and_then(|view| view.trouble.as_deref()),
+            None => remote.trouble.as_deref(),
+        };
+        let mut own = trouble.is_some_and(|trouble| trouble.failure == Failure::Unanswered);
+        // A pass may have read it in a batch with others.
+        if remote.asked.is_some() {
+            let before = self.doubts.insert((id, selector), now);
+            own |= before.is_some_and(|before| {
+                now >= before + SHORTEST && self.answered.is_some_and(|answered| answered > before)
+            });
+        }
+        if own {
+            self.backoff.fail_alone(now, context.dice);
+            return Failure::Unanswered;
+        }
+        self.fare(&failure, context);
+        failure
+    }
+
+    fn failed(&mut self, call: Call, keys: &[Arc<str>], failure: Failure, context: &mut Context<'_>) {
+        let now = context.now;
+        let alone = match keys {
+            [key] if call != Call::List => self.names.get(key).copied(),
+            _ => None,
+        };
+        let failure = &if let Some(id) = alone {
+            let selector = self.selector_of(id, call, &failure);
+            self.fare_alone(id, selector, failure, context)
+        } else {
+            self.fare(&failure, context);
+            failure
+        };
         let list_denied =
             *failure == Failure::ListDenied || (call == Call::List && *failure == Failure::Denied);
         if list_denied {
@@ -356,16 +415,24 @@ impl Source {
         if call == Call::Describe {
             return self.undescribed(id, seen, context);
         }
-        let current = remote.views.iter().find(|view| view.selector.is_current());
-        let selector = match failure {
-            Failure::StageNotFound(selector) => Some(selector.clone()),
-            _ => current
-                .or_else(|| remote.views.first())
-                .map(|view| view.selector.clone()),
-        };
-        if let Some(selector) = selector {
+        if let Some(selector) = self.selector_of(id, call, failure) {
             self.unread(id, &selector, seen, false, context);
         }
+    }
+
+    /// Which view of a secret has failed to be read.
+    fn selector_of(&self, id: RemoteId, call: Call, failure: &Failure) -> Option<Selector> {
+        if call == Call::Describe {
+            return None;
+        }
+        if let Failure::StageNotFound(selector) = failure {
+            return Some(selector.clone());
+        }
+        let views = &self.remotes.get(&id)?.views;
+        let current = views.iter().find(|view| view.selector.is_current());
+        current
+            .or_else(|| views.first())
+            .map(|view| view.selector.clone())
     }
 
     fn undescribed(&mut self, id: RemoteId, seen: Seen, context: &mut Context<'_>) {

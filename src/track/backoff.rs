@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::track::{Now, dice::Dice};
 
-const SHORTEST: Duration = Duration::from_secs(1);
+/// The shortest pause.
+pub(super) const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_mins(5);
 
 /// Closed while all is well; after a failure nothing is asked until a time, then one call probes.
@@ -57,6 +58,14 @@ impl Backoff {
             let longest = unchecked.clamp(SHORTEST, LONGEST);
             self.until = Some(now + dice.between(longest / 2, longest));
             self.probing = false;
+        }
+    }
+
+    /// A failure that is one secret's own. It says nothing of a source that works; to one that is being waited for it is a
+    /// failure like any other, so that an outage brings no more calls than it would without.
+    pub(super) fn fail_alone(&mut self, now: Now, dice: &mut Dice) {
+        if self.until.is_some() {
+            self.fail(now, dice);
         }
     }
 

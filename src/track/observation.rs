@@ -134,7 +134,8 @@ pub enum Failure {
         /// Too many requests, rather than an outage.
         throttled: bool,
     },
-    /// A batch gave no usable answer for this id, or an error of only this id that may pass: it is asked for alone.
+    /// A batch gave no usable answer for this id, or an error of only this id that may pass; or calls for this secret alone
+    /// fail so while others of the source are answered. It is asked for alone.
     Unanswered,
     /// The secret does not exist.
     NotFound,

@@ -387,13 +387,24 @@ impl Remote {
     /// Whether its cohort reads it, rather than a call of its own.
     pub(super) fn rides_along(&self) -> bool {
         let views = self.views.iter().filter_map(|view| view.trouble.as_deref());
+        // A Describe without an answer says nothing of reads.
+        let described = self.trouble.as_deref();
+        let described = described.filter(|trouble| trouble.failure != Failure::Unanswered);
         self.asked.is_none()
-            && self
-                .trouble
-                .as_deref()
+            && described
                 .into_iter()
                 .chain(views)
                 .all(|trouble| trouble.failure == Failure::Identity)
+    }
+
+    /// Whether calls for it get no answer while others of the source do.
+    pub(super) fn is_unanswered(&self) -> bool {
+        let views = self.views.iter().filter_map(|view| view.trouble.as_deref());
+        self.trouble
+            .as_deref()
+            .into_iter()
+            .chain(views)
+            .any(|trouble| trouble.failure == Failure::Unanswered)
     }
 
     /// Forgets what failed, if every view has shown a version before. Gives whether anything did.

@@ -102,6 +102,10 @@ pub(super) struct Source {
     /// Calls under way in the order of their start; answered ones are skipped when they come to the front.
     pub(super) flights: VecDeque<(Now, RemoteId)>,
     pub(super) flying: usize,
+    /// When a call was last answered.
+    pub(super) answered: Option<Now>,
+    /// When calls for one secret alone last failed for a reason that passes: reads of a version, or Describe.
+    pub(super) doubts: BTreeMap<(RemoteId, Option<Selector>), Now>,
     /// What reads under way are of, where it is not AWSCURRENT.
     pub(super) reading: BTreeMap<RemoteId, Selector>,
     /// The reads that stand in for a Describe which is denied.
@@ -138,6 +142,8 @@ impl Source {
             raised: false,
             flights: VecDeque::new(),
             flying: 0,
+            answered: None,
+            doubts: BTreeMap::new(),
             reading: BTreeMap::new(),
             rounds: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -429,6 +435,14 @@ impl Source {
         self.dirty.remove(&id);
         self.rounds.remove(&id);
         self.reading.remove(&id);
+        let doubts = self.doubts.range((id, None)..);
+        let doubts: Vec<_> = doubts
+            .map(|(doubt, _)| doubt.clone())
+            .take_while(|(doubted, _)| *doubted == id)
+            .collect();
+        for doubt in doubts {
+            self.doubts.remove(&doubt);
+        }
         let remote = self.remotes.remove(&id)?;
         if let Some(at) = remote.queued {
             self.queue.remove(&(at, Task::Remote(id)));

@@ -12,6 +12,7 @@ use crate::{
         Subscription, Trial, Withheld,
         dice::Dice,
         objects::{Object, ObjectId, Objects, Wakes, Wanted},
+        remote::Remote,
         source::{Context, Source},
         view::Recorded,
     },
@@ -393,6 +394,21 @@ impl Tracker {
                 .is_some_and(|facts| facts.rotation.is_none());
             unseen && remote.undescribed
         })
+    }
+
+    /// Whether calls for the secret get no answer while others of its source do.
+    pub fn is_unanswered(&self, source: SourceId, key: &str) -> bool {
+        let remote = self.sources.get(&source).and_then(|source| source.remote(key));
+        remote.is_some_and(Remote::is_unanswered)
+    }
+
+    /// The first secret that the object wants and that gets no answer while others of its source do.
+    pub fn unanswered(&self, object: &ObjectKey) -> Option<Arc<str>> {
+        let wants = &self.objects.get(self.objects.id(object)?)?.wants;
+        let unanswered = wants
+            .iter()
+            .find(|want| self.is_unanswered(want.source, &want.key));
+        unanswered.map(|want| want.key.clone())
     }
 
     /// The oldest of the last successful checks of what the object wants; none if one of them was never checked by

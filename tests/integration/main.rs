@@ -18,6 +18,7 @@
 
 mod admission;
 mod alarms;
+mod batches;
 mod canary;
 mod conditions;
 mod control;

@@ -68,6 +68,8 @@ pub(super) struct Script {
     /// Names that a batch answers with an error, or leaves out.
     pub(super) batch_errors: BTreeMap<String, (&'static str, &'static str)>,
     pub(super) batch_omits: BTreeSet<String>,
+    /// By operation: names for which every call fails as a whole, a batch for all of its ids.
+    pub(super) broken: BTreeMap<&'static str, BTreeSet<String>>,
     /// How long sessions last, in seconds.
     pub(super) session: Option<u64>,
     sessions: u32,
@@ -317,7 +319,17 @@ async fn answer(
             .get_mut(&*operation)
             .filter(|next| !next.is_empty())
             .map(|next| next.remove(0));
+        let broken = script.broken.get(&*operation);
+        let is_broken = |name: &String| {
+            body["SecretId"] == **name
+                || body["SecretIdList"]
+                    .as_array()
+                    .is_some_and(|ids| ids.iter().any(|id| *id == **name))
+        };
+        let is_broken = broken.is_some_and(|broken| broken.iter().any(is_broken));
+        let broken = is_broken.then_some(Turn::Fail(500, "InternalServiceError", ""));
         next.or_else(|| script.always.get(&*operation).cloned())
+            .or(broken)
     };
     match turn {
         Some(Turn::Hang) => std::future::pending::<()>().await,

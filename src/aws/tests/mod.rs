@@ -7,6 +7,7 @@ mod fake;
 mod origins;
 mod reader;
 mod secrets;
+mod suspects;
 mod trust;
 
 use std::time::Duration;

@@ -143,8 +143,14 @@ impl Context {
                 .into_iter()
                 .find_map(|source| self.tracking.outage(source))
         });
-        match outage {
-            Some(kind) => format!("{kind}; it is asked again by itself"),
+        if let Some(kind) = outage {
+            return format!("{kind}; it is asked again by itself");
+        }
+        match self.tracking.ask(|tracker| tracker.unanswered(object)) {
+            Some(key) => format!(
+                "AWS answers for other secrets, but for {key} it does not, or answers that it is not well; it is asked again by \
+                 itself"
+            ),
             None => "The condition Ready and the operator's log say why".to_owned(),
         }
     }

@@ -1,5 +1,6 @@
 //! The tracker against a model of AWS that lags, fails, and counts calls.
 
+mod alone;
 mod denials;
 mod failures;
 mod gone;

@@ -124,6 +124,29 @@ async fn single_ids_of_a_batch_fail() {
 }
 
 #[tokio::test]
+async fn one_id_breaks_every_batch_with_it_and_no_other() {
+    let bed = bed();
+    for name in ["a", "b", "c"] {
+        bed.create(name, "x");
+    }
+    bed.aws.add_fault(
+        Match::all().operation("BatchGetSecretValue").secret("b"),
+        Fault::server_error(),
+    );
+    let batch = |ids: [&str; 2]| {
+        let ids = ids.map(str::to_owned).to_vec();
+        let batch = bed.admin.batch_get_secret_value();
+        batch.set_secret_id_list(Some(ids)).send()
+    };
+    assert_eq!(code(&batch(["a", "b"]).await), "InternalServiceError");
+    assert_eq!(code(&batch(["a", "c"]).await), "ok");
+    assert_eq!(
+        code(&bed.admin.get_secret_value().secret_id("b").send().await),
+        "ok"
+    );
+}
+
+#[tokio::test]
 async fn a_lagging_list_and_stale_reads_serve_the_former_state_until_released() {
     let bed = bed();
     let arn = bed.create("a", "one");
