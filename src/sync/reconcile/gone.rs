@@ -125,7 +125,8 @@ impl Context {
         let losing = match found {
             Found::Foreign => return Ok(()),
             Found::Nothing if pass.is_empty() => {
-                if deletes && pass.was_deleted() {
+                // The status may not have said so yet: it takes turns.
+                if deletes && (pass.was_deleted() || self.deletions().time_of(object).is_some()) {
                     return Ok(());
                 }
                 let gone: Vec<_> = pass.gone().collect();
