@@ -188,7 +188,10 @@ impl Drop for Waiting<'_> {
 mod tests {
     use futures::future::{join_all, poll_immediate};
 
-    use super::{super::places::OF_NAMESPACE, *};
+    use super::{
+        super::places::{OF_FAST_NAMESPACE, OF_NAMESPACE},
+        *,
+    };
 
     fn namespace(name: usize) -> Arc<str> {
         format!("tenant-{name}").into()
@@ -257,6 +260,7 @@ mod tests {
         assert!(slots.is_slow(&shop), "its wait is noted as any other's");
         assert!(slots.lock().waiting.is_empty());
         slots.ended(&shop, Outcome::Answered(Duration::from_millis(5)));
+        writing.extend(join_all((OF_NAMESPACE..OF_FAST_NAMESPACE).map(|_| slots.take(&shop))).await);
         let mut soon = Box::pin(slots.take_soon(&shop));
         assert!(poll_immediate(&mut soon).await.is_none());
         drop(writing.pop());
