@@ -374,6 +374,7 @@ async fn alerting(
             name,
             note,
             time,
+            ..
         } = alert;
         Alert {
             reason: reason.to_owned(),

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -56,6 +56,8 @@ const EMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Alerts waiting to be taken; more are dropped.
 const ALERTS: usize = 64;
+/// Those of one namespace among them.
+const ALERTS_SHARE: usize = 16;
 /// The kinds of the objects that alerts are about.
 const ALERTED: [&str; 3] = ["ExternalSecret", "SecretStore", "ClusterSecretStore"];
 /// The events that somebody may want to be called for.
@@ -78,39 +80,72 @@ pub struct Events {
 }
 
 /// An event and what it is about.
-type Emitted = (ObjectReference, Event);
+struct Emitted {
+    regarding: ObjectReference,
+    event: Event,
+    place: Place,
+}
 
 /// Where alerts go, and those that went there.
 #[derive(Debug)]
 struct Alerts {
     queue: mpsc::Sender<Alert>,
+    waiting: Waiting,
     history: AlertHistory,
 }
 
-/// How many events wait, of each namespace.
-#[derive(Clone, Debug, Default)]
-struct Waiting(Arc<Mutex<HashMap<String, usize>>>);
+/// How many wait in a queue, of each namespace.
+#[derive(Clone, Debug)]
+struct Waiting {
+    counts: Arc<Mutex<HashMap<String, usize>>>,
+    most: usize,
+    of_namespace: usize,
+}
+
+/// Held by one that waits.
+#[derive(Debug)]
+struct Place {
+    waiting: Waiting,
+    namespace: String,
+}
 
 impl Waiting {
-    /// Counts one more, if there is room for it.
-    fn begin(&self, regarding: &ObjectReference) -> bool {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = counts.values().sum();
-        let count = counts.get(&*namespace(regarding)).copied().unwrap_or_default();
-        let room = all < QUEUE && count < SHARE;
-        if room {
-            counts.insert(namespace(regarding), count + 1);
+    fn new(most: usize, of_namespace: usize) -> Self {
+        Self {
+            counts: Arc::default(),
+            most,
+            of_namespace,
         }
-        room
     }
 
-    fn end(&self, regarding: &ObjectReference) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A place for one more, if there is room for it.
+    fn begin(&self, regarding: &ObjectReference) -> Option<Place> {
         let namespace = namespace(regarding);
-        if let Some(count) = counts.get_mut(&namespace) {
+        let mut counts = self.counts();
+        let all: usize = counts.values().sum();
+        let count = counts.get(&namespace).copied().unwrap_or_default();
+        if all >= self.most || count >= self.of_namespace {
+            return None;
+        }
+        counts.insert(namespace.clone(), count + 1);
+        Some(Place {
+            waiting: self.clone(),
+            namespace,
+        })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.waiting.counts();
+        if let Some(count) = counts.get_mut(&self.namespace) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                counts.remove(&namespace);
+                counts.remove(&self.namespace);
             }
         }
     }
@@ -125,7 +160,7 @@ struct Turns {
 
 impl Turns {
     fn put(&mut self, emitted: Emitted) {
-        let namespace = namespace(&emitted.0);
+        let namespace = namespace(&emitted.regarding);
         let line = self.lines.entry(namespace.clone()).or_default();
         if line.is_empty() {
             self.turns.push_back(namespace);
@@ -151,7 +186,7 @@ fn namespace(regarding: &ObjectReference) -> String {
 }
 
 /// An event that somebody may want to be called for, besides the event itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Alert {
     /// The event's reason, such as `RestartFailed`.
     pub reason: &'static str,
@@ -165,12 +200,12 @@ pub struct Alert {
     pub note: String,
     /// When, by the API server's clock.
     pub time: Timestamp,
+    _place: Place,
 }
 
 /// Sends what was put in, one after another, namespaces in turn.
 pub struct EventWorker {
     queue: mpsc::Receiver<Emitted>,
-    waiting: Waiting,
     client: kube::Client,
     instance: String,
     leadership: Arc<Leadership>,
@@ -183,10 +218,8 @@ impl Events {
     pub fn new(cluster: &Cluster, leadership: Arc<Leadership>, instance: &str) -> (Self, EventWorker) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let metrics = cluster.metrics.clone();
-        let waiting = Waiting::default();
         let worker = EventWorker {
             queue: receiver,
-            waiting: waiting.clone(),
             client: cluster.client.clone(),
             instance: instance.to_owned(),
             leadership,
@@ -196,7 +229,7 @@ impl Events {
         (
             Self {
                 queue: sender,
-                waiting,
+                waiting: Waiting::new(QUEUE, SHARE),
                 alerts: Arc::default(),
                 time: cluster.time().clone(),
                 metrics,
@@ -211,7 +244,11 @@ impl Events {
     pub fn alerts(&self) -> mpsc::Receiver<Alert> {
         let (queue, receiver) = mpsc::channel(ALERTS);
         let history = AlertHistory::default();
-        *self.alerts.lock().unwrap_or_else(PoisonError::into_inner) = Some(Alerts { queue, history });
+        *self.alerts.lock().unwrap_or_else(PoisonError::into_inner) = Some(Alerts {
+            queue,
+            waiting: Waiting::new(ALERTS, ALERTS_SHARE),
+            history,
+        });
         receiver
     }
 
@@ -274,12 +311,12 @@ impl Events {
             note: Some(cut(note).to_owned()),
             secondary: related,
         };
-        if !self.waiting.begin(&regarding) {
-            self.metrics.events_dropped.inc();
-            return;
-        }
-        if let Err(full) = self.queue.try_send((regarding, event)) {
-            self.waiting.end(&full.into_inner().0);
+        let emitted = self.waiting.begin(&regarding).map(|place| Emitted {
+            regarding,
+            event,
+            place,
+        });
+        if emitted.is_none_or(|emitted| self.queue.try_send(emitted).is_err()) {
             self.metrics.events_dropped.inc();
         }
     }
@@ -301,15 +338,16 @@ impl Events {
             return;
         }
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let alert = Alert {
+        let alert = alerts.waiting.begin(regarding).map(|place| Alert {
             reason,
             kind: text(&regarding.kind),
             namespace: text(&regarding.namespace),
             name: text(&regarding.name),
             note: note.to_owned(),
             time: now,
-        };
-        if alerts.queue.try_send(alert).is_ok() {
+            _place: place,
+        });
+        if alert.is_some_and(|alert| alerts.queue.try_send(alert).is_ok()) {
             alerts.history.told(now, regarding, reason, note);
         } else {
             self.metrics.alerts_dropped.inc();
@@ -330,8 +368,13 @@ impl EventWorker {
                 Some(next) => Some(next),
                 None => self.queue.recv().await,
             };
-            let Some((regarding, event)) = next else { break };
-            self.waiting.end(&regarding);
+            let Some(next) = next else { break };
+            let Emitted {
+                regarding,
+                event,
+                place,
+            } = next;
+            drop(place);
             let key = EventKey::of(&regarding, &event);
             let next = history.next(self.time.now(), &key);
             if next == Next::Drop {
