@@ -59,8 +59,8 @@ impl Backup {
         Ok(Self { key, objects })
     }
 
-    /// Deletes all of it, with what depends on it.
-    async fn lose(bed: &Bed, operator: &Operator, secrets: &[&str], workloads: &[&str]) -> Result<()> {
+    /// Deletes all of a namespace, with what depends on it.
+    async fn lose(bed: &Bed, secrets: &[&str], workloads: &[&str]) -> Result<()> {
         for name in workloads {
             bed.delete::<Deployment>(name).await?;
         }
@@ -69,9 +69,6 @@ impl Backup {
         }
         bed.delete::<SecretStore>(STORE).await?;
         bed.delete::<ServiceAccount>(READER).await?;
-        keys(bed, operator)
-            .delete(names::TOKEN_KEY_SECRET, &DeleteParams::default())
-            .await?;
         for name in secrets {
             bed.gone(name).await?;
         }
@@ -84,11 +81,7 @@ impl Backup {
         Ok(())
     }
 
-    async fn restore(self, bed: &Bed, operator: &Operator, workloads: &[&str]) -> Result<()> {
-        keys(bed, operator)
-            .create(&PostParams::default(), &self.key)
-            .await
-            .context("create the key of the tokens")?;
+    async fn restore(self, bed: &Bed, workloads: &[&str]) -> Result<()> {
         for object in self.objects {
             bed.create(object).await?;
         }
@@ -97,6 +90,14 @@ impl Backup {
         }
         Ok(())
     }
+}
+
+async fn lose_key(bed: &Bed, operator: &Operator) -> Result<()> {
+    let keys = keys(bed, operator);
+    keys.delete(names::TOKEN_KEY_SECRET, &DeleteParams::default())
+        .await
+        .context("delete the key of the tokens")
+        .map(drop)
 }
 
 fn keys(bed: &Bed, operator: &Operator) -> Api<Secret> {
@@ -138,13 +139,17 @@ async fn a_restored_namespace_keeps_its_secrets_and_restarts_only_what_is_due() 
         let token = bed.rollout("resting").await?;
         let changed_at = bed.changed_at("resting").await?;
         let backup = Backup::take(bed, operator, &secrets, &workloads).await?;
-        Backup::lose(bed, operator, &secrets, &workloads).await?;
+        Backup::lose(bed, &secrets, &workloads).await?;
+        lose_key(bed, operator).await?;
         // AWS has gone on since the backup was taken.
         bed.aws.put_secret_value(&moved.arn, "third")?;
         for arn in &gone {
             bed.aws.force_delete_secret(arn)?;
         }
-        backup.restore(bed, operator, &workloads).await?;
+        keys(bed, operator)
+            .create(&PostParams::default(), &backup.key)
+            .await?;
+        backup.restore(bed, &workloads).await?;
 
         let mut restored = Vec::new();
         for name in &secrets {
@@ -219,7 +224,8 @@ async fn what_comes_back_without_its_secret_and_key_is_made_and_restarts_nothing
         bed.follows(("Deployment", "web"), "db", &token).await?;
         operator.terminate().await?;
         let mut backup = Backup::take(bed, operator, &["db"], &["web"]).await?;
-        Backup::lose(bed, operator, &["db"], &["web"]).await?;
+        Backup::lose(bed, &["db"], &["web"]).await?;
+        lose_key(bed, operator).await?;
         backup.objects.retain(|object| object["kind"] != "Secret");
         for object in backup.objects {
             bed.create(object).await?;
@@ -232,6 +238,37 @@ async fn what_comes_back_without_its_secret_and_key_is_made_and_restarts_nothing
         let mut anchor = Anchor::drop(bed).await?;
         anchor.holds().await?;
         restarted(&history, &[]).await
+    })
+    .await
+}
+
+/// Somebody deletes a namespace by mistake and has it restored; the operator works on all the time.
+#[tokio::test]
+async fn under_a_running_operator_a_restored_secret_is_taken_up_and_restarts_nothing() -> Result<()> {
+    let _api_server = API_SERVER.read().await;
+    quarried("mistaken", &[], async |bed, operator| {
+        bed.store(STORE, json!({"changeDetection": "Describe"})).await?;
+        let db = bed.restarting("db", json!({})).await?;
+        bed.run_workloads([web("web", "db")]).await?;
+        let token = bed.rotate(&db, "second").await?;
+        bed.follows(("Deployment", "web"), "db", &token).await?;
+        bed.restarts("db", &["Complete"]).await?;
+        let backup = Backup::take(bed, operator, &["db"], &["web"]).await?;
+        Backup::lose(bed, &["db"], &["web"]).await?;
+        let history = bed.history().await?;
+        backup.restore(bed, &["web"]).await?;
+        let restored = bed.written("db").await?.uid();
+        bed.store_ready(STORE, &["Valid"]).await?;
+        bed.synced("db").await?;
+        bed.restarts("db", &["Complete"]).await?;
+        same("the rollout", &bed.rollout("db").await?, &token)?;
+        let mut anchor = Anchor::drop(bed).await?;
+        anchor.holds().await?;
+        restarted(&history, &[]).await?;
+        same("the Secret", &bed.written("db").await?.uid(), &restored)?;
+        let token = bed.rotate(&db, "third").await?;
+        bed.follows(("Deployment", "web"), "db", &token).await?;
+        restarted(&history, &[("Deployment web", 1)]).await
     })
     .await
 }
