@@ -8,13 +8,13 @@ use k8s_openapi::api::{
 use keyturn::api::{ExternalSecret, SecretStore, names};
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use testbed::wait;
 
 use crate::{
-    harness::{API_SERVER, Bed, DELETION, READER, SOON, STORE, annotation, entry, quarried, same},
+    harness::{API_SERVER, Bed, DELETION, READER, SOON, STORE, annotation, bed, entry, quarried, same},
     operator::Operator,
     rolling::{Anchor, restarted, web},
 };
@@ -268,6 +268,26 @@ async fn under_a_running_operator_a_restored_secret_is_taken_up_and_restarts_not
         same("the Secret", &bed.written("db").await?.uid(), &restored)?;
         let token = bed.rotate(&db, "third").await?;
         bed.follows(("Deployment", "web"), "db", &token).await?;
+        restarted(&history, &[("Deployment web", 1)]).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_status_that_is_wiped_under_a_running_operator_is_written_again() -> Result<()> {
+    bed("wiped", async |bed| {
+        let db = bed.restarting("db", json!({})).await?;
+        bed.run_workloads([web("web", "db")]).await?;
+        let history = bed.history().await?;
+        let token = bed.rotate(&db, "second").await?;
+        bed.follows(("Deployment", "web"), "db", &token).await?;
+        bed.restarts("db", &["Complete"]).await?;
+        let nothing = Patch::Merge(json!({"status": null}));
+        bed.all::<ExternalSecret>()
+            .patch_status("db", &PatchParams::default(), &nothing)
+            .await?;
+        bed.synced("db").await?;
+        bed.restarts("db", &["Complete"]).await?;
         restarted(&history, &[("Deployment web", 1)]).await
     })
     .await
