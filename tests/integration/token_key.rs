@@ -1,14 +1,19 @@
 //! Another key of the tokens, on purpose: what is read and written for it, and that nothing else follows.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::Secret;
-use keyturn::api::names::{TOKEN_KEY_SECRET, annotation as names};
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use keyturn::api::{
+    ObjectKey, TokenKey,
+    names::{TOKEN_KEY_SECRET, annotation as names},
+};
 use kube::{Api, ResourceExt as _, api::DeleteParams};
 use serde_json::json;
 use testbed::wait;
 
 use crate::{
-    harness::{API_SERVER, Bed, DELETION, SOON, STORE, annotation, data, entry, quarried, same},
+    harness::{API_SERVER, Bed, DELETION, SELDOM, SOON, STORE, annotation, data, entry, quarried, same},
     operator::Operator,
     rolling::{Anchor, restarted, web, with},
 };
@@ -129,6 +134,47 @@ async fn another_token_key_reads_each_value_once_and_restarts_nothing() -> Resul
         restarted(&history, &[&due[..], &[("Deployment web", 1)]].concat())
             .await
             .context("the next rotation")
+    })
+    .await
+}
+
+/// Whoever has the key can make another value look like the one that Keyturn wrote.
+#[tokio::test]
+async fn what_was_forged_with_a_stolen_key_is_corrected_under_a_new_one() -> Result<()> {
+    let _api_server = API_SERVER.read().await;
+    quarried("forged", &[], async |bed, operator| {
+        // Nothing is read for its interval's sake, which would correct it too.
+        bed.store(STORE, json!({"changeDetection": "Describe"})).await?;
+        bed.restarting_with("db", json!({"refreshInterval": SELDOM}))
+            .await?;
+        bed.run_workloads([web("web", "db")]).await?;
+        let key = keys(bed, operator).get(TOKEN_KEY_SECRET).await?;
+        let bytes = key.data.and_then(|mut data| data.remove("key")).context("key")?.0;
+        let stolen = TokenKey::new(bytes.as_slice().try_into()?);
+        let forged = BTreeMap::from([("value".to_owned(), ByteString(b"forged".to_vec()))]);
+        let secret = ObjectKey::new(bed.namespace.as_str(), "db");
+        let content = stolen.content(&secret, "Opaque", &forged);
+        let annotations = json!({names::CONTENT: content});
+        bed.patch::<Secret>(
+            "db",
+            json!({"data": forged, "metadata": {"annotations": annotations}}),
+        )
+        .await?;
+        let mut anchor = Anchor::drop(bed).await?;
+        anchor.holds().await?;
+        bed.holds("db", &[("value", "forged")]).await?;
+
+        let history = bed.history().await?;
+        keys(bed, operator)
+            .delete(TOKEN_KEY_SECRET, &DeleteParams::default())
+            .await?;
+        operator.terminate().await?;
+        operator.start().await?;
+        bed.holds("db", &[("value", "first")]).await?;
+        let token = bed.rollout("db").await?;
+        bed.follows(("Deployment", "web"), "db", &token).await?;
+        anchor.holds().await?;
+        restarted(&history, &[("Deployment web", 1)]).await
     })
     .await
 }
