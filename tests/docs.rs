@@ -277,8 +277,10 @@ fn named_tests(text: &str) -> Vec<(String, String)> {
     let named = Regex::new(r"`((?:src|tests)/[\w/-]+\.rs): ([^`]+)`").unwrap();
     let pair = |found: regex::Captures<'_>| {
         let file = found[1].to_owned();
-        let names: Vec<_> = found[2].split(", ").map(ToOwned::to_owned).collect();
-        names.into_iter().map(move |name| (file.clone(), name))
+        let functions: Vec<_> = found[2].split(", ").map(ToOwned::to_owned).collect();
+        functions
+            .into_iter()
+            .map(move |function| (file.clone(), function))
     };
     named.captures_iter(text).flat_map(pair).collect()
 }

@@ -90,8 +90,8 @@ async fn another_token_key_reads_each_value_once_and_restarts_nothing() -> Resul
                 SOON,
                 async || {
                     let now = bed.written(name).await?;
-                    let other = |token: &&str| annotation(&now, token) != annotation(was, token);
-                    Ok(TOKENS.iter().all(|token| other(&token)).then_some(now))
+                    let other = |token: &str| annotation(&now, token) != annotation(was, token);
+                    Ok(TOKENS.iter().all(|token| other(token)).then_some(now))
                 },
             )
             .await?;
