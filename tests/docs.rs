@@ -1,5 +1,5 @@
 //! What the pages tell users to type and expect: manifests that the API server takes, values that the chart knows,
-//! reasons that there are, links that lead somewhere.
+//! reasons that there are, links that lead somewhere, tests that hold what is promised.
 
 #![expect(
     clippy::unwrap_used,
@@ -257,4 +257,115 @@ fn every_link_leads_somewhere() {
             }
         }
     }
+}
+
+/// Pages whose promises name the tests that hold them.
+const PROMISING: [&str; 6] = [
+    "SECURITY.md",
+    "SUPPORT.md",
+    "docs/api-stability.md",
+    "docs/runbooks.md",
+    "docs/threat-model.md",
+    "docs/track-record.md",
+];
+
+/// Titles of the column that names the test of each row.
+const TEST_COLUMNS: [&str; 3] = ["test", "test that guards it", "how it is kept"];
+
+/// The tests that a text names, as `file.rs: function, function`.
+fn named_tests(text: &str) -> Vec<(String, String)> {
+    let named = Regex::new(r"`((?:src|tests)/[\w/-]+\.rs): ([^`]+)`").unwrap();
+    let pair = |found: regex::Captures<'_>| {
+        let file = found[1].to_owned();
+        let functions: Vec<_> = found[2].split(", ").map(ToOwned::to_owned).collect();
+        functions
+            .into_iter()
+            .map(move |function| (file.clone(), function))
+    };
+    named.captures_iter(text).flat_map(pair).collect()
+}
+
+/// The attributes of the test function of this name.
+fn attributes(source: &str, name: &str) -> Option<String> {
+    let function = format!(
+        r"(?m)((?:^ *#\[.+\]\n)+) *(?:async )?fn {}\(",
+        regex::escape(name)
+    );
+    let found = Regex::new(&function).unwrap().captures(source)?;
+    let attributes = found[1].to_owned();
+    (attributes.contains("#[test]") || attributes.contains("#[tokio::test")).then_some(attributes)
+}
+
+#[test]
+fn every_test_that_a_page_names_exists() {
+    let mut seen = 0;
+    for (page, text) in pages() {
+        for line in text.lines() {
+            for (file, name) in named_tests(line) {
+                let at = format!("{}: {file}: {name}", page.display());
+                let source = fs::read_to_string(root().join(&file)).unwrap_or_default();
+                let attributes = attributes(&source, &name);
+                assert!(attributes.is_some(), "{at} is not a test");
+                let ignored = attributes.is_some_and(|all| all.contains("#[ignore"));
+                assert!(
+                    !ignored || line.contains("`make "),
+                    "{at} is ignored, so the page has to name the command that runs it"
+                );
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 100, "{seen} tests");
+}
+
+#[test]
+fn every_promise_names_its_test_or_says_that_there_is_none() {
+    let pages = pages();
+    for page in PROMISING {
+        let text = &pages[Path::new(page)];
+        let mut rows = 0;
+        let mut is_listed = false;
+        let mut before = "";
+        for line in text.lines() {
+            let cells: Vec<_> = line
+                .split(" | ")
+                .map(|cell| cell.trim_matches(['|', ' ']))
+                .collect();
+            let last = cells.last().copied().unwrap_or_default();
+            if !line.starts_with('|') {
+                is_listed = false;
+            } else if line.starts_with("|---") {
+                let title = before.trim_matches(['|', ' ']).rsplit(" | ").next();
+                is_listed = title.is_some_and(|title| TEST_COLUMNS.contains(&title));
+            } else if is_listed {
+                let is_none = last.starts_with("none") || last.starts_with("no test");
+                assert!(
+                    is_none || !named_tests(last).is_empty(),
+                    "{page}: name a test, or begin with none: {line}"
+                );
+                rows += 1;
+            }
+            before = line;
+        }
+        let named = named_tests(text).len();
+        assert!(rows + named >= 3, "{page}: {rows} rows and {named} tests");
+    }
+}
+
+#[test]
+fn a_test_is_found_by_its_attribute() {
+    let source = "/// Text.\n#[tokio::test(flavor = \"x\")]\n#[ignore = \"slow\"]\nasync fn one() {}\nfn two() {}\n    \
+                  #[test]\n    fn three(\n";
+    assert!(attributes(source, "one").is_some_and(|all| all.contains("#[ignore")));
+    assert!(attributes(source, "three").is_some_and(|all| !all.contains("#[ignore")));
+    for absent in ["two", "thre", "four"] {
+        assert_eq!(attributes(source, absent), None, "{absent}");
+    }
+    let named =
+        named_tests("`tests/chart.rs: a, b` and `src/a/b.rs: c`, `tests/chart.rs` alone, `kubectl: d`");
+    let named: Vec<_> = named
+        .iter()
+        .map(|(file, name)| format!("{file} {name}"))
+        .collect();
+    assert_eq!(named, ["tests/chart.rs a", "tests/chart.rs b", "src/a/b.rs c"]);
 }

@@ -34,6 +34,8 @@ use crate::{
 
 /// The least time between two writes of one status.
 const GAP: Duration = Duration::from_secs(5);
+/// How long the index has to show what was written. A status that does not show it by then was changed by somebody else.
+const SHOWN: Duration = Duration::from_secs(30);
 /// Statuses that are written at once.
 const AT_ONCE: usize = 8;
 
@@ -46,6 +48,8 @@ pub(super) struct Statuses {
 
 #[derive(Default)]
 struct Said {
+    /// The uid of the object: another one of its name was told nothing yet.
+    uid: Box<str>,
     /// When it was written last.
     last: Option<Instant>,
     /// What was written last, until the index shows it.
@@ -78,19 +82,24 @@ impl Statuses {
             return;
         }
         let known = self.objects.entry(object.clone()).or_default();
+        if known.uid != uid {
+            known.uid.clone_from(&uid);
+            known.digest = None;
+        }
         if known.digest == Some(said) {
             known.digest = None;
         }
+        let is_said = said == digest && known.digest.is_none();
         let wanted = Wanted { uid, status, digest };
-        known.wanted = (known.digest.unwrap_or(said) != digest).then_some(wanted);
+        known.wanted = (!is_said).then_some(wanted);
     }
 
     /// What is to be written now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<(ObjectKey, Wanted)> {
-        let rested = |said: &Said| said.last.is_none_or(|last| now >= last + GAP);
         let objects = self.objects.iter_mut();
         let mut waiting: Vec<(&ObjectKey, &mut Said)> = objects
-            .filter(|(_, said)| said.wanted.is_some() && !said.under_way && rested(said))
+            .filter(|(_, said)| said.wanted.is_some() && !said.under_way)
+            .filter(|(_, said)| said.rested().is_none_or(|rested| now >= rested))
             .collect();
         waiting.sort_by_key(|(_, said)| said.last);
         let mut due = Vec::new();
@@ -102,10 +111,7 @@ impl Statuses {
             }
         }
         self.objects.retain(|_, said| {
-            said.under_way
-                || said.wanted.is_some()
-                || said.digest.is_some()
-                || said.last.is_some_and(|last| now < last + GAP)
+            said.under_way || said.wanted.is_some() || said.rested().is_some_and(|rested| now < rested)
         });
         due
     }
@@ -117,8 +123,11 @@ impl Statuses {
             return None;
         }
         let waiting = |said: &&Said| said.wanted.is_some() && !said.under_way;
-        let last = self.objects.values().filter(waiting).filter_map(|said| said.last);
-        last.map(|last| last + GAP).min()
+        self.objects
+            .values()
+            .filter(waiting)
+            .filter_map(Said::rested)
+            .min()
     }
 
     /// A status was written, or not.
@@ -134,6 +143,9 @@ impl Statuses {
             return;
         };
         said.under_way = false;
+        if said.uid != wanted.uid {
+            return;
+        }
         said.last = Some(now);
         match written {
             Ok(()) => {
@@ -154,6 +166,16 @@ impl Statuses {
                 said.wanted.get_or_insert(wanted);
             }
         }
+    }
+}
+
+impl Said {
+    /// From when on it may be written again. What was written a moment ago is not written again before the index shows it.
+    fn rested(&self) -> Option<Instant> {
+        let wanted = self.wanted.as_ref().map(|wanted| wanted.digest);
+        let is_written = self.digest.is_some() && wanted.is_none_or(|wanted| self.digest == Some(wanted));
+        let gap = if is_written { SHOWN } else { GAP };
+        self.last.map(|last| last + gap)
     }
 }
 
@@ -438,6 +460,42 @@ mod tests {
         // All is said, and the index shows it: nothing is kept.
         want(&mut statuses, digest(3), 3);
         assert!(!write(&mut statuses, now + GAP * 3));
+        assert!(statuses.objects.is_empty());
+    }
+
+    #[test]
+    fn another_object_of_the_name_is_told_what_the_former_one_was() {
+        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        want(&mut statuses, 0, 1);
+        assert!(write(&mut statuses, now));
+        let another = |statuses: &mut Statuses| {
+            let uid = ("u2".into(), 1);
+            statuses.want(&key(), uid, 0, Some(report(1)), Timestamp::UNIX_EPOCH);
+        };
+        another(&mut statuses);
+        assert_eq!(statuses.next(), Some(now + GAP));
+        assert!(write(&mut statuses, now + GAP));
+        // What comes of a write to the former one is nothing of the other one's.
+        let mut statuses = Statuses::default();
+        want(&mut statuses, 0, 1);
+        let (object, wanted) = statuses.due(now).pop().unwrap();
+        another(&mut statuses);
+        statuses.done(&object, wanted, Ok(()), now);
+        assert!(write(&mut statuses, now));
+    }
+
+    #[test]
+    fn what_the_index_never_shows_is_written_once_more() {
+        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        want(&mut statuses, 0, 1);
+        assert!(write(&mut statuses, now));
+        // Somebody wiped the status.
+        want(&mut statuses, 0, 1);
+        assert_eq!(statuses.next(), Some(now + SHOWN));
+        assert!(!write(&mut statuses, now + SHOWN - Duration::from_millis(1)));
+        assert!(write(&mut statuses, now + SHOWN));
+        // Where nothing more is to be said, nothing is kept.
+        assert!(!write(&mut statuses, now + SHOWN * 3));
         assert!(statuses.objects.is_empty());
     }
 

@@ -197,16 +197,18 @@ impl Context {
         }
     }
 
-    /// Whether an object differs from what its last pass saw, in what passes look at.
+    /// Whether an object differs from what its last pass saw, in what passes look at, or has lost the status that it had.
     pub fn is_news(&self, object: &ObjectKey) -> bool {
-        let seen = self
+        let (seen, told) = self
             .memory
             .lock()
             .get(object)
-            .and_then(|memory| memory.seen.clone());
+            .map(|memory| (memory.seen.clone(), memory.said.is_some()))
+            .unwrap_or_default();
         let same = self.objects.with(object, |indexed| {
             indexed.entry().is_some_and(|entry| {
                 seen.is_some_and(|seen| seen.uid == entry.uid && seen.revision == entry.revision)
+                    && !(told && entry.said.is_silent())
             })
         });
         same != Some(true)
