@@ -35,6 +35,7 @@ mod probes;
 mod reading;
 mod refresh;
 mod restart_control;
+mod restart_coverage;
 mod restart_crashes;
 mod restart_evict;
 mod restart_failing;
