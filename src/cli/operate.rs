@@ -155,7 +155,7 @@ pub(super) async fn operate(
         min_interval: min_refresh_interval,
         restart_default,
     });
-    let workloads = restart::Workloads::watch(&mut watches);
+    let workloads = restart::Workloads::watch(&mut watches, &objects.demand());
     let mut listed = watches.ready();
     let attending = attend(&readiness, watches.ready(), watches.ages());
     let watching = watches.run();

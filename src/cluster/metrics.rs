@@ -22,6 +22,7 @@ pub struct Metrics {
     pub(super) restarts: Family<WatchRestart, Counter>,
     pub(super) malformed: Family<OfKind, Counter>,
     pub(super) indexed: Family<OfKind, Gauge>,
+    pub(super) uncovered: Family<OfKind, Gauge>,
     pub(super) watches: WatchAges,
     pub(super) events_dropped: Counter,
     pub(super) alerts_dropped: Counter,
@@ -57,6 +58,7 @@ impl Metrics {
             restarts,
             malformed,
             indexed,
+            uncovered,
             watches,
             events_dropped,
             alerts_dropped,
@@ -75,6 +77,11 @@ impl Metrics {
         registry.register_collector(Box::new(watches));
         registry.register("malformed_objects", "Objects that could not be read", malformed);
         registry.register("indexed_objects", "Objects in the indexes", indexed);
+        registry.register(
+            "uncovered_namespaces",
+            "Namespaces in which an ExternalSecret asks for restarts and whose workloads are not all listed yet",
+            uncovered,
+        );
         registry.register(
             "events_dropped",
             "Events not sent: queue full, refused or late",

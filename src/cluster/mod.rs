@@ -32,8 +32,8 @@ pub use error::{Class, Error, InvalidField};
 pub use events::{Alert, EventWorker, Events};
 pub use find::Found;
 pub use index::{
-    Absent, Change, Changes, Control, Index, Indexed, Malformed, NamespaceEntry, Project, Scope, SecretEntry,
-    WatchEnded, Watches,
+    Absent, Change, Changes, Control, Demand, Index, Indexed, Malformed, NamespaceEntry, Project, Scope,
+    SecretEntry, WatchEnded, Watches,
 };
 pub use key::token_key;
 pub use lease::{Leadership, Lease, LeaseLost};

@@ -20,8 +20,8 @@ use crate::{
         names::{RESTART_DOMAIN, restart_annotation},
     },
     cluster::{
-        Control, Events, Index, Indexed, NamespaceEntry, Pace, Rollout, SecretEntry, ServerTime, Watches,
-        Writer,
+        Control, Demand, Events, Index, Indexed, NamespaceEntry, Pace, Rollout, SecretEntry, ServerTime,
+        Watches, Writer,
     },
     sync::entry::{Entry, RestartFault},
 };
@@ -68,14 +68,22 @@ pub struct Workloads {
     rollouts_known: watch::Receiver<bool>,
 }
 
+const KINDS: [WorkloadKind; 4] = [
+    Deployment::KIND,
+    StatefulSet::KIND,
+    DaemonSet::KIND,
+    Rollout::KIND,
+];
+
 impl Workloads {
-    /// Adds their watches. Rollouts are followed once the cluster has them.
-    pub fn watch(watches: &mut Watches) -> Self {
-        let (rollouts, rollouts_known) = watches.optional(workload::Workloads::<Rollout>::default());
+    /// Adds their watches, after that of the ExternalSecrets, which demand them. Rollouts are followed once the cluster has
+    /// them.
+    pub fn watch(watches: &mut Watches, demand: &Demand) -> Self {
+        let (rollouts, rollouts_known) = watches.optional(workload::Workloads::<Rollout>::default(), demand);
         Self {
-            deployments: watches.watch(workload::Workloads::<Deployment>::default()),
-            stateful_sets: watches.watch(workload::Workloads::<StatefulSet>::default()),
-            daemon_sets: watches.watch(workload::Workloads::<DaemonSet>::default()),
+            deployments: watches.watch_on_demand(workload::Workloads::<Deployment>::default(), demand),
+            stateful_sets: watches.watch_on_demand(workload::Workloads::<StatefulSet>::default(), demand),
+            daemon_sets: watches.watch_on_demand(workload::Workloads::<DaemonSet>::default(), demand),
             rollouts,
             rollouts_known,
         }
@@ -86,6 +94,12 @@ impl Workloads {
         let mut known = self.rollouts_known.clone();
         // An error is the end of the watches, which ends the process.
         let _end = known.wait_for(|known| *known).await;
+    }
+
+    /// Whether all workloads of a namespace are known, in which an ExternalSecret asks for restarts: before, nothing can be
+    /// told of waves, of limits, or of what is left to do. Rollouts count once the cluster has them.
+    pub(super) fn cover(&self, namespace: &str) -> bool {
+        KINDS.iter().all(|kind| self.of(*kind).covers(namespace))
     }
 
     fn of(&self, kind: WorkloadKind) -> &Index<Known> {
@@ -117,12 +131,7 @@ impl Workloads {
 
     /// Those that restarts can concern, in no order.
     pub(super) fn for_each(&self, mut look: impl FnMut(WorkloadKey, &Workload)) {
-        for kind in [
-            Deployment::KIND,
-            StatefulSet::KIND,
-            DaemonSet::KIND,
-            Rollout::KIND,
-        ] {
+        for kind in KINDS {
             self.of(kind).for_each(|key, indexed| {
                 if let Some(workload) = indexed.entry().and_then(Option::as_deref) {
                     let key = key.clone();

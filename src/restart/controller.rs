@@ -236,7 +236,7 @@ impl Controller {
                     space.mark_at(now);
                 }
             }
-            Change::Namespace(name) => {
+            Change::Namespace(name) | Change::Covered(name) => {
                 if let Some(space) = self.spaces.get_mut(&name) {
                     space.mark(now);
                 }

@@ -143,6 +143,9 @@ impl Space {
         let began = Instant::now();
         let changed = std::mem::take(&mut self.changed);
         self.changed_due = None;
+        if !context.workloads.cover(namespace) {
+            return self.await_workloads();
+        }
         if self.due.is_some_and(|due| due <= now) {
             self.due = None;
             self.learn(context, namespace);
@@ -182,6 +185,13 @@ impl Space {
             let rested = now + PACE.after(self.took);
             self.mark_at(instant(end, setting.now, now).max(rested));
         }
+    }
+
+    /// Not all workloads are known: nothing is decided and nothing reported, until [`crate::cluster::Change::Covered`] has
+    /// everything looked at.
+    fn await_workloads(&mut self) {
+        (self.due, self.list_at) = (None, None);
+        (self.facts, self.targets) = (Facts::default(), Vec::new());
     }
 
     /// Where workloads stand.

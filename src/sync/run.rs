@@ -182,7 +182,7 @@ fn class_of(context: &Context, object: &ObjectKey) -> Class {
 async fn follow(context: Arc<Context>, changes: Changes, targets: Arc<Mutex<Targets>>) {
     loop {
         match changes.next().await {
-            Change::Ready | Change::Workload(..) => {}
+            Change::Ready | Change::Workload(..) | Change::Covered(_) => {}
             Change::Control => context.control_changed(),
             Change::ExternalSecret(object) => {
                 learn_target(&context, &targets, &object);

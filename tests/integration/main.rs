@@ -37,6 +37,7 @@ mod reading;
 mod refresh;
 mod removal;
 mod restart_control;
+mod restart_coverage;
 mod restart_crashes;
 mod restart_evict;
 mod restart_failing;

@@ -24,6 +24,8 @@ pub enum Change {
     Namespace(Arc<str>),
     /// A workload.
     Workload(WorkloadKind, ObjectKey),
+    /// All workloads of a kind are known in a namespace that came to be demanded.
+    Covered(Arc<str>),
     /// The ConfigMap by which people hold everything up.
     Control,
     /// Every index holds its first complete list. Comes once.

@@ -20,7 +20,7 @@ use tokio::{
 };
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{Changes, Index, Indexed, Malformed, Project};
+use super::{Change, Changes, Demand, Index, Indexed, Malformed, Project, coverage::Version};
 use crate::{
     api::ObjectKey,
     cluster::{
@@ -55,6 +55,8 @@ pub(super) struct Follower<P: Project> {
     pub(super) changes: Changes,
     /// The namespace, all if empty; the name is empty.
     pub(super) place: ObjectKey,
+    /// The namespaces of which objects are kept; all if none.
+    pub(super) demand: Option<Demand>,
     /// Whether the cluster may do without the kind: then its absence ends the following, and is no failure.
     pub(super) may_be_absent: bool,
     /// After how long without a word a watch is opened again: [`SILENCE`], but for tests.
@@ -120,7 +122,7 @@ struct Head {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct HeadMeta {
+pub(super) struct HeadMeta {
     #[serde(default)]
     namespace: String,
     #[serde(default)]
@@ -152,7 +154,7 @@ impl<P: Project> Follower<P> {
         let mut pauses = pauses();
         let heard = self.cluster.metrics.watches.begin(Self::kind().kind);
         loop {
-            let (mut version, epoch) = match self.list(&heard).await {
+            let (version, epoch) = match self.list(&heard).await {
                 Ok(listed) => listed,
                 Err(err) if self.is_absence(&err.class) => return self.forget(),
                 Err(err) => {
@@ -166,44 +168,52 @@ impl<P: Project> Follower<P> {
                 // Nobody waits any more when the process is ending.
                 let _ = listed.send(());
             }
-            let mut good = Instant::now();
-            loop {
-                let (began, from) = (Instant::now(), version.clone());
-                let end = self.follow(&mut version, epoch, &heard).await;
-                let settled = began.elapsed() >= SETTLED;
-                if settled || from != version {
-                    good = Instant::now();
-                    pauses = self::pauses();
+            tokio::select! {
+                () = self.watch(version, epoch, &heard, &mut pauses) => {}
+                () = self.cover() => {}
+            }
+        }
+    }
+
+    /// Follows the changes after `version`, from watch to watch, until all must be listed again.
+    async fn watch(&self, mut version: String, epoch: u32, heard: &Heard, pauses: &mut ExponentialBackoff) {
+        let mut good = Instant::now();
+        loop {
+            let (began, from) = (Instant::now(), version.clone());
+            let end = self.follow(&mut version, epoch, heard).await;
+            let settled = began.elapsed() >= SETTLED;
+            if settled || from != version {
+                good = Instant::now();
+                *pauses = self::pauses();
+            }
+            let again = match end {
+                End::Closed if settled => continue,
+                // It may have been so for a while, and nothing was wrong with the server: go on at once.
+                End::Silent => {
+                    let kind = Self::kind().kind;
+                    tracing::info!(kind, "a watch was silent for too long and is opened again");
+                    self.restarted("silent");
+                    continue;
                 }
-                let again = match end {
-                    End::Closed if settled => continue,
-                    // It may have been so for a while, and nothing was wrong with the server: go on at once.
-                    End::Silent => {
-                        let kind = Self::kind().kind;
-                        tracing::info!(kind, "a watch was silent for too long and is opened again");
-                        self.restarted("silent");
-                        continue;
-                    }
-                    End::Closed => {
-                        self.restarted("closed");
-                        false
-                    }
-                    End::Expired => {
-                        self.restarted("expired");
-                        true
-                    }
-                    End::Failed(class) if self.is_absence(&class) => true,
-                    End::Failed(class) => {
-                        let err = self.call(Verb::Watch).failed(class);
-                        tracing::warn!(error = %err, "a watch failed and is tried again");
-                        self.restarted(err.class.label());
-                        false
-                    }
-                };
-                pause(&mut pauses).await;
-                if again || good.elapsed() >= RELIST_AFTER {
-                    break;
+                End::Closed => {
+                    self.restarted("closed");
+                    false
                 }
+                End::Expired => {
+                    self.restarted("expired");
+                    true
+                }
+                End::Failed(class) if self.is_absence(&class) => true,
+                End::Failed(class) => {
+                    let err = Self::call(Verb::Watch, &self.place).failed(class);
+                    tracing::warn!(error = %err, "a watch failed and is tried again");
+                    self.restarted(err.class.label());
+                    false
+                }
+            };
+            pause(pauses).await;
+            if again || good.elapsed() >= RELIST_AFTER {
+                return;
             }
         }
     }
@@ -218,7 +228,27 @@ impl<P: Project> Follower<P> {
         for key in self.index.sweep(&self.place.namespace, epoch) {
             self.changes.push(self.project.change(key));
         }
+        let place = &*self.place.namespace;
+        self.index.forget(place);
+        // Who waited for the objects of the kind waits no more.
+        if let Some(mut demand) = self.demand.clone() {
+            for namespace in demand.namespaces(place) {
+                self.changes.push(Change::Covered(namespace));
+            }
+        }
         self.measure();
+        self.measure_coverage();
+    }
+
+    /// A list of all begins. Returns its number.
+    fn begin(&self) -> u32 {
+        let epoch = self.index.begin();
+        if let Some(mut demand) = self.demand.clone() {
+            let place = &*self.place.namespace;
+            self.index.expect(place, &demand.namespaces(place));
+            self.measure_coverage();
+        }
+        epoch
     }
 
     /// Takes all objects in. Returns the version to follow from, and the list's number.
@@ -228,11 +258,19 @@ impl<P: Project> Follower<P> {
             // Only a server with a new enough etcd and a cache that is ready can: pages come out of etcd itself.
             Err(class) => {
                 tracing::debug!(kind = Self::kind().kind, %class, "a list is not streamed and read page by page");
-                self.pages(heard).await?
+                // What a stream named before it broke off may be gone by now: it does not count.
+                let epoch = self.begin();
+                let take = |object: &RawValue| {
+                    self.arrived(object, epoch);
+                };
+                (self.pages(&self.place, Some(heard), take).await?, epoch)
             }
         };
         for key in self.index.sweep(&self.place.namespace, epoch) {
             self.changes.push(self.project.change(key));
+        }
+        for namespace in self.index.complete(&self.place.namespace) {
+            self.changes.push(Change::Covered(namespace));
         }
         self.measure();
         Ok((version, epoch))
@@ -241,7 +279,7 @@ impl<P: Project> Follower<P> {
     /// Reads all objects as the first events of a watch, if the API server does that: by default in 1.32 and from 1.34 on. It
     /// sends each of them once; for a page it goes through all that are left.
     async fn stream(&self, heard: &Heard) -> Result<(String, u32), Class> {
-        let epoch = self.index.begin();
+        let epoch = self.begin();
         let params = WatchParams {
             send_initial_events: true,
             ..watch_params::<P>()
@@ -264,11 +302,14 @@ impl<P: Project> Follower<P> {
         })
     }
 
-    /// Reads all objects page by page.
-    async fn pages(&self, heard: &Heard) -> Result<(String, u32), Error> {
-        // What a stream named before it broke off may be gone by now: it does not count.
-        let epoch = self.index.begin();
-        let call = self.call(Verb::List);
+    /// Reads all objects of a place page by page. Returns the list's version.
+    pub(super) async fn pages(
+        &self,
+        place: &ObjectKey,
+        heard: Option<&Heard>,
+        take: impl Fn(&RawValue),
+    ) -> Result<String, Error> {
+        let call = Self::call(Verb::List, place);
         let mut params = ListParams {
             label_selector: P::LABELS.map(str::to_owned),
             field_selector: field_selector::<P>(),
@@ -276,13 +317,13 @@ impl<P: Project> Follower<P> {
             ..ListParams::default()
         };
         loop {
-            let request = request::Request::new(path_of::<P::Kind>(&self.place.namespace))
+            let request = request::Request::new(path_of::<P::Kind>(&place.namespace))
                 .list(&params)
                 .map_err(|_| call.failed(UNBUILDABLE))?;
             let page = self.cluster.call_with(call, request, |body| {
                 let Page { metadata, items } = serde_json::from_slice(body)?;
                 for item in items {
-                    self.arrived(item, epoch);
+                    take(item);
                 }
                 Ok(metadata)
             });
@@ -290,7 +331,9 @@ impl<P: Project> Follower<P> {
                 resource_version,
                 continue_,
             } = page.await?;
-            heard.now();
+            if let Some(heard) = heard {
+                heard.now();
+            }
             params.continue_token = continue_.filter(|token| !token.is_empty());
             if params.continue_token.is_some() {
                 continue;
@@ -298,7 +341,7 @@ impl<P: Project> Follower<P> {
             if resource_version.is_empty() {
                 return Err(call.failed(Class::Malformed("the list has no resource version")));
             }
-            return Ok((resource_version, epoch));
+            return Ok(resource_version);
         }
     }
 
@@ -334,7 +377,8 @@ impl<P: Project> Follower<P> {
             Ok(opened) => opened.map_err(|err| class_of(&err)),
             Err(_) => Err(Class::Timeout),
         };
-        self.cluster.count(self.call(Verb::Watch), opened.as_ref().err());
+        self.cluster
+            .count(Self::call(Verb::Watch, &self.place), opened.as_ref().err());
         opened
     }
 
@@ -369,14 +413,36 @@ impl<P: Project> Follower<P> {
 
     /// Takes an object in; returns its resource version.
     fn arrived(&self, object: &RawValue, epoch: u32) -> Option<String> {
-        let Some(meta) = head(object).filter(|meta| !meta.name.is_empty()) else {
+        let meta = self.head(object)?;
+        let text = meta.resource_version.clone();
+        if self.index.admits(&meta.namespace) {
+            let (key, indexed) = self.read(meta, object);
+            if self
+                .index
+                .take(&key, Some(indexed.clone()), Version::of(&text), epoch)
+            {
+                self.warn_of(&key, &indexed);
+                self.changes.push(self.project.change(key));
+            }
+        }
+        Some(text)
+    }
+
+    /// What is read of an object first. One without a name is left out.
+    pub(super) fn head(&self, object: &RawValue) -> Option<HeadMeta> {
+        let meta = head(object).filter(|meta| !meta.name.is_empty());
+        if meta.is_none() {
             self.cluster.metrics.malformed.get_or_create(&Self::kind()).inc();
             tracing::warn!(
                 kind = Self::kind().kind,
                 "an object without readable metadata is left out"
             );
-            return None;
-        };
+        }
+        meta
+    }
+
+    /// Cuts an object down.
+    pub(super) fn read(&self, meta: HeadMeta, object: &RawValue) -> (ObjectKey, Indexed<P::Entry>) {
         let key = self.index.key(&meta.namespace, &meta.name);
         let indexed = match serde_json::from_str(object.get()) {
             Ok(object) => Indexed::Entry(Arc::new(self.project.project(&key, object))),
@@ -386,35 +452,35 @@ impl<P: Project> Follower<P> {
                 expected: expected(&err),
             })),
         };
-        let malformed = match &indexed {
-            Indexed::Entry(_) => None,
-            Indexed::Malformed(malformed) => Some(Arc::clone(malformed)),
-        };
-        if self.index.upsert(&key, indexed, epoch) {
-            if let Some(malformed) = malformed {
-                self.cluster.metrics.malformed.get_or_create(&Self::kind()).inc();
-                let Malformed { expected, .. } = &*malformed;
-                tracing::warn!(kind = Self::kind().kind, object = %key, expected, "an object cannot be read");
-            }
-            self.changes.push(self.project.change(key));
+        (key, indexed)
+    }
+
+    /// Tells of an object that could not be read.
+    pub(super) fn warn_of(&self, key: &ObjectKey, indexed: &Indexed<P::Entry>) {
+        if let Indexed::Malformed(malformed) = indexed {
+            self.cluster.metrics.malformed.get_or_create(&Self::kind()).inc();
+            let Malformed { expected, .. } = &**malformed;
+            tracing::warn!(kind = Self::kind().kind, object = %key, expected, "an object cannot be read");
         }
-        Some(meta.resource_version)
     }
 
     fn left(&self, object: &RawValue) -> Option<String> {
         let meta = head(object)?;
         let key = ObjectKey::new(meta.namespace, meta.name);
-        if self.index.remove(&key) {
+        if self
+            .index
+            .take(&key, None, Version::of(&meta.resource_version), 0)
+        {
             self.changes.push(self.project.change(key));
         }
         Some(meta.resource_version)
     }
 
-    fn call(&self, verb: Verb) -> Call<'_> {
+    pub(super) fn call(verb: Verb, key: &ObjectKey) -> Call<'_> {
         Call {
             verb,
             kind: Self::kind().kind,
-            key: &self.place,
+            key,
         }
     }
 
@@ -432,13 +498,25 @@ impl<P: Project> Follower<P> {
         self.cluster.metrics.restarts.get_or_create(&labels).inc();
     }
 
-    fn measure(&self) {
+    pub(super) fn measure(&self) {
         let size = i64::try_from(self.index.len()).unwrap_or(i64::MAX);
         self.cluster
             .metrics
             .indexed
             .get_or_create(&Self::kind())
             .set(size);
+    }
+
+    /// Counts the namespaces that are demanded and not covered yet.
+    pub(super) fn measure_coverage(&self) {
+        let Some(mut demand) = self.demand.clone() else {
+            return;
+        };
+        let demanded = demand.namespaces("").into_iter();
+        let uncovered = demanded.filter(|namespace| !self.index.covers(namespace)).count();
+        let uncovered = i64::try_from(uncovered).unwrap_or(i64::MAX);
+        let metrics = &self.cluster.metrics;
+        metrics.uncovered.get_or_create(&Self::kind()).set(uncovered);
     }
 }
 
@@ -504,7 +582,7 @@ fn expected(err: &serde_json::Error) -> String {
 }
 
 /// Pauses between failures: 0.8 s doubling up to 30 s, with jitter so that replicas do not meet.
-fn pauses() -> ExponentialBackoff {
+pub(super) fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(800))
         .with_max_delay(Duration::from_secs(30))

@@ -5,6 +5,8 @@
 
 mod changes;
 mod control;
+mod coverage;
+mod demand;
 mod follow;
 mod namespaces;
 mod secrets;
@@ -19,10 +21,13 @@ use std::{
 
 use kube::Resource;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch as channel;
 
+use self::coverage::Coverage;
 pub use self::{
     changes::{Change, Changes},
     control::Control,
+    demand::Demand,
     namespaces::NamespaceEntry,
     secrets::{Absent, SecretEntry},
     watch::{Scope, WatchEnded, Watches},
@@ -50,6 +55,11 @@ pub trait Project: Send + Sync + 'static {
 
     /// The change to report when the object `key` was made, changed or deleted.
     fn change(&self, key: ObjectKey) -> Change;
+
+    /// Whether the object needs the kinds of its namespace that are kept on [`Demand`] only.
+    fn demands(_entry: &Self::Entry) -> bool {
+        false
+    }
 }
 
 /// An object as an index knows it.
@@ -93,7 +103,12 @@ pub struct Malformed {
 
 /// The objects of one kind. The key's namespace is empty for kinds without namespaces.
 #[derive(Debug)]
-pub struct Index<E>(RwLock<Map<E>>);
+pub struct Index<E> {
+    map: RwLock<Map<E>>,
+    demands: fn(&E) -> bool,
+    /// How many objects demand other kinds, by namespace.
+    demand: channel::Sender<demand::Counts>,
+}
 
 #[derive(Debug)]
 struct Map<E> {
@@ -101,6 +116,7 @@ struct Map<E> {
     /// Namespaces are shared by their objects' keys.
     namespaces: HashSet<Arc<str>>,
     epoch: u32,
+    coverage: Coverage<E>,
 }
 
 #[derive(Debug)]
@@ -112,11 +128,49 @@ struct Slot<E> {
 
 impl<E> Default for Index<E> {
     fn default() -> Self {
-        Self(RwLock::new(Map {
-            objects: HashMap::new(),
-            namespaces: HashSet::new(),
-            epoch: 0,
-        }))
+        Self::new(|_| false, Coverage::Everywhere)
+    }
+}
+
+impl<E> Map<E> {
+    /// Removes and returns those that `unwanted` chooses.
+    fn remove_where(&mut self, mut unwanted: impl FnMut(&ObjectKey, &Slot<E>) -> bool) -> Vec<ObjectKey> {
+        let objects = self.objects.iter();
+        let gone = objects.filter(|(key, slot)| unwanted(key, slot));
+        let gone: Vec<ObjectKey> = gone.map(|(key, _)| key.clone()).collect();
+        for key in &gone {
+            self.objects.remove(key);
+        }
+        if self.objects.len() < self.objects.capacity() / 4 {
+            let twice = self.objects.len() * 2;
+            self.objects.shrink_to(twice);
+        }
+        gone
+    }
+}
+
+impl<E> Index<E> {
+    fn new(demands: fn(&E) -> bool, coverage: Coverage<E>) -> Self {
+        Self {
+            map: RwLock::new(Map {
+                objects: HashMap::new(),
+                namespaces: HashSet::new(),
+                epoch: 0,
+                coverage,
+            }),
+            demands,
+            demand: channel::Sender::default(),
+        }
+    }
+
+    /// The namespaces in which its objects demand other kinds.
+    pub fn demand(&self) -> Demand {
+        Demand(self.demand.subscribe())
+    }
+
+    /// Whether the object demands other kinds in its namespace.
+    fn is_demanding(&self, object: &Indexed<E>) -> bool {
+        object.entry().is_some_and(self.demands)
     }
 }
 
@@ -175,51 +229,63 @@ impl<E: PartialEq> Index<E> {
     /// Says whether something changed.
     fn upsert(&self, key: &ObjectKey, object: Indexed<E>, epoch: u32) -> bool {
         let mut map = self.write();
+        let demands = self.is_demanding(&object);
         if let Some(slot) = map.objects.get_mut(key) {
             slot.epoch = epoch;
             let changed = slot.object != object;
             if changed {
+                let before = self.is_demanding(&slot.object);
                 slot.object = object;
+                demand::count(&self.demand, &key.namespace, before, demands);
             }
             return changed;
         }
         map.objects.insert(key.clone(), Slot { epoch, object });
+        demand::count(&self.demand, &key.namespace, false, demands);
         true
     }
 
     /// Says whether it was there.
     fn remove(&self, key: &ObjectKey) -> bool {
-        self.write().objects.remove(key).is_some()
+        let mut map = self.write();
+        let removed = map.objects.remove(key);
+        if let Some(slot) = &removed {
+            demand::count(
+                &self.demand,
+                &key.namespace,
+                self.is_demanding(&slot.object),
+                false,
+            );
+        }
+        removed.is_some()
     }
 
     /// The list `epoch` of this namespace, or of all if it is empty, is complete: removes and returns what it
     /// did not name.
     fn sweep(&self, namespace: &str, epoch: u32) -> Vec<ObjectKey> {
         let mut map = self.write();
-        let listed = |key: &ObjectKey| namespace.is_empty() || &*key.namespace == namespace;
-        let gone: Vec<ObjectKey> = map
-            .objects
-            .iter()
-            .filter(|(key, slot)| slot.epoch != epoch && listed(key))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in &gone {
-            map.objects.remove(key);
-        }
-        if map.objects.len() < map.objects.capacity() / 4 {
-            let twice = map.objects.len() * 2;
-            map.objects.shrink_to(twice);
-        }
+        let gone = map.remove_where(|key, slot| {
+            let is_gone = slot.epoch != epoch && demand::is_in(namespace, &key.namespace);
+            if is_gone {
+                demand::count(
+                    &self.demand,
+                    &key.namespace,
+                    self.is_demanding(&slot.object),
+                    false,
+                );
+            }
+            is_gone
+        });
         map.namespaces
             .retain(|namespace| Arc::strong_count(namespace) > 1);
         gone
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Map<E>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.map.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Map<E>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.map.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

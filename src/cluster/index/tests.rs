@@ -9,6 +9,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{
     Absent, Change, Changes, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches,
+    coverage::Coverage,
     follow::{Follower, SILENCE},
     namespaces::Namespaces,
     secrets::Secrets,
@@ -96,6 +97,7 @@ fn running() -> Running {
         index: Arc::clone(&index),
         changes: changes.clone(),
         place: ObjectKey::new("", ""),
+        demand: None,
         may_be_absent: false,
         silence: SILENCE,
     };
@@ -796,7 +798,9 @@ async fn an_absent_kind_costs_a_check_a_minute_and_nothing_waits_for_it() {
     let metrics = cluster.metrics.clone();
     let changes = Changes::default();
     let mut watches = Watches::new(cluster, Scope::Cluster, changes.clone());
-    let (index, known) = watches.optional(Rollouts);
+    let demanding: Index<()> = Index::new(|()| true, Coverage::Everywhere);
+    demanding.upsert(&key("db"), Indexed::Entry(Arc::new(())), 0);
+    let (index, known) = watches.optional(Rollouts, &demanding.demand());
     let run = tokio::spawn(watches.run());
     assert_eq!(changes.next().await, Change::Ready);
     let check = "/apis/argoproj.io/v1alpha1";
@@ -825,6 +829,7 @@ async fn an_absent_kind_costs_a_check_a_minute_and_nothing_waits_for_it() {
     list.answer_with(200, &[], listed("5", &[web]));
     let change = Change::Workload(WorkloadKind::Rollout, key("web"));
     assert_eq!(changes.next().await, change);
+    assert_eq!(changes.next().await, Change::Covered("shop".into()));
 
     // The CRD is deleted: so are its objects, and the checks begin again.
     for part in ["resourceVersion=5", "sendInitialEvents=true", "limit=50"] {
@@ -836,7 +841,9 @@ async fn an_absent_kind_costs_a_check_a_minute_and_nothing_waits_for_it() {
         );
     }
     assert_eq!(changes.next().await, change);
-    assert!(index.is_empty());
+    // What waited for its objects does so no more.
+    assert_eq!(changes.next().await, Change::Covered("shop".into()));
+    assert!(index.is_empty() && index.covers("shop"));
     server.stays_silent(Duration::from_secs(59)).await;
     server.expect("GET", check).await.answer(404, &json!({}));
     let mut warned = String::new();

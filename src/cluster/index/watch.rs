@@ -10,8 +10,9 @@ use tokio::{
 };
 
 use super::{
-    Change, Changes, Control, Index, NamespaceEntry, Project, SecretEntry,
+    Change, Changes, Control, Demand, Index, NamespaceEntry, Project, SecretEntry,
     control::Controls,
+    coverage::Coverage,
     follow::{Follower, SILENCE},
     namespaces::Namespaces,
     secrets::Secrets,
@@ -90,21 +91,32 @@ impl Watches {
 
     /// Adds the ConfigMap by which people hold everything up, in the operator's namespace.
     pub fn control(&mut self, operator_namespace: &str) -> Arc<Index<Control>> {
-        self.follow(Controls, vec![operator_namespace.into()])
+        self.follow(Controls, vec![operator_namespace.into()], None)
     }
 
     /// Adds a kind.
     pub fn watch<P: Project>(&mut self, project: P) -> Arc<Index<P::Entry>> {
         let namespaces = self.places::<P>();
-        self.follow(project, namespaces)
+        self.follow(project, namespaces, None)
     }
 
-    /// Adds a kind that the cluster may not have. It is looked for now and every minute; its absence is nobody's fault,
+    /// Adds a kind of which only the objects in the namespaces of `demand` are kept. Add it after the index that demands
+    /// it: then its first list already brings what is demanded.
+    pub fn watch_on_demand<P: Project>(&mut self, project: P, demand: &Demand) -> Arc<Index<P::Entry>> {
+        let namespaces = self.places::<P>();
+        self.follow(project, namespaces, Some(demand))
+    }
+
+    /// Adds such a kind that the cluster may not have. It is looked for now and every minute; its absence is nobody's fault,
     /// and the first lists of the others do not wait for it. What is returned becomes true once it is known to be absent
     /// or was listed.
-    pub fn optional<P: Project>(&mut self, project: P) -> (Arc<Index<P::Entry>>, watch::Receiver<bool>) {
+    pub fn optional<P: Project>(
+        &mut self,
+        project: P,
+        demand: &Demand,
+    ) -> (Arc<Index<P::Entry>>, watch::Receiver<bool>) {
         let namespaces = self.places::<P>();
-        let (index, followers) = self.followers(project, namespaces, true);
+        let (index, followers) = self.followers(project, namespaces, Some(demand), true);
         let cluster = self.cluster.clone();
         let (known, is_known) = watch::channel(false);
         self.starts.push(Box::new(move |listed| {
@@ -138,8 +150,13 @@ impl Watches {
         }
     }
 
-    fn follow<P: Project>(&mut self, project: P, namespaces: Vec<Arc<str>>) -> Arc<Index<P::Entry>> {
-        let (index, followers) = self.followers(project, namespaces, false);
+    fn follow<P: Project>(
+        &mut self,
+        project: P,
+        namespaces: Vec<Arc<str>>,
+        demand: Option<&Demand>,
+    ) -> Arc<Index<P::Entry>> {
+        let (index, followers) = self.followers(project, namespaces, demand, false);
         for follower in followers {
             let start = |listed| async move { follower.run(Some(listed)).await };
             self.starts.push(Box::new(move |listed| Box::pin(start(listed))));
@@ -151,9 +168,14 @@ impl Watches {
         &self,
         project: P,
         namespaces: Vec<Arc<str>>,
+        demand: Option<&Demand>,
         may_be_absent: bool,
     ) -> (Arc<Index<P::Entry>>, Vec<Follower<P>>) {
-        let index = Arc::new(Index::default());
+        let coverage = match demand {
+            Some(_) => Coverage::demanded(),
+            None => Coverage::Everywhere,
+        };
+        let index = Arc::new(Index::new(P::demands, coverage));
         let project = Arc::new(project);
         let follower = |namespace| Follower {
             cluster: self.cluster.clone(),
@@ -161,6 +183,7 @@ impl Watches {
             index: Arc::clone(&index),
             changes: self.changes.clone(),
             place: ObjectKey::new(namespace, ""),
+            demand: demand.cloned(),
             may_be_absent,
             silence: self.silence,
         };

@@ -216,6 +216,11 @@ impl Project for ExternalSecrets {
     fn change(&self, key: ObjectKey) -> Change {
         Change::ExternalSecret(key)
     }
+
+    /// Workloads, where any may have to be restarted.
+    fn demands(entry: &Entry) -> bool {
+        entry.restart.is_some()
+    }
 }
 
 impl Entry {
