@@ -9,56 +9,26 @@
 //! It promises: without a confirmation no more Secrets than the limits allow lose data within ten minutes; a confirmation
 //! covers the deletions that its token was shown for and no later one, once.
 
+mod member;
+mod set;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
+pub use self::member::Place;
+use self::{
+    member::{Gone, Group, Member, Tally, Wish},
+    set::{EXAMPLES, Set, Token},
+};
 use crate::api::{ObjectKey, token};
 
 /// Deletions of the last ten minutes count together.
 pub const WINDOW: Duration = Duration::from_mins(10);
-/// More than so many, if they are also more than so many percent, are held.
-const LIMITS: [(usize, usize); 2] = [(3, 20), (10, 5)];
-/// All of a group are held if there are so many at least.
-const ALL: usize = 2;
-/// A set of held deletions is shown when none was added for this time.
-const QUIET: Duration = Duration::from_secs(15);
-/// A set that grows all the time is shown after this.
-const PATIENCE: Duration = Duration::from_mins(5);
-/// What is held is told again after this: an event is kept for an hour, and its token must be there to be found.
-const REPEAT: Duration = Duration::from_mins(50);
-/// A token is good for so long after it was told last, as its event is. What is held once more within that is no news.
-const KEPT: Duration = Duration::from_hours(1);
-/// So many tokens of a store come as fast as there is news; as long as they are kept, further ones after a pause.
-const BURST: usize = 4;
-/// The pause between them, and between alerts of a store.
-const PAUSE: Duration = Duration::from_mins(5);
-/// How many ExternalSecrets and namespaces are named.
-const EXAMPLES: usize = 3;
-/// How many tokens of a store are kept. The pauses allow for no more.
-const TOKENS: usize = 16;
-
-/// What deletions are counted by.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Group {
-    Store(ObjectKey),
-    Place(Place),
-}
-
-/// An account and a region.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
-    /// The account.
-    pub account: Arc<str>,
-    /// The region.
-    pub region: Arc<str>,
-}
 
 /// Whether a deletion may be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,188 +85,6 @@ pub struct Deletions {
     sets: BTreeMap<ObjectKey, Set>,
     /// The number of the last deletion that was held.
     number: u64,
-}
-
-/// An ExternalSecret that has a Secret, or had one until a moment ago.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Member {
-    store: ObjectKey,
-    place: Option<Place>,
-    /// Its Secret is there.
-    exists: bool,
-    wish: Wish,
-    /// The last deletion that was carried out within the window.
-    gone: Option<Gone>,
-}
-
-/// A deletion, by its token.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Wish {
-    /// None is wanted.
-    #[default]
-    None,
-    /// AWS has yet to confirm it.
-    Pending(Box<str>),
-    /// A person has to confirm it.
-    Held {
-        token: Box<str>,
-        number: u64,
-        /// When it was held, within the window.
-        fresh: Option<Duration>,
-    },
-    /// A person has confirmed it.
-    Confirmed(Box<str>),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Gone {
-    token: Box<str>,
-    at: Duration,
-    /// In seconds since 1970.
-    time: i64,
-    confirmed: bool,
-}
-
-/// How many of a group there are, and how many of them lose data without a confirmation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
-    all: usize,
-    losing: usize,
-}
-
-impl Tally {
-    fn is_over(self) -> bool {
-        let Self { all, losing } = self;
-        let exceeds = |(count, percent): (usize, usize)| losing > count && losing * 100 > all * percent;
-        LIMITS.into_iter().any(exceeds) || (all >= ALL && losing >= all)
-    }
-}
-
-/// The held deletions of a store.
-#[derive(Clone, Debug, Default)]
-struct Set {
-    held: BTreeMap<u64, ObjectKey>,
-    /// Since when there is something to show, and when the last of it came.
-    news: Option<(Duration, Duration)>,
-    /// When it was shown last.
-    told: Option<Duration>,
-    /// When people were called last, and whether there was news since.
-    alerted: Option<Duration>,
-    owed: bool,
-    /// The last one is the one that was told last.
-    shown: VecDeque<Token>,
-    /// Deletions that were shown, and are not wanted any more: one that is held once more has the number it had.
-    released: HashMap<ObjectKey, (u64, Box<str>)>,
-    /// The wrong token that was told last.
-    wrong: Option<String>,
-}
-
-/// A token that was shown.
-#[derive(Clone, Debug)]
-struct Token {
-    text: String,
-    /// When it was told last.
-    at: Duration,
-    /// The deletions that it was shown for, sorted.
-    numbers: Vec<u64>,
-}
-
-impl Token {
-    fn covers(&self, number: u64) -> bool {
-        self.numbers.binary_search(&number).is_ok()
-    }
-}
-
-impl Set {
-    fn covers(&self, number: u64) -> bool {
-        self.shown.iter().any(|token| token.covers(number))
-    }
-
-    /// Those with most of what is held.
-    fn namespaces(&self) -> Vec<(Arc<str>, usize)> {
-        let mut counts: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
-        for object in self.held.values() {
-            *counts.entry(&object.namespace).or_default() += 1;
-        }
-        let mut counts: Vec<_> = counts
-            .into_iter()
-            .map(|(name, n)| (Arc::clone(name), n))
-            .collect();
-        counts.sort_by_key(|(_, count)| Reverse(*count));
-        counts.truncate(EXAMPLES);
-        counts
-    }
-
-    fn announce(&mut self, now: Duration) {
-        self.news = Some((self.news.map_or(now, |(since, _)| since), now));
-    }
-
-    /// Nothing is held any more. The tokens stay for what is held once more.
-    fn clear(&mut self) {
-        self.news = None;
-        self.owed = false;
-        self.wrong = None;
-    }
-
-    /// Forgets old tokens. What only they were shown for is news again.
-    fn expire(&mut self, now: Duration) {
-        let before = self.shown.len();
-        self.shown.retain(|token| now < token.at + KEPT);
-        let surplus = self.shown.len().saturating_sub(TOKENS);
-        self.shown.drain(..surplus);
-        if self.shown.len() == before {
-            return;
-        }
-        let shown = &self.shown;
-        let covers = |number: u64| shown.iter().any(|token| token.covers(number));
-        self.released.retain(|_, (number, _)| covers(*number));
-        if !self.held.keys().all(|number| covers(*number)) {
-            self.announce(now);
-        }
-    }
-
-    fn is_due(&self, now: Duration) -> bool {
-        let paused = |since: Option<Duration>, pause| since.is_none_or(|since| now >= since + pause);
-        match self.news {
-            Some((since, last)) => {
-                (now >= last + QUIET || now >= since + PATIENCE)
-                    && (self.shown.len() < BURST || paused(self.told, PAUSE))
-            }
-            None => (self.owed && paused(self.alerted, PAUSE)) || paused(self.told, REPEAT),
-        }
-    }
-
-    /// Whether people may be called for what is told now.
-    fn alert(&mut self, now: Duration) -> bool {
-        let owed = self.news.take().is_some() || self.owed;
-        let alert = owed && self.alerted.is_none_or(|at| now >= at + PAUSE);
-        self.owed = owed && !alert;
-        if alert {
-            self.alerted = Some(now);
-        }
-        alert
-    }
-}
-
-impl Member {
-    /// What it counts for.
-    fn tally(&self) -> Tally {
-        let lost = self.gone.as_ref().is_some_and(|gone| !gone.confirmed);
-        let losing = match &self.wish {
-            Wish::Pending(_) => true,
-            Wish::Held { fresh, .. } => lost || fresh.is_some(),
-            Wish::None | Wish::Confirmed(_) => lost,
-        };
-        Tally {
-            all: usize::from(self.exists || self.gone.is_some() || self.wish != Wish::None),
-            losing: usize::from(losing),
-        }
-    }
-
-    fn groups(&self) -> impl Iterator<Item = Group> {
-        let place = self.place.clone().map(Group::Place);
-        [Group::Store(self.store.clone())].into_iter().chain(place)
-    }
 }
 
 impl Deletions {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{set::TOKENS, *};
 
 fn object(n: usize) -> ObjectKey {
     ObjectKey::new("shop", format!("db-{n}"))
