@@ -44,13 +44,17 @@ pub(super) enum Wish {
     #[default]
     None,
     /// AWS has yet to confirm it.
-    Pending(Box<str>),
+    Pending {
+        token: Box<str>,
+        /// Until when it counts; none once that is over.
+        until: Option<Duration>,
+    },
     /// A person has to confirm it.
     Held {
         token: Box<str>,
         number: u64,
-        /// When it was held, within the window.
-        fresh: Option<Duration>,
+        /// As above.
+        until: Option<Duration>,
     },
     /// A person has confirmed it.
     Confirmed(Box<str>),
@@ -72,6 +76,31 @@ pub(super) struct Tally {
     pub(super) losing: usize,
 }
 
+impl Wish {
+    pub(super) fn token(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Pending { token, .. } | Self::Held { token, .. } | Self::Confirmed(token) => Some(token),
+        }
+    }
+
+    /// When its time is over.
+    pub(super) fn until(&self) -> Option<Duration> {
+        match self {
+            Self::Pending { until, .. } | Self::Held { until, .. } => *until,
+            Self::None | Self::Confirmed(_) => None,
+        }
+    }
+
+    /// Its time is over: it stays wanted, and counts against no others.
+    pub(super) fn expire(&mut self) {
+        match self {
+            Self::Pending { until, .. } | Self::Held { until, .. } => *until = None,
+            Self::None | Self::Confirmed(_) => {}
+        }
+    }
+}
+
 impl Tally {
     pub(super) fn is_over(self) -> bool {
         let Self { all, losing } = self;
@@ -85,8 +114,7 @@ impl Member {
     pub(super) fn tally(&self) -> Tally {
         let lost = self.gone.as_ref().is_some_and(|gone| !gone.confirmed);
         let losing = match &self.wish {
-            Wish::Pending(_) => true,
-            Wish::Held { fresh, .. } => lost || fresh.is_some(),
+            Wish::Pending { until, .. } | Wish::Held { until, .. } => lost || until.is_some(),
             Wish::None | Wish::Confirmed(_) => lost,
         };
         Tally {

@@ -3,8 +3,8 @@
 //!
 //! An account that was emptied by mistake looks like many secrets that were deleted on purpose. So deletions are counted by
 //! store, and by account and region; those that would exceed the limits are held, and stay held until they are confirmed or
-//! the secrets are back. What is held counts against others for ten minutes, like what was carried out: one tenant's
-//! deletions that wait do not hold those of the others for ever.
+//! the secrets are back. What waits, for AWS or for a person, counts against others for ten minutes, like what was carried
+//! out: one tenant's deletions that wait do not hold those of the others for ever.
 //!
 //! It promises: without a confirmation no more Secrets than the limits allow lose data within ten minutes; a confirmation
 //! covers the deletions that its token was shown for and no later one, once.
@@ -15,7 +15,7 @@ mod set;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -79,8 +79,8 @@ pub struct Deletions {
     tallies: HashMap<Group, Tally>,
     /// Deletions that were carried out, in the order of time.
     recent: VecDeque<(Duration, ObjectKey)>,
-    /// Deletions that were held within the window, by when and by number.
-    fresh: BTreeMap<(Duration, u64), ObjectKey>,
+    /// When the time of which deletion is over.
+    ends: BTreeSet<(Duration, ObjectKey)>,
     /// By store.
     sets: BTreeMap<ObjectKey, Set>,
     /// The number of the last deletion that was held.
@@ -171,19 +171,16 @@ impl Deletions {
         }
     }
 
-    /// A deletion has shown that AWS has yet to confirm: from now on it counts.
-    pub fn expect(&mut self, object: &ObjectKey, token: &str) {
+    /// A deletion has shown that AWS has yet to confirm: from now on it counts. It counts no longer because it shows again.
+    pub fn expect(&mut self, now: Duration, object: &ObjectKey, token: &str) {
         let Some(mut member) = self.members.get(object).cloned() else {
             return;
         };
-        let same = match &member.wish {
-            Wish::None => false,
-            Wish::Pending(known) | Wish::Held { token: known, .. } | Wish::Confirmed(known) => {
-                **known == *token
-            }
-        };
-        if !same {
-            member.wish = Wish::Pending(token.into());
+        if member.wish.token() != Some(token) {
+            member.wish = Wish::Pending {
+                token: token.into(),
+                until: Some(now + WINDOW),
+            };
             self.put(object, Some(member));
         }
     }
@@ -204,14 +201,20 @@ impl Deletions {
         {
             return Decision::Go;
         }
-        self.expect(object, token);
+        self.expect(now, object, token);
         let Some(mut member) = self.members.get(object).cloned() else {
             return Decision::Held;
         };
-        let confirmed = match &member.wish {
+        let confirmed = match &mut member.wish {
             Wish::Confirmed(_) => true,
             Wish::Held { .. } => return Decision::Held,
-            Wish::Pending(_) | Wish::None => false,
+            Wish::None => false,
+            // However long AWS took: now it counts.
+            Wish::Pending { until, .. } => {
+                *until = Some(now + WINDOW);
+                self.put(object, Some(member.clone()));
+                false
+            }
         };
         let over = |group| self.tallies.get(&group).copied().unwrap_or_default().is_over();
         if !confirmed && (held || member.groups().any(over)) {
@@ -219,7 +222,7 @@ impl Deletions {
             member.wish = Wish::Held {
                 token: token.into(),
                 number,
-                fresh: Some(now),
+                until: Some(now + WINDOW),
             };
             let store = member.store.clone();
             self.put(object, Some(member));
@@ -368,17 +371,15 @@ impl Deletions {
         Confirmed::All(objects)
     }
 
-    /// Forgets what was carried out before the window; what was held before it counts no more.
+    /// Forgets what was carried out before the window; what has waited for longer counts no more.
     fn expire(&mut self, now: Duration) {
-        while let Some((key, object)) = self.fresh.pop_first() {
-            if key.0 + WINDOW > now {
-                self.fresh.insert(key, object);
+        while let Some((end, object)) = self.ends.pop_first() {
+            if end > now {
+                self.ends.insert((end, object));
                 break;
             }
-            if let Some(mut member) = self.members.get(&object).cloned()
-                && let Wish::Held { fresh, .. } = &mut member.wish
-            {
-                *fresh = None;
+            if let Some(mut member) = self.members.get(&object).cloned() {
+                member.wish.expire();
                 self.put(&object, Some(member));
             }
         }
@@ -413,13 +414,13 @@ impl Deletions {
                     }
                 }
             }
-            if let Wish::Held { number, fresh, .. } = before.wish {
-                if let Some(at) = fresh {
-                    self.fresh.remove(&(at, number));
-                }
-                if let Some(set) = self.sets.get_mut(&before.store) {
-                    set.held.remove(&number);
-                }
+            if let Some(end) = before.wish.until() {
+                self.ends.remove(&(end, object.clone()));
+            }
+            if let Wish::Held { number, .. } = before.wish
+                && let Some(set) = self.sets.get_mut(&before.store)
+            {
+                set.held.remove(&number);
             }
             self.release(object, before, member.as_ref());
         }
@@ -430,10 +431,10 @@ impl Deletions {
                 tally.all += of.all;
                 tally.losing += of.losing;
             }
-            if let Wish::Held { number, fresh, .. } = member.wish {
-                if let Some(at) = fresh {
-                    self.fresh.insert((at, number), object.clone());
-                }
+            if let Some(end) = member.wish.until() {
+                self.ends.insert((end, object.clone()));
+            }
+            if let Wish::Held { number, .. } = member.wish {
                 let set = self.sets.entry(member.store.clone()).or_default();
                 set.held.insert(number, object.clone());
             }

@@ -76,7 +76,7 @@ fn a_few_go_and_many_are_held() {
 fn what_is_expected_together_is_held_together() {
     let mut deletions = fleet(10);
     for n in 0..10 {
-        deletions.expect(&object(n), &format!("t{n}"));
+        deletions.expect(secs(0), &object(n), &format!("t{n}"));
     }
     for n in 0..10 {
         assert_eq!(decide(&mut deletions, 60, n), Decision::Held, "{n}");
@@ -114,7 +114,7 @@ fn what_waits_for_a_person_holds_others_for_ten_minutes_only() {
         );
     }
     for n in 0..10 {
-        deletions.expect(&object(n), &format!("t{n}"));
+        deletions.expect(secs(0), &object(n), &format!("t{n}"));
     }
     for n in 0..10 {
         assert_eq!(decide(&mut deletions, n as u64, n), Decision::Held, "{n}");
@@ -138,12 +138,36 @@ fn what_waits_for_a_person_holds_others_for_ten_minutes_only() {
     // All at once are held again, however long others waited before.
     for n in 12..20 {
         deletions.see(secs(6000), &object(n), &store(0), Some(&place("1")), true);
-        deletions.expect(&object(n), &format!("t{n}"));
+        deletions.expect(secs(6000), &object(n), &format!("t{n}"));
     }
     for n in 12..20 {
         assert_eq!(decide(&mut deletions, 6000, n), Decision::Held, "{n}");
     }
-    assert_eq!(deletions.fresh.len(), 8);
+    assert_eq!(deletions.ends.len(), 8);
+}
+
+#[test]
+fn what_aws_never_confirms_holds_others_for_ten_minutes_only() {
+    let mut deletions = Deletions::default();
+    for n in 0..12 {
+        let store = store(usize::from(n == 11));
+        deletions.see(secs(0), &object(n), &store, Some(&place("1")), true);
+    }
+    // One tenant's secrets are gone, as it seems, and it sees to it that AWS is asked no second time.
+    for n in 0..11 {
+        deletions.expect(secs(0), &object(n), &format!("t{n}"));
+    }
+    assert_eq!(decide(&mut deletions, 599, 11), Decision::Held);
+    deletions.withdraw(&object(11));
+    // That they show once more makes them no newer.
+    for n in 0..11 {
+        deletions.expect(secs(599), &object(n), &format!("t{n}"));
+    }
+    assert_eq!(decide(&mut deletions, 600, 11), Decision::Go);
+    assert!(deletions.ends.is_empty());
+    // Once AWS confirms them after all, they count like any others.
+    let held = (0..11).filter(|n| decide(&mut deletions, 5000, *n) == Decision::Held);
+    assert_eq!(held.count(), 8);
 }
 
 #[test]
@@ -165,7 +189,7 @@ fn accounts_and_regions_count_over_all_their_stores() {
 fn one_token_confirms_what_it_was_shown_for_and_only_once() {
     let mut deletions = fleet(10);
     for n in 0..5 {
-        deletions.expect(&object(n), &format!("t{n}"));
+        deletions.expect(secs(0), &object(n), &format!("t{n}"));
     }
     for n in 0..5 {
         assert_eq!(decide(&mut deletions, 60, n), Decision::Held);
@@ -377,7 +401,7 @@ fn a_set_that_grows_without_end_calls_people_every_five_minutes_and_every_token_
 fn a_token_that_was_used_covers_no_later_deletion_of_the_same_secrets() {
     let mut deletions = fleet(2);
     for n in 0..2 {
-        deletions.expect(&object(n), "first");
+        deletions.expect(secs(0), &object(n), "first");
     }
     assert_eq!(
         deletions.decide(secs(60), 0, &object(0), "first", false),
@@ -390,7 +414,7 @@ fn a_token_that_was_used_covers_no_later_deletion_of_the_same_secrets() {
     );
     // Made again and deleted again.
     deletions.see(secs(62), &object(0), &store(0), None, true);
-    deletions.expect(&object(0), "second");
+    deletions.expect(secs(62), &object(0), "second");
     assert_eq!(
         deletions.decide(secs(122), 0, &object(0), "second", false),
         Decision::Held
@@ -440,7 +464,7 @@ fn what_is_forgotten_still_counts_until_the_window_ends() {
     }
     deletions.show(secs(600));
     assert!(deletions.members.is_empty() && deletions.tallies.is_empty() && deletions.sets.is_empty());
-    assert!(deletions.recent.is_empty() && deletions.fresh.is_empty());
+    assert!(deletions.recent.is_empty() && deletions.ends.is_empty());
 }
 
 /// One step of a random history.
@@ -486,6 +510,35 @@ fn recount(deletions: &Deletions) -> HashMap<Group, Tally> {
 
 proptest! {
     #[test]
+    fn what_is_not_carried_out_counts_for_ten_minutes_however_often_it_shows(steps in steps()) {
+        let mut deletions = fleet(14);
+        let mut now = 0;
+        let token = |n: usize| format!("t{n}");
+        for step in steps {
+            match step {
+                Step::Wait(time) => now += time,
+                Step::See(n, exists) => deletions.see(secs(now), &object(n), &store(0), None, exists),
+                Step::Expect(n) => deletions.expect(secs(now), &object(n), &token(n)),
+                Step::Decide(n) => drop(decide(&mut deletions, now, n)),
+                Step::Withdraw(n) => deletions.withdraw(&object(n)),
+                Step::Forget(n) => deletions.forget(&object(n)),
+                Step::Confirm(n) => drop(deletions.confirm(&object(n), &token(n))),
+                Step::ConfirmStore(_) => {}
+            }
+        }
+        for _ in 0..10 {
+            now += 60;
+            for member in deletions.members.clone().into_iter().filter(|(_, member)| member.wish.token().is_some()) {
+                let token = member.1.wish.token().unwrap_or_default().to_owned();
+                deletions.expect(secs(now), &member.0, &token);
+            }
+        }
+        deletions.expire(secs(now));
+        prop_assert!(deletions.tallies.values().all(|tally| tally.losing == 0), "{:?}", deletions.tallies);
+        prop_assert!(deletions.ends.is_empty() && deletions.recent.is_empty());
+    }
+
+    #[test]
     fn never_more_than_the_limits_go_unconfirmed_and_nothing_waits_in_silence(steps in steps()) {
         let mut deletions = fleet(14);
         for n in 7..14 {
@@ -503,7 +556,7 @@ proptest! {
             match step {
                 Step::Wait(time) => now += time,
                 Step::See(n, exists) => deletions.see(secs(now), &object(n), &of(n), Some(&place("1")), exists),
-                Step::Expect(n) => deletions.expect(&object(n), &token(n, turn[n])),
+                Step::Expect(n) => deletions.expect(secs(now), &object(n), &token(n, turn[n])),
                 Step::Withdraw(n) => {
                     deletions.withdraw(&object(n));
                     confirmed.remove(&n);
@@ -554,18 +607,15 @@ proptest! {
                 }
             }
             prop_assert_eq!(&recount(&deletions), &deletions.tallies);
-            // What was held counts against others within the window, and no longer.
-            let fresh: BTreeSet<_> = deletions
+            // What waits counts against others within the window, and no longer.
+            let ends: BTreeSet<_> = deletions
                 .members
-                .values()
-                .filter_map(|member| match member.wish {
-                    Wish::Held { number, fresh: Some(at), .. } => Some((at, number)),
-                    _ => None,
-                })
+                .iter()
+                .filter_map(|(object, member)| Some((member.wish.until()?, object.clone())))
                 .collect();
-            prop_assert!(deletions.fresh.keys().copied().eq(fresh.iter().copied()));
+            prop_assert_eq!(&deletions.ends, &ends);
             deletions.expire(secs(now));
-            prop_assert!(deletions.fresh.keys().all(|(at, _)| *at + WINDOW > secs(now)));
+            prop_assert!(deletions.ends.iter().all(|(end, _)| *end > secs(now)));
             let held = deletions.members.values().filter(|member| matches!(member.wish, Wish::Held { .. })).count();
             prop_assert_eq!(held, deletions.held());
             for shown in deletions.show(secs(now)) {

@@ -28,6 +28,8 @@ impl Context {
     /// Nothing is read and nothing written of the object, whatever else is said of it.
     pub(super) async fn hold(&self, object: &ObjectKey, entry: &Entry, control: &Control) -> Ended {
         self.unsubscribe(object);
+        // AWS is not asked meanwhile: whether a secret is still gone is asked afterwards.
+        self.deletions().withdraw(object);
         // Nothing is promised meanwhile.
         self.remember(object, |memory| memory.wanted_since = None);
         let draft = Draft {

@@ -76,7 +76,7 @@ impl Context {
             let mut deletions = self.deletions();
             deletions.see(now, object, &store, Some(&place), true);
             if !confirmed {
-                deletions.expect(object, &token);
+                deletions.expect(now, object, &token);
                 return Ok(());
             }
             if deletions.decide(now, time, object, &token, held) == Decision::Go {
