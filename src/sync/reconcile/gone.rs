@@ -180,6 +180,9 @@ impl Context {
             }
             confirmed
         });
+        if confirmed {
+            self.may_delete(object).await?;
+        }
         self.limit(pass, &first.uid, &made, &account, confirmed).await?;
         if confirmed {
             Ok(())
