@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::api::ObjectKey;
+use super::set::KEPT;
+use crate::api::{ObjectKey, token};
 
 /// More than so many, if they are also more than so many percent, are held.
 const LIMITS: [(usize, usize); 2] = [(3, 20), (10, 5)];
@@ -33,6 +34,8 @@ pub(super) struct Member {
     /// Its Secret is there.
     pub(super) exists: bool,
     pub(super) wish: Wish,
+    /// How many tokens of its own are used up.
+    pub(super) round: u64,
     /// The last deletion that was carried out within the window.
     pub(super) gone: Option<Gone>,
 }
@@ -55,9 +58,15 @@ pub(super) enum Wish {
         number: u64,
         /// As above.
         until: Option<Duration>,
+        /// The status says so already: an answer to it may have come before.
+        asked: bool,
     },
     /// A person has confirmed it.
-    Confirmed(Box<str>),
+    Confirmed {
+        token: Box<str>,
+        /// Until when that is good.
+        until: Duration,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +89,9 @@ impl Wish {
     pub(super) fn token(&self) -> Option<&str> {
         match self {
             Self::None => None,
-            Self::Pending { token, .. } | Self::Held { token, .. } | Self::Confirmed(token) => Some(token),
+            Self::Pending { token, .. } | Self::Held { token, .. } | Self::Confirmed { token, .. } => {
+                Some(token)
+            }
         }
     }
 
@@ -88,15 +99,16 @@ impl Wish {
     pub(super) fn until(&self) -> Option<Duration> {
         match self {
             Self::Pending { until, .. } | Self::Held { until, .. } => *until,
-            Self::None | Self::Confirmed(_) => None,
+            Self::Confirmed { until, .. } => Some(*until),
+            Self::None => None,
         }
     }
 
-    /// Its time is over: it stays wanted, and counts against no others.
+    /// Its time is over: what waits stays wanted, and counts against no others; a confirmation is void.
     pub(super) fn expire(&mut self) {
         match self {
             Self::Pending { until, .. } | Self::Held { until, .. } => *until = None,
-            Self::None | Self::Confirmed(_) => {}
+            Self::None | Self::Confirmed { .. } => *self = Self::None,
         }
     }
 }
@@ -115,11 +127,30 @@ impl Member {
         let lost = self.gone.as_ref().is_some_and(|gone| !gone.confirmed);
         let losing = match &self.wish {
             Wish::Pending { until, .. } | Wish::Held { until, .. } => lost || until.is_some(),
-            Wish::None | Wish::Confirmed(_) => lost,
+            Wish::None | Wish::Confirmed { .. } => lost,
         };
         Tally {
             all: usize::from(self.exists || self.gone.is_some() || self.wish != Wish::None),
             losing: usize::from(losing),
+        }
+    }
+
+    /// What confirms it on the ExternalSecret, if it is held. A text that was used up comes no second time.
+    pub(super) fn text(&self) -> Option<String> {
+        match &self.wish {
+            Wish::Held { token, .. } if self.round == 0 => Some(token.as_ref().to_owned()),
+            Wish::Held { token, .. } => Some(token::of_set([token, &*self.round.to_string()])),
+            _ => None,
+        }
+    }
+
+    /// A person has confirmed it, if it is held.
+    pub(super) fn confirm(&mut self, now: Duration) {
+        if let Wish::Held { token, .. } = &self.wish {
+            self.wish = Wish::Confirmed {
+                token: token.clone(),
+                until: now + KEPT,
+            };
         }
     }
 

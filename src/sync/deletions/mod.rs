@@ -7,7 +7,9 @@
 //! out: one tenant's deletions that wait do not hold those of the others for ever.
 //!
 //! It promises: without a confirmation no more Secrets than the limits allow lose data within ten minutes; a confirmation
-//! covers the deletions that its token was shown for and no later one, once.
+//! covers the deletions that its token was shown for and no later one, once, and for an hour. It stays where it was written,
+//! on the store or the ExternalSecret. So a token is used up when it has confirmed something, and also when it stood there
+//! before it was asked for: what is held again gets another. Only what an earlier process asked for may be answered already.
 
 mod member;
 mod set;
@@ -25,7 +27,7 @@ use self::{
     member::{Gone, Group, Member, Tally, Wish},
     set::{EXAMPLES, Set, Token},
 };
-use crate::api::{ObjectKey, token};
+use crate::api::ObjectKey;
 
 /// Deletions of the last ten minutes count together.
 pub const WINDOW: Duration = Duration::from_mins(10);
@@ -112,6 +114,7 @@ impl Deletions {
             place: None,
             exists,
             wish: Wish::None,
+            round: 0,
             gone: None,
         });
         if member.store != *store {
@@ -138,6 +141,7 @@ impl Deletions {
             place: None,
             exists: false,
             wish: Wish::None,
+            round: 0,
             gone: Some(gone),
         };
         self.put(object, Some(member));
@@ -163,12 +167,20 @@ impl Deletions {
         self.put(object, Some(member));
     }
 
-    /// Nothing of the ExternalSecret's Secret is to be deleted any more.
+    /// Nothing of the ExternalSecret's Secret is to be deleted any more. What was decided and not carried out is void.
     pub fn withdraw(&mut self, object: &ObjectKey) {
-        if let Some(mut member) = self.members.get(object).filter(|m| m.wish != Wish::None).cloned() {
-            member.wish = Wish::None;
-            self.put(object, Some(member));
+        let Some(mut member) = self.members.get(object).cloned() else {
+            return;
+        };
+        let decided = member.gone.as_mut().filter(|gone| !gone.token.is_empty());
+        if member.wish == Wish::None && decided.is_none() {
+            return;
         }
+        if let Some(gone) = decided {
+            gone.token = "".into();
+        }
+        member.wish = Wish::None;
+        self.put(object, Some(member));
     }
 
     /// A deletion has shown that AWS has yet to confirm: from now on it counts. It counts no longer because it shows again.
@@ -185,7 +197,8 @@ impl Deletions {
         }
     }
 
-    /// Whether a deletion that AWS has confirmed may be carried out. `held`: an earlier process has held it.
+    /// Whether a deletion that AWS has confirmed may be carried out. `held`: its status says that it is held, so an earlier
+    /// process may have held it.
     pub fn decide(
         &mut self,
         now: Duration,
@@ -206,7 +219,7 @@ impl Deletions {
             return Decision::Held;
         };
         let confirmed = match &mut member.wish {
-            Wish::Confirmed(_) => true,
+            Wish::Confirmed { .. } => true,
             Wish::Held { .. } => return Decision::Held,
             Wish::None => false,
             // However long AWS took: now it counts.
@@ -223,6 +236,7 @@ impl Deletions {
                 token: token.into(),
                 number,
                 until: Some(now + WINDOW),
+                asked: held,
             };
             let store = member.store.clone();
             self.put(object, Some(member));
@@ -287,16 +301,13 @@ impl Deletions {
             }
             let alert = set.alert(now);
             set.told = Some(now);
-            let mut tokens: Vec<&str> = set
+            let texts = set
                 .held
                 .values()
-                .filter_map(|object| match &self.members.get(object)?.wish {
-                    Wish::Held { token, .. } => Some(&**token),
-                    _ => None,
-                })
-                .collect();
-            tokens.sort_unstable();
-            let token = token::of_set(tokens);
+                .filter_map(|object| self.members.get(object)?.text());
+            let mut texts: Vec<String> = texts.collect();
+            texts.sort_unstable();
+            let token = set.text(texts.iter().map(String::as_str));
             set.shown.retain(|shown| shown.text != token);
             set.shown.push_back(Token {
                 text: token.clone(),
@@ -314,40 +325,67 @@ impl Deletions {
                 alert,
             });
         }
-        self.sets
-            .retain(|_, set| !(set.held.is_empty() && set.shown.is_empty()));
+        self.sets.retain(|store, set| {
+            if !self.tallies.contains_key(&Group::Store(store.clone())) {
+                set.used.clear();
+            }
+            !set.is_empty()
+        });
         all
     }
 
+    /// What confirms the deletion of one ExternalSecret's data, if it is held.
+    pub fn text(&self, object: &ObjectKey) -> Option<String> {
+        self.members.get(object)?.text()
+    }
+
+    /// The token of one ExternalSecret's deletion stood there before it was asked for: another one confirms it.
+    pub fn reject(&mut self, object: &ObjectKey) {
+        if let Some(mut member) = self.members.get(object).cloned() {
+            member.round += 1;
+            self.put(object, Some(member));
+        }
+    }
+
     /// A person confirms the deletion of one ExternalSecret's data. Gives whether that is one that is held.
-    pub fn confirm(&mut self, object: &ObjectKey, token: &str) -> bool {
+    pub fn confirm(&mut self, now: Duration, object: &ObjectKey, text: &str) -> bool {
         let Some(mut member) = self.members.get(object).cloned() else {
             return false;
         };
-        let held = matches!(&member.wish, Wish::Held { token: held, .. } if **held == *token);
+        let held = member.text().is_some_and(|held| held == *text);
         if held {
-            member.wish = Wish::Confirmed(token.into());
+            member.confirm(now);
+            member.round += 1;
             self.put(object, Some(member));
         }
         held
     }
 
-    /// A person confirms deletions of a store, by a token that was shown.
-    pub fn confirm_store(&mut self, store: &ObjectKey, token: &str) -> Confirmed {
+    /// The store carries this token, by which a person confirms deletions that it was shown for. To be called before what
+    /// is due is shown.
+    pub fn confirm_store(&mut self, now: Duration, store: &ObjectKey, token: &str) -> Confirmed {
         let Some(set) = self.sets.get_mut(store) else {
             return Confirmed::Nothing;
         };
-        let held = &set.held;
-        let covered = |shown: &Token| -> Vec<ObjectKey> {
-            let numbers = shown.numbers.iter();
-            numbers.filter_map(|number| held.get(number).cloned()).collect()
-        };
         let found = set.shown.iter().find(|shown| shown.text == token);
-        let objects = found.map(covered).unwrap_or_default();
+        let is_used = set.used.iter().any(|used| used == token);
+        let objects = found
+            .filter(|_| !is_used)
+            .map(|found| set.covered(found))
+            .unwrap_or_default();
+        let members = &self.members;
+        let asked = |object: &ObjectKey| {
+            let wish = members.get(object).map(|member| &member.wish);
+            matches!(wish, Some(Wish::Held { asked: true, .. }))
+        };
+        if found.is_some() || !set.held.values().all(asked) {
+            set.use_up(token);
+        }
         let is_last = set.shown.back().is_some_and(|last| last.text == token);
         if objects.is_empty() && !is_last {
             // The last one may be of deletions that are not held any more.
-            let current = set.shown.iter().rev().find(|shown| !covered(shown).is_empty());
+            let mut shown = set.shown.iter().rev();
+            let current = shown.find(|shown| !set.covered(shown).is_empty());
             let Some(current) = current.filter(|_| set.wrong.as_deref() != Some(token)) else {
                 return Confirmed::Nothing;
             };
@@ -355,23 +393,18 @@ impl Deletions {
             set.wrong = Some(token.to_owned());
             return Confirmed::Wrong { current };
         }
-        // It is used up also for what it was shown for and is not held at the moment.
-        if let Some(found) = found {
-            set.released.retain(|_, (number, _)| !found.covers(*number));
-        }
         for object in &objects {
             let Some(mut member) = self.members.get(object).cloned() else {
                 continue;
             };
-            if let Wish::Held { token, .. } = member.wish {
-                member.wish = Wish::Confirmed(token);
-                self.put(object, Some(member));
-            }
+            member.confirm(now);
+            self.put(object, Some(member));
         }
         Confirmed::All(objects)
     }
 
-    /// Forgets what was carried out before the window; what has waited for longer counts no more.
+    /// Forgets what was carried out before the window; what has waited for longer counts no more, and what was confirmed
+    /// long ago has to be confirmed again.
     fn expire(&mut self, now: Duration) {
         while let Some((end, object)) = self.ends.pop_first() {
             if end > now {
@@ -444,7 +477,7 @@ impl Deletions {
             && set.held.is_empty()
         {
             set.clear();
-            if set.shown.is_empty() {
+            if set.is_empty() {
                 self.sets.remove(&before.store);
             }
         }
@@ -455,7 +488,7 @@ impl Deletions {
         let Wish::Held { token, number, .. } = &before.wish else {
             return;
         };
-        if member.is_none_or(|member| member.wish == Wish::None)
+        if member.is_none_or(|member| member.wish.token() != Some(token))
             && let Some(set) = self.sets.get_mut(&before.store)
             && set.covers(*number)
         {

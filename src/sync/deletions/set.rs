@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::api::ObjectKey;
+use crate::api::{ObjectKey, token};
 
 /// A set of held deletions is shown when none was added for this time.
 const QUIET: Duration = Duration::from_secs(15);
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// What is held is told again after this: an event is kept for an hour, and its token must be there to be found.
 const REPEAT: Duration = Duration::from_mins(50);
 /// A token is good for so long after it was told last, as its event is. What is held once more within that is no news.
-const KEPT: Duration = Duration::from_hours(1);
+pub(super) const KEPT: Duration = Duration::from_hours(1);
 /// So many tokens of a store come as fast as there is news; as long as they are kept, further ones after a pause.
 const BURST: usize = 4;
 /// The pause between them, and between alerts of a store.
@@ -43,6 +43,8 @@ pub(super) struct Set {
     pub(super) released: HashMap<ObjectKey, (u64, Box<str>)>,
     /// The wrong token that was told last.
     pub(super) wrong: Option<String>,
+    /// Tokens that confirm nothing any more, the last ones: they were used, or were there before anything was shown for them.
+    pub(super) used: VecDeque<String>,
 }
 
 /// A token that was shown.
@@ -64,6 +66,14 @@ impl Token {
 impl Set {
     pub(super) fn covers(&self, number: u64) -> bool {
         self.shown.iter().any(|token| token.covers(number))
+    }
+
+    /// What is held of the deletions that the token was shown for.
+    pub(super) fn covered(&self, token: &Token) -> Vec<ObjectKey> {
+        let numbers = token.numbers.iter();
+        numbers
+            .filter_map(|number| self.held.get(number).cloned())
+            .collect()
     }
 
     /// Those with most of what is held.
@@ -90,6 +100,34 @@ impl Set {
         self.news = None;
         self.owed = false;
         self.wrong = None;
+    }
+
+    /// Nothing of it need be kept.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.shown.is_empty() && self.used.is_empty()
+    }
+
+    /// From now on this token confirms nothing, neither what it was shown for and is not held at the moment.
+    pub(super) fn use_up(&mut self, token: &str) {
+        if self.used.iter().any(|used| used == token) {
+            return;
+        }
+        self.used.push_back(token.to_owned());
+        if self.used.len() > TOKENS {
+            self.used.pop_front();
+        }
+        if let Some(shown) = self.shown.iter().find(|shown| shown.text == token) {
+            self.released.retain(|_, (number, _)| !shown.covers(*number));
+        }
+    }
+
+    /// What confirms the deletions with these tokens: always the same, unless that is used up.
+    pub(super) fn text<'a>(&self, tokens: impl IntoIterator<Item = &'a str>) -> String {
+        let mut text = token::of_set(tokens);
+        while self.used.contains(&text) {
+            text = token::of_set([&*text]);
+        }
+        text
     }
 
     /// Forgets old tokens. What only they were shown for is news again.
