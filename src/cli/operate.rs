@@ -233,6 +233,7 @@ pub(super) async fn operate(
         secrets,
         namespaces,
         control,
+        operator_namespace: operator_namespace.as_str().into(),
         stores,
         tracking,
         aws,

@@ -8,7 +8,7 @@ use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ConfigMap;
 use keyturn::{
-    api::RestartMode,
+    api::{RestartMode, SecretStore},
     cluster::{Access, Change, Changes, Cluster, Metrics, Scope, Watches},
     sync::entry::ExternalSecrets,
 };
@@ -20,7 +20,7 @@ use serde_json::json;
 use testbed::{proxy::ApiProxy, requests, wait};
 
 use crate::{
-    harness::{API_SERVER, Bed, SOON, STORE, annotation, data, quarry, same},
+    harness::{API_SERVER, Bed, DELETION, SOON, STORE, annotation, data, entry, quarry, same},
     operator::Operator,
     rolling::{LATER, SKEW, restarted, web},
 };
@@ -214,12 +214,12 @@ async fn a_half_open_watch_is_opened_again_and_misses_nothing() -> Result<()> {
     finish(&operator, [bed]).await
 }
 
-/// Suspends all restarts, or no more.
-async fn suspend(bed: &Bed, operator: &Operator, suspended: bool) -> Result<()> {
+/// Suspends everything of this kind, or no more.
+async fn suspend(bed: &Bed, operator: &Operator, what: &str, suspended: bool) -> Result<()> {
     let api = Api::<ConfigMap>::namespaced(bed.client.clone(), operator.namespace());
     if suspended {
         let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "keyturn-control"},
-            "data": {"suspendRestarts": "true"}});
+            "data": {what: "true"}});
         let parameters = PatchParams::apply("tests").force();
         api.patch("keyturn-control", &parameters, &Patch::Apply(map))
             .await?;
@@ -245,7 +245,7 @@ async fn keyturn_control_is_read_before_each_restart() -> Result<()> {
     // The watch of keyturn-control is half open: what it says is not heard.
     let silenced = proxy.silence_watches(|path| path.ends_with("/configmaps"));
     ensure!(silenced == 1, "{silenced} watches were silenced");
-    suspend(&bed, &operator, true).await?;
+    suspend(&bed, &operator, "suspendRestarts", true).await?;
     let mark = requests::mark(bed.cluster)?;
     bed.rotate(&source, "second").await?;
     let reads = async |what: &str, least: usize| {
@@ -258,7 +258,7 @@ async fn keyturn_control_is_read_before_each_restart() -> Result<()> {
     };
     reads("keyturn-control to be read, and read again", 2).await?;
     restarted(&history, &[]).await?;
-    suspend(&bed, &operator, false).await?;
+    suspend(&bed, &operator, "suspendRestarts", false).await?;
     let token = bed.rollout("db").await?;
     bed.follows(("Deployment", "web"), "db", &token).await?;
 
@@ -283,6 +283,121 @@ async fn keyturn_control_is_read_before_each_restart() -> Result<()> {
     bed.follows(("Deployment", "web"), "db", &third).await?;
     bed.restarts("db", &["Complete"]).await?;
     restarted(&history, &[("Deployment web", 2)]).await?;
+    finish(&operator, [bed]).await
+}
+
+/// Secrets that lose data once AWS has lost theirs, each in another way; others stay, so that none is held for a person.
+async fn losing(bed: &Bed) -> Result<[String; 2]> {
+    let arns = [bed.secret("app/gone", "1")?, bed.secret("app/part", "1")?];
+    bed.secret("app/stays", "1")?;
+    for (name, policy, keys) in [
+        ("gone", "Delete", &["app/gone"][..]),
+        ("part", "Merge", &["app/part", "app/stays"]),
+        ("stays", "Delete", &["app/stays"]),
+        ("stays-too", "Delete", &["app/stays"]),
+    ] {
+        let entries: Vec<_> = keys
+            .iter()
+            .map(|key| entry(&key.replace('/', "-"), key))
+            .collect();
+        let target = json!({"deletionPolicy": policy});
+        bed.external_secret(name, json!({"data": entries, "target": target}))
+            .await?;
+    }
+    for name in ["gone", "part", "stays", "stays-too"] {
+        bed.synced(name).await?;
+    }
+    Ok(arns)
+}
+
+/// All that [`losing`] made is there.
+async fn whole(bed: &Bed) -> Result<()> {
+    bed.holds("gone", &[("app-gone", "1")]).await?;
+    bed.holds("part", &[("app-part", "1"), ("app-stays", "1")])
+        .await?;
+    Ok(())
+}
+
+/// Deletions that the API server was asked for since then.
+fn deletions(bed: &Bed, operator: &Operator, mark: requests::Mark) -> Result<usize> {
+    let asked = requests::since(bed.cluster, mark)?.of(operator.user());
+    let deleted = asked.only(|request| request.verb == "delete" && request.resource == "secrets");
+    Ok(deleted.0.len())
+}
+
+#[tokio::test]
+async fn keyturn_control_is_read_before_each_deletion() -> Result<()> {
+    let _api_server = API_SERVER.read().await;
+    let place = quarry().await?;
+    let bed = Bed::make(place, "control-deletes").await?;
+    bed.store(STORE, json!({})).await?;
+    let proxy = ApiProxy::start(place.cluster).await?;
+    let mut operator = Operator::confined_to(place, &[&bed], &[]).await?;
+    operator.go_through(proxy.url());
+    operator.start().await?;
+    let arns = losing(&bed).await?;
+    // What keyturn-control says is not heard.
+    let silenced = proxy.silence_watches(|path| path.ends_with("/configmaps"));
+    ensure!(silenced == 1, "{silenced} watches were silenced");
+    suspend(&bed, &operator, "suspendSync", true).await?;
+    let mark = requests::mark(bed.cluster)?;
+    for arn in &arns {
+        bed.aws.force_delete_secret(arn)?;
+    }
+    let reads = async |what: &str, least: usize| {
+        wait::until(what, DELETION, async || {
+            let asked = requests::since(bed.cluster, mark)?.of(operator.user());
+            let read = asked.only(|request| request.verb == "get" && request.name == "keyturn-control");
+            Ok((read.0.len() >= least).then_some(()))
+        })
+        .await
+    };
+    // Each of the two asks again and again.
+    reads("keyturn-control to be read for both", 6).await?;
+    whole(&bed).await?;
+    same("deletions", &deletions(&bed, &operator, mark)?, &0)?;
+    suspend(&bed, &operator, "suspendSync", false).await?;
+    bed.gone_within(DELETION, "gone").await?;
+    bed.holds_within(DELETION, "part", &[("app-stays", "1")]).await?;
+    same("deletions", &deletions(&bed, &operator, mark)?, &1)?;
+    finish(&operator, [bed]).await
+}
+
+#[tokio::test]
+async fn a_suspension_stops_a_deletion_that_is_under_way() -> Result<()> {
+    let _api_server = API_SERVER.read().await;
+    let place = quarry().await?;
+    let bed = Bed::make(place, "late-suspension").await?;
+    bed.store(STORE, json!({})).await?;
+    let proxy = ApiProxy::start(place.cluster).await?;
+    let mut operator = Operator::confined_to(place, &[&bed], &[]).await?;
+    operator.go_through(proxy.url());
+    operator.start().await?;
+    let arns = losing(&bed).await?;
+    let mark = requests::mark(bed.cluster)?;
+    let path = format!("/namespaces/{}/secrets/gone", bed.namespace);
+    let slow = proxy.slow(
+        move |method, asked| *method == Method::GET && asked.ends_with(&path),
+        Duration::from_secs(5),
+    );
+    let asked = bed.aws.mark();
+    bed.aws.force_delete_secret(&arns[0])?;
+    // AWS has confirmed it, and the pass that follows looks at the Secret.
+    wait::until("a deletion under way", DELETION, async || {
+        let confirmed = bed.calls_since(asked).count("DescribeSecret") >= 2;
+        Ok((confirmed && slow.counts().waiting > 0).then_some(()))
+    })
+    .await?;
+    let until =
+        |until: Option<&str>| json!({"metadata": {"annotations": {"keyturn.dev/suspend-sync-until": until}}});
+    bed.patch::<SecretStore>(STORE, until(Some("2099-01-01T00:00:00Z")))
+        .await?;
+    bed.condition("gone", "Current", &["Suspended"]).await?;
+    drop(slow);
+    whole(&bed).await?;
+    same("deletions", &deletions(&bed, &operator, mark)?, &0)?;
+    bed.patch::<SecretStore>(STORE, until(None)).await?;
+    bed.gone_within(DELETION, "gone").await?;
     finish(&operator, [bed]).await
 }
 

@@ -3,62 +3,34 @@
 //!
 //! An account that was emptied by mistake looks like many secrets that were deleted on purpose. So deletions are counted by
 //! store, and by account and region; those that would exceed the limits are held, and stay held until they are confirmed or
-//! the secrets are back. What is held counts against others for ten minutes, like what was carried out: one tenant's
-//! deletions that wait do not hold those of the others for ever.
+//! the secrets are back. What waits, for AWS or for a person, counts against others for ten minutes, like what was carried
+//! out: one tenant's deletions that wait do not hold those of the others for ever.
 //!
 //! It promises: without a confirmation no more Secrets than the limits allow lose data within ten minutes; a confirmation
-//! covers the deletions that its token was shown for and no later one, once.
+//! covers the deletions that its token was shown for and no later one, once, and for an hour. It stays where it was written,
+//! on the store or the ExternalSecret. So a token is used up when it has confirmed something, and also when it stood there
+//! before it was asked for: what is held again gets another. Only what an earlier process asked for may be answered already.
 
+mod member;
+mod set;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
-use crate::api::{ObjectKey, token};
+pub use self::member::Place;
+use self::{
+    member::{Gone, Group, Member, Tally, Wish},
+    set::{EXAMPLES, Set, Token},
+};
+use crate::api::ObjectKey;
 
 /// Deletions of the last ten minutes count together.
 pub const WINDOW: Duration = Duration::from_mins(10);
-/// More than so many, if they are also more than so many percent, are held.
-const LIMITS: [(usize, usize); 2] = [(3, 20), (10, 5)];
-/// All of a group are held if there are so many at least.
-const ALL: usize = 2;
-/// A set of held deletions is shown when none was added for this time.
-const QUIET: Duration = Duration::from_secs(15);
-/// A set that grows all the time is shown after this.
-const PATIENCE: Duration = Duration::from_mins(5);
-/// What is held is told again after this: an event is kept for an hour, and its token must be there to be found.
-const REPEAT: Duration = Duration::from_mins(50);
-/// A token is good for so long after it was told last, as its event is. What is held once more within that is no news.
-const KEPT: Duration = Duration::from_hours(1);
-/// So many tokens of a store come as fast as there is news; as long as they are kept, further ones after a pause.
-const BURST: usize = 4;
-/// The pause between them, and between alerts of a store.
-const PAUSE: Duration = Duration::from_mins(5);
-/// How many ExternalSecrets and namespaces are named.
-const EXAMPLES: usize = 3;
-/// How many tokens of a store are kept. The pauses allow for no more.
-const TOKENS: usize = 16;
-
-/// What deletions are counted by.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Group {
-    Store(ObjectKey),
-    Place(Place),
-}
-
-/// An account and a region.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
-    /// The account.
-    pub account: Arc<str>,
-    /// The region.
-    pub region: Arc<str>,
-}
 
 /// Whether a deletion may be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,194 +81,12 @@ pub struct Deletions {
     tallies: HashMap<Group, Tally>,
     /// Deletions that were carried out, in the order of time.
     recent: VecDeque<(Duration, ObjectKey)>,
-    /// Deletions that were held within the window, by when and by number.
-    fresh: BTreeMap<(Duration, u64), ObjectKey>,
+    /// When the time of which deletion is over.
+    ends: BTreeSet<(Duration, ObjectKey)>,
     /// By store.
     sets: BTreeMap<ObjectKey, Set>,
     /// The number of the last deletion that was held.
     number: u64,
-}
-
-/// An ExternalSecret that has a Secret, or had one until a moment ago.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Member {
-    store: ObjectKey,
-    place: Option<Place>,
-    /// Its Secret is there.
-    exists: bool,
-    wish: Wish,
-    /// The last deletion that was carried out within the window.
-    gone: Option<Gone>,
-}
-
-/// A deletion, by its token.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Wish {
-    /// None is wanted.
-    #[default]
-    None,
-    /// AWS has yet to confirm it.
-    Pending(Box<str>),
-    /// A person has to confirm it.
-    Held {
-        token: Box<str>,
-        number: u64,
-        /// When it was held, within the window.
-        fresh: Option<Duration>,
-    },
-    /// A person has confirmed it.
-    Confirmed(Box<str>),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Gone {
-    token: Box<str>,
-    at: Duration,
-    /// In seconds since 1970.
-    time: i64,
-    confirmed: bool,
-}
-
-/// How many of a group there are, and how many of them lose data without a confirmation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
-    all: usize,
-    losing: usize,
-}
-
-impl Tally {
-    fn is_over(self) -> bool {
-        let Self { all, losing } = self;
-        let exceeds = |(count, percent): (usize, usize)| losing > count && losing * 100 > all * percent;
-        LIMITS.into_iter().any(exceeds) || (all >= ALL && losing >= all)
-    }
-}
-
-/// The held deletions of a store.
-#[derive(Clone, Debug, Default)]
-struct Set {
-    held: BTreeMap<u64, ObjectKey>,
-    /// Since when there is something to show, and when the last of it came.
-    news: Option<(Duration, Duration)>,
-    /// When it was shown last.
-    told: Option<Duration>,
-    /// When people were called last, and whether there was news since.
-    alerted: Option<Duration>,
-    owed: bool,
-    /// The last one is the one that was told last.
-    shown: VecDeque<Token>,
-    /// Deletions that were shown, and are not wanted any more: one that is held once more has the number it had.
-    released: HashMap<ObjectKey, (u64, Box<str>)>,
-    /// The wrong token that was told last.
-    wrong: Option<String>,
-}
-
-/// A token that was shown.
-#[derive(Clone, Debug)]
-struct Token {
-    text: String,
-    /// When it was told last.
-    at: Duration,
-    /// The deletions that it was shown for, sorted.
-    numbers: Vec<u64>,
-}
-
-impl Token {
-    fn covers(&self, number: u64) -> bool {
-        self.numbers.binary_search(&number).is_ok()
-    }
-}
-
-impl Set {
-    fn covers(&self, number: u64) -> bool {
-        self.shown.iter().any(|token| token.covers(number))
-    }
-
-    /// Those with most of what is held.
-    fn namespaces(&self) -> Vec<(Arc<str>, usize)> {
-        let mut counts: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
-        for object in self.held.values() {
-            *counts.entry(&object.namespace).or_default() += 1;
-        }
-        let mut counts: Vec<_> = counts
-            .into_iter()
-            .map(|(name, n)| (Arc::clone(name), n))
-            .collect();
-        counts.sort_by_key(|(_, count)| Reverse(*count));
-        counts.truncate(EXAMPLES);
-        counts
-    }
-
-    fn announce(&mut self, now: Duration) {
-        self.news = Some((self.news.map_or(now, |(since, _)| since), now));
-    }
-
-    /// Nothing is held any more. The tokens stay for what is held once more.
-    fn clear(&mut self) {
-        self.news = None;
-        self.owed = false;
-        self.wrong = None;
-    }
-
-    /// Forgets old tokens. What only they were shown for is news again.
-    fn expire(&mut self, now: Duration) {
-        let before = self.shown.len();
-        self.shown.retain(|token| now < token.at + KEPT);
-        let surplus = self.shown.len().saturating_sub(TOKENS);
-        self.shown.drain(..surplus);
-        if self.shown.len() == before {
-            return;
-        }
-        let shown = &self.shown;
-        let covers = |number: u64| shown.iter().any(|token| token.covers(number));
-        self.released.retain(|_, (number, _)| covers(*number));
-        if !self.held.keys().all(|number| covers(*number)) {
-            self.announce(now);
-        }
-    }
-
-    fn is_due(&self, now: Duration) -> bool {
-        let paused = |since: Option<Duration>, pause| since.is_none_or(|since| now >= since + pause);
-        match self.news {
-            Some((since, last)) => {
-                (now >= last + QUIET || now >= since + PATIENCE)
-                    && (self.shown.len() < BURST || paused(self.told, PAUSE))
-            }
-            None => (self.owed && paused(self.alerted, PAUSE)) || paused(self.told, REPEAT),
-        }
-    }
-
-    /// Whether people may be called for what is told now.
-    fn alert(&mut self, now: Duration) -> bool {
-        let owed = self.news.take().is_some() || self.owed;
-        let alert = owed && self.alerted.is_none_or(|at| now >= at + PAUSE);
-        self.owed = owed && !alert;
-        if alert {
-            self.alerted = Some(now);
-        }
-        alert
-    }
-}
-
-impl Member {
-    /// What it counts for.
-    fn tally(&self) -> Tally {
-        let lost = self.gone.as_ref().is_some_and(|gone| !gone.confirmed);
-        let losing = match &self.wish {
-            Wish::Pending(_) => true,
-            Wish::Held { fresh, .. } => lost || fresh.is_some(),
-            Wish::None | Wish::Confirmed(_) => lost,
-        };
-        Tally {
-            all: usize::from(self.exists || self.gone.is_some() || self.wish != Wish::None),
-            losing: usize::from(losing),
-        }
-    }
-
-    fn groups(&self) -> impl Iterator<Item = Group> {
-        let place = self.place.clone().map(Group::Place);
-        [Group::Store(self.store.clone())].into_iter().chain(place)
-    }
 }
 
 impl Deletions {
@@ -324,6 +114,7 @@ impl Deletions {
             place: None,
             exists,
             wish: Wish::None,
+            round: 0,
             gone: None,
         });
         if member.store != *store {
@@ -350,6 +141,7 @@ impl Deletions {
             place: None,
             exists: false,
             wish: Wish::None,
+            round: 0,
             gone: Some(gone),
         };
         self.put(object, Some(member));
@@ -375,32 +167,38 @@ impl Deletions {
         self.put(object, Some(member));
     }
 
-    /// Nothing of the ExternalSecret's Secret is to be deleted any more.
+    /// Nothing of the ExternalSecret's Secret is to be deleted any more. What was decided and not carried out is void.
     pub fn withdraw(&mut self, object: &ObjectKey) {
-        if let Some(mut member) = self.members.get(object).filter(|m| m.wish != Wish::None).cloned() {
-            member.wish = Wish::None;
-            self.put(object, Some(member));
-        }
-    }
-
-    /// A deletion has shown that AWS has yet to confirm: from now on it counts.
-    pub fn expect(&mut self, object: &ObjectKey, token: &str) {
         let Some(mut member) = self.members.get(object).cloned() else {
             return;
         };
-        let same = match &member.wish {
-            Wish::None => false,
-            Wish::Pending(known) | Wish::Held { token: known, .. } | Wish::Confirmed(known) => {
-                **known == *token
-            }
+        let decided = member.gone.as_mut().filter(|gone| !gone.token.is_empty());
+        if member.wish == Wish::None && decided.is_none() {
+            return;
+        }
+        if let Some(gone) = decided {
+            gone.token = "".into();
+        }
+        member.wish = Wish::None;
+        self.put(object, Some(member));
+    }
+
+    /// A deletion has shown that AWS has yet to confirm: from now on it counts. It counts no longer because it shows again.
+    pub fn expect(&mut self, now: Duration, object: &ObjectKey, token: &str) {
+        let Some(mut member) = self.members.get(object).cloned() else {
+            return;
         };
-        if !same {
-            member.wish = Wish::Pending(token.into());
+        if member.wish.token() != Some(token) {
+            member.wish = Wish::Pending {
+                token: token.into(),
+                until: Some(now + WINDOW),
+            };
             self.put(object, Some(member));
         }
     }
 
-    /// Whether a deletion that AWS has confirmed may be carried out. `held`: an earlier process has held it.
+    /// Whether a deletion that AWS has confirmed may be carried out. `held`: its status says that it is held, so an earlier
+    /// process may have held it.
     pub fn decide(
         &mut self,
         now: Duration,
@@ -416,14 +214,20 @@ impl Deletions {
         {
             return Decision::Go;
         }
-        self.expect(object, token);
+        self.expect(now, object, token);
         let Some(mut member) = self.members.get(object).cloned() else {
             return Decision::Held;
         };
-        let confirmed = match &member.wish {
-            Wish::Confirmed(_) => true,
+        let confirmed = match &mut member.wish {
+            Wish::Confirmed { .. } => true,
             Wish::Held { .. } => return Decision::Held,
-            Wish::Pending(_) | Wish::None => false,
+            Wish::None => false,
+            // However long AWS took: now it counts.
+            Wish::Pending { until, .. } => {
+                *until = Some(now + WINDOW);
+                self.put(object, Some(member.clone()));
+                false
+            }
         };
         let over = |group| self.tallies.get(&group).copied().unwrap_or_default().is_over();
         if !confirmed && (held || member.groups().any(over)) {
@@ -431,7 +235,8 @@ impl Deletions {
             member.wish = Wish::Held {
                 token: token.into(),
                 number,
-                fresh: Some(now),
+                until: Some(now + WINDOW),
+                asked: held,
             };
             let store = member.store.clone();
             self.put(object, Some(member));
@@ -496,16 +301,13 @@ impl Deletions {
             }
             let alert = set.alert(now);
             set.told = Some(now);
-            let mut tokens: Vec<&str> = set
+            let texts = set
                 .held
                 .values()
-                .filter_map(|object| match &self.members.get(object)?.wish {
-                    Wish::Held { token, .. } => Some(&**token),
-                    _ => None,
-                })
-                .collect();
-            tokens.sort_unstable();
-            let token = token::of_set(tokens);
+                .filter_map(|object| self.members.get(object)?.text());
+            let mut texts: Vec<String> = texts.collect();
+            texts.sort_unstable();
+            let token = set.text(texts.iter().map(String::as_str));
             set.shown.retain(|shown| shown.text != token);
             set.shown.push_back(Token {
                 text: token.clone(),
@@ -523,40 +325,67 @@ impl Deletions {
                 alert,
             });
         }
-        self.sets
-            .retain(|_, set| !(set.held.is_empty() && set.shown.is_empty()));
+        self.sets.retain(|store, set| {
+            if !self.tallies.contains_key(&Group::Store(store.clone())) {
+                set.used.clear();
+            }
+            !set.is_empty()
+        });
         all
     }
 
+    /// What confirms the deletion of one ExternalSecret's data, if it is held.
+    pub fn text(&self, object: &ObjectKey) -> Option<String> {
+        self.members.get(object)?.text()
+    }
+
+    /// The token of one ExternalSecret's deletion stood there before it was asked for: another one confirms it.
+    pub fn reject(&mut self, object: &ObjectKey) {
+        if let Some(mut member) = self.members.get(object).cloned() {
+            member.round += 1;
+            self.put(object, Some(member));
+        }
+    }
+
     /// A person confirms the deletion of one ExternalSecret's data. Gives whether that is one that is held.
-    pub fn confirm(&mut self, object: &ObjectKey, token: &str) -> bool {
+    pub fn confirm(&mut self, now: Duration, object: &ObjectKey, text: &str) -> bool {
         let Some(mut member) = self.members.get(object).cloned() else {
             return false;
         };
-        let held = matches!(&member.wish, Wish::Held { token: held, .. } if **held == *token);
+        let held = member.text().is_some_and(|held| held == *text);
         if held {
-            member.wish = Wish::Confirmed(token.into());
+            member.confirm(now);
+            member.round += 1;
             self.put(object, Some(member));
         }
         held
     }
 
-    /// A person confirms deletions of a store, by a token that was shown.
-    pub fn confirm_store(&mut self, store: &ObjectKey, token: &str) -> Confirmed {
+    /// The store carries this token, by which a person confirms deletions that it was shown for. To be called before what
+    /// is due is shown.
+    pub fn confirm_store(&mut self, now: Duration, store: &ObjectKey, token: &str) -> Confirmed {
         let Some(set) = self.sets.get_mut(store) else {
             return Confirmed::Nothing;
         };
-        let held = &set.held;
-        let covered = |shown: &Token| -> Vec<ObjectKey> {
-            let numbers = shown.numbers.iter();
-            numbers.filter_map(|number| held.get(number).cloned()).collect()
-        };
         let found = set.shown.iter().find(|shown| shown.text == token);
-        let objects = found.map(covered).unwrap_or_default();
+        let is_used = set.used.iter().any(|used| used == token);
+        let objects = found
+            .filter(|_| !is_used)
+            .map(|found| set.covered(found))
+            .unwrap_or_default();
+        let members = &self.members;
+        let asked = |object: &ObjectKey| {
+            let wish = members.get(object).map(|member| &member.wish);
+            matches!(wish, Some(Wish::Held { asked: true, .. }))
+        };
+        if found.is_some() || !set.held.values().all(asked) {
+            set.use_up(token);
+        }
         let is_last = set.shown.back().is_some_and(|last| last.text == token);
         if objects.is_empty() && !is_last {
             // The last one may be of deletions that are not held any more.
-            let current = set.shown.iter().rev().find(|shown| !covered(shown).is_empty());
+            let mut shown = set.shown.iter().rev();
+            let current = shown.find(|shown| !set.covered(shown).is_empty());
             let Some(current) = current.filter(|_| set.wrong.as_deref() != Some(token)) else {
                 return Confirmed::Nothing;
             };
@@ -564,33 +393,26 @@ impl Deletions {
             set.wrong = Some(token.to_owned());
             return Confirmed::Wrong { current };
         }
-        // It is used up also for what it was shown for and is not held at the moment.
-        if let Some(found) = found {
-            set.released.retain(|_, (number, _)| !found.covers(*number));
-        }
         for object in &objects {
             let Some(mut member) = self.members.get(object).cloned() else {
                 continue;
             };
-            if let Wish::Held { token, .. } = member.wish {
-                member.wish = Wish::Confirmed(token);
-                self.put(object, Some(member));
-            }
+            member.confirm(now);
+            self.put(object, Some(member));
         }
         Confirmed::All(objects)
     }
 
-    /// Forgets what was carried out before the window; what was held before it counts no more.
+    /// Forgets what was carried out before the window; what has waited for longer counts no more, and what was confirmed
+    /// long ago has to be confirmed again.
     fn expire(&mut self, now: Duration) {
-        while let Some((key, object)) = self.fresh.pop_first() {
-            if key.0 + WINDOW > now {
-                self.fresh.insert(key, object);
+        while let Some((end, object)) = self.ends.pop_first() {
+            if end > now {
+                self.ends.insert((end, object));
                 break;
             }
-            if let Some(mut member) = self.members.get(&object).cloned()
-                && let Wish::Held { fresh, .. } = &mut member.wish
-            {
-                *fresh = None;
+            if let Some(mut member) = self.members.get(&object).cloned() {
+                member.wish.expire();
                 self.put(&object, Some(member));
             }
         }
@@ -625,13 +447,13 @@ impl Deletions {
                     }
                 }
             }
-            if let Wish::Held { number, fresh, .. } = before.wish {
-                if let Some(at) = fresh {
-                    self.fresh.remove(&(at, number));
-                }
-                if let Some(set) = self.sets.get_mut(&before.store) {
-                    set.held.remove(&number);
-                }
+            if let Some(end) = before.wish.until() {
+                self.ends.remove(&(end, object.clone()));
+            }
+            if let Wish::Held { number, .. } = before.wish
+                && let Some(set) = self.sets.get_mut(&before.store)
+            {
+                set.held.remove(&number);
             }
             self.release(object, before, member.as_ref());
         }
@@ -642,10 +464,10 @@ impl Deletions {
                 tally.all += of.all;
                 tally.losing += of.losing;
             }
-            if let Wish::Held { number, fresh, .. } = member.wish {
-                if let Some(at) = fresh {
-                    self.fresh.insert((at, number), object.clone());
-                }
+            if let Some(end) = member.wish.until() {
+                self.ends.insert((end, object.clone()));
+            }
+            if let Wish::Held { number, .. } = member.wish {
                 let set = self.sets.entry(member.store.clone()).or_default();
                 set.held.insert(number, object.clone());
             }
@@ -655,7 +477,7 @@ impl Deletions {
             && set.held.is_empty()
         {
             set.clear();
-            if set.shown.is_empty() {
+            if set.is_empty() {
                 self.sets.remove(&before.store);
             }
         }
@@ -666,7 +488,7 @@ impl Deletions {
         let Wish::Held { token, number, .. } = &before.wish else {
             return;
         };
-        if member.is_none_or(|member| member.wish == Wish::None)
+        if member.is_none_or(|member| member.wish.token() != Some(token))
             && let Some(set) = self.sets.get_mut(&before.store)
             && set.covers(*number)
         {

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    set::{KEPT, TOKENS},
+    *,
+};
 
 fn object(n: usize) -> ObjectKey {
     ObjectKey::new("shop", format!("db-{n}"))
@@ -76,7 +79,7 @@ fn a_few_go_and_many_are_held() {
 fn what_is_expected_together_is_held_together() {
     let mut deletions = fleet(10);
     for n in 0..10 {
-        deletions.expect(&object(n), &format!("t{n}"));
+        deletions.expect(secs(0), &object(n), &format!("t{n}"));
     }
     for n in 0..10 {
         assert_eq!(decide(&mut deletions, 60, n), Decision::Held, "{n}");
@@ -114,7 +117,7 @@ fn what_waits_for_a_person_holds_others_for_ten_minutes_only() {
         );
     }
     for n in 0..10 {
-        deletions.expect(&object(n), &format!("t{n}"));
+        deletions.expect(secs(0), &object(n), &format!("t{n}"));
     }
     for n in 0..10 {
         assert_eq!(decide(&mut deletions, n as u64, n), Decision::Held, "{n}");
@@ -138,12 +141,36 @@ fn what_waits_for_a_person_holds_others_for_ten_minutes_only() {
     // All at once are held again, however long others waited before.
     for n in 12..20 {
         deletions.see(secs(6000), &object(n), &store(0), Some(&place("1")), true);
-        deletions.expect(&object(n), &format!("t{n}"));
+        deletions.expect(secs(6000), &object(n), &format!("t{n}"));
     }
     for n in 12..20 {
         assert_eq!(decide(&mut deletions, 6000, n), Decision::Held, "{n}");
     }
-    assert_eq!(deletions.fresh.len(), 8);
+    assert_eq!(deletions.ends.len(), 8);
+}
+
+#[test]
+fn what_aws_never_confirms_holds_others_for_ten_minutes_only() {
+    let mut deletions = Deletions::default();
+    for n in 0..12 {
+        let store = store(usize::from(n == 11));
+        deletions.see(secs(0), &object(n), &store, Some(&place("1")), true);
+    }
+    // One tenant's secrets are gone, as it seems, and it sees to it that AWS is asked no second time.
+    for n in 0..11 {
+        deletions.expect(secs(0), &object(n), &format!("t{n}"));
+    }
+    assert_eq!(decide(&mut deletions, 599, 11), Decision::Held);
+    deletions.withdraw(&object(11));
+    // That they show once more makes them no newer.
+    for n in 0..11 {
+        deletions.expect(secs(599), &object(n), &format!("t{n}"));
+    }
+    assert_eq!(decide(&mut deletions, 600, 11), Decision::Go);
+    assert!(deletions.ends.is_empty());
+    // Once AWS confirms them after all, they count like any others.
+    let held = (0..11).filter(|n| decide(&mut deletions, 5000, *n) == Decision::Held);
+    assert_eq!(held.count(), 8);
 }
 
 #[test]
@@ -165,7 +192,7 @@ fn accounts_and_regions_count_over_all_their_stores() {
 fn one_token_confirms_what_it_was_shown_for_and_only_once() {
     let mut deletions = fleet(10);
     for n in 0..5 {
-        deletions.expect(&object(n), &format!("t{n}"));
+        deletions.expect(secs(0), &object(n), &format!("t{n}"));
     }
     for n in 0..5 {
         assert_eq!(decide(&mut deletions, 60, n), Decision::Held);
@@ -182,13 +209,13 @@ fn one_token_confirms_what_it_was_shown_for_and_only_once() {
     let wrong = Confirmed::Wrong {
         current: shown.token.clone(),
     };
-    assert_eq!(deletions.confirm_store(&store(0), "other"), wrong);
+    assert_eq!(deletions.confirm_store(secs(92), &store(0), "other"), wrong);
     assert_eq!(
-        deletions.confirm_store(&store(0), "other"),
+        deletions.confirm_store(secs(92), &store(0), "other"),
         Confirmed::Nothing,
         "told once"
     );
-    let Confirmed::All(objects) = deletions.confirm_store(&store(0), &shown.token) else {
+    let Confirmed::All(objects) = deletions.confirm_store(secs(92), &store(0), &shown.token) else {
         panic!("the token is not known")
     };
     assert_eq!(objects, (0..5).map(object).collect::<Vec<_>>());
@@ -200,15 +227,15 @@ fn one_token_confirms_what_it_was_shown_for_and_only_once() {
     assert_eq!(decide(&mut deletions, 94, 5), Decision::Held);
     // The same token again covers nothing.
     assert_eq!(
-        deletions.confirm_store(&store(0), &shown.token),
+        deletions.confirm_store(secs(94), &store(0), &shown.token),
         Confirmed::All(vec![])
     );
     assert_eq!(decide(&mut deletions, 95, 5), Decision::Held);
     // One of them by a token of its own.
-    assert!(!deletions.confirm(&object(5), "t4"));
-    assert!(deletions.confirm(&object(5), "t5"));
+    assert!(!deletions.confirm(secs(95), &object(5), "t4"));
+    assert!(deletions.confirm(secs(95), &object(5), "t5"));
     assert_eq!(decide(&mut deletions, 96, 5), Decision::Go);
-    assert!(!deletions.confirm(&object(5), "t5"), "used up");
+    assert!(!deletions.confirm(secs(96), &object(5), "t5"), "used up");
     assert_eq!(deletions.stores(), []);
 }
 
@@ -274,14 +301,14 @@ fn the_same_deletion_held_once_more_is_no_news_and_keeps_its_token() {
     }
     assert_eq!(deletions.sets.len(), 1);
     let confirmed = Confirmed::All(vec![object(1)]);
-    assert_eq!(deletions.confirm_store(&store(0), &token), confirmed);
+    assert_eq!(deletions.confirm_store(secs(1000), &store(0), &token), confirmed);
 
     // After an hour it is news, and nothing is kept of what is not held.
     let (mut deletions, token) = toggled();
     deletions.forget(&object(1));
     assert_eq!(deletions.stores(), []);
     assert_eq!(
-        deletions.confirm_store(&store(0), "other"),
+        deletions.confirm_store(secs(1000), &store(0), "other"),
         Confirmed::Nothing,
         "nothing is held"
     );
@@ -306,12 +333,12 @@ fn a_used_token_does_not_cover_what_was_not_held_as_it_was_used() {
     // It is back for a while.
     deletions.withdraw(&object(1));
     let confirmed = Confirmed::All(vec![object(0)]);
-    assert_eq!(deletions.confirm_store(&store(0), &first), confirmed);
+    assert_eq!(deletions.confirm_store(secs(25), &store(0), &first), confirmed);
     assert_eq!(
         deletions.decide(secs(30), 0, &object(1), "t1", true),
         Decision::Held
     );
-    let Confirmed::All(none) = deletions.confirm_store(&store(0), &first) else {
+    let Confirmed::All(none) = deletions.confirm_store(secs(31), &store(0), &first) else {
         panic!("the last token is no wrong one")
     };
     assert_eq!(none, []);
@@ -319,15 +346,137 @@ fn a_used_token_does_not_cover_what_was_not_held_as_it_was_used() {
     assert_eq!(shown.len(), 1, "it needs a token that covers it");
     let current = shown[0].token.clone();
     assert_eq!(
-        deletions.confirm_store(&store(0), &first),
+        deletions.confirm_store(secs(50), &store(0), &first),
         Confirmed::Wrong {
             current: current.clone()
         }
     );
     assert_eq!(
-        deletions.confirm_store(&store(0), &current),
+        deletions.confirm_store(secs(51), &store(0), &current),
         Confirmed::All(vec![object(1)])
     );
+}
+
+/// One deletion of three is held, and shown at 20 s.
+fn asked() -> (Deletions, String) {
+    let mut deletions = fleet(3);
+    for n in 0..2 {
+        assert_eq!(decide(&mut deletions, 0, n), Decision::Go);
+    }
+    assert_eq!(decide(&mut deletions, 0, 2), Decision::Held);
+    let token = deletions.show(secs(20))[0].token.clone();
+    (deletions, token)
+}
+
+/// The store carries `stale` while a deletion is held: it is asked for another token, which confirms it.
+fn asks_anew(deletions: &mut Deletions, now: u64, stale: &str) {
+    assert_eq!(decide(deletions, now, 2), Decision::Held);
+    // As often as anybody looks.
+    for after in 0..20 {
+        let confirmed = deletions.confirm_store(secs(now + after), &store(0), stale);
+        assert!(
+            !matches!(confirmed, Confirmed::All(all) if !all.is_empty()),
+            "{after}"
+        );
+    }
+    let current = deletions.show(secs(now + 20))[0].token.clone();
+    assert_ne!(current, stale);
+    let wrong = Confirmed::Wrong {
+        current: current.clone(),
+    };
+    assert_eq!(deletions.confirm_store(secs(now + 21), &store(0), stale), wrong);
+    assert_eq!(decide(deletions, now + 21, 2), Decision::Held);
+    let confirmed = Confirmed::All(vec![object(2)]);
+    assert_eq!(
+        deletions.confirm_store(secs(now + 22), &store(0), &current),
+        confirmed
+    );
+    assert_eq!(decide(deletions, now + 22, 2), Decision::Go);
+}
+
+#[test]
+fn a_token_that_was_used_confirms_no_later_deletion_though_nothing_was_carried_out() {
+    for later in [30, 300] {
+        let (mut deletions, token) = asked();
+        let confirmed = Confirmed::All(vec![object(2)]);
+        assert_eq!(deletions.confirm_store(secs(21), &store(0), &token), confirmed);
+        // Suspended before it was carried out, and then the secret is back.
+        deletions.withdraw(&object(2));
+        asks_anew(&mut deletions, later, &token);
+    }
+}
+
+#[test]
+fn a_token_that_came_too_late_or_before_it_was_asked_for_confirms_nothing() {
+    // The secret is back, and then somebody confirms its deletion.
+    let (mut deletions, token) = asked();
+    deletions.withdraw(&object(2));
+    deletions.confirm_store(secs(21), &store(0), &token);
+    asks_anew(&mut deletions, 30, &token);
+    // So late that nothing is known of the token.
+    let (mut deletions, token) = asked();
+    deletions.withdraw(&object(2));
+    deletions.show(secs(7200));
+    assert!(deletions.sets.is_empty());
+    assert_eq!(
+        deletions.confirm_store(secs(7200), &store(0), &token),
+        Confirmed::Nothing
+    );
+    for n in 0..2 {
+        assert_eq!(decide(&mut deletions, 7200, n), Decision::Go);
+    }
+    asks_anew(&mut deletions, 7200, &token);
+    // What an earlier process asked for may be answered already.
+    let (_, token) = asked();
+    let mut deletions = fleet(3);
+    assert_eq!(
+        deletions.decide(secs(0), 0, &object(2), "t2", true),
+        Decision::Held
+    );
+    assert_eq!(
+        deletions.confirm_store(secs(1), &store(0), &token),
+        Confirmed::Nothing
+    );
+    assert_eq!(deletions.show(secs(20))[0].token, token);
+    let confirmed = Confirmed::All(vec![object(2)]);
+    assert_eq!(deletions.confirm_store(secs(21), &store(0), &token), confirmed);
+}
+
+#[test]
+fn the_token_of_an_external_secret_is_used_up_as_well() {
+    let (mut deletions, _) = asked();
+    assert_eq!(deletions.text(&object(2)).as_deref(), Some("t2"));
+    assert!(deletions.confirm(secs(21), &object(2), "t2"));
+    deletions.withdraw(&object(2));
+    assert_eq!(decide(&mut deletions, 30, 2), Decision::Held);
+    assert!(!deletions.confirm(secs(31), &object(2), "t2"));
+    let second = deletions.text(&object(2)).unwrap();
+    assert_ne!(second, "t2");
+    // That one stood there already.
+    deletions.reject(&object(2));
+    assert!(!deletions.confirm(secs(31), &object(2), &second));
+    let third = deletions.text(&object(2)).unwrap();
+    assert!(deletions.confirm(secs(31), &object(2), &third));
+    assert_eq!(decide(&mut deletions, 32, 2), Decision::Go);
+}
+
+#[test]
+fn a_confirmation_that_is_not_carried_out_is_void_after_an_hour_or_when_the_secret_is_back() {
+    let confirmed = || {
+        let (mut deletions, token) = asked();
+        deletions.confirm_store(secs(21), &store(0), &token);
+        deletions
+    };
+    for (now, decision) in [(3620, Decision::Go), (3621, Decision::Held)] {
+        let mut deletions = confirmed();
+        deletions.show(secs(now));
+        assert_eq!(deletions.decide(secs(now), 0, &object(2), "t2", true), decision);
+    }
+    let mut deletions = confirmed();
+    assert_eq!(decide(&mut deletions, 22, 2), Decision::Go);
+    assert_eq!(decide(&mut deletions, 23, 2), Decision::Go, "tried again");
+    deletions.withdraw(&object(2));
+    assert_eq!(decide(&mut deletions, 24, 2), Decision::Held);
 }
 
 #[test]
@@ -377,25 +526,25 @@ fn a_set_that_grows_without_end_calls_people_every_five_minutes_and_every_token_
 fn a_token_that_was_used_covers_no_later_deletion_of_the_same_secrets() {
     let mut deletions = fleet(2);
     for n in 0..2 {
-        deletions.expect(&object(n), "first");
+        deletions.expect(secs(0), &object(n), "first");
     }
     assert_eq!(
         deletions.decide(secs(60), 0, &object(0), "first", false),
         Decision::Held
     );
-    assert!(deletions.confirm(&object(0), "first"));
+    assert!(deletions.confirm(secs(60), &object(0), "first"));
     assert_eq!(
         deletions.decide(secs(61), 0, &object(0), "first", false),
         Decision::Go
     );
     // Made again and deleted again.
     deletions.see(secs(62), &object(0), &store(0), None, true);
-    deletions.expect(&object(0), "second");
+    deletions.expect(secs(62), &object(0), "second");
     assert_eq!(
         deletions.decide(secs(122), 0, &object(0), "second", false),
         Decision::Held
     );
-    assert!(!deletions.confirm(&object(0), "first"));
+    assert!(!deletions.confirm(secs(122), &object(0), "first"));
 }
 
 #[test]
@@ -415,7 +564,7 @@ fn a_new_process_knows_what_an_earlier_one_carried_out_and_held() {
         deletions.decide(secs(1), 0, &object(0), "t0", true),
         Decision::Held
     );
-    assert!(deletions.confirm(&object(0), "t0"));
+    assert!(deletions.confirm(secs(1), &object(0), "t0"));
     assert_eq!(deletions.decide(secs(2), 0, &object(0), "t0", true), Decision::Go);
 }
 
@@ -440,7 +589,7 @@ fn what_is_forgotten_still_counts_until_the_window_ends() {
     }
     deletions.show(secs(600));
     assert!(deletions.members.is_empty() && deletions.tallies.is_empty() && deletions.sets.is_empty());
-    assert!(deletions.recent.is_empty() && deletions.fresh.is_empty());
+    assert!(deletions.recent.is_empty() && deletions.ends.is_empty());
 }
 
 /// One step of a random history.
@@ -486,6 +635,111 @@ fn recount(deletions: &Deletions) -> HashMap<Group, Tally> {
 
 proptest! {
     #[test]
+    fn a_token_confirms_at_most_once_and_only_what_it_was_asked_for_before(steps in steps()) {
+        let mut deletions = fleet(14);
+        for n in 7..14 {
+            deletions.see(secs(0), &object(n), &store(1), Some(&place("1")), true);
+        }
+        let of = |n: usize| usize::from(n >= 7);
+        let mut now = 0;
+        // What people wrote on the stores, and when; what was shown last; what is used up.
+        let mut carried: [Option<(usize, String)>; 2] = [None, None];
+        let mut own: [Option<String>; 14] = Default::default();
+        let mut last: [Option<String>; 2] = [None, None];
+        let mut used = BTreeSet::new();
+        // What the status says, and since when it is held without having been asked for before.
+        let mut said = [false; 14];
+        let mut held: [Option<usize>; 14] = [None; 14];
+        for (at, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Wait(time) => now += time,
+                Step::See(n, true) => deletions.see(secs(now), &object(n), &store(of(n)), Some(&place("1")), true),
+                Step::Expect(n) => deletions.expect(secs(now), &object(n), &format!("t{n}")),
+                // A suspension leaves what the status says; a secret that is back does not.
+                Step::See(n, false) => deletions.withdraw(&object(n)),
+                Step::Withdraw(n) | Step::Forget(n) => {
+                    deletions.withdraw(&object(n));
+                    said[n] = false;
+                }
+                Step::Confirm(n) => {
+                    if let Some(text) = deletions.text(&object(n)).filter(|_| said[n]) {
+                        own[n] = Some(text);
+                    }
+                }
+                Step::ConfirmStore(n) => carried[n] = last[n].clone().map(|token| (at, token)),
+                Step::Decide(n) => {
+                    let was = deletions.text(&object(n)).is_some();
+                    let token = format!("t{n}");
+                    let mut decision = deletions.decide(secs(now), 0, &object(n), &token, said[n]);
+                    if decision == Decision::Held && !was {
+                        held[n] = Some(at).filter(|_| !said[n]);
+                    }
+                    let text = deletions.text(&object(n));
+                    if let Some(text) = text.filter(|text| own[n].as_ref() == Some(text)) {
+                        if said[n] {
+                            prop_assert!(deletions.confirm(secs(now), &object(n), &text));
+                            prop_assert!(used.insert(text), "used twice on {}", object(n));
+                            decision = deletions.decide(secs(now), 0, &object(n), &token, true);
+                            prop_assert_eq!(decision, Decision::Go);
+                        } else {
+                            deletions.reject(&object(n));
+                        }
+                    }
+                    said[n] = decision == Decision::Held;
+                }
+            }
+            for (n, written) in carried.iter().enumerate() {
+                if let Some((written, token)) = written
+                    && let Confirmed::All(all) = deletions.confirm_store(secs(now), &store(n), token)
+                    && !all.is_empty()
+                {
+                    prop_assert!(used.insert(token.clone()), "used twice on {}", store(n));
+                    for object in (0..14).filter(|n| all.contains(&object(*n))) {
+                        prop_assert!(held[object].is_none_or(|since| since < *written), "answered before");
+                    }
+                }
+            }
+            for shown in deletions.show(secs(now)) {
+                prop_assert!(!used.contains(&shown.token), "asked for once more");
+                last[usize::from(shown.store == store(1))] = Some(shown.token);
+            }
+            prop_assert!(deletions.sets.values().all(|set| set.used.len() <= TOKENS));
+        }
+    }
+
+    #[test]
+    fn what_is_not_carried_out_counts_for_ten_minutes_however_often_it_shows(steps in steps()) {
+        let mut deletions = fleet(14);
+        let mut now = 0;
+        let token = |n: usize| format!("t{n}");
+        for step in steps {
+            match step {
+                Step::Wait(time) => now += time,
+                Step::See(n, exists) => deletions.see(secs(now), &object(n), &store(0), None, exists),
+                Step::Expect(n) => deletions.expect(secs(now), &object(n), &token(n)),
+                Step::Decide(n) => drop(decide(&mut deletions, now, n)),
+                Step::Withdraw(n) => deletions.withdraw(&object(n)),
+                Step::Forget(n) => deletions.forget(&object(n)),
+                Step::Confirm(n) => drop(deletions.confirm(secs(now), &object(n), &token(n))),
+                Step::ConfirmStore(_) => {}
+            }
+        }
+        for _ in 0..10 {
+            now += 60;
+            for member in deletions.members.clone().into_iter().filter(|(_, member)| member.wish.token().is_some()) {
+                let token = member.1.wish.token().unwrap_or_default().to_owned();
+                deletions.expect(secs(now), &member.0, &token);
+            }
+        }
+        deletions.expire(secs(now));
+        prop_assert!(deletions.tallies.values().all(|tally| tally.losing == 0), "{:?}", deletions.tallies);
+        prop_assert!(deletions.recent.is_empty());
+        // A confirmation, which counts for nothing, ends as well.
+        deletions.expire(secs(now) + KEPT);
+        prop_assert!(deletions.ends.is_empty());
+    }
+
+    #[test]
     fn never_more_than_the_limits_go_unconfirmed_and_nothing_waits_in_silence(steps in steps()) {
         let mut deletions = fleet(14);
         for n in 7..14 {
@@ -503,7 +757,7 @@ proptest! {
             match step {
                 Step::Wait(time) => now += time,
                 Step::See(n, exists) => deletions.see(secs(now), &object(n), &of(n), Some(&place("1")), exists),
-                Step::Expect(n) => deletions.expect(&object(n), &token(n, turn[n])),
+                Step::Expect(n) => deletions.expect(secs(now), &object(n), &token(n, turn[n])),
                 Step::Withdraw(n) => {
                     deletions.withdraw(&object(n));
                     confirmed.remove(&n);
@@ -514,13 +768,13 @@ proptest! {
                     deletions.see(secs(now), &object(n), &of(n), Some(&place("1")), true);
                 }
                 Step::Confirm(n) => {
-                    if deletions.confirm(&object(n), &token(n, turn[n])) {
+                    if let Some(text) = deletions.text(&object(n)) && deletions.confirm(secs(now), &object(n), &text) {
                         confirmed.insert(n);
                     }
                 }
                 Step::ConfirmStore(n) => {
                     if let Some(token) = tokens[n].take()
-                        && let Confirmed::All(all) = deletions.confirm_store(&store(n), &token)
+                        && let Confirmed::All(all) = deletions.confirm_store(secs(now), &store(n), &token)
                     {
                         confirmed.extend((0..14).filter(|n| all.contains(&object(*n))));
                     }
@@ -554,18 +808,15 @@ proptest! {
                 }
             }
             prop_assert_eq!(&recount(&deletions), &deletions.tallies);
-            // What was held counts against others within the window, and no longer.
-            let fresh: BTreeSet<_> = deletions
+            // What waits counts against others within the window, and no longer.
+            let ends: BTreeSet<_> = deletions
                 .members
-                .values()
-                .filter_map(|member| match member.wish {
-                    Wish::Held { number, fresh: Some(at), .. } => Some((at, number)),
-                    _ => None,
-                })
+                .iter()
+                .filter_map(|(object, member)| Some((member.wish.until()?, object.clone())))
                 .collect();
-            prop_assert!(deletions.fresh.keys().copied().eq(fresh.iter().copied()));
+            prop_assert_eq!(&deletions.ends, &ends);
             deletions.expire(secs(now));
-            prop_assert!(deletions.fresh.keys().all(|(at, _)| *at + WINDOW > secs(now)));
+            prop_assert!(deletions.ends.iter().all(|(end, _)| *end > secs(now)));
             let held = deletions.members.values().filter(|member| matches!(member.wish, Wish::Held { .. })).count();
             prop_assert_eq!(held, deletions.held());
             for shown in deletions.show(secs(now)) {

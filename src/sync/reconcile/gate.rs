@@ -60,6 +60,8 @@ impl Context {
         by: &str,
     ) -> Ended {
         self.unsubscribe(object);
+        // AWS is not asked meanwhile: whether a secret is still gone is asked afterwards.
+        self.deletions().withdraw(object);
         // Nothing is promised meanwhile.
         self.remember(object, |memory| memory.wanted_since = None);
         let message = format!("suspended until {} by the annotation on {by}", seconds(until));

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{ConditionType, DeletionPolicy, ExternalSecret, ObjectKey, Reason, names::annotation},
-    aws::{self, Base, Identity},
+    aws,
     sync::{
         entry::Entry,
         plan,
@@ -143,10 +143,7 @@ impl Context {
             Ok(proven) => proven.account,
             Err(error) => return Err(self.unproven(object, entry, Some(live), &error).await),
         };
-        // What an earlier version wrote does not tell the account. The role of a ServiceAccount, or keys, may since be of
-        // another one, where the name was never known.
-        let Identity { base, roles, .. } = &*pass.resolved.usable.source.identity;
-        let names_account = !roles.is_empty() || *base == Base::Own;
+        let identity = &pass.resolved.usable.source.identity;
         let mut made = Vec::new();
         for Losing {
             key, wanted, record, ..
@@ -154,7 +151,7 @@ impl Context {
         {
             let known = self.is_of(pass, key, record, &account);
             let standing = |need: &Wanted| {
-                if known && (record.has_source() || names_account || need.key.starts_with("arn:")) {
+                if known && record.tells_account(identity, &need.key) {
                     record.standing(&need.hash)
                 } else {
                     Standing::Unknown
@@ -183,6 +180,9 @@ impl Context {
             }
             confirmed
         });
+        if confirmed {
+            self.may_delete(object).await?;
+        }
         self.limit(pass, &first.uid, &made, &account, confirmed).await?;
         if confirmed {
             Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Context, Ended};
+use super::{Context, Ended, write::BEHIND};
 use crate::{
     api::{ObjectKey, Reason, names::CONTROL_CONFIG_MAP},
     cluster::Control,
@@ -25,9 +25,42 @@ impl Context {
             .filter(|control| control.sync)
     }
 
+    /// Whether people have suspended the object since its pass began, as far as the indexes know. It is looked at right before
+    /// each write of its Secret.
+    pub(super) fn is_stopped(&self, object: &ObjectKey) -> bool {
+        let suspended = |entry: &Entry| !matches!(self.suspension(object, entry), Ok(None));
+        let entry = self.objects.get(object);
+        self.held(&object.namespace).is_some()
+            || entry.is_some_and(|indexed| indexed.entry().is_some_and(suspended))
+    }
+
+    /// Whether data may be deleted right now. The ConfigMap is read for it: the index may lag behind by as long as a broken
+    /// connection goes unnoticed. `Err` ends the pass.
+    pub(super) async fn may_delete(&self, object: &ObjectKey) -> Result<(), Ended> {
+        match self.writer.cluster().control(&self.operator_namespace).await {
+            Ok(control) => {
+                let now = self.time.now();
+                if control.is_some_and(|control| control.sync && control.applies(now, &object.namespace)) {
+                    tracing::info!(%object, "nothing is deleted: ConfigMap {CONTROL_CONFIG_MAP} suspends it");
+                    return Err(Ended::Failed);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%object, %error, "nothing is deleted: ConfigMap {CONTROL_CONFIG_MAP} cannot be read");
+                return Err(Ended::Failed);
+            }
+        }
+        if self.is_stopped(object) {
+            return Err(Ended::Again(BEHIND));
+        }
+        Ok(())
+    }
+
     /// Nothing is read and nothing written of the object, whatever else is said of it.
     pub(super) async fn hold(&self, object: &ObjectKey, entry: &Entry, control: &Control) -> Ended {
         self.unsubscribe(object);
+        // AWS is not asked meanwhile: whether a secret is still gone is asked afterwards.
+        self.deletions().withdraw(object);
         // Nothing is promised meanwhile.
         self.remember(object, |memory| memory.wanted_since = None);
         let draft = Draft {

@@ -72,24 +72,31 @@ impl Context {
         let token = token::of_set(parts);
         let (now, time) = (self.clock.now(), self.time.now().as_second());
         let held = entry.reasons.of_condition(ConditionType::Ready) == Some(Reason::DeletionHeld);
-        {
+        let text = {
             let mut deletions = self.deletions();
             deletions.see(now, object, &store, Some(&place), true);
             if !confirmed {
-                deletions.expect(object, &token);
+                deletions.expect(now, object, &token);
                 return Ok(());
             }
             if deletions.decide(now, time, object, &token, held) == Decision::Go {
                 return Ok(());
             }
-            if entry.confirmed.as_deref() == Some(&*token)
-                && deletions.confirm(object, &token)
-                && deletions.decide(now, time, object, &token, held) == Decision::Go
+            // Only an answer to what the status asked for counts: any other has been there since before.
+            if let Some(answer) = entry.confirmed.as_deref()
+                && deletions.text(object).as_deref() == Some(answer)
             {
-                return Ok(());
+                if !held {
+                    deletions.reject(object);
+                } else if deletions.confirm(now, object, answer)
+                    && deletions.decide(now, time, object, &token, held) == Decision::Go
+                {
+                    return Ok(());
+                }
             }
-        }
-        let message = held_message(pass, &token);
+            deletions.text(object).unwrap_or(token)
+        };
+        let message = held_message(pass, &text);
         let draft = Draft {
             generation: Some(entry.generation),
             ready: Some(Verdict::holds(Reason::DeletionHeld, message)),
@@ -117,12 +124,15 @@ impl Context {
         });
     }
 
-    /// Tells people of deletions that are held, and looks for their confirmations.
+    /// Looks for confirmations of deletions that are held, then tells people of those that are still.
     pub fn show_deletions(&self) {
-        let now = self.clock.now();
-        let (shown, held, stores) = {
+        let stores = self.deletions().stores();
+        for store in stores {
+            self.confirm_deletions(&store);
+        }
+        let (shown, held) = {
             let mut deletions = self.deletions();
-            (deletions.show(now), deletions.held(), deletions.stores())
+            (deletions.show(self.clock.now()), deletions.held())
         };
         self.metrics
             .deletions_held
@@ -131,9 +141,6 @@ impl Context {
             tracing::warn!(store = %shown.store, held = shown.held, "deletions are held until a person confirms them");
             self.stores.tell_held(&shown);
         }
-        for store in stores {
-            self.confirm_deletions(&store);
-        }
     }
 
     /// Follows the annotation by which a person confirms what is held of a store.
@@ -141,7 +148,8 @@ impl Context {
         let Some(token) = self.stores.confirmed(store) else {
             return;
         };
-        let confirmed = self.deletions().confirm_store(store, &token);
+        let now = self.clock.now();
+        let confirmed = self.deletions().confirm_store(now, store, &token);
         match confirmed {
             Confirmed::Nothing => {}
             // It was used before.

@@ -72,6 +72,8 @@ pub struct Context {
     pub namespaces: Arc<Index<NamespaceEntry>>,
     /// The ConfigMap by which people hold everything up.
     pub control: Arc<Index<Control>>,
+    /// Where it lies.
+    pub operator_namespace: Arc<str>,
     /// Stores and what they are good for.
     pub stores: Arc<Stores>,
     /// The tracker.

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Secret;
 
 use super::versions;
-use crate::api::{ObjectKey, TokenKey, names::annotation};
+use crate::{
+    api::{ObjectKey, TokenKey, names::annotation},
+    aws::Identity,
+};
 
 /// Where a Secret is read from.
 #[derive(Clone, Copy)]
@@ -90,9 +93,12 @@ impl Record {
         }
     }
 
-    /// Whether it tells in which account its keys were found.
-    pub(super) fn has_source(&self) -> bool {
-        self.source.is_some()
+    /// Whether it tells in which account `key` was found, provided that [`Self::is_of`] holds.
+    ///
+    /// What an earlier version wrote does not, and no other identity than a role that the store names stands for an account:
+    /// the operator's own, that of a ServiceAccount, and keys may since be of another one, where the name was never known.
+    pub(super) fn tells_account(&self, identity: &Identity, key: &str) -> bool {
+        self.source.is_some() || !identity.roles.is_empty() || key.starts_with("arn:")
     }
 
     /// How the Secret stands to the reference with this hash, provided that [`Self::is_of`] holds.
@@ -118,6 +124,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aws::{Base, Role};
 
     const VERSIONS: &str = r#"{"a":"v1"}"#;
 
@@ -210,6 +217,37 @@ mod tests {
         assert!(record(None).is_of(&[], &inputs));
         assert!(!record(None).is_of(&[], &inputs[..1]));
         assert!(!Record::default().is_of(&[], &inputs));
+    }
+
+    #[test]
+    fn of_an_earlier_version_only_a_role_of_the_store_or_an_arn_names_the_account() {
+        let identity = |base: Base, roles: &[&str]| Identity {
+            store: "SecretStore/shop/aws".into(),
+            base,
+            roles: roles
+                .iter()
+                .map(|arn| Role {
+                    arn: (*arn).into(),
+                    external_id: None,
+                })
+                .collect(),
+            session_name: "".into(),
+        };
+        let account = Base::ServiceAccount {
+            namespace: "shop".into(),
+            name: "reader".into(),
+            uid: None,
+            audiences: Vec::new(),
+        };
+        let arn = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:app/db-a1b2c3";
+        for base in [Base::Own, account] {
+            let plain = identity(base.clone(), &[]);
+            let assumed = identity(base, &["arn:aws:iam::111122223333:role/reader"]);
+            assert!(!record(None).tells_account(&plain, "app/db"), "{plain:?}");
+            assert!(record(None).tells_account(&assumed, "app/db"));
+            assert!(record(None).tells_account(&plain, arn));
+            assert!(record(Some("token")).tells_account(&plain, "app/db"));
+        }
     }
 
     #[test]

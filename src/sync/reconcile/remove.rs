@@ -38,6 +38,9 @@ impl Context {
             let Some(observed) = observed else {
                 return Ended::Failed;
             };
+            if let Err(ended) = self.may_delete(object).await {
+                return ended;
+            }
             match self.writer.delete_secret(&target, &observed).await {
                 Ok(()) => {
                     self.deletions().lose(object);
@@ -80,11 +83,15 @@ impl Context {
         &self,
         object: &ObjectKey,
         entry: &Entry,
+        live: &ExternalSecret,
         former: &str,
-    ) -> Result<(), cluster::Error> {
+    ) -> Result<(), Ended> {
+        let failed = async |error| self.kubernetes_failed(object, entry, Some(live), &error).await;
         let key = ObjectKey::new(object.namespace.clone(), former);
-        let Some(mut secret) = self.writer.cluster().find::<Secret>(&key).await? else {
-            return Ok(());
+        let mut secret = match self.writer.cluster().find::<Secret>(&key).await {
+            Ok(Some(secret)) => secret,
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(failed(error).await),
         };
         let ours = plan::controller(&secret).is_some_and(|controller| controller.uid == *entry.uid);
         let observed = Observed::of(&secret);
@@ -92,13 +99,14 @@ impl Context {
         let (true, Some(observed)) = (ours, observed) else {
             return Ok(());
         };
+        self.may_delete(object).await?;
         match self.writer.delete_secret(&key, &observed).await {
             Ok(()) => {
                 self.deleted(object, entry, &key, "target.name is another one now");
                 Ok(())
             }
             Err(error) if error.class == cluster::Class::NotFound => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => Err(failed(error).await),
         }
     }
 

@@ -49,7 +49,7 @@ pub(super) enum NotWritten {
     Refused(plan::Refusal, Option<Observed>),
     /// It changes faster than plans can be made.
     Contended,
-    /// Somebody holds everything up since the pass began.
+    /// Somebody suspended it since the pass began.
     Held,
     Kubernetes(cluster::Error),
 }
@@ -243,9 +243,9 @@ impl Context {
         // Our own writes bring no further pass that would see the Secret.
         self.count_in(object, &same, resolved, true);
         if let Some(former) = recorded.filter(|recorded| *recorded.name != *target.name)
-            && let Err(error) = self.remove_former(object, entry, former.name).await
+            && let Err(ended) = self.remove_former(object, &same, &live, former.name).await
         {
-            return self.kubernetes_failed(object, &same, Some(&live), &error).await;
+            return ended;
         }
         let absent = absent(needs, answers).map(|need| &*need.key);
         let message = synced_message(&target.name, needs.len(), &absent.collect::<Vec<_>>());
@@ -308,7 +308,7 @@ impl Context {
                 let annotations = live.metadata.annotations.as_ref()?;
                 annotations.get(annotation::USER).cloned()
             });
-            if self.held(&object.namespace).is_some() {
+            if self.is_stopped(object) {
                 live.as_mut().map(wipe);
                 return Err(NotWritten::Held);
             }
