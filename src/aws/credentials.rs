@@ -24,7 +24,7 @@ use tokio::{
 use super::{
     client::Ground,
     error::{Cause, Class},
-    identity::{Base, Identity, Role},
+    identity::{Base, Caller, Identity, Role},
     kube_tokens::KubeTokens,
     limit::{Bucket, Urgency},
     metrics::Metrics,
@@ -170,6 +170,7 @@ impl Bank {
         wallets.retain(|_, wallet| wallet.strong_count() > 0);
         let wallet = Arc::new(Wallet {
             name: identity.to_string().into(),
+            caller: identity.caller(),
             session_name: identity.session_name.clone(),
             from,
             region: region.clone(),
@@ -268,6 +269,7 @@ impl Bank {
     /// A call to STS, within the budget that all of them share.
     pub(super) async fn sts<T, E>(
         &self,
+        caller: &Caller,
         operation: &'static str,
         home: &[&str],
         call: BoxFuture<'static, Result<T, SdkError<E, HttpResponse>>>,
@@ -275,7 +277,7 @@ impl Bank {
     where
         E: aws_sdk_sts::error::ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let waited = self.sts.turn(Urgency::Fresh).await?;
+        let waited = self.sts.turn(Urgency::Fresh, caller).await?;
         let running = self.metrics.start(operation, waited);
         let answer = call.await.map_err(|error| Cause::of_sts(&error, home));
         running.end(answer.as_ref().err());
@@ -294,6 +296,7 @@ pub(super) enum Origin {
 #[derive(Debug)]
 pub(super) struct Wallet {
     pub(super) name: Arc<str>,
+    pub(super) caller: Caller,
     pub(super) session_name: Arc<str>,
     pub(super) from: Origin,
     pub(super) region: Arc<str>,
@@ -466,6 +469,7 @@ impl Wallet {
             let answer = self
                 .bank
                 .sts(
+                    &self.caller,
                     "GetCallerIdentity",
                     &[],
                     Box::pin(sts.get_caller_identity().send()),

@@ -239,6 +239,7 @@ pub(super) fn identity(store: &str, base: Base, roles: &[&str]) -> Identity {
             .collect(),
         session_name: format!("keyturn-test-{store}").into(),
     }
+        namespace: None,
 }
 
 pub(super) fn tenant(store: &str, namespace: &str) -> Identity {
