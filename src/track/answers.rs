@@ -36,13 +36,19 @@ impl Source {
             } => {
                 self.read(&key, &selector, &version, (&arn, &name), created, context);
             }
-            Observation::Described { key, secret, .. } => self.described(&key, &secret, context),
+            Observation::Described {
+                key, secret, begun, ..
+            } => self.described(&key, &secret, begun, context),
             Observation::Listed {
                 entries, complete, ..
             } => self.listed(&entries, complete, context),
             Observation::Failed {
-                call, keys, failure, ..
-            } => self.failed(call, &keys, failure, context),
+                call,
+                keys,
+                failure,
+                begun,
+                ..
+            } => self.failed(call, &keys, failure, begun, context),
             Observation::Unread {
                 key,
                 selector,
@@ -120,13 +126,13 @@ impl Source {
         self.requeue(id);
     }
 
-    fn described(&mut self, key: &str, secret: &Described, context: &mut Context<'_>) {
+    fn described(&mut self, key: &str, secret: &Described, begun: Now, context: &mut Context<'_>) {
         self.answer(context.now);
         let Some(id) = self.names.get(key).copied() else {
             return;
         };
         self.doubts.remove(&(id, None));
-        let begun = self.land(id, None).map_or(context.now, |asked| asked.at);
+        self.land(id, None);
         let id = self.join(id, &secret.arn, &secret.name, context);
         let now = context.now;
         let Some(remote) = self.remotes.get_mut(&id) else {
@@ -350,7 +356,14 @@ impl Source {
         failure
     }
 
-    fn failed(&mut self, call: Call, keys: &[Arc<str>], failure: Failure, context: &mut Context<'_>) {
+    fn failed(
+        &mut self,
+        call: Call,
+        keys: &[Arc<str>],
+        failure: Failure,
+        begun: Now,
+        context: &mut Context<'_>,
+    ) {
         let now = context.now;
         let alone = match keys {
             [key] if call != Call::List => self.names.get(key).copied(),
@@ -391,7 +404,7 @@ impl Source {
         }
         for key in keys {
             if let Some(id) = self.names.get(key).copied() {
-                self.failed_one(id, call, failure, context);
+                self.failed_one(id, call, failure, begun, context);
             }
         }
     }
@@ -402,11 +415,14 @@ impl Source {
     }
 
     /// A call for the secret has failed, or a batch for it.
-    fn failed_one(&mut self, id: RemoteId, call: Call, failure: &Failure, context: &mut Context<'_>) {
-        let Some(remote) = self.remotes.get(&id) else {
-            return;
-        };
-        let begun = remote.asked.map_or(context.now, |asked| asked.at);
+    fn failed_one(
+        &mut self,
+        id: RemoteId,
+        call: Call,
+        failure: &Failure,
+        begun: Now,
+        context: &mut Context<'_>,
+    ) {
         let seen = Seen {
             failure: failure.clone(),
             text: None,
@@ -462,7 +478,7 @@ impl Source {
             self.requeue(id);
             return;
         }
-        if matches!(seen.failure, Failure::NotFound | Failure::MarkedForDeletion) {
+        if seen.failure.may_be_gone() {
             remote.checked = Some(now);
             remote.hint = None;
         }
