@@ -424,12 +424,13 @@ impl Remote {
         failed
     }
 
-    /// What failed is asked for again now. Gives whether anything did.
+    /// What failed is asked for again as soon as it may be. Gives whether anything did.
     pub(super) fn retry(&mut self, now: Now) -> bool {
         let views = self.views.iter_mut().filter_map(|view| view.trouble.as_mut());
         let mut failed = false;
         for trouble in self.trouble.iter_mut().chain(views) {
-            trouble.next = now;
+            // However often its identity or its store changes.
+            trouble.next = trouble.next.min(now.max(trouble.called + FIRST_STEP));
             failed = true;
         }
         failed

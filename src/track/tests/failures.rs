@@ -274,6 +274,8 @@ enum Step {
     Wake(usize),
     Make(usize),
     Drop(usize),
+    /// The store was edited, or its identity is another one.
+    Renew,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -285,6 +287,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..OBJECTS).prop_map(Step::Wake),
         1 => (0..OBJECTS).prop_map(Step::Make),
         1 => (0..OBJECTS).prop_map(Step::Drop),
+        2 => Just(Step::Renew),
     ]
 }
 
@@ -369,6 +372,7 @@ proptest! {
                 Step::Edit(n) => world.edit(&object(n)),
                 Step::Wake(n) => world.pass(&object(n)),
                 Step::Make(n) => make_of(&mut world, n),
+                Step::Renew => world.tracker.retry(world.now, S),
                 Step::Drop(n) => {
                     if n > 0 {
                         world.tracker.unsubscribe(&object(n));
