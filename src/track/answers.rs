@@ -370,7 +370,7 @@ impl Source {
             _ => None,
         };
         let failure = &if let Some(id) = alone {
-            let selector = self.selector_of(id, call, &failure);
+            let selector = selector_of(call, &failure);
             self.fare_alone(id, selector, failure, context)
         } else {
             self.fare(&failure, context);
@@ -431,24 +431,9 @@ impl Source {
         if call == Call::Describe {
             return self.undescribed(id, seen, context);
         }
-        if let Some(selector) = self.selector_of(id, call, failure) {
+        if let Some(selector) = selector_of(call, failure) {
             self.unread(id, &selector, seen, false, context);
         }
-    }
-
-    /// Which view of a secret has failed to be read.
-    fn selector_of(&self, id: RemoteId, call: Call, failure: &Failure) -> Option<Selector> {
-        if call == Call::Describe {
-            return None;
-        }
-        if let Failure::StageNotFound(selector) = failure {
-            return Some(selector.clone());
-        }
-        let views = &self.remotes.get(&id)?.views;
-        let current = views.iter().find(|view| view.selector.is_current());
-        current
-            .or_else(|| views.first())
-            .map(|view| view.selector.clone())
     }
 
     fn undescribed(&mut self, id: RemoteId, seen: Seen, context: &mut Context<'_>) {
@@ -604,6 +589,15 @@ impl Source {
             facts.rotation = rotation;
             self.wake(id, Cause::Rotation, context, |object| object.rotation);
         }
+    }
+}
+
+/// Which view has failed to be read, whether or not it is still wanted.
+fn selector_of(call: Call, failure: &Failure) -> Option<Selector> {
+    match (call, failure) {
+        (Call::Describe, _) => None,
+        (_, Failure::StageNotFound(selector)) => Some(selector.clone()),
+        _ => Some(Selector::Stage(AWSCURRENT.into())),
     }
 }
 
