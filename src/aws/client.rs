@@ -37,7 +37,7 @@ use tokio::{
 use super::{
     credentials::{Held, Pass, Wallet},
     error::{Cause, Class},
-    identity::Source,
+    identity::{Caller, Source},
     kube_tokens::KubeTokens,
     limit::{Budget, Budgets, Urgency},
     suspects::Suspects,
@@ -222,6 +222,7 @@ fn own(surroundings: &ProviderConfig, instance_metadata: bool) -> SharedCredenti
 pub(super) struct Client {
     pub(super) id: SourceId,
     pub(super) source: Source,
+    pub(super) caller: Caller,
     pub(super) sdk: aws_sdk_secretsmanager::Client,
     pub(super) wallet: Arc<Wallet>,
     slots: Semaphore,
@@ -270,6 +271,7 @@ impl Client {
         Self {
             id,
             sdk: ground.secrets_manager(&source.region, wallet.clone()),
+            caller: source.identity.caller(),
             source,
             wallet,
             slots: Semaphore::new(SLOTS),

@@ -24,7 +24,7 @@ use tokio::{
 use super::{
     client::Ground,
     error::{Cause, Class},
-    identity::{Base, Identity, Role},
+    identity::{Base, Caller, Identity, Role},
     kube_tokens::KubeTokens,
     limit::{Bucket, Urgency},
     metrics::Metrics,
@@ -170,6 +170,7 @@ impl Bank {
         wallets.retain(|_, wallet| wallet.strong_count() > 0);
         let wallet = Arc::new(Wallet {
             name: identity.to_string().into(),
+            caller: identity.caller(),
             session_name: identity.session_name.clone(),
             from,
             region: region.clone(),
@@ -234,12 +235,20 @@ impl Bank {
         for user in users {
             let Some(of_user) = user.health() else { continue };
             health = health.max(Some(of_user));
-            if seen.as_ref().is_some_and(|seen| user.is_outdated(object, seen)) {
-                // What is broken is tried again at each look that could not show why.
-                if of_user == Health::Good {
-                    tracing::info!(identity = %user.name, "what an identity is made from has changed; its sessions end");
+            let Some(seen) = seen.as_ref().filter(|seen| user.is_outdated(object, seen)) else {
+                continue;
+            };
+            // What is broken is tried again at each look that could not show why.
+            let mut is_news = true;
+            if of_user == Health::Good {
+                if user.has_same_keys().await {
+                    continue;
                 }
-                user.restart();
+                is_news = !user.has_same_role(object, seen);
+                tracing::info!(identity = %user.name, "what an identity is made from has changed; its sessions end");
+            }
+            user.restart();
+            if is_news {
                 self.announce(user);
             }
         }
@@ -268,6 +277,7 @@ impl Bank {
     /// A call to STS, within the budget that all of them share.
     pub(super) async fn sts<T, E>(
         &self,
+        caller: &Caller,
         operation: &'static str,
         home: &[&str],
         call: BoxFuture<'static, Result<T, SdkError<E, HttpResponse>>>,
@@ -275,7 +285,7 @@ impl Bank {
     where
         E: aws_sdk_sts::error::ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let waited = self.sts.turn(Urgency::Fresh).await?;
+        let waited = self.sts.turn(Urgency::Fresh, caller).await?;
         let running = self.metrics.start(operation, waited);
         let answer = call.await.map_err(|error| Cause::of_sts(&error, home));
         running.end(answer.as_ref().err());
@@ -294,6 +304,7 @@ pub(super) enum Origin {
 #[derive(Debug)]
 pub(super) struct Wallet {
     pub(super) name: Arc<str>,
+    pub(super) caller: Caller,
     pub(super) session_name: Arc<str>,
     pub(super) from: Origin,
     pub(super) region: Arc<str>,
@@ -446,6 +457,32 @@ impl Wallet {
         before.is_some_and(|before| before.is_outdated(now))
     }
 
+    /// Whether Secrets hold the keys that are in use: only their metadata, or other keys in them, have changed. If so that
+    /// is what they count as made from.
+    async fn has_same_keys(&self) -> bool {
+        if !matches!(self.from, Origin::Base(Base::StaticKeys { .. })) {
+            return false;
+        }
+        let epoch = self.epoch();
+        let held = self.state().held.clone();
+        let Some(held) = held.filter(|held| held.epoch == epoch) else {
+            return false;
+        };
+        let mut made_from = MadeFrom::new();
+        let fetching = timeout(FETCH, self.fetch(&mut made_from));
+        match fetching.await {
+            Ok(Ok(fetched)) if fetched.is_same_set(&held) => self.keep(Ok(fetched), made_from, epoch).is_ok(),
+            _ => false,
+        }
+    }
+
+    /// Whether sessions that are in use are of the role that the object still gives.
+    fn has_same_role(&self, object: &KubeObject, now: &Snapshot) -> bool {
+        let state = self.state();
+        let before = state.made_from.get(object);
+        state.held.is_some() && before.is_some_and(|before| before.is_same_role(now))
+    }
+
     /// Whether there are credentials; `None` if nobody uses them.
     fn health(&self) -> Option<Health> {
         let epoch = self.epoch();
@@ -466,6 +503,7 @@ impl Wallet {
             let answer = self
                 .bank
                 .sts(
+                    &self.caller,
                     "GetCallerIdentity",
                     &[],
                     Box::pin(sts.get_caller_identity().send()),

@@ -14,8 +14,19 @@ pub struct Identity {
     pub base: Base,
     /// Roles assumed one after the other, each with the credentials of the one before.
     pub roles: Vec<Role>,
+    /// The namespace whose identity it is: of a SecretStore, or of a tenant of a ClusterSecretStore; none if tenants share it.
+    pub namespace: Option<Arc<str>>,
     /// How the sessions are called in CloudTrail, see [`session_name`].
     pub session_name: Arc<str>,
+}
+
+/// Who takes turns where many share a quota.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Caller {
+    /// All identities of a namespace, however many stores it has.
+    Namespace(Arc<str>),
+    /// An identity that tenants share, by the uid of its store.
+    Store(Arc<str>),
 }
 
 /// Where an identity's first credentials come from.
@@ -107,7 +118,16 @@ impl Identity {
             store: "".into(),
             base: Base::Own,
             roles: Vec::new(),
+            namespace: None,
             session_name: "".into(),
+        }
+    }
+
+    /// As whom it takes turns.
+    pub(super) fn caller(&self) -> Caller {
+        match &self.namespace {
+            Some(namespace) => Caller::Namespace(namespace.clone()),
+            None => Caller::Store(self.store.clone()),
         }
     }
 
@@ -240,13 +260,15 @@ mod tests {
                     external_id: Some("x".into()),
                 },
             ],
+            namespace: Some("shop".into()),
             session_name: "keyturn-prod-aws".into(),
         }
     }
 
     #[test]
     fn every_difference_makes_another_identity() {
-        let changes: [fn(&mut Identity); 7] = [
+        let changes: [fn(&mut Identity); 8] = [
+            |i| i.namespace = None,
             |i| i.store = "uid-2".into(),
             |i| i.session_name = "keyturn-prod-other".into(),
             |i| i.roles[1].external_id = Some("y".into()),

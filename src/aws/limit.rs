@@ -1,17 +1,18 @@
-//! Keeps calls within the account's quota, which others share, and lets what somebody waits for go first.
+//! Keeps calls within the account's quota, which others share: what somebody waits for goes first, and callers take turns.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::{
-    sync,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, timeout};
 
-use super::error::{Cause, Class};
+use super::{
+    error::{Cause, Class},
+    identity::Caller,
+    queue::{Queue, Rate, Ticket},
+};
 
 /// Which reads go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,13 +30,6 @@ pub(super) enum Operation {
     Batch,
     Describe,
     List,
-}
-
-/// Calls a second, and how many may come at once.
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    per_second: u32,
-    burst: u32,
 }
 
 impl Operation {
@@ -101,14 +95,19 @@ impl Budget {
     }
 
     /// Waits for a turn, and says how long that took.
-    pub(super) async fn turn(&self, operation: Operation, urgency: Urgency) -> Result<Duration, Cause> {
+    pub(super) async fn turn(
+        &self,
+        operation: Operation,
+        urgency: Urgency,
+        caller: &Caller,
+    ) -> Result<Duration, Cause> {
         let bucket = match operation {
             Operation::Get => &self.get,
             Operation::Batch => &self.batch,
             Operation::Describe => &self.describe,
             Operation::List => &self.list,
         };
-        bucket.turn(urgency).await
+        bucket.turn(urgency, caller).await
     }
 }
 
@@ -135,25 +134,13 @@ impl Budgets {
     }
 }
 
-/// A token bucket with one queue for each urgency. Only the head of a queue looks at the tokens, so that a caller who
-/// goes away costs nobody anything.
+/// A token bucket. Only the head of its queue looks at the tokens, so that a call that is given up costs the others nothing.
 #[derive(Debug)]
-pub(super) struct Bucket {
-    rate: Rate,
-    /// When the bucket is full again.
-    full_at: Mutex<Instant>,
-    fresh: sync::Mutex<()>,
-    periodic: sync::Mutex<()>,
-}
+pub(super) struct Bucket(Mutex<Queue>);
 
 impl Bucket {
     fn new(rate: Rate) -> Self {
-        Self {
-            rate,
-            full_at: Mutex::new(Instant::now()),
-            fresh: sync::Mutex::default(),
-            periodic: sync::Mutex::default(),
-        }
+        Self(Mutex::new(Queue::new(rate, Instant::now())))
     }
 
     /// For STS: all its calls share one quota of the account, which has been as low as a few a second in practice.
@@ -165,19 +152,13 @@ impl Bucket {
     }
 
     /// Waits for a turn, and says how long that took.
-    pub(super) async fn turn(&self, urgency: Urgency) -> Result<Duration, Cause> {
+    pub(super) async fn turn(&self, urgency: Urgency, caller: &Caller) -> Result<Duration, Cause> {
         let start = Instant::now();
-        let queue = match urgency {
-            Urgency::Fresh => &self.fresh,
-            Urgency::Periodic => &self.periodic,
+        let place = Place {
+            bucket: self,
+            ticket: self.queue().join(urgency, caller),
         };
-        let turn = async {
-            let _head = queue.lock().await;
-            while let Err(wait) = self.take(urgency) {
-                sleep(wait).await;
-            }
-        };
-        timeout(PATIENCE, turn).await.map_err(|_| {
+        timeout(PATIENCE, place.turn()).await.map_err(|_| {
             Cause::new(
                 Class::Throttled,
                 "more calls are waiting than Keyturn's own budget lets through",
@@ -187,37 +168,73 @@ impl Bucket {
     }
 
     fn is_full(&self, now: Instant) -> bool {
-        *self.full_at.lock().unwrap_or_else(PoisonError::into_inner) <= now
+        self.queue().is_full(now)
     }
 
-    /// Takes a token, or says how long to wait. A quarter of the burst is kept for what is fresh.
-    fn take(&self, urgency: Urgency) -> Result<(), Duration> {
-        let each = Duration::from_secs(1) / self.rate.per_second.max(1);
-        let burst = match urgency {
-            Urgency::Fresh => self.rate.burst,
-            Urgency::Periodic => self.rate.burst - self.rate.burst / 4,
-        };
-        let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let after = (*full_at).max(now) + each;
-        let allowed = now + each * burst.max(1);
-        if after <= allowed {
-            *full_at = after;
-            return Ok(());
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in a queue, given back when it is dropped.
+struct Place<'a> {
+    bucket: &'a Bucket,
+    ticket: Ticket,
+}
+
+impl Place<'_> {
+    async fn turn(&self) {
+        while let Err(wait) = self.take() {
+            let _rung = timeout(wait, self.ticket.bell.notified()).await;
         }
-        Err(after - allowed)
+    }
+
+    /// Takes a token, or says how long to wait unless the bell rings before.
+    fn take(&self) -> Result<(), Duration> {
+        let mut queue = self.bucket.queue();
+        let now = Instant::now();
+        match queue.head(now) {
+            Some((head, wait)) if head.is(&self.ticket) => {
+                if !wait.is_zero() {
+                    return Err(wait);
+                }
+                queue.take(now);
+                Ok(())
+            }
+            _ => Err(PATIENCE),
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    /// Whoever is the head now looks again.
+    fn drop(&mut self) {
+        let mut queue = self.bucket.queue();
+        queue.leave(&self.ticket);
+        if let Some((head, _)) = queue.head(Instant::now()) {
+            head.bell.notify_one();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use futures::future::join_all;
+    use tokio::time::sleep;
 
     use super::*;
 
+    fn caller(namespace: &str) -> Caller {
+        Caller::Namespace(namespace.into())
+    }
+
+    async fn turn(bucket: &Bucket, urgency: Urgency, namespace: &str) -> Result<Duration, Cause> {
+        bucket.turn(urgency, &caller(namespace)).await
+    }
+
     async fn seconds(bucket: &Bucket, urgency: Urgency, calls: usize) -> f64 {
         let start = Instant::now();
-        for turn in join_all((0..calls).map(|_| bucket.turn(urgency))).await {
+        for turn in join_all((0..calls).map(|_| turn(bucket, urgency, "shop"))).await {
             turn.unwrap();
         }
         start.elapsed().as_secs_f64()
@@ -244,11 +261,11 @@ mod tests {
         let crowd: Vec<_> = (0..400)
             .map(|_| {
                 let batches = batches.clone();
-                tokio::spawn(async move { batches.turn(Urgency::Periodic).await })
+                tokio::spawn(async move { turn(&batches, Urgency::Periodic, "shop").await })
             })
             .collect();
         sleep(Duration::from_secs(3)).await;
-        assert!(batches.turn(Urgency::Fresh).await.unwrap() < Duration::from_millis(1));
+        assert!(turn(&batches, Urgency::Fresh, "shop").await.unwrap() < Duration::from_millis(1));
         for one in crowd {
             one.abort();
         }
@@ -260,9 +277,9 @@ mod tests {
             per_second: 1,
             burst: 1,
         });
-        lists.turn(Urgency::Fresh).await.unwrap();
+        turn(&lists, Urgency::Fresh, "shop").await.unwrap();
         assert!(
-            timeout(Duration::from_millis(500), lists.turn(Urgency::Fresh))
+            timeout(Duration::from_millis(500), turn(&lists, Urgency::Fresh, "shop"))
                 .await
                 .is_err()
         );
@@ -271,12 +288,64 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_flood_delays_another_caller_by_a_turn_and_starves_nothing_periodic() {
+        let batches = Arc::new(Bucket::new(Operation::Batch.rate()));
+        let start = |urgency, namespace: &'static str| {
+            let batches = batches.clone();
+            tokio::spawn(async move { turn(&batches, urgency, namespace).await })
+        };
+        let mut crowd: Vec<_> = (0..2000).map(|_| start(Urgency::Fresh, "flood")).collect();
+        crowd.extend((0..2000).map(|_| start(Urgency::Periodic, "flood")));
+        sleep(Duration::from_secs(3)).await;
+        let fresh = turn(&batches, Urgency::Fresh, "shop");
+        assert!(
+            fresh.await.unwrap() <= Duration::from_millis(150),
+            "after one of the flood"
+        );
+        for _ in 0..10 {
+            let periodic = turn(&batches, Urgency::Periodic, "shop");
+            assert!(
+                periodic.await.unwrap() <= Duration::from_millis(450),
+                "of eight tokens one"
+            );
+        }
+        for one in crowd {
+            one.abort();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_that_go_away_hold_up_nobody_behind_them() {
+        let lists = Arc::new(Bucket::new(Operation::List.rate()));
+        for urgency in [Urgency::Fresh, Urgency::Periodic] {
+            let wait = || {
+                let lists = lists.clone();
+                tokio::spawn(async move { turn(&lists, urgency, "shop").await })
+            };
+            let crowd: Vec<_> = (0..400).map(|_| wait()).collect();
+            sleep(Duration::from_secs(1)).await;
+            let last = wait();
+            sleep(Duration::from_secs(1)).await;
+            for one in crowd {
+                one.abort();
+            }
+            let aborted = Instant::now();
+            last.await.unwrap().unwrap();
+            assert!(
+                aborted.elapsed() <= Duration::from_millis(51),
+                "{:?}",
+                aborted.elapsed()
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn waiting_has_an_end() {
         let slow = Bucket::new(Rate {
             per_second: 1,
             burst: 1,
         });
-        let turns = join_all((0..40).map(|_| slow.turn(Urgency::Periodic))).await;
+        let turns = join_all((0..40).map(|_| turn(&slow, Urgency::Periodic, "shop"))).await;
         let refused: Vec<_> = turns.into_iter().filter_map(Result::err).collect();
         assert!((8..=10).contains(&refused.len()), "{}", refused.len());
         assert!(refused.iter().all(|cause| cause.class == Class::Throttled));
@@ -299,7 +368,10 @@ mod tests {
         for _ in 0..1000 {
             // Each call takes the budget for itself alone, and gives it back.
             let budget = budgets.of(&"1".into(), &"eu-central-1".into());
-            budget.turn(Operation::Get, Urgency::Fresh).await.unwrap();
+            budget
+                .turn(Operation::Get, Urgency::Fresh, &caller("shop"))
+                .await
+                .unwrap();
         }
         let took = start.elapsed().as_secs_f64();
         assert!((3.9..4.2).contains(&took), "{took}");
@@ -311,7 +383,10 @@ mod tests {
         let held = budgets.of(&"held".into(), &"eu-central-1".into());
         for account in 0..1000 {
             let budget = budgets.of(&account.to_string().into(), &"eu-central-1".into());
-            budget.turn(Operation::Get, Urgency::Fresh).await.unwrap();
+            budget
+                .turn(Operation::Get, Urgency::Fresh, &caller("shop"))
+                .await
+                .unwrap();
             drop(budget);
             sleep(Duration::from_millis(100)).await;
         }

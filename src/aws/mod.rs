@@ -15,6 +15,7 @@ mod limit;
 mod metrics;
 mod origins;
 mod pages;
+mod queue;
 mod reader;
 mod remote;
 mod secrets;

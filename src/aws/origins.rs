@@ -124,6 +124,19 @@ impl Snapshot {
         let hidden = matches!(now, Self::Refused(KubeTokenError::Forbidden(_)));
         self != now && (!hidden || matches!(self, Self::Refused(_)))
     }
+
+    /// Whether both give sessions of one role, which may do the same.
+    pub(super) fn is_same_role(&self, now: &Self) -> bool {
+        let (Self::ServiceAccount(before), Self::ServiceAccount(now)) = (self, now) else {
+            return false;
+        };
+        let ServiceAccountFacts {
+            uid,
+            role_arn,
+            audience: _,
+        } = before;
+        *uid == now.uid && *role_arn == now.role_arn
+    }
 }
 
 /// Whether an object gives credentials.

@@ -435,7 +435,7 @@ impl Aws {
         loop {
             let held = client.wallet.held().await?;
             let budget = client.budget(&self.budgets, &held);
-            let waited = budget.turn(operation, urgency).await?;
+            let waited = budget.turn(operation, urgency, &client.caller).await?;
             let slot = client.slot(urgency).await?;
             let running = self.metrics.start(operation.name(), waited);
             let account = held.account();

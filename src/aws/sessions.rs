@@ -138,7 +138,7 @@ impl Wallet {
         let home: Vec<_> = account_of(&role).into_iter().collect();
         let answer = self
             .bank
-            .sts("AssumeRoleWithWebIdentity", &home, Box::pin(call))
+            .sts(&self.caller, "AssumeRoleWithWebIdentity", &home, Box::pin(call))
             .await
             .map_err(|cause| {
                 let detail = format!(
@@ -167,7 +167,10 @@ impl Wallet {
             .into_iter()
             .chain(account.as_deref())
             .collect();
-        let answer = self.bank.sts("AssumeRole", &home, Box::pin(call)).await;
+        let answer = self
+            .bank
+            .sts(&self.caller, "AssumeRole", &home, Box::pin(call))
+            .await;
         let answer = answer.map_err(|cause| {
             if matches!(cause.code.as_deref(), Some(code) if code != "AccessDenied")
                 && cause.class == Class::Identity

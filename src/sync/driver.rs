@@ -105,12 +105,20 @@ impl Tracking {
     }
 
     /// Tells the tracker of a call that gave no answer.
-    fn unanswered(&self, source: SourceId, call: Call, keys: Vec<Arc<str>>, failure: Failure) {
+    fn unanswered(
+        &self,
+        source: SourceId,
+        call: Call,
+        keys: Vec<Arc<str>>,
+        failure: Failure,
+        begun: Duration,
+    ) {
         self.observe(Observation::Failed {
             source,
             call,
             keys,
             failure,
+            begun,
         });
     }
 
@@ -307,6 +315,7 @@ fn class(cause: Cause) -> Class {
 }
 
 async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Weather {
+    let begun = tracking.clock.now();
     let mut pages = aws.list(source);
     loop {
         match pages.next().await {
@@ -340,7 +349,7 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Weath
                     Failure::Denied => Failure::ListDenied,
                     other => other,
                 };
-                tracking.unanswered(source, Call::List, Vec::new(), failure);
+                tracking.unanswered(source, Call::List, Vec::new(), failure, begun);
                 return Weather::of(&error);
             }
         }
@@ -348,31 +357,40 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Weath
 }
 
 async fn describe(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId, key: Arc<str>) -> Weather {
+    let begun = tracking.clock.now();
     let answer = aws.describe(source, &key).await;
     let error = answer.as_ref().err().cloned();
-    tracking.observe(looked(source, &key, answer));
+    tracking.observe(looked(source, &key, answer, begun));
     error.map_or(Weather::Answers, |error| {
         Weather::of_one(&error, &tracking, source, &key)
     })
 }
 
 /// Describes one secret; the observation says what came of it.
-pub async fn look(aws: &Aws, source: SourceId, key: &Arc<str>) -> Observation {
-    looked(source, key, aws.describe(source, key).await)
+pub async fn look(tracking: &Tracking, aws: &Aws, source: SourceId, key: &Arc<str>) -> Observation {
+    let begun = tracking.clock.now();
+    looked(source, key, aws.describe(source, key).await, begun)
 }
 
-fn looked(source: SourceId, key: &Arc<str>, answer: Result<aws::Description, aws::Error>) -> Observation {
+fn looked(
+    source: SourceId,
+    key: &Arc<str>,
+    answer: Result<aws::Description, aws::Error>,
+    begun: Duration,
+) -> Observation {
     match answer {
         Ok(secret) => Observation::Described {
             source,
             key: key.clone(),
             secret: described(secret),
+            begun,
         },
         Err(error) => Observation::Failed {
             source,
             call: Call::Describe,
             keys: vec![key.clone()],
             failure: failure(&error, &Selector::parse(None)),
+            begun,
         },
     }
 }
@@ -384,7 +402,7 @@ pub async fn try_denied(tracking: &Tracking, aws: &Aws, source: SourceId, keys: 
         return;
     };
     if let Some(key) = trial.describe {
-        let seen = look(aws, source, &key).await;
+        let seen = look(tracking, aws, source, &key).await;
         if matches!(seen, Observation::Described { .. }) {
             tracking.observe(seen);
         }
@@ -432,7 +450,8 @@ async fn read(
                     }
                     Err(error) if error.class().is_transient() => {
                         // An error of one id of a batch that may pass is no failure of the source.
-                        tracking.unanswered(source, Call::Read, vec![key.clone()], Failure::Unanswered);
+                        let failure = Failure::Unanswered;
+                        tracking.unanswered(source, Call::Read, vec![key.clone()], failure, begun);
                     }
                     Err(error) => tracking.failed(source, key, &current, &error, begun, false),
                 }
@@ -445,7 +464,7 @@ async fn read(
                 other => other,
             };
             let alone = <[_; 1]>::try_from(keys.clone()).ok();
-            tracking.unanswered(source, Call::Read, keys, failure);
+            tracking.unanswered(source, Call::Read, keys, failure, begun);
             match alone {
                 Some([key]) => Weather::of_one(&error, &tracking, source, &key),
                 None => Weather::of(&error),

@@ -36,13 +36,19 @@ impl Source {
             } => {
                 self.read(&key, &selector, &version, (&arn, &name), created, context);
             }
-            Observation::Described { key, secret, .. } => self.described(&key, &secret, context),
+            Observation::Described {
+                key, secret, begun, ..
+            } => self.described(&key, &secret, begun, context),
             Observation::Listed {
                 entries, complete, ..
             } => self.listed(&entries, complete, context),
             Observation::Failed {
-                call, keys, failure, ..
-            } => self.failed(call, &keys, failure, context),
+                call,
+                keys,
+                failure,
+                begun,
+                ..
+            } => self.failed(call, &keys, failure, begun, context),
             Observation::Unread {
                 key,
                 selector,
@@ -120,13 +126,13 @@ impl Source {
         self.requeue(id);
     }
 
-    fn described(&mut self, key: &str, secret: &Described, context: &mut Context<'_>) {
+    fn described(&mut self, key: &str, secret: &Described, begun: Now, context: &mut Context<'_>) {
         self.answer(context.now);
         let Some(id) = self.names.get(key).copied() else {
             return;
         };
         self.doubts.remove(&(id, None));
-        let begun = self.land(id, None).map_or(context.now, |asked| asked.at);
+        self.land(id, None);
         let id = self.join(id, &secret.arn, &secret.name, context);
         let now = context.now;
         let Some(remote) = self.remotes.get_mut(&id) else {
@@ -350,14 +356,21 @@ impl Source {
         failure
     }
 
-    fn failed(&mut self, call: Call, keys: &[Arc<str>], failure: Failure, context: &mut Context<'_>) {
+    fn failed(
+        &mut self,
+        call: Call,
+        keys: &[Arc<str>],
+        failure: Failure,
+        begun: Now,
+        context: &mut Context<'_>,
+    ) {
         let now = context.now;
         let alone = match keys {
             [key] if call != Call::List => self.names.get(key).copied(),
             _ => None,
         };
         let failure = &if let Some(id) = alone {
-            let selector = self.selector_of(id, call, &failure);
+            let selector = selector_of(call, &failure);
             self.fare_alone(id, selector, failure, context)
         } else {
             self.fare(&failure, context);
@@ -391,7 +404,7 @@ impl Source {
         }
         for key in keys {
             if let Some(id) = self.names.get(key).copied() {
-                self.failed_one(id, call, failure, context);
+                self.failed_one(id, call, failure, begun, context);
             }
         }
     }
@@ -402,11 +415,14 @@ impl Source {
     }
 
     /// A call for the secret has failed, or a batch for it.
-    fn failed_one(&mut self, id: RemoteId, call: Call, failure: &Failure, context: &mut Context<'_>) {
-        let Some(remote) = self.remotes.get(&id) else {
-            return;
-        };
-        let begun = remote.asked.map_or(context.now, |asked| asked.at);
+    fn failed_one(
+        &mut self,
+        id: RemoteId,
+        call: Call,
+        failure: &Failure,
+        begun: Now,
+        context: &mut Context<'_>,
+    ) {
         let seen = Seen {
             failure: failure.clone(),
             text: None,
@@ -415,24 +431,9 @@ impl Source {
         if call == Call::Describe {
             return self.undescribed(id, seen, context);
         }
-        if let Some(selector) = self.selector_of(id, call, failure) {
+        if let Some(selector) = selector_of(call, failure) {
             self.unread(id, &selector, seen, false, context);
         }
-    }
-
-    /// Which view of a secret has failed to be read.
-    fn selector_of(&self, id: RemoteId, call: Call, failure: &Failure) -> Option<Selector> {
-        if call == Call::Describe {
-            return None;
-        }
-        if let Failure::StageNotFound(selector) = failure {
-            return Some(selector.clone());
-        }
-        let views = &self.remotes.get(&id)?.views;
-        let current = views.iter().find(|view| view.selector.is_current());
-        current
-            .or_else(|| views.first())
-            .map(|view| view.selector.clone())
     }
 
     fn undescribed(&mut self, id: RemoteId, seen: Seen, context: &mut Context<'_>) {
@@ -462,7 +463,7 @@ impl Source {
             self.requeue(id);
             return;
         }
-        if matches!(seen.failure, Failure::NotFound | Failure::MarkedForDeletion) {
+        if seen.failure.may_be_gone() {
             remote.checked = Some(now);
             remote.hint = None;
         }
@@ -588,6 +589,15 @@ impl Source {
             facts.rotation = rotation;
             self.wake(id, Cause::Rotation, context, |object| object.rotation);
         }
+    }
+}
+
+/// Which view has failed to be read, whether or not it is still wanted.
+fn selector_of(call: Call, failure: &Failure) -> Option<Selector> {
+    match (call, failure) {
+        (Call::Describe, _) => None,
+        (_, Failure::StageNotFound(selector)) => Some(selector.clone()),
+        _ => Some(Selector::Stage(AWSCURRENT.into())),
     }
 }
 

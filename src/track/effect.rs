@@ -111,6 +111,13 @@ pub struct Withheld {
     pub again: Option<Now>,
 }
 
+impl Withheld {
+    /// Whether Describe has called the secret gone, which is an answer rather than a failure.
+    pub fn is_gone(&self) -> bool {
+        self.by == Call::Describe && self.failure.may_be_gone()
+    }
+}
+
 /// How a source is checked, and why so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mode {

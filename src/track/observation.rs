@@ -38,6 +38,8 @@ pub enum Observation {
         key: Arc<str>,
         /// The secret.
         secret: Described,
+        /// When the call began, or before.
+        begun: Now,
     },
     /// A page of a sweep, or several.
     Listed {
@@ -75,6 +77,8 @@ pub enum Observation {
         keys: Vec<Arc<str>>,
         /// How.
         failure: Failure,
+        /// When the call began, or before.
+        begun: Now,
     },
 }
 
@@ -155,4 +159,11 @@ pub enum Failure {
     ListDenied,
     /// `BatchGetSecretValue` as such is denied: the source does without for a day.
     BatchDenied,
+}
+
+impl Failure {
+    /// Whether it is what AWS says of a secret that is gone.
+    pub(super) fn may_be_gone(&self) -> bool {
+        matches!(self, Self::NotFound | Self::MarkedForDeletion)
+    }
 }

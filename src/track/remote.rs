@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     api::{Selector, VersionId},
     track::{
-        Call, Failure, Known, Now, Rotation,
+        Call, Failure, Known, Now, Pass, Rotation,
         absence::{self, Absence},
         objects::ObjectId,
         view::{Evidence, Verdict, View},
@@ -168,7 +168,12 @@ impl Trouble {
     }
 
     fn is_gone(&self) -> bool {
-        self.call == Call::Describe && may_be_gone(&self.failure)
+        self.call == Call::Describe && self.failure.may_be_gone()
+    }
+
+    /// Whether what it says is all that the pass wants to know.
+    fn answers(&self, pass: Pass) -> bool {
+        !pass.fresh || self.at >= pass.since
     }
 
     /// Another call for it starts.
@@ -419,12 +424,13 @@ impl Remote {
         failed
     }
 
-    /// What failed is asked for again now. Gives whether anything did.
+    /// What failed is asked for again as soon as it may be. Gives whether anything did.
     pub(super) fn retry(&mut self, now: Now) -> bool {
         let views = self.views.iter_mut().filter_map(|view| view.trouble.as_mut());
         let mut failed = false;
         for trouble in self.trouble.iter_mut().chain(views) {
-            trouble.next = now;
+            // However often its identity or its store changes.
+            trouble.next = trouble.next.min(now.max(trouble.called + FIRST_STEP));
             failed = true;
         }
         failed
@@ -608,13 +614,13 @@ impl Remote {
     /// Describe has failed.
     pub(super) fn fail_describe(&mut self, now: Now, seen: Seen) -> Turn {
         let longest = self.recheck();
-        if may_be_gone(&seen.failure) {
+        if seen.failure.may_be_gone() {
             for view in &mut self.views {
                 view.trouble = None;
             }
         }
         let known = self.trouble.as_ref().and_then(|trouble| trouble.absence);
-        let shows_gone = may_be_gone(&seen.failure);
+        let shows_gone = seen.failure.may_be_gone();
         let news = take_failure(&mut self.trouble, now, Call::Describe, seen, longest, None);
         let Some(trouble) = &mut self.trouble else {
             return Turn::None;
@@ -637,7 +643,7 @@ impl Remote {
     pub(super) fn fail_read(&mut self, now: Now, selector: &Selector, seen: Seen, described: bool) -> Turn {
         let (longest, good) = (self.recheck(), self.checked);
         let is_gone = self.trouble.as_ref().is_some_and(|trouble| trouble.is_gone());
-        let may_be_gone = may_be_gone(&seen.failure);
+        let may_be_gone = seen.failure.may_be_gone();
         let is_missing = matches!(&seen.failure, Failure::StageNotFound(Selector::Stage(_)));
         if is_gone && may_be_gone {
             // Already decided by Describe; a read cannot say more.
@@ -722,33 +728,45 @@ impl Remote {
         over
     }
 
-    /// Why a pass for an object that was made or last changed at `since` must not call AWS for the view now, and until
-    /// when if a call may show more than is known.
+    /// Why a pass must not call AWS for the view now, and until when if a call may show more than is known. What is known to
+    /// be gone holds up no pass that does not call for it.
     pub(super) fn withheld(
         &self,
         now: Now,
         selector: &Selector,
-        since: Now,
+        pass: Pass,
     ) -> Option<(&Trouble, Option<Now>)> {
         let trouble = self.trouble_of(self.view(selector)?)?;
-        if trouble.is_gone() {
+        if trouble.is_gone() && trouble.answers(pass) {
             return None;
         }
-        if trouble.at >= since {
+        if trouble.at >= pass.since {
             return Some((trouble, None));
         }
         let again = trouble.called + FIRST_STEP;
         (now < again).then_some((trouble, Some(again)))
     }
 
-    /// A pass calls for the view. Gives whether it is known to fail.
-    pub(super) fn lend(&mut self, now: Now, selector: &Selector) -> bool {
+    /// Whether the secret is known to be gone, so that the pass need not call for it.
+    pub(super) fn is_gone_for(&self, pass: Pass) -> bool {
+        let gone = self.trouble.as_deref().filter(|trouble| trouble.is_gone());
+        gone.is_some_and(|gone| gone.answers(pass))
+    }
+
+    /// A pass calls for the view. Gives whether it is known to fail, or to be gone.
+    pub(super) fn lend(&mut self, now: Now, selector: &Selector, pass: Pass) -> bool {
+        if self.is_gone_for(pass) {
+            return false;
+        }
         let longest = self.recheck();
         let view = self.views.iter_mut().find(|view| view.selector == *selector);
-        let trouble = view
-            .and_then(|view| view.trouble.as_mut())
-            .or(self.trouble.as_mut())
-            .filter(|trouble| !trouble.is_gone());
+        let of_view = view.and_then(|view| view.trouble.as_mut());
+        let of_all = self.trouble.as_mut();
+        let trouble = if of_all.as_ref().is_some_and(|trouble| trouble.is_gone()) {
+            of_all
+        } else {
+            of_view.or(of_all)
+        };
         if let Some(trouble) = trouble {
             trouble.call_again(now, longest);
             return true;
@@ -769,8 +787,4 @@ impl Remote {
             .find(|view| view.selector == *selector)
             .map(|view| view.see(now, version, evidence))
     }
-}
-
-fn may_be_gone(failure: &Failure) -> bool {
-    matches!(failure, Failure::NotFound | Failure::MarkedForDeletion)
 }

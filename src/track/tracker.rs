@@ -8,8 +8,8 @@ use std::{
 use crate::{
     api::{ObjectKey, Selector, SourceId, VersionId},
     track::{
-        Call, Cause, Config, Effect, Failure, Known, Mode, Now, Observation, Refresh, Rotation, SourcePolicy,
-        Subscription, Trial, Withheld,
+        Call, Cause, Config, Effect, Failure, Known, Mode, Now, Observation, Pass, Refresh, Rotation,
+        SourcePolicy, Subscription, Trial, Withheld,
         dice::Dice,
         objects::{Object, ObjectId, Objects, Wakes, Wanted},
         remote::Remote,
@@ -319,16 +319,16 @@ impl Tracker {
     }
 
     /// Why a pass must not read the first of these wants that it must not: it is known to fail, and either that was seen
-    /// since the object was made or last changed, at `since`, or AWS was asked a moment ago.
+    /// since the object was made or last changed, or AWS was asked a moment ago, as for one that is gone.
     pub fn withheld<'a>(
         &self,
         now: Now,
-        since: Now,
+        pass: Pass,
         wants: impl IntoIterator<Item = (SourceId, &'a str, &'a Selector)>,
     ) -> Option<Withheld> {
         wants.into_iter().find_map(|(source, key, selector)| {
             let remote = self.sources.get(&source)?.remote(key)?;
-            let (trouble, again) = remote.withheld(now, selector, since)?;
+            let (trouble, again) = remote.withheld(now, selector, pass)?;
             Some(Withheld {
                 key: key.into(),
                 selector: selector.clone(),
@@ -340,13 +340,19 @@ impl Tracker {
         })
     }
 
+    /// Whether the secret is known to be gone, so that a pass need not call for it.
+    pub fn is_gone_for(&self, source: SourceId, key: &str, pass: Pass) -> bool {
+        let remote = self.sources.get(&source).and_then(|source| source.remote(key));
+        remote.is_some_and(|remote| remote.is_gone_for(pass))
+    }
+
     /// A pass reads the want. If it is known to fail, which is the answer, it is not called for again by itself for as
     /// long as after a call of the tracker's own.
-    pub fn lend(&mut self, now: Now, source: SourceId, key: &str, selector: &Selector) -> bool {
+    pub fn lend(&mut self, now: Now, source: SourceId, key: &str, selector: &Selector, pass: Pass) -> bool {
         let Some(known) = self.sources.get_mut(&source) else {
             return false;
         };
-        let failing = known.lend(now, key, selector);
+        let failing = known.lend(now, key, selector, pass);
         if failing {
             self.schedule(now, source);
         }

@@ -69,6 +69,15 @@ pub struct Want {
     pub recorded: Option<VersionId>,
 }
 
+/// What a pass for an object wants to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass {
+    /// When the object was made or last changed: what AWS has answered since is known.
+    pub since: Now,
+    /// Whether a person asks what AWS says now, also of a secret that is known to be gone.
+    pub fresh: bool,
+}
+
 /// How often an object wants its secrets to be checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refresh {

@@ -14,7 +14,7 @@ use tokio::{
 use super::{Item, Reading};
 use crate::{
     api::ObjectKey,
-    aws::{limit::Urgency, secrets::BATCH},
+    aws::{limit::Urgency, queue::AHEAD, secrets::BATCH},
 };
 
 /// Reads of one source at a time. A call more than these may be in flight for the checks.
@@ -67,6 +67,8 @@ pub(super) struct Line {
     /// Those that none can.
     alone: [Turns; 2],
     was_alone: bool,
+    /// How often in a row what is fresh went before what is periodic and waits.
+    ahead: u32,
     workers: usize,
     /// Workers about to take something.
     gathering: usize,
@@ -248,13 +250,22 @@ impl Line {
         self.workers == 0 && self.waiting.is_empty()
     }
 
-    /// One alone, or several together: the two kinds in turn, fresh ones first.
+    /// One alone, or several together: the two kinds in turn, fresh ones first, but each fourth time what is periodic.
     fn take(&mut self, most: usize) -> (Urgency, Vec<(Item, Vec<Waiter>)>) {
-        for urgency in [Urgency::Fresh, Urgency::Periodic] {
+        let order = if self.ahead < AHEAD {
+            [Urgency::Fresh, Urgency::Periodic]
+        } else {
+            [Urgency::Periodic, Urgency::Fresh]
+        };
+        for urgency in order {
             for alone in [!self.was_alone, self.was_alone] {
                 let taken = self.take_of(alone, urgency, most);
                 if !taken.is_empty() {
                     self.was_alone = alone;
+                    let mut kinds = [&self.together, &self.alone].into_iter();
+                    let overtakes =
+                        urgency == Urgency::Fresh && kinds.any(|[_, periodic]| !periodic.is_empty());
+                    self.ahead = if overtakes { self.ahead + 1 } else { 0 };
                     return (urgency, taken);
                 }
             }
@@ -322,11 +333,15 @@ mod tests {
         }
 
         fn push_as(&mut self, patient: bool, millis: u64, key: &str, stage: Option<&str>) {
+            self.push_by(Urgency::Fresh, patient, millis, key, stage);
+        }
+
+        fn push_by(&mut self, urgency: Urgency, patient: bool, millis: u64, key: &str, stage: Option<&str>) {
             let (waiter, answer) = Waiter::new(&ObjectKey::new("shop", "db"));
             self.answers.push(answer);
             let item = (key.into(), Selector::parse(stage));
             let now = self.at(millis);
-            self.line.push(item, waiter, Urgency::Fresh, patient, now);
+            self.line.push(item, waiter, urgency, patient, now);
         }
 
         /// How many are taken; none while they wait for more.
@@ -422,6 +437,38 @@ mod tests {
         assert_eq!(asked.taken(10, BATCH), Some(1));
         assert_eq!(asked.taken(14, BATCH), None);
         assert_eq!(asked.taken(15, BATCH), Some(1));
+    }
+
+    #[test]
+    fn what_is_periodic_is_taken_each_fourth_time_however_much_is_fresh() {
+        for (stage, most) in [(None, BATCH), (None, 1), (Some("AWSPREVIOUS"), BATCH)] {
+            let mut asked = Asked::new();
+            for n in 0..3 * BATCH {
+                asked.push_by(Urgency::Periodic, false, 0, &format!("periodic-{n}"), stage);
+            }
+            let mut taken = Vec::new();
+            for turn in 0..8 {
+                for n in 0..2 * BATCH {
+                    asked.push(0, &format!("fresh-{turn}-{n}"), stage);
+                }
+                let now = asked.at(0);
+                let Next::Read(urgency, items) = asked.line.next(most, true, now) else {
+                    panic!("nothing is taken");
+                };
+                let of = if urgency == Urgency::Fresh {
+                    "fresh"
+                } else {
+                    "periodic"
+                };
+                assert!(
+                    items.iter().all(|((key, _), _)| key.starts_with(of)),
+                    "{urgency:?}"
+                );
+                taken.push(urgency);
+            }
+            let turns = [Urgency::Fresh, Urgency::Fresh, Urgency::Fresh, Urgency::Periodic];
+            assert_eq!(taken, [turns, turns].concat(), "{stage:?} {most}");
+        }
     }
 
     #[test]

@@ -89,6 +89,8 @@ pub(super) struct Kube {
     pub(super) errors: BTreeMap<String, KubeTokenError>,
     /// The ServiceAccounts were made again so often.
     pub(super) remade: usize,
+    /// The ServiceAccounts' annotation.
+    pub(super) audience: Option<Arc<str>>,
     /// The Secret of `keys` was changed so often.
     pub(super) changed: usize,
 }
@@ -237,6 +239,7 @@ pub(super) fn identity(store: &str, base: Base, roles: &[&str]) -> Identity {
                 external_id: Some("x-1".into()),
             })
             .collect(),
+        namespace: None,
         session_name: format!("keyturn-test-{store}").into(),
     }
 }
@@ -467,6 +470,7 @@ impl KubeTokens for Fake {
         let mut script = self.script();
         let read = script.kube.read(format!("serviceaccount {namespace}/{name}"));
         let role_arn = script.role_arn.clone();
+        let audience = script.kube.audience.clone();
         let uid = match script.kube.remade {
             0 => format!("uid of {name}"),
             remade => format!("uid of {name}, made again {remade} times"),
@@ -476,7 +480,7 @@ impl KubeTokens for Fake {
             Ok(ServiceAccountFacts {
                 uid: uid.into(),
                 role_arn,
-                audience: None,
+                audience,
             })
         })
     }

@@ -278,6 +278,68 @@ async fn keys_that_come_late_or_in_part_or_anew_are_used_within_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_secret_that_is_written_with_the_same_keys_ends_no_session_and_is_no_news() {
+    let running = start().await;
+    running.secrets(1);
+    put_keys(&running, "AKIAONE");
+    let on_top = Identity {
+        roles: identity("", Base::Own, &[&role("shop")]).roles,
+        ..static_keys()
+    };
+    let sources = [running.source(static_keys()), running.source(on_top)];
+    for source in sources {
+        read(&running, source).await.unwrap();
+    }
+    for n in 0..20 {
+        // Whatever else a tool writes into it.
+        running.fake.script().keys.insert("other".into(), n.to_string());
+        running.fake.script().kube.changed += 1;
+        assert_eq!(changed(&running, TEN).await, []);
+        for source in sources {
+            read(&running, source).await.unwrap();
+        }
+    }
+    assert_eq!(running.fake.count("AssumeRole"), 1);
+    // The look that follows finds nothing new.
+    let before = reads(&running, SECRET_READ);
+    assert_eq!(changed(&running, MINUTE).await, []);
+    let looks = reads(&running, SECRET_READ) - before;
+    assert!((7..=12).contains(&looks), "{looks} looks in a minute");
+    put_keys(&running, "AKIATWO");
+    assert_eq!(changed(&running, TEN).await, sources);
+    read(&running, sources[1]).await.unwrap();
+    let by: Vec<_> = running
+        .fake
+        .asked("AssumeRole")
+        .into_iter()
+        .map(|asked| asked.by)
+        .collect();
+    assert_eq!(by, ["AKIAONE", "AKIATWO"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_audience_makes_another_session_and_is_news_only_where_there_was_none() {
+    let (running, source) = reading().await;
+    for audience in ["one", "two"] {
+        running.fake.script().kube.audience = Some(audience.into());
+        assert_eq!(changed(&running, MINUTE).await, []);
+        read(&running, source).await.unwrap();
+    }
+    assert_eq!(roles_assumed(&running).len(), 3);
+    let refused = Turn::Fail(400, "InvalidIdentityToken", "Incorrect token audience");
+    running
+        .fake
+        .script()
+        .always
+        .insert("AssumeRoleWithWebIdentity", refused);
+    running.aws.invalidate(source);
+    assert_eq!(read(&running, source).await.unwrap_err().class(), Class::Identity);
+    running.fake.script().always.clear();
+    running.fake.script().kube.audience = None;
+    heals(&running, source, TEN).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn keys_that_aws_refuses_are_replaced_within_ten_seconds_of_their_correction() {
     let running = start().await;
     running.secrets(1);
@@ -452,8 +514,13 @@ async fn a_secret_that_only_looks_changed_is_read_again_and_its_user_is_the_same
     put_keys(&running, "AKIA");
     let source = running.source(static_keys());
     running.aws.prove(source).await.unwrap();
+    let before = reads(&running, SECRET_READ);
     running.fake.script().kube.changed += 1;
-    assert_eq!(changed(&running, TEN).await, [source]);
+    assert_eq!(changed(&running, TEN).await, []);
+    assert!(
+        reads(&running, SECRET_READ) > before + 2,
+        "both keys besides the look"
+    );
     running.aws.prove(source).await.unwrap();
     assert_eq!(
         running.fake.count("GetCallerIdentity"),

@@ -297,7 +297,7 @@ impl Context {
             account: "",
             ..origin
         };
-        let answered = self.recall(object).asked.map(|(asked, _)| asked);
+        let answered = self.recall(object).answered;
         let inputs: Vec<String> = [Some(entry.asked), Some(0), answered]
             .into_iter()
             .flatten()

@@ -14,6 +14,8 @@ use crate::{
     sync::{entry::Entry, rotation::Traces, status::Digest},
 };
 
+/// An object is read on demand at most this often.
+const ON_DEMAND: Duration = Duration::from_secs(10);
 /// How long a Secret that we wrote may be missing in the index before it counts as deleted.
 const SEEN_WITHIN: Duration = Duration::from_secs(10);
 
@@ -25,8 +27,10 @@ pub struct Memories(Mutex<HashMap<ObjectKey, Memory>>);
 /// them have at a time is boxed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory {
-    /// The refresh annotation that was last answered, and when.
-    pub(super) asked: Option<(u64, Duration)>,
+    /// The refresh annotation that was last answered.
+    pub(super) answered: Option<u64>,
+    /// The one that AWS was last called for, whatever came of it, and when that was first.
+    pub(super) called: Option<Box<(u64, Duration)>>,
     /// The revision and the versions that an immutable target refused.
     pub(super) refused: Option<Box<(u64, String)>>,
     /// The revision that a foreign target refused, and the target's state then.
@@ -75,6 +79,20 @@ impl Memory {
     /// Since when the object is as the last pass saw it.
     pub(super) fn since(&self) -> Duration {
         self.seen.as_ref().map_or(Duration::ZERO, |seen| seen.since)
+    }
+
+    /// How long a pass waits before it calls AWS for this refresh annotation: not more often than every 10 s for a new one. One
+    /// that was called for comes again by the back-off of what failed.
+    pub(super) fn wait_for(&self, asked: u64, now: Duration) -> Option<Duration> {
+        let (_, at) = self.called.as_deref().filter(|(last, _)| *last != asked)?;
+        (*at + ON_DEMAND).checked_sub(now).filter(|wait| !wait.is_zero())
+    }
+
+    /// A pass calls AWS for this refresh annotation.
+    pub(super) fn call_for(&mut self, asked: u64, now: Duration) {
+        if self.called.as_ref().is_none_or(|called| called.0 != asked) {
+            self.called = Some(Box::new((asked, now)));
+        }
     }
 
     /// A pass looks at this state of the object. What is remembered of an earlier object of its name, such as the status that
@@ -331,6 +349,24 @@ mod tests {
         memory.learn(5, at(9));
         memory.see("u2", 5, at(10));
         assert_eq!(memory.since(), at(9));
+    }
+
+    #[test]
+    fn a_new_refresh_waits_ten_seconds_whatever_came_of_the_last_and_what_failed_for_its_own_back_off() {
+        let at = Duration::from_secs;
+        let mut memory = Memory::default();
+        assert_eq!(memory.wait_for(1, at(0)), None, "the first");
+        memory.call_for(1, at(0));
+        assert_eq!(memory.wait_for(1, at(1)), None, "the same again");
+        memory.call_for(1, at(9));
+        assert_eq!(memory.wait_for(2, at(9)), Some(at(1)));
+        assert_eq!(memory.wait_for(3, at(10)), None);
+        memory.call_for(3, at(10));
+        assert_eq!(
+            memory.wait_for(1, at(11)),
+            Some(at(9)),
+            "one that was there before is new"
+        );
     }
 
     #[test]

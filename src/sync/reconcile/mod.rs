@@ -52,9 +52,6 @@ use crate::{
 
 /// How often what a person must mend is looked at again, at least.
 const RECHECK_PERMANENT: Duration = Duration::from_mins(5);
-/// An object is read on demand at most this often.
-const ON_DEMAND: Duration = Duration::from_secs(10);
-
 /// How often it is asked again for a version that is doubted, should its end wake nobody.
 const RECHECK_HELD: Duration = Duration::from_mins(1);
 /// How long the garbage collector has for the Secret of an earlier object of the same name.
@@ -286,12 +283,8 @@ impl Context {
         self.subscribe(object, entry, &needs);
 
         // On demand: not more often than every 10 s, and never lost.
-        let asked_now =
-            entry.asked != 0 && memory.asked.is_none_or(|(asked, _)| asked != entry.asked) && !same_inputs;
-        if asked_now
-            && let Some((_, at)) = memory.asked
-            && let Some(left) = (at + ON_DEMAND).checked_sub(self.clock.now())
-        {
+        let asked_now = entry.asked != 0 && memory.answered != Some(entry.asked) && !same_inputs;
+        if asked_now && let Some(left) = memory.wait_for(entry.asked, self.clock.now()) {
             return Ended::Again(left);
         }
 
@@ -377,6 +370,8 @@ impl Context {
         // An edit asks for what AWS says now, and nothing would correct an answer from a moment before it.
         let edited = entry.refresh == Refresh::OnChange && secret.is_some() && !same_inputs;
         if asked_now {
+            let now = self.clock.now();
+            self.remember(object, |memory| memory.call_for(entry.asked, now));
             self.aws.recheck(resolved.usable.id).await;
         }
         let read = self.read(
@@ -410,8 +405,7 @@ impl Context {
             Err(Stop::Transient(refusal)) => return self.defer(object, entry, refusal).await,
         };
         if asked_now {
-            let now = self.clock.now();
-            self.remember(object, |memory| memory.asked = Some((entry.asked, now)));
+            self.remember(object, |memory| memory.answered = Some(entry.asked));
         }
         // What is gone is judged by the account that was asked. To find it out may take long, and holds no place to write.
         let gone = |answer: &read::Answer| matches!(answer, read::Answer::Gone { .. });

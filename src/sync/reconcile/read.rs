@@ -14,7 +14,7 @@ use crate::{
     api::{AllowedKeys, DeletionPolicy, ExternalSecret, ObjectKey, Reason, Selector, VersionId},
     aws::{self, Ask, RemoteValue, Urgency},
     sync::{driver, entry::Entry, queue::Class, resolve::Refusal, slice::TimeSlice},
-    track::Known,
+    track::{Known, Pass},
     value::{self, Fault, Fetched},
 };
 
@@ -162,7 +162,11 @@ impl Context {
         fresh: bool,
         pinned: bool,
     ) -> Result<Answers<'_>, Stop> {
-        let since = self.permit(object, needs, pinned)?;
+        let pass = Pass {
+            since: self.recall(object).since(),
+            fresh,
+        };
+        let since = self.permit(needs, pass, pinned)?;
         let ask = Ask {
             asker: object,
             since: self.clock.instant(since),
@@ -183,7 +187,7 @@ impl Context {
         let read = async |entries: Vec<usize>| {
             let need = entries.first().and_then(|first| needs.get(*first));
             let answer = match need {
-                Some(need) => self.read_one(need, ask, since, fresh, pinned).await,
+                Some(need) => self.read_one(need, ask, since, pass, pinned).await,
                 None => Err(Stop::Waiting),
             };
             (entries, answer)
@@ -236,20 +240,24 @@ impl Context {
     }
 
     /// A pass must not call AWS for what is known to fail, unless a person has changed the object since. Then it may,
-    /// but not sooner than ten seconds after the last call for it. Gives since when an answer counts.
-    fn permit(&self, object: &ObjectKey, needs: &[Wanted], pinned: bool) -> Result<Duration, Stop> {
-        let since = self.recall(object).since();
+    /// but not sooner than ten seconds after the last call for it. The same goes for what is known to be gone, for which only
+    /// a fresh pass calls. Gives since when an answer counts.
+    fn permit(&self, needs: &[Wanted], pass: Pass, pinned: bool) -> Result<Duration, Stop> {
         // What is pinned is another version than the one that fails.
         let reads = || needs.iter().filter(|need| !pinned || need.recorded.is_none());
         self.tracking.tell(|tracker, now| {
             let wants = reads().map(|need| (need.source, &*need.key, &need.selector));
-            if let Some(known) = tracker.withheld(now, since, wants) {
+            if let Some(known) = tracker.withheld(now, pass, wants) {
                 let again = known.again.map(|again| again.saturating_sub(now));
-                return Err(Stop::Known(driver::refusal(&known), again));
+                return Err(match again {
+                    // What it means for the Secret is for a whole pass to say.
+                    Some(again) if known.is_gone() => Stop::Later(again),
+                    again => Stop::Known(driver::refusal(&known), again),
+                });
             }
-            let mut since = since;
+            let mut since = pass.since;
             for need in reads() {
-                if tracker.lend(now, need.source, &need.key, &need.selector) {
+                if tracker.lend(now, need.source, &need.key, &need.selector, pass) {
                     // Only a call that begins now tells more than is known.
                     since = now;
                 }
@@ -277,7 +285,7 @@ impl Context {
         need: &Wanted,
         ask: Ask<'_>,
         since: Duration,
-        fresh: bool,
+        pass: Pass,
         pinned: bool,
     ) -> Result<Reading, Stop> {
         let Wanted {
@@ -287,6 +295,14 @@ impl Context {
             recorded,
             ..
         } = need;
+        // Described as gone: reading it again would only be denied again, whichever version. The tracker wakes us when it is back.
+        let known = self.tracking.ask(|tracker| {
+            let is_known = tracker.is_gone_for(*source, key, pass);
+            is_known.then(|| tracker.known(*source, key, selector))
+        });
+        if let Some(Known::Gone { deleted }) = known {
+            return Ok(Reading::Gone { deleted });
+        }
         // A drifted Secret that is not to be refreshed gets back what it held, if AWS still has it.
         if pinned
             && let Some(version) = recorded
@@ -297,13 +313,7 @@ impl Context {
         {
             return Ok(Reading::Value(value));
         }
-        if let Known::Gone { deleted } = self.tracking.ask(|tracker| tracker.known(*source, key, selector)) {
-            // Described as gone: reading it again would only be denied again. The tracker wakes us when it is back.
-            if !fresh {
-                return Ok(Reading::Gone { deleted });
-            }
-        }
-        let read = if fresh {
+        let read = if pass.fresh {
             self.reader.read_fresh(*source, key, selector, ask).await
         } else {
             self.reader.read(*source, key, selector, ask).await
@@ -363,7 +373,7 @@ impl Context {
             self.tracking.failed(*source, key, selector, error, since, false);
             return Err(refusal.into());
         }
-        let observation = driver::look(&self.aws, *source, key).await;
+        let observation = driver::look(&self.tracking, &self.aws, *source, key).await;
         let known = self.tracking.tell(|tracker, now| {
             tracker.observe(now, observation);
             tracker.known(*source, key, selector)

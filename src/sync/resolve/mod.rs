@@ -149,6 +149,7 @@ impl Asked<'_> {
                 store: self.uid.into(),
                 base,
                 roles: assumed.into_iter().collect(),
+                namespace: self.namespace.or(dependent).map(Into::into),
                 session_name: session_name(&rules.cluster, self.namespace, &self.store.name, dependent),
             }),
             region,
@@ -208,6 +209,7 @@ pub(super) fn fingerprint(source: &Source, prefix: &str) -> String {
         store: _,
         base,
         roles,
+        namespace: _,
         session_name: _,
     } = &**identity;
     let base = match base {

@@ -8,7 +8,10 @@ use proptest::prelude::*;
 use super::world::{ACCOUNT, REGION, S, World, current, mins, object, policy, secs, version};
 use crate::{
     api::Selector,
-    track::{Call, Cause, Detection, Failure, Known, SourcePolicy, dice::Dice, view::at_stage},
+    track::{
+        Call, Cause, Detection, Effect, Failure, Known, Observation, Refresh, SourcePolicy, Subscription,
+        Want, dice::Dice, view::at_stage,
+    },
 };
 
 const NAME: &str = "shop/db";
@@ -265,6 +268,48 @@ fn an_edit_calls_again_after_ten_seconds_whatever_the_back_off_is() {
     assert_eq!(world.holds(0, NAME), Some(&version("v1")));
 }
 
+/// However it is edited meanwhile, a call that is answered is over.
+#[test]
+fn a_read_that_fails_after_its_only_want_has_changed_is_not_taken_for_lost() {
+    for refresh in [Refresh::Every(mins(1)), Refresh::Once] {
+        let mut world = World::with(SourcePolicy {
+            detection: Detection::Read,
+            ..policy()
+        });
+        world.put(NAME, "v1");
+        world.subscribe(0, Refresh::Every(mins(1)), &[(NAME, current(), Some("v1"))]);
+        let is_read = |effect: &Effect| matches!(effect, Effect::Read { .. });
+        while !world.tracker.poll(world.now).iter().any(is_read) {
+            world.now = world.tracker.next_due().unwrap().max(world.now + secs(1));
+        }
+        let want = Want {
+            source: S,
+            key: NAME.into(),
+            selector: stage("AWSPREVIOUS"),
+            recorded: Some(version("v0")),
+        };
+        let (rotation, wants) = (false, vec![want]);
+        let edited = Subscription {
+            refresh,
+            rotation,
+            wants,
+        };
+        world.tracker.subscribe(world.now, &object(0), edited);
+        world.tracker.poll(world.now);
+        world.now += secs(1);
+        let failed = Observation::Failed {
+            source: S,
+            call: Call::Read,
+            keys: vec![NAME.into()],
+            failure: Failure::Transient { throttled: false },
+            begun: world.now,
+        };
+        world.tracker.observe(world.now, failed);
+        world.run(mins(2));
+        assert!(calls(&world) > 0, "{refresh:?}: nothing is called for any more");
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Wait(u64),
@@ -274,6 +319,8 @@ enum Step {
     Wake(usize),
     Make(usize),
     Drop(usize),
+    /// The store was edited, or its identity is another one.
+    Renew,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -285,6 +332,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..OBJECTS).prop_map(Step::Wake),
         1 => (0..OBJECTS).prop_map(Step::Make),
         1 => (0..OBJECTS).prop_map(Step::Drop),
+        2 => Just(Step::Renew),
     ]
 }
 
@@ -369,6 +417,7 @@ proptest! {
                 Step::Edit(n) => world.edit(&object(n)),
                 Step::Wake(n) => world.pass(&object(n)),
                 Step::Make(n) => make_of(&mut world, n),
+                Step::Renew => world.tracker.retry(world.now, S),
                 Step::Drop(n) => {
                     if n > 0 {
                         world.tracker.unsubscribe(&object(n));

@@ -1054,6 +1054,7 @@ fn a_stage_that_one_object_misses_hides_no_rotation_from_another_and_is_seen_whe
             call: Call::Read,
             keys: vec!["a".into()],
             failure: Failure::StageNotFound(pending.clone()),
+            begun: world.now,
         },
     );
     world.run(mins(5));

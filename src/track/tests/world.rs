@@ -9,7 +9,7 @@ use std::{
 use crate::{
     api::{ObjectKey, Selector, SourceId, VersionId},
     track::{
-        Call, Cause, Config, Described, Effect, Failure, Known, Now, Observation, Refresh, Schedule,
+        Call, Cause, Config, Described, Effect, Failure, Known, Now, Observation, Pass, Refresh, Schedule,
         SourcePolicy, Stages, Subscription, Tracker, Want, dice::Dice, view::at_stage,
     },
 };
@@ -73,6 +73,10 @@ pub(super) struct World {
     /// Since when each object is as it is. With `passes`, what is woken is read as the reconciler does.
     pub(super) since: BTreeMap<ObjectKey, Now>,
     pub(super) passes: bool,
+    /// Whose refresh a person asks for, until it was answered.
+    pub(super) asked: BTreeSet<ObjectKey>,
+    /// Calls of passes.
+    pub(super) called: usize,
     /// The last call for each version of each secret, and for Describe.
     pub(super) last_call: BTreeMap<(String, Option<Selector>), Now>,
     again: BTreeMap<Now, BTreeSet<ObjectKey>>,
@@ -96,6 +100,8 @@ impl World {
             dice: Dice::new(1),
             since: BTreeMap::new(),
             passes: false,
+            asked: BTreeSet::new(),
+            called: 0,
             last_call: BTreeMap::new(),
             again: BTreeMap::new(),
             in_flight: BTreeSet::new(),
@@ -251,6 +257,12 @@ impl World {
         self.pass(object);
     }
 
+    /// A person asks for a refresh of the object, which is looked at.
+    pub(super) fn ask(&mut self, object: &ObjectKey) {
+        self.asked.insert(object.clone());
+        self.edit(object);
+    }
+
     /// The reconciler looks at the object: it reads unless all is as it should be, or is known to fail.
     pub(super) fn pass(&mut self, object: &ObjectKey) {
         let Some(wants) = self.wants.get(object).cloned() else {
@@ -281,33 +293,90 @@ impl World {
                     Known::Gone { .. } | Known::Failing(_) => false,
                 }
         });
-        if settled {
+        let fresh = self.asked.contains(object);
+        if settled && !fresh {
             return;
         }
         let since = self.since.get(object).copied().unwrap_or_default();
+        let pass = Pass { since, fresh };
         let all = || wants.iter().map(|(key, selector)| (S, &**key, selector));
-        if let Some(withheld) = self.tracker.withheld(self.now, since, all()) {
+        if let Some(withheld) = self.tracker.withheld(self.now, pass, all()) {
             if let Some(at) = withheld.again {
                 self.again.entry(at).or_default().insert(object.clone());
             }
             return;
         }
+        let mut answered = true;
         for (key, selector) in &wants {
+            if self.tracker.is_gone_for(S, key, pass) {
+                answered = false;
+                continue;
+            }
             self.call(key, Some(selector));
-            self.tracker.lend(self.now, S, key, selector);
-            self.read_on_own(key, selector);
+            self.called += 1;
+            self.tracker.lend(self.now, S, key, selector, pass);
+            self.look(key, selector);
+            answered &= matches!(self.tracker.known(S, key, selector), Known::Version(_));
+        }
+        if answered {
+            self.asked.remove(object);
         }
         self.reconcile(object);
     }
 
-    /// A call is made. What is known to fail is called for once in ten seconds at most.
-    fn call(&mut self, key: &str, selector: Option<&Selector>) {
-        let Some((name, _)) = self.resolve(key, self.now) else {
-            return;
+    /// The reconciler reads a version, and has Describe decide where the secret seems to be gone.
+    fn look(&mut self, key: &Arc<str>, selector: &Selector) {
+        let observation = self.value(key, selector, self.now);
+        let seems_gone = matches!(&observation, Observation::Unread { failure, .. } if failure.may_be_gone());
+        if !seems_gone {
+            return self.tracker.observe(self.now, observation);
+        }
+        let described = Effect::Describe {
+            source: S,
+            key: key.clone(),
         };
+        self.called += 1;
+        self.call(key, None);
+        for observation in self.answer(&described) {
+            self.tracker.observe(self.now, observation);
+        }
+        if let Observation::Unread {
+            source,
+            key,
+            selector,
+            failure,
+            text,
+            begun,
+            ..
+        } = observation
+            && !matches!(self.tracker.known(S, &key, &selector), Known::Gone { .. })
+        {
+            let described = true;
+            let unread = Observation::Unread {
+                source,
+                key,
+                selector,
+                failure,
+                text,
+                begun,
+                described,
+            };
+            self.tracker.observe(self.now, unread);
+        }
+    }
+
+    /// A call is made. What is known to fail, or to be gone, is called for once in ten seconds at most.
+    fn call(&mut self, key: &str, selector: Option<&Selector>) {
+        let name = self
+            .resolve(key, self.now)
+            .map_or_else(|| key.to_owned(), |(name, _)| name);
         let slot = (name, selector.cloned());
-        let failing = selector
-            .is_some_and(|selector| matches!(self.tracker.known(S, key, selector), Known::Failing(_)));
+        let failing = selector.is_some_and(|selector| {
+            matches!(
+                self.tracker.known(S, key, selector),
+                Known::Failing(_) | Known::Gone { .. }
+            )
+        });
         if let Some(last) = self.last_call.insert(slot.clone(), self.now)
             && self.passes
             && failing
@@ -386,11 +455,13 @@ impl World {
     }
 
     fn answer(&mut self, effect: &Effect) -> Vec<Observation> {
+        let begun = self.now;
         let whole = |call, keys: Vec<Arc<str>>, failure| Observation::Failed {
             source: S,
             call,
             keys,
             failure,
+            begun,
         };
         match effect {
             Effect::Describe { key, .. } => {
@@ -405,6 +476,7 @@ impl World {
                     source: S,
                     key: key.clone(),
                     secret: describe(&name, state),
+                    begun: self.now,
                 }]
             }
             Effect::ReadVersion { key, selector, .. } => {
