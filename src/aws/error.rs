@@ -21,6 +21,8 @@ pub enum Error {
         key: Arc<str>,
         /// The version that was wanted.
         selector: Selector,
+        /// Whether it is what failed: by a call for it alone, or in a batch that answered for others.
+        alone: bool,
         /// Why.
         cause: Cause,
     },
@@ -64,7 +66,12 @@ impl Error {
             code: Some("ResourceNotFoundException".into()),
             detail: NO_VERSION.into(),
         };
-        Self::Read { key, selector, cause }
+        Self::Read {
+            key,
+            selector,
+            alone: true,
+            cause,
+        }
     }
 
     /// Why it failed.
@@ -563,6 +570,7 @@ mod tests {
         let error = Error::Read {
             key: "prod/kms".into(),
             selector: Selector::parse(None),
+            alone: true,
             cause,
         };
         assert_eq!(

@@ -326,7 +326,12 @@ impl Aws {
             let request_id = answer.request_id().unwrap_or_default().into();
             self.value(&client, &held, request_id, answer.into())
         };
-        read.await.map_err(|cause| read_error(key, selector, cause))
+        read.await.map_err(|cause| Error::Read {
+            key: key.clone(),
+            selector: selector.clone(),
+            alone: true,
+            cause,
+        })
     }
 
     /// At most [`BATCH`] keys, by one call unless a batch with some of them has failed twice. What is not answered is to be
@@ -377,7 +382,7 @@ impl Aws {
             if cause.class != Class::AccessDenied {
                 let left = run.left(&client.suspects(), Instant::now());
                 answers.extend(left.into_iter().map(|key| {
-                    let error = read_error(&key, &Selector::Stage(AWSCURRENT.into()), cause.clone());
+                    let error = batch_error(&key, false, cause.clone());
                     (key, Err(error))
                 }));
             }
@@ -413,7 +418,7 @@ impl Aws {
             }
             let error = errors.iter().find(|error| error.secret_id() == Some(key))?;
             let cause = Cause::answered(error.error_code()?, error.message().unwrap_or_default(), &home);
-            let error = read_error(key, &Selector::Stage(AWSCURRENT.into()), cause);
+            let error = batch_error(key, true, cause);
             Some((key.clone(), Err(error)))
         };
         Ok(keys.iter().filter_map(answer).collect())
@@ -574,10 +579,12 @@ impl From<SecretValueEntry> for Answer {
     }
 }
 
-fn read_error(key: &Arc<str>, selector: &Selector, cause: Cause) -> Error {
+/// Why a batch gives nothing for the key: for it `alone`, or for all.
+fn batch_error(key: &Arc<str>, alone: bool, cause: Cause) -> Error {
     Error::Read {
         key: key.clone(),
-        selector: selector.clone(),
+        selector: Selector::Stage(AWSCURRENT.into()),
+        alone,
         cause,
     }
 }

@@ -208,6 +208,7 @@ impl Tracking {
             text: error.to_string().into(),
             begun,
             described,
+            alone: matches!(error, aws::Error::Read { alone: true, .. }),
         });
     }
 

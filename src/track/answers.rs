@@ -56,10 +56,11 @@ impl Source {
                 text,
                 begun,
                 described,
+                alone,
                 ..
             } => {
                 if let Some(id) = self.names.get(&key).copied() {
-                    let failure = self.fare_alone(id, Some(selector.clone()), failure, context);
+                    let failure = self.fare_one(id, Some(selector.clone()), failure, alone, context);
                     let seen = Seen {
                         failure,
                         text: Some(text),
@@ -317,13 +318,15 @@ impl Source {
         self.answered = Some(now);
     }
 
-    /// What a failure of a call for one secret alone says, a read of a version or, without a selector, Describe. Gives what
-    /// the failure is. One that passes, and that comes again though the source has answered others since, is the secret's own.
-    fn fare_alone(
+    /// What a failure says that concerns one secret, of a read of a version or, without a selector, of Describe. Gives what
+    /// the failure is. One that passes, of a call for this secret alone, and that comes again though the source has answered
+    /// others since, is the secret's own.
+    fn fare_one(
         &mut self,
         id: RemoteId,
         selector: Option<Selector>,
         failure: Failure,
+        alone: bool,
         context: &mut Context<'_>,
     ) -> Failure {
         let now = context.now;
@@ -340,16 +343,21 @@ impl Source {
             Some(selector) => remote.view(selector).and_then(|view| view.trouble.as_deref()),
             None => remote.trouble.as_deref(),
         };
+        let asked = remote.asked.is_some();
         let mut own = trouble.is_some_and(|trouble| trouble.failure == Failure::Unanswered);
-        // A pass may have read it in a batch with others.
-        if remote.asked.is_some() {
-            let before = self.doubts.insert((id, selector), now);
-            own |= before.is_some_and(|before| {
-                now >= before + SHORTEST && self.answered.is_some_and(|answered| answered > before)
-            });
+        if alone {
+            let doubt = self.doubts.entry((id, selector)).or_insert(now);
+            // Several passes may fail at once.
+            if now >= *doubt + SHORTEST {
+                own |= self.answered.is_some_and(|answered| answered > *doubt);
+                *doubt = now;
+            }
         }
         if own {
-            self.backoff.fail_alone(now, context.dice);
+            // A pass is no probe of the source.
+            if asked {
+                self.backoff.fail_alone(now, context.dice);
+            }
             return Failure::Unanswered;
         }
         self.fare(&failure, context);
@@ -371,7 +379,7 @@ impl Source {
         };
         let failure = &if let Some(id) = alone {
             let selector = selector_of(call, &failure);
-            self.fare_alone(id, selector, failure, context)
+            self.fare_one(id, selector, failure, true, context)
         } else {
             self.fare(&failure, context);
             failure

@@ -66,6 +66,8 @@ pub enum Observation {
         begun: Now,
         /// Whether the secret was described since, and is not known to be gone.
         described: bool,
+        /// Whether it failed alone, not with a whole batch.
+        alone: bool,
     },
     /// A call has failed, or an id of a batch has. Of a read, AWSCURRENT has failed, unless the failure names a stage. Every key of the effect must be answered, by this or by a value.
     Failed {

@@ -81,6 +81,7 @@ impl Tracker {
                 text: text.clone(),
                 begun: now,
                 described: false,
+                alone: false,
             })
             .collect();
         for observation in unread {

@@ -161,6 +161,7 @@ async fn answered(answer: oneshot::Receiver<Reading>, key: &Arc<str>, selector: 
         Err(Arc::new(Error::Read {
             key: key.clone(),
             selector: selector.clone(),
+            alone: false,
             cause,
         }))
     })
@@ -293,6 +294,7 @@ impl Inner {
             let error = Error::Read {
                 key: key.clone(),
                 selector: selector.clone(),
+                alone: false,
                 cause: cause.clone(),
             };
             self.settle(source, ((key, selector), number), &Err(Arc::new(error)));

@@ -191,6 +191,55 @@ proptest! {
 }
 
 #[test]
+fn a_secret_that_only_passes_read_backs_off_by_itself_too() {
+    let (mut world, weather) = world(40);
+    // Wanted once: no check of its own asks for it.
+    weather.borrow_mut().bad.insert("prod/once".into());
+    world.put("prod/once", "v1");
+    world.subscribe(40, Refresh::Once, &[("prod/once", current(), None)]);
+    let read = |world: &mut World, time, pause| {
+        let end = world.now + time;
+        while world.now < end {
+            world.read_on_own("prod/once", &current());
+            world.run(pause);
+        }
+    };
+    read(&mut world, mins(1), secs(1));
+    assert!(world.tracker.is_unanswered(S, "prod/once"));
+    // However often passes come.
+    world.calls.clear();
+    read(&mut world, mins(10), Duration::from_millis(100));
+    let (tried, others) = calls(&world, "prod/once");
+    assert_eq!(others, 40 * 10, "each of the others is checked each minute");
+    assert!(tried <= 20, "{tried} calls of the tracker's own in ten minutes");
+    weather.borrow_mut().bad.clear();
+    world.read_on_own("prod/once", &current());
+    world.run(mins(6));
+    assert!(!world.tracker.is_unanswered(S, "prod/once"));
+    assert_eq!(
+        world.tracker.known(S, "prod/once", &current()),
+        Known::Version(version("v1"))
+    );
+}
+
+#[test]
+fn many_passes_that_fail_at_once_are_one_doubt() {
+    let (mut world, weather) = world(2);
+    weather.borrow_mut().outage = true;
+    for _ in 0..100 {
+        world.read_on_own(&name(0), &current());
+    }
+    assert!(!world.tracker.is_unanswered(S, &name(0)), "all may be ill");
+    weather.borrow_mut().outage = false;
+    weather.borrow_mut().bad.insert(name(0));
+    world.run(secs(5));
+    world.read_on_own(&name(1), &current());
+    world.run(secs(5));
+    world.read_on_own(&name(0), &current());
+    assert!(world.tracker.is_unanswered(S, &name(0)), "it alone is");
+}
+
+#[test]
 fn throttling_is_never_one_secrets_own() {
     let (mut world, _) = world(40);
     world.fault = Box::new(|_, _, key| (key == name(7)).then_some(Failure::Transient { throttled: true }));

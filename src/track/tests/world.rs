@@ -347,6 +347,7 @@ impl World {
             failure,
             text,
             begun,
+            alone,
             ..
         } = observation
             && !matches!(self.tracker.known(S, &key, &selector), Known::Gone { .. })
@@ -360,6 +361,7 @@ impl World {
                 text,
                 begun,
                 described,
+                alone,
             };
             self.tracker.observe(self.now, unread);
         }
@@ -417,6 +419,7 @@ impl World {
             text: "in words".into(),
             begun: self.now,
             described: false,
+            alone: true,
         };
         let shown = match selector {
             selector if selector.is_current() => key.to_owned(),
