@@ -231,6 +231,7 @@ mod tests {
                     external_id: None,
                 })
                 .collect(),
+            namespace: None,
             session_name: "".into(),
         };
         let account = Base::ServiceAccount {
