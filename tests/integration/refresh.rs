@@ -75,6 +75,40 @@ async fn on_demand_an_object_is_read_at_most_once_in_ten_seconds() -> Result<()>
     .await
 }
 
+#[tokio::test]
+async fn a_refresh_of_what_does_not_exist_calls_at_most_once_in_ten_seconds_and_is_not_lost() -> Result<()> {
+    bed("often-gone", async |bed| {
+        let keys = ["app/a", "app/b", "app/c"];
+        let entries: Vec<_> = keys.iter().map(|key| entry(&key[4..], key)).collect();
+        bed.external_secret("db", json!({"data": entries, "refreshInterval": SELDOM}))
+            .await?;
+        bed.ready("db", "SecretNotFound").await?;
+        let mark = bed.aws.mark();
+        let begun = Instant::now();
+        for _ in 0..40 {
+            bed.refresh("db").await?;
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+        let refused = bed.calls_since(mark);
+        let refused = refused.requests().filter(|call| call.error.is_some()).count();
+        // A batch or a read and a Describe of each, and what the tracker does by itself: Describe after 10, 20, 40 s.
+        let times = 1 + usize::try_from(begun.elapsed().as_secs() / 10)?;
+        assert!(
+            refused <= keys.len() * 3 * times,
+            "{refused} calls in {} s",
+            begun.elapsed().as_secs()
+        );
+        for key in keys {
+            bed.secret(key, key)?;
+        }
+        bed.refresh("db").await?;
+        bed.holds("db", &[("a", "app/a"), ("b", "app/b"), ("c", "app/c")])
+            .await?;
+        Ok(())
+    })
+    .await
+}
+
 /// While suspended by `place` nothing of `db` is read, written or repaired, `Ready` stays, and `Current` says until when.
 async fn suspends(name: &str, set: impl AsyncFn(&Bed, Option<&str>) -> Result<()>) -> Result<()> {
     bed(name, async |bed| {
