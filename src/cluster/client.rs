@@ -20,7 +20,7 @@ use super::{
 };
 use crate::api::ObjectKey;
 
-/// Reads under way at once. kube speaks HTTP/1.1, so that this and the 32 slots in which the reconciler writes
+/// Reads under way at once. kube speaks HTTP/1.1, so that this and the 40 slots in which the reconciler writes
 /// bound the connections, besides one per watch.
 const READS: usize = 32;
 

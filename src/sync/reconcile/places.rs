@@ -15,12 +15,12 @@ use std::{
 pub(super) type Now = Duration;
 
 /// Of all namespaces together.
-pub(super) const PLACES: usize = 32;
+pub(super) const PLACES: usize = 40;
 /// Of one namespace, whatever the others do.
 pub(super) const OF_NAMESPACE: usize = 4;
 /// Of one whose writes are fast, while fewer than [`SHARED`] are taken in all: the others stay free for other namespaces.
-pub(super) const OF_FAST_NAMESPACE: usize = 12;
-const SHARED: usize = PLACES / 2;
+pub(super) const OF_FAST_NAMESPACE: usize = 20;
+const SHARED: usize = 24;
 /// How many wait for the one place of a slow namespace.
 const LINE: usize = 4;
 /// A write that takes longer is slow.
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_with_fast_writes_take_more_places_and_leave_half_of_them_to_others() {
+    fn namespaces_with_fast_writes_take_more_places_and_leave_sixteen_to_others() {
         let mut places = Places::default();
         let now = Duration::ZERO;
         let ask = |places: &mut Places, number| {
