@@ -326,11 +326,12 @@ impl Bed {
         let age = jiff::SignedDuration::from_secs(7);
         wait::until("credentials of some age", SOON, async || {
             let calls = self.calls();
-            let got = calls
-                .0
-                .iter()
-                .rev()
-                .find(|call| call.operation.starts_with("Assume") && call.error.is_none());
+            // Keys of a user are not got by a call: that they work is asked.
+            let got = calls.0.iter().rev().find(|call| {
+                let of_credentials =
+                    call.operation.starts_with("Assume") || call.operation == "GetCallerIdentity";
+                of_credentials && call.error.is_none()
+            });
             Ok(got
                 .is_some_and(|got| Timestamp::now().duration_since(got.time) > age)
                 .then_some(()))

@@ -24,10 +24,24 @@ pub async fn until<T>(
             Ok(Ok(Some(found))) => return Ok(found),
             Ok(Ok(None)) => {}
             Ok(Err(error)) => last = error,
-            Err(_elapsed) => {
-                return Err(last).with_context(|| format!("waited {} s for {what}", limit.as_secs()));
-            }
+            Err(_elapsed) => {}
+        }
+        // A probe that never waits is never cut off.
+        if Instant::now() >= deadline {
+            return Err(last).with_context(|| format!("waited {} s for {what}", limit.as_secs()));
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_probe_that_never_waits_has_its_deadline_too() {
+        let limit = Duration::from_millis(120);
+        let waited = until("what never comes", limit, async || Ok(None::<()>)).await;
+        assert!(waited.is_err());
     }
 }
