@@ -31,13 +31,15 @@ crashes: tools ## 300 rotations while the operator is killed at every write; tak
 	@$(SAY) "killing the operator at every write"
 	cargo test $(ALL) --test integration -- restart_crashes --include-ignored --nocapture
 
-upgrade: tools ## from an earlier commit to this one and back, both running at once: FROM=COMMIT
+upgrade: tools ## from an earlier commit to this one and back, both running at once, and by each tool: FROM=COMMIT
+	@if ! git cat-file -e "$(FROM)^{commit}" 2> /dev/null; then echo "There is no commit '$(FROM)' in this clone." \
+		"Name one, as FROM=90b8dec; if the clone is shallow, run: git fetch --unshallow" >&2; exit 1; fi
 	@$(SAY) "building $(FROM)"
 	git worktree prune && rm -rf target/earlier && git worktree add --detach --force target/earlier $(FROM)
 	cargo build $(ALL) --manifest-path target/earlier/Cargo.toml --target-dir target/earlier-build --bin keyturn
 	@$(SAY) "running both"
 	KEYTURN_EARLIER_CHART="$$PWD/target/earlier/charts/keyturn" KEYTURN_EARLIER_BIN="$$PWD/target/earlier-build/debug/keyturn" \
-		cargo test $(ALL) --test integration -- two_versions --include-ignored --nocapture
+		cargo test $(ALL) --test integration -- two_versions there_and_back --include-ignored --nocapture
 
 bench: tools ## the measurements, as a table and as JSON
 	@$(SAY) "building the release"
