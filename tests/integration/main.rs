@@ -34,6 +34,7 @@ mod ownership;
 mod probes;
 mod reading;
 mod refresh;
+mod release;
 mod restart_control;
 mod restart_crashes;
 mod restart_evict;

@@ -89,6 +89,13 @@ impl Operator {
         Ok(())
     }
 
+    /// From its next start on, has this variable in its environment.
+    pub(crate) fn set(&mut self, variable: &str, value: &str) {
+        self.options
+            .environment
+            .push((variable.to_owned(), value.to_owned()));
+    }
+
     /// From its next start on, reaches the API server at this address.
     pub(crate) fn go_through(&mut self, server: &str) {
         self.options.api_server = Some(server.to_owned());
