@@ -28,9 +28,7 @@ def build(arguments: argparse.Namespace) -> None:
 
     compilers = {platform: program.compiler(platform, debian, arguments.published) for platform in PLATFORMS}
     crates = {platform: contents.crates(platform.triple) for platform in PLATFORMS}
-    programs = {
-        platform: program.compile(platform, compilers[platform], crates[platform]) for platform in PLATFORMS
-    }
+    programs = {platform: program.compile(platform, compilers[platform], crates[platform]) for platform in PLATFORMS}
     progress("collecting licences and contents")
     notices = contents.notices(*crates.values())
     (out / "THIRD_PARTY_NOTICES.txt").write_text(notices)

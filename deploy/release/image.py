@@ -28,7 +28,7 @@ ETC = {
     "etc/group": "root:x:0:\nnonroot:x:65532:\n",
     "etc/nsswitch.conf": "hosts: files dns\n",
     # Scanners look up known faults by it.
-    "etc/os-release": 'ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\nPRETTY_NAME="Keyturn on libraries of Debian 12"\n',
+    "etc/os-release": 'ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\nPRETTY_NAME="Keyturn on Debian 12"\n',
 }
 
 Files = dict[str, tuple[int, bytes]]  # path -> mode, content

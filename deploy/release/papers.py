@@ -94,7 +94,7 @@ def krew(version: str, out: Path) -> None:
             "version": f"v{version}",
             "homepage": source,
             "shortDescription": "Show secrets that are failing, stale or rotating",
-            "description": "Lists the ExternalSecrets and stores of Keyturn that are not healthy or not idle, with what to do.\n",
+            "description": "Lists ExternalSecrets and stores of Keyturn that are unhealthy or busy, with what to do.\n",
             "platforms": platforms,
         },
     }
@@ -107,7 +107,7 @@ def notes(version: str, digest: str | None = None, rust: str | None = None, unre
     sections = dict(re.findall(r"(?ms)^## \[(.+?)\][^\n]*\n(.*?)(?=^## |^\[|\Z)", (ROOT / "CHANGELOG.md").read_text()))
     text = sections.get(version) or (sections.get("Unreleased") if unreleased else None)
     if not text or not text.strip():
-        raise Failure(f"CHANGELOG.md has no section [{version}]: rename [Unreleased] to it, add an empty [Unreleased], commit")
+        raise Failure(f"CHANGELOG.md has no section [{version}]: rename [Unreleased] to it and commit")
     names = published()
     parts = [f"# Keyturn {version}", text.strip()]
     if digest:

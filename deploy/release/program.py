@@ -38,12 +38,16 @@ def compile(platform: Platform, compiler: dict[str, str], crates: list[Component
     home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
     # No folder of this machine may be in the program. The last prefix that fits counts.
     folders = {home: "/cargo", ROOT: "/keyturn", TARGET: "/target"}
-    environment = os.environ | compiler | {
-        "PATH": os.pathsep.join([str(tools.zig()), os.environ["PATH"]]),
-        "RUSTFLAGS": " ".join(f"--remap-path-prefix={folder}={name}" for folder, name in folders.items()),
-        "CFLAGS": " ".join(f"-ffile-prefix-map={folder}={folders[folder]}" for folder in (home, TARGET)),
-        "SOURCE_DATE_EPOCH": str(epoch()),
-    }
+    environment = (
+        os.environ
+        | compiler
+        | {
+            "PATH": os.pathsep.join([str(tools.zig()), os.environ["PATH"]]),
+            "RUSTFLAGS": " ".join(f"--remap-path-prefix={folder}={name}" for folder, name in folders.items()),
+            "CFLAGS": " ".join(f"-ffile-prefix-map={folder}={folders[folder]}" for folder in (home, TARGET)),
+            "SOURCE_DATE_EPOCH": str(epoch()),
+        }
+    )
     if platform.arch == "arm64":
         # jemalloc fixes the size of pages when it is compiled; kernels for arm64 have up to 64 KiB.
         environment["JEMALLOC_SYS_WITH_LG_PAGE"] = "16"

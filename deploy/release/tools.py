@@ -86,7 +86,7 @@ class Debian:
         if not shutil.which("apt-get"):
             raise Failure("apt-get is not installed: the image is made of packages of Debian 12, so build it there")
         if "VERSION_CODENAME=bookworm" not in Path("/etc/os-release").read_text():
-            raise Failure("this machine is not Debian 12, of whose packages the image is made: build it in a container of that")
+            raise Failure("this is not Debian 12, of whose packages the image is made: build in a container of it")
         for part in ("lists/partial", "archives/partial", "packages"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
@@ -112,7 +112,7 @@ class Debian:
         name = package if package in SAME_FOR_ALL else f"{package}:{arch}"
         uri = output("apt-get", "download", "--print-uris", name, env=self.env).split()
         if len(uri) < 2:
-            raise Failure(f"apt finds no package {package} for {arch}: do its sources name Debian 12 and its security updates?")
+            raise Failure(f"apt finds no package {package} for {arch}: its sources must name Debian 12 and its updates")
         file = self.folder / "packages" / uri[1]
         if not file.exists():
             run("apt-get", "download", "--quiet=2", name, cwd=file.parent, env=self.env)
