@@ -8,10 +8,12 @@ SHELL := /bin/bash
 ALL := --locked --workspace
 SAY := printf '\n==> %s\n'
 
-.PHONY: help tools build lint test crashes upgrade bench demo generate stacks
+RELEASE := python3 -B deploy/release
+
+.PHONY: help tools build lint test crashes upgrade bench demo generate stacks release release-test reproduce deny workflows
 
 help: ## what can be made
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: tools ## the main job on an embedded cluster and AWS emulator; EXIT=1 ends it afterwards
 	@$(SAY) "building the demo"
@@ -31,13 +33,15 @@ crashes: tools ## 300 rotations while the operator is killed at every write; tak
 	@$(SAY) "killing the operator at every write"
 	cargo test $(ALL) --test integration -- restart_crashes --include-ignored --nocapture
 
-upgrade: tools ## from an earlier commit to this one and back, both running at once: FROM=COMMIT
+upgrade: tools ## from an earlier commit to this one and back, both running at once, and by each tool: FROM=COMMIT
+	@if ! git cat-file -e "$(FROM)^{commit}" 2> /dev/null; then echo "There is no commit '$(FROM)' in this clone." \
+		"Name one, as FROM=90b8dec; if the clone is shallow, run: git fetch --unshallow" >&2; exit 1; fi
 	@$(SAY) "building $(FROM)"
 	git worktree prune && rm -rf target/earlier && git worktree add --detach --force target/earlier $(FROM)
 	cargo build $(ALL) --manifest-path target/earlier/Cargo.toml --target-dir target/earlier-build --bin keyturn
 	@$(SAY) "running both"
 	KEYTURN_EARLIER_CHART="$$PWD/target/earlier/charts/keyturn" KEYTURN_EARLIER_BIN="$$PWD/target/earlier-build/debug/keyturn" \
-		cargo test $(ALL) --test integration -- two_versions --include-ignored --nocapture
+		cargo test $(ALL) --test integration -- two_versions there_and_back --include-ignored --nocapture
 
 bench: tools ## the measurements, as a table and as JSON
 	@$(SAY) "building the release"
@@ -57,6 +61,31 @@ lint: tools ## formatting and lints
 generate: tools ## write the files that are made from code and from the chart
 	UPDATE=1 cargo test $(ALL) --test chart -- fresh
 
+release: tools ## everything that a release has, into dist/, in about an hour: VERSION=x.y.z
+	$(RELEASE) build "$(VERSION)"
+
+release-test: tools ## start what is in dist/ as a node would, and verify it as docs/verify.md says; wants root
+	@$(SAY) "the control plane and the tools: about 30 minutes the first time, seconds after"
+	cargo run --locked --bin testbed -- controlplane build
+	$(RELEASE) tools
+	@$(SAY) "the release in dist/"
+	KEYTURN_RELEASE_TOOLS="$$($(RELEASE) tools)" cargo test $(ALL) --test integration -- release:: --include-ignored --nocapture
+
+reproduce: tools ## the release twice, in two folders, and no byte may differ: VERSION=x.y.z
+	@if [[ -n "$$(git status --porcelain)" ]]; then echo "Commit or remove what git status lists: the second folder has what is" \
+		"committed." >&2; exit 1; fi
+	$(RELEASE) build "$(VERSION)"
+	git worktree prune && rm -rf target/again && git worktree add --detach --force target/again HEAD
+	python3 -B target/again/deploy/release build "$(VERSION)"
+	diff dist/SHA256SUMS target/again/dist/SHA256SUMS
+	@$(SAY) "the same: $$(cat dist/image.digest)"
+
+deny: tools ## bans, licences and sources of all dependencies, by cargo-deny
+	$(RELEASE) deny
+
+workflows: ## lint .github/workflows
+	$(RELEASE) workflows
+
 stacks: # Without cargo-deny, at least the bans that matter most: see deny.toml.
 	@$(SAY) "banned crates"
 	@for crate in ring openssl-sys native-tls hyper@0.14 serde_yaml; do \
@@ -66,6 +95,6 @@ stacks: # Without cargo-deny, at least the bans that matter most: see deny.toml.
 
 tools:
 	@missing=(); \
-	for tool in cargo go cc make git; do command -v "$$tool" > /dev/null || missing+=("$$tool"); done; \
+	for tool in cargo go cc make git python3; do command -v "$$tool" > /dev/null || missing+=("$$tool"); done; \
 	if (( $${#missing[@]} )); then echo "Please install what is missing: $${missing[*]}. Rust: https://rustup.rs; Go 1.26 or newer: https://go.dev/dl;" \
-		"the rest on Debian: apt install build-essential git." >&2; exit 1; fi
+		"the rest on Debian: apt install build-essential git python3." >&2; exit 1; fi

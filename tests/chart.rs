@@ -4,6 +4,9 @@
 #[path = "chart/health.rs"]
 mod health;
 
+#[path = "chart/release.rs"]
+mod release;
+
 #[path = "chart/values.rs"]
 mod values;
 

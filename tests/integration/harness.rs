@@ -97,8 +97,8 @@ pub(crate) async fn quarry() -> Result<&'static Place> {
 
 /// A place with our CRDs and no operator, until the process ends.
 pub(crate) async fn bare(options: Options) -> Result<Place> {
-    let build = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| println!("{line}")));
-    let cluster = ControlPlane::start(&build.await??, options).await?;
+    let place = empty(options, Ok).await?;
+    let cluster = place.cluster;
     // Each release works in a namespace of its own; none of them has brought the CRDs.
     let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/crds");
     cluster.kubectl(["apply", "--server-side", "-k", crds]).await?;
@@ -113,6 +113,16 @@ pub(crate) async fn bare(options: Options) -> Result<Place> {
             ])
             .await?;
     }
+    Ok(place)
+}
+
+/// The same without our CRDs, and with the programs that `choose` makes of the usual ones.
+pub(crate) async fn empty(
+    options: Options,
+    choose: impl FnOnce(Binaries) -> Result<Binaries> + Send + 'static,
+) -> Result<Place> {
+    let build = tokio::task::spawn_blocking(|| choose(Binaries::ensure(&|line| println!("{line}"))?));
+    let cluster = ControlPlane::start(&build.await??, options).await?;
     install_rollouts(&cluster.client().await?).await?;
     place(Box::leak(Box::new(cluster))).await
 }

@@ -35,6 +35,7 @@ mod ownership;
 mod probes;
 mod reading;
 mod refresh;
+mod release;
 mod removal;
 mod restart_control;
 mod restart_coverage;

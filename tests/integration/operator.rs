@@ -13,6 +13,7 @@ use kube::{
     api::{DeleteParams, ListParams},
 };
 use testbed::{
+    controlplane::ControlPlane,
     operator::{self as testbed_operator, Install, Installed, StartOptions},
     wait,
 };
@@ -25,7 +26,7 @@ pub(crate) const DEFAULT_STORE: &str = "tests-default";
 /// A release of the chart and its only process, unless more are started by hand.
 pub(crate) struct Operator {
     installed: Installed,
-    cluster: &'static testbed::controlplane::ControlPlane,
+    cluster: &'static ControlPlane,
     options: StartOptions,
     process: Option<testbed_operator::Operator>,
     user: String,
@@ -43,7 +44,13 @@ impl Operator {
 
     /// Installs the chart for all namespaces. Nothing is started.
     pub(crate) async fn installed(place: &Place) -> Result<Self> {
+        Self::installed_of(place, Path::new(testbed_operator::CHART)).await
+    }
+
+    /// The same of another chart.
+    pub(crate) async fn installed_of(place: &Place, chart: &Path) -> Result<Self> {
         let mut install = Install::new("keyturn", "keyturn-system");
+        chart.clone_into(&mut install.chart);
         install.set.push("restart.evict=true".to_owned());
         Self::make(place, install, &[]).await
     }
@@ -69,6 +76,24 @@ impl Operator {
         self.installed.upgrade(self.cluster, chart).await?;
         self.options.binary = Some(binary.to_owned());
         Ok(())
+    }
+
+    /// The same for a change of the release that the caller makes.
+    pub(crate) async fn change(
+        &mut self,
+        binary: &Path,
+        change: impl AsyncFnOnce(&mut Installed, &ControlPlane) -> Result<()>,
+    ) -> Result<()> {
+        change(&mut self.installed, self.cluster).await?;
+        self.options.binary = Some(binary.to_owned());
+        Ok(())
+    }
+
+    /// From its next start on, has this variable in its environment.
+    pub(crate) fn set(&mut self, variable: &str, value: &str) {
+        self.options
+            .environment
+            .push((variable.to_owned(), value.to_owned()));
     }
 
     /// From its next start on, reaches the API server at this address.

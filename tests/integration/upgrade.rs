@@ -4,6 +4,8 @@
 //! `upgrade/*.json` holds what an earlier version left in a cluster, as it was found there. [`record`] writes it, at the
 //! commit of that version; nothing in it is edited by hand.
 
+mod tools;
+
 use std::{collections::BTreeMap, env, fs, panic::AssertUnwindSafe, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -134,14 +136,20 @@ fn workloads() -> Result<Vec<Value>> {
 /// A cluster of its own, a namespace of a fixed name, and the chart.
 async fn world() -> Result<(Place, Bed, Operator)> {
     let place = bare(Options::default()).await?;
-    let bed = Bed::named(&place, NAMESPACE, ACCOUNT).await?;
+    let bed = furnished(&place).await?;
+    let operator = Operator::installed(&place).await?;
+    Ok((place, bed, operator))
+}
+
+/// The namespace, with an account whose roles may read.
+async fn furnished(place: &Place) -> Result<Bed> {
+    let bed = Bed::named(place, NAMESPACE, ACCOUNT).await?;
     let reads = documents::allow(&READS, &["*"]);
     let assumes = documents::allow(&["sts:AssumeRole", "sts:TagSession"], &["*"]);
     bed.permit(&[&reads, &assumes])?;
     let trust = documents::trust_principal(&bed.role_arn(READER), None);
     bed.aws.create_role(&bed.role_arn("chained"), &trust, &[&reads])?;
-    let operator = Operator::installed(&place).await?;
-    Ok((place, bed, operator))
+    Ok(bed)
 }
 
 fn put(bed: &Bed, name: &str, versions: &[(&str, &str, &[&str])]) -> Result<String> {

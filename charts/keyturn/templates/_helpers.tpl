@@ -19,7 +19,7 @@ listen: {address: ""}
 networkPolicy: {enabled: false, metricsFrom: []}
 log: {level: info, format: json, audit: true}
 replicas: 2
-image: {repository: keyturn, tag: "", digest: "", pullPolicy: IfNotPresent}
+image: {repository: "", tag: "", digest: "", pullPolicy: IfNotPresent}
 serviceAccount: {create: true, name: "", annotations: {}}
 podSecurityContext: {}
 containerSecurityContext: {}
@@ -39,6 +39,22 @@ podDisruptionBudget: {enabled: true}
 {{- $_ := set $values $name $default -}}
 {{- else if and (kindIs "map" $value) (kindIs "map" $default) -}}
 {{- include "keyturn.fill" (dict "values" $value "defaults" $default) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+A release names its image, by digest, in an annotation of the chart and not in the values: `helm upgrade --reuse-values`
+would keep the digest of the release before.
+*/}}
+{{- define "keyturn.image" -}}
+{{- $released := index (.Chart.Annotations | default dict) "keyturn.dev/image" | default "keyturn" -}}
+{{- with .Values.image -}}
+{{- if or .repository .tag .digest (not (contains "@" $released)) -}}
+{{- .repository | default (regexReplaceAll "@.*" $released "") -}}
+{{- if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end -}}
+{{- else -}}
+{{- $released -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -68,6 +68,17 @@ impl Install {
     }
 }
 
+/// Where an upgrade gets its values from.
+#[derive(Debug, Clone, Copy)]
+pub enum Values {
+    /// Those that were set are set again; the rest is the new chart's.
+    Given,
+    /// `--reuse-values`: all of the release before, defaults of its chart among them.
+    Reused,
+    /// `--reset-then-reuse-values`: those that were set before; the rest is the new chart's.
+    ResetThenReused,
+}
+
 /// How to start the process.
 #[derive(Debug, Clone, Default)]
 pub struct StartOptions {
@@ -91,6 +102,8 @@ pub struct Installed {
     release: String,
     namespace: String,
     region: String,
+    /// Values that were set, as `helm --set` takes them.
+    set: Vec<String>,
     endpoint: String,
     deployment: Deployment,
     service_account: String,
@@ -130,12 +143,14 @@ impl Installed {
         .map(ToOwned::to_owned)
         .to_vec();
         arguments.push(chart.display().to_string());
-        let mut set_value = |value: String| arguments.extend(["--set".to_owned(), value]);
-        set_value(format!("aws.region={region}"));
-        set_value(format!("aws.roleArn={role}"));
-        // CRDs belong to the release that brought them.
-        set_value(format!("crds.install={}", crds.is_none()));
-        set.into_iter().for_each(set_value);
+        let mut all = vec![
+            format!("aws.region={region}"),
+            format!("aws.roleArn={role}"),
+            // CRDs belong to the release that brought them.
+            format!("crds.install={}", crds.is_none()),
+        ];
+        all.extend(set);
+        arguments.extend(setting(&all));
         if let Some(values) = values {
             let file = cluster
                 .folder()
@@ -160,6 +175,7 @@ impl Installed {
             release,
             namespace,
             region,
+            set: all,
             endpoint: aws.url().to_owned(),
             deployment,
             service_account,
@@ -169,19 +185,61 @@ impl Installed {
 
     /// Upgrades the release to another chart, with the values that were set; what is started from now on runs as that says.
     pub async fn upgrade(&mut self, cluster: &ControlPlane, chart: &Path) -> Result<()> {
+        self.upgrade_as(cluster, chart, Values::ResetThenReused).await
+    }
+
+    /// The same with the values from where `values` says.
+    pub async fn upgrade_as(&mut self, cluster: &ControlPlane, chart: &Path, values: Values) -> Result<()> {
         let chart = chart.display().to_string();
         let (release, namespace) = (self.release.as_str(), self.namespace.as_str());
+        let mut arguments: Vec<String> = ["upgrade", release, &chart, "--namespace", namespace]
+            .map(ToOwned::to_owned)
+            .to_vec();
+        match values {
+            Values::Given => arguments.extend(setting(&self.set)),
+            Values::Reused => arguments.push("--reuse-values".to_owned()),
+            Values::ResetThenReused => arguments.push("--reset-then-reuse-values".to_owned()),
+        }
+        cluster.helm(arguments).await?;
+        self.read(cluster).await
+    }
+
+    /// Takes the release back to what it was before its last change.
+    pub async fn roll_back(&mut self, cluster: &ControlPlane) -> Result<()> {
+        let arguments = [
+            "rollback",
+            self.release.as_str(),
+            "--namespace",
+            self.namespace.as_str(),
+        ];
+        cluster.helm(arguments).await?;
+        self.read(cluster).await
+    }
+
+    /// Applies what another chart renders, as users do who install by manifests.
+    pub async fn apply(&mut self, cluster: &ControlPlane, chart: &Path) -> Result<()> {
+        let chart = chart.display().to_string();
+        let (release, namespace) = (self.release.as_str(), self.namespace.as_str());
+        let mut arguments: Vec<String> = ["template", release, &chart, "--namespace", namespace]
+            .map(ToOwned::to_owned)
+            .to_vec();
+        arguments.extend(setting(&self.set));
+        let file = cluster
+            .folder()
+            .join(format!("{namespace}-{release}.rendered.yaml"));
+        fs::write(&file, cluster.helm(arguments).await?)
+            .with_context(|| format!("write {}", file.display()))?;
+        let file = file.display().to_string();
         cluster
-            .helm([
-                "upgrade",
-                release,
-                &chart,
-                "--namespace",
-                namespace,
-                "--reset-then-reuse-values",
-            ])
+            .kubectl(["apply", "--server-side", "--force-conflicts", "--filename", &file])
             .await?;
-        self.deployment = deployment_of(&cluster.client().await?, namespace, release).await?;
+        self.read(cluster).await
+    }
+
+    /// What is started from now on runs as the Deployment says now.
+    async fn read(&mut self, cluster: &ControlPlane) -> Result<()> {
+        let client = cluster.client().await?;
+        self.deployment = deployment_of(&client, &self.namespace, &self.release).await?;
         Ok(())
     }
 
@@ -302,6 +360,13 @@ impl Installed {
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec())
     }
+}
+
+/// `--set` before each.
+fn setting(values: &[String]) -> impl Iterator<Item = String> {
+    values
+        .iter()
+        .flat_map(|value| ["--set".to_owned(), value.clone()])
 }
 
 async fn deployment_of(client: &Client, namespace: &str, release: &str) -> Result<Deployment> {

@@ -22,5 +22,5 @@ mod http;
 mod install;
 mod process;
 
-pub use self::install::{CHART, Install, Installed, StartOptions, built};
+pub use self::install::{CHART, Install, Installed, StartOptions, Values, built};
 pub use self::process::{Metrics, Operator, Usage};
