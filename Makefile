@@ -33,7 +33,7 @@ crashes: tools ## 300 rotations while the operator is killed at every write; tak
 	@$(SAY) "killing the operator at every write"
 	cargo test $(ALL) --test integration -- restart_crashes --include-ignored --nocapture
 
-upgrade: tools ## from an earlier commit to this one and back, both running at once, and by each tool: FROM=COMMIT
+upgrade: tools ## test an upgrade from FROM=COMMIT and back: both running at once, and by Helm 3, Helm 4 and kubectl
 	@if ! git cat-file -e "$(FROM)^{commit}" 2> /dev/null; then echo "There is no commit '$(FROM)' in this clone." \
 		"Name one, as FROM=90b8dec; if the clone is shallow, run: git fetch --unshallow" >&2; exit 1; fi
 	@$(SAY) "building $(FROM)"
@@ -71,7 +71,7 @@ release-test: tools ## start what is in dist/ as a node would, and verify it as 
 	@$(SAY) "the release in dist/"
 	KEYTURN_RELEASE_TOOLS="$$($(RELEASE) tools)" cargo test $(ALL) --test integration -- release:: --include-ignored --nocapture
 
-reproduce: tools ## the release twice, in two folders, and no byte may differ: VERSION=x.y.z
+reproduce: tools ## build the release twice, in two folders, and compare every byte: VERSION=x.y.z
 	@if [[ -n "$$(git status --porcelain)" ]]; then echo "Commit or remove what git status lists: the second folder has what is" \
 		"committed." >&2; exit 1; fi
 	$(RELEASE) build "$(VERSION)"

@@ -175,7 +175,10 @@ fn a_release_has_the_version_of_the_crate() {
 
 #[test]
 fn nothing_is_published_under_placeholder_names() {
-    assert!(published("IMAGE").contains("example.com"));
+    assert!(
+        published("IMAGE").contains("example.com"),
+        "this would publish: give the test placeholders of its own, now that the names are real"
+    );
     let error = release(&["publish", VERSION]).unwrap_err().to_string();
     assert!(error.contains("has placeholders"), "{error}");
 }

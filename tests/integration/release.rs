@@ -352,6 +352,14 @@ impl Drop for Registry {
     }
 }
 
+/// Where a name of `deploy/release.env` is in the registry of a test.
+fn pushed(registry: &str, name: &str) -> String {
+    let lines = include_str!("../../deploy/release.env").lines();
+    let mut values = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let path = values.next().and_then(|value| value.split_once('/'));
+    format!("{registry}/{}", path.unwrap_or_default().1)
+}
+
 #[tokio::test]
 #[ignore = "needs a release in dist/: make release-test"]
 async fn users_can_verify_it_as_the_page_says() -> Result<()> {
@@ -400,9 +408,10 @@ async fn users_can_verify_it_as_the_page_says() -> Result<()> {
     let user = folder.path().join("user");
     fs::create_dir(&user)?;
     let run = |files: &Path, key: &Path| {
-        let (registry, files, key) = (&registry.1, files.display(), key.display());
+        let (files, key) = (files.display(), key.display());
+        let (image, chart) = (pushed(&registry.1, "IMAGE"), pushed(&registry.1, "CHART"));
         let names = format!(
-            "VERSION={VERSION}\nIMAGE={registry}/keyturn/keyturn\nCHART={registry}/keyturn/charts/keyturn\n\
+            "VERSION={VERSION}\nIMAGE={image}\nCHART={chart}\n\
              FILES=file://{files}\nSIGNER='--key={key} --insecure-ignore-tlog=true'\n"
         );
         let script = format!("set -x\n{names}{}", commands.concat());
