@@ -31,6 +31,8 @@ use crate::api::ObjectKey;
 
 /// Deletions of the last ten minutes count together.
 pub const WINDOW: Duration = Duration::from_mins(10);
+/// How many tokens of one deletion a new process tries, to find the one that is asked for.
+const ROUNDS: usize = 16;
 
 /// Whether a deletion may be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -344,6 +346,20 @@ impl Deletions {
         if let Some(mut member) = self.members.get(object).cloned() {
             member.round += 1;
             self.put(object, Some(member));
+        }
+    }
+
+    /// Goes on from the token that people are asked for, which an earlier process may have chosen.
+    pub fn resume(&mut self, object: &ObjectKey, asked: impl Fn(&str) -> bool) {
+        let Some(mut member) = self.members.get(object).cloned() else {
+            return;
+        };
+        for _ in 0..ROUNDS {
+            if member.text().is_some_and(|text| asked(&text)) {
+                self.put(object, Some(member));
+                return;
+            }
+            member.round += 1;
         }
     }
 

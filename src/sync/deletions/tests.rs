@@ -443,6 +443,25 @@ fn a_token_that_came_too_late_or_before_it_was_asked_for_confirms_nothing() {
 }
 
 #[test]
+fn a_new_process_goes_on_from_the_token_that_is_asked_for() {
+    let (mut deletions, _) = asked();
+    deletions.reject(&object(2));
+    let asked_for = deletions.text(&object(2)).unwrap();
+    let mut deletions = fleet(3);
+    let held = deletions.decide(secs(0), 0, &object(2), "t2", true);
+    assert_eq!(
+        (held, deletions.text(&object(2)).as_deref()),
+        (Decision::Held, Some("t2"))
+    );
+    deletions.resume(&object(2), |text| text == "something else");
+    assert_eq!(deletions.text(&object(2)).as_deref(), Some("t2"));
+    deletions.resume(&object(2), |text| text == asked_for);
+    assert_eq!(deletions.text(&object(2)), Some(asked_for.clone()));
+    assert!(!deletions.confirm(secs(1), &object(2), "t2"), "that one is old");
+    assert!(deletions.confirm(secs(1), &object(2), &asked_for));
+}
+
+#[test]
 fn the_token_of_an_external_secret_is_used_up_as_well() {
     let (mut deletions, _) = asked();
     assert_eq!(deletions.text(&object(2)).as_deref(), Some("t2"));

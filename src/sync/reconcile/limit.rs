@@ -4,7 +4,10 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::{Context, Ended, Resolved, Wanted, gone::Answered};
 use crate::{
-    api::{ConditionType, CreationPolicy, DeletionPolicy, ObjectKey, Reason, names::annotation, token},
+    api::{
+        ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, ObjectKey, Reason, names::annotation,
+        token,
+    },
     sync::{
         deletions::{Confirmed, Decision, Deletions, Place, WINDOW},
         entry::Entry,
@@ -82,11 +85,16 @@ impl Context {
             if deletions.decide(now, time, object, &token, held) == Decision::Go {
                 return Ok(());
             }
-            // Only an answer to what the status asked for counts: any other has been there since before.
+            // Only an answer to what the status asked for counts: any other has been there since before. An earlier process may
+            // have asked for another token than the first.
+            let asks = |text: &str| asks_for(live, text);
+            if held {
+                deletions.resume(object, asks);
+            }
             if let Some(answer) = entry.confirmed.as_deref()
                 && deletions.text(object).as_deref() == Some(answer)
             {
-                if !held {
+                if !held || !asks(answer) {
                     deletions.reject(object);
                 } else if deletions.confirm(now, object, answer)
                     && deletions.decide(now, time, object, &token, held) == Decision::Go
@@ -163,6 +171,14 @@ impl Context {
             Confirmed::Wrong { current } => self.stores.tell_wrong(store, &token, &current),
         }
     }
+}
+
+/// Whether the status asks for this token.
+fn asks_for(live: &ExternalSecret, token: &str) -> bool {
+    let conditions = live.status.iter().flat_map(|status| &status.conditions).flatten();
+    let mut ready = conditions.filter(|condition| condition.type_ == ConditionType::Ready.as_str());
+    let command = format!("{}={token},", annotation::CONFIRM_DELETION);
+    ready.any(|condition| condition.message.contains(&command))
 }
 
 fn held_message(pass: Answered<'_>, token: &str) -> String {
