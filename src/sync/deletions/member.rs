@@ -144,9 +144,10 @@ impl Member {
         }
     }
 
-    /// A person has confirmed it, if it is held.
+    /// A person has confirmed it, if it is held. Its text and that of its store are used up, for later processes too.
     pub(super) fn confirm(&mut self, now: Duration) {
         if let Wish::Held { token, .. } = &self.wish {
+            self.round += 1;
             self.wish = Wish::Confirmed {
                 token: token.clone(),
                 until: now + KEPT,

@@ -371,7 +371,6 @@ impl Deletions {
         let held = member.text().is_some_and(|held| held == *text);
         if held {
             member.confirm(now);
-            member.round += 1;
             self.put(object, Some(member));
         }
         held

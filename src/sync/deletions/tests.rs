@@ -462,6 +462,28 @@ fn a_new_process_goes_on_from_the_token_that_is_asked_for() {
 }
 
 #[test]
+fn the_token_of_a_store_that_was_used_confirms_nothing_in_a_new_process() {
+    let (mut deletions, token) = asked();
+    let confirmed = Confirmed::All(vec![object(2)]);
+    assert_eq!(deletions.confirm_store(secs(21), &store(0), &token), confirmed);
+    deletions.withdraw(&object(2));
+    assert_eq!(decide(&mut deletions, 30, 2), Decision::Held);
+    let asked_for = deletions.text(&object(2)).unwrap();
+    let mut deletions = fleet(3);
+    let held = deletions.decide(secs(0), 0, &object(2), "t2", true);
+    assert_eq!(held, Decision::Held);
+    deletions.resume(&object(2), |text| text == asked_for);
+    assert_eq!(
+        deletions.confirm_store(secs(1), &store(0), &token),
+        Confirmed::Nothing
+    );
+    assert_ne!(deletions.show(secs(20))[0].token, token);
+    let Confirmed::Wrong { .. } = deletions.confirm_store(secs(21), &store(0), &token) else {
+        panic!("it is taken for a confirmation");
+    };
+}
+
+#[test]
 fn the_token_of_an_external_secret_is_used_up_as_well() {
     let (mut deletions, _) = asked();
     assert_eq!(deletions.text(&object(2)).as_deref(), Some("t2"));
