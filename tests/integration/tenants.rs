@@ -3,7 +3,7 @@
 //!
 //! Every test has a control plane of its own: others would notice these tenants, too.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -255,6 +255,8 @@ async fn beside(
                 victim.holds(&format!("db-{n}"), &[("value", "first")]).await?;
             }
             let alone = rotate(victim, &operator, &arns, "alone").await?;
+            // A refresh is answered once in 10 s. One that had to wait would find what the checks for others have read.
+            tokio::time::sleep(Duration::from_secs(11)).await;
 
             let (mark, begun) = (victim.aws.mark(), operator.log()?.len());
             let mut at_work = Vec::new();

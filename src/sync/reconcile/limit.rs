@@ -177,8 +177,13 @@ impl Context {
 fn asks_for(live: &ExternalSecret, token: &str) -> bool {
     let conditions = live.status.iter().flat_map(|status| &status.conditions).flatten();
     let mut ready = conditions.filter(|condition| condition.type_ == ConditionType::Ready.as_str());
-    let command = format!("{}={token},", annotation::CONFIRM_DELETION);
-    ready.any(|condition| condition.message.contains(&command))
+    let answer = answer_of(token);
+    ready.any(|condition| condition.message.contains(&answer))
+}
+
+/// How the command ends that the status asks for.
+fn answer_of(token: &str) -> String {
+    format!("{}={token}`", annotation::CONFIRM_DELETION)
 }
 
 fn held_message(pass: Answered<'_>, token: &str) -> String {
@@ -199,11 +204,12 @@ fn held_message(pass: Answered<'_>, token: &str) -> String {
     format!(
         "What Kubernetes Secret {} was made from is gone from AWS, but so much is gone at once that it may be a mistake: the \
          deletion is held and the Secret is kept.{wrong} Restore the secrets in AWS. If the deletion is meant, run `kubectl \
-         annotate externalsecrets.keyturn.dev {} --namespace {} --overwrite {name}={token}`, or confirm all that is held of \
+         annotate externalsecrets.keyturn.dev {} --namespace {} --overwrite {}, or confirm all that is held of \
          {} with the token of its event DeletionHeld",
         entry.target(object),
         object.name,
         object.namespace,
+        answer_of(token),
         resolved.label,
     )
 }
