@@ -89,7 +89,7 @@ impl Hostile {
                     let reference = json!({"name": store, "kind": "ClusterSecretStore"});
                     bed.external_secret(
                         &format!("bad-{n}"),
-                        json!({"secretStoreRef": reference, "data": data}),
+                        json!({"secretStoreRef": reference, "refreshInterval": SELDOM, "data": data}),
                     )
                     .await?;
                 }
