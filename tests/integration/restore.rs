@@ -1,5 +1,7 @@
 //! A namespace that comes back from a backup: every object is another one, by its uid, and no status is left.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -12,6 +14,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use testbed::wait;
+use tokio::time::sleep;
 
 use crate::{
     harness::{API_SERVER, Bed, DELETION, READER, SOON, STORE, annotation, bed, entry, quarried, same},
@@ -289,6 +292,62 @@ async fn a_status_that_is_wiped_under_a_running_operator_is_written_again() -> R
         bed.synced("db").await?;
         bed.restarts("db", &["Complete"]).await?;
         restarted(&history, &[("Deployment web", 1)]).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_status_that_is_wiped_again_and_again_is_written_again_but_not_as_often() -> Result<()> {
+    bed("wiped-often", async |bed| {
+        bed.secret("app/db", "first")?;
+        bed.external_secret("db", json!({"data": [entry("value", "app/db")]}))
+            .await?;
+        bed.synced("db").await?;
+        let objects = bed.all::<ExternalSecret>();
+        let nothing = Patch::Merge(json!({"status": null}));
+        let (began, mut wiped) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_secs(12) {
+            if bed.said("db", "Ready").await?.is_some() {
+                objects
+                    .patch_status("db", &PatchParams::default(), &nothing)
+                    .await?;
+                wiped += 1;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        bed.synced("db").await?;
+        // Wiped at once, and then as often as it is written: every 5 s.
+        ensure!((2..=4).contains(&wiped), "wiped {wiped} times");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_refused_target_is_said_again_after_the_status_was_wiped() -> Result<()> {
+    bed("wiped-conflict", async |bed| {
+        bed.secret("app/db", "first")?;
+        let foreign = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"},
+            "stringData": {"value": "foreign"},
+        });
+        let secrets = bed.all::<Secret>();
+        secrets
+            .create(&PostParams::default(), &serde_json::from_value(foreign)?)
+            .await?;
+        bed.external_secret("db", json!({"data": [entry("value", "app/db")]}))
+            .await?;
+        bed.ready("db", "TargetConflict").await?;
+        // Once in the moment after it was written, and once later.
+        for pause in [0, 6] {
+            sleep(Duration::from_secs(pause)).await;
+            let nothing = Patch::Merge(json!({"status": null}));
+            bed.all::<ExternalSecret>()
+                .patch_status("db", &PatchParams::default(), &nothing)
+                .await?;
+            bed.ready("db", "TargetConflict").await?;
+        }
+        Ok(())
     })
     .await
 }

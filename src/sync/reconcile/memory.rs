@@ -121,17 +121,29 @@ impl Memory {
     }
 }
 
-/// For how long the index may not show a status that we wrote.
-const SHOWN_WITHIN: Duration = Duration::from_secs(2);
+/// For how long the index may not show a status that we wrote. Of one that somebody changes again and again that is how often
+/// we write it.
+const SHOWN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Context {
-    /// What the status says, as the index has it, or as we wrote it a moment ago.
-    pub(super) fn said(&self, object: &ObjectKey, entry: &Entry) -> Digest {
+    /// What the status says, as the index has it, or as we wrote it a moment ago; and for how long that is believed against the
+    /// index.
+    pub(super) fn said(&self, object: &ObjectKey, entry: &Entry) -> (Digest, Option<Duration>) {
         let now = self.clock.now();
-        let memories = self.memory.lock();
-        let ours = memories.get(object).and_then(|memory| memory.said);
-        ours.filter(|(at, _)| now < *at + SHOWN_WITHIN)
-            .map_or(entry.said, |(_, said)| said)
+        let ours = self.memory.lock().get(object).and_then(|memory| memory.said);
+        let ours = ours.and_then(|(at, said)| {
+            let left = (at + SHOWN_WITHIN)
+                .checked_sub(now)
+                .filter(|left| !left.is_zero());
+            Some((said, left?))
+        });
+        ours.map_or((entry.said, None), |(said, left)| (said, Some(left)))
+    }
+
+    /// Whether somebody has removed the status that we wrote.
+    pub(super) fn lost_status(&self, object: &ObjectKey, entry: &Entry) -> bool {
+        let wrote = |memory: &Memory| memory.said.is_some_and(|(_, said)| !said.is_silent());
+        self.said(object, entry).0.is_silent() && self.memory.lock().get(object).is_some_and(wrote)
     }
 
     /// How long it takes until the object may write its status; `None` if it may now. Its turn stays its own until used.

@@ -349,6 +349,11 @@ impl Context {
             let ended = self.unseen(object, &target).map_or(Ended::Well, Ended::Again);
             return self.say(object, entry, draft, None, ended).await;
         }
+        // What was refused is found out once more, and said again.
+        if self.lost_status(object, entry) {
+            self.remember(object, |memory| (memory.refused, memory.conflict) = (None, None));
+        }
+        let memory = self.recall(object);
         if let Some(ended) = self.stands(object, entry, &target, secret.as_ref()).await {
             return self.say_current(object, entry, ended).await;
         }

@@ -313,10 +313,14 @@ impl Context {
             .as_ref()
             .is_some_and(|ready| matches!(ready.reason, Reason::Deleted | Reason::Synced));
         draft.deleted_at = self.deletions().time_of(object).filter(|_| carried_out);
-        let said = self.said(object, entry);
+        let (said, believed) = self.said(object, entry);
         if !said.differs(&draft) {
             self.stands_said(object, &draft);
-            return ended;
+            return match believed {
+                // The index may be behind, or somebody has changed the status since: the next pass can tell.
+                Some(left) if entry.said.differs(&draft) => sooner(ended, left),
+                _ => ended,
+            };
         }
         // Whoever waits for a first status, or for an answer to an edit, gets it at once; of the others none waits here,
         // holding a place and a slot that the next Secret needs.
