@@ -14,7 +14,7 @@ use crate::{
     api::{AllowedKeys, DeletionPolicy, ExternalSecret, ObjectKey, Reason, Selector, VersionId},
     aws::{self, Ask, RemoteValue, Urgency},
     sync::{driver, entry::Entry, queue::Class, resolve::Refusal, slice::TimeSlice},
-    track::{Known, Pass},
+    track::{Known, Pass, Tracker},
     value::{self, Fault, Fetched},
 };
 
@@ -146,6 +146,35 @@ fn by_remote(needs: &[Wanted]) -> Vec<Vec<usize>> {
     remotes
 }
 
+/// What a pass reads by the selector. What is pinned is another version, and none that fails.
+fn called(needs: &[Wanted], pinned: bool) -> impl Iterator<Item = &Wanted> {
+    needs
+        .iter()
+        .filter(move |need| !pinned || need.recorded.is_none())
+}
+
+/// A pass must not call AWS for what is known to fail, unless a person has changed the object since. Then it may, but not
+/// sooner than ten seconds after the last call for it. The same goes for what is known to be gone, for which only a fresh pass
+/// calls.
+fn withheld(
+    tracker: &mut Tracker,
+    now: Duration,
+    needs: &[Wanted],
+    pass: Pass,
+    pinned: bool,
+) -> Result<(), Stop> {
+    let wants = called(needs, pinned).map(|need| (need.source, &*need.key, &need.selector));
+    let Some(known) = tracker.withheld(now, pass, wants) else {
+        return Ok(());
+    };
+    let again = known.again.map(|again| again.saturating_sub(now));
+    Err(match again {
+        // What it means for the Secret is for a whole pass to say.
+        Some(again) if known.is_gone() => Stop::Later(again),
+        again => Stop::Known(driver::refusal(&known), again),
+    })
+}
+
 impl Context {
     /// Reads every need, and stops at the first in the spec's order that cannot be had.
     #[expect(
@@ -166,6 +195,15 @@ impl Context {
             since: self.recall(object).since(),
             fresh,
         };
+        let remotes = by_remote(needs);
+        let properties = if remotes.len() > WHOLE {
+            // What must not be read needs no spec either.
+            self.tracking
+                .tell(|tracker, now| withheld(tracker, now, needs, pass, pinned))?;
+            Some(self.properties(object, entry).await?)
+        } else {
+            None
+        };
         let since = self.permit(needs, pass, pinned)?;
         let ask = Ask {
             asker: object,
@@ -176,12 +214,6 @@ impl Context {
             },
             // Others have their values already and wait for a place to write.
             patient: !fresh && self.slots.secrets.is_crowded(),
-        };
-        let remotes = by_remote(needs);
-        let properties = if remotes.len() > WHOLE {
-            Some(self.properties(object, entry).await?)
-        } else {
-            None
         };
         let mut room = self.values.open(&object.namespace);
         let read = async |entries: Vec<usize>| {
@@ -239,24 +271,12 @@ impl Context {
         Ok(Answers { all: answers, room })
     }
 
-    /// A pass must not call AWS for what is known to fail, unless a person has changed the object since. Then it may,
-    /// but not sooner than ten seconds after the last call for it. The same goes for what is known to be gone, for which only
-    /// a fresh pass calls. Gives since when an answer counts.
+    /// Notes the calls that a pass is about to make, if it may make them. Gives since when an answer counts.
     fn permit(&self, needs: &[Wanted], pass: Pass, pinned: bool) -> Result<Duration, Stop> {
-        // What is pinned is another version than the one that fails.
-        let reads = || needs.iter().filter(|need| !pinned || need.recorded.is_none());
         self.tracking.tell(|tracker, now| {
-            let wants = reads().map(|need| (need.source, &*need.key, &need.selector));
-            if let Some(known) = tracker.withheld(now, pass, wants) {
-                let again = known.again.map(|again| again.saturating_sub(now));
-                return Err(match again {
-                    // What it means for the Secret is for a whole pass to say.
-                    Some(again) if known.is_gone() => Stop::Later(again),
-                    again => Stop::Known(driver::refusal(&known), again),
-                });
-            }
+            withheld(tracker, now, needs, pass, pinned)?;
             let mut since = pass.since;
-            for need in reads() {
+            for need in called(needs, pinned) {
                 if tracker.lend(now, need.source, &need.key, &need.selector, pass) {
                     // Only a call that begins now tells more than is known.
                     since = now;
