@@ -24,7 +24,8 @@ use crate::{
     },
 };
 
-/// Namespaces of one kind that are listed at once: one that is large, or whose list is not answered, holds up no other.
+/// Namespaces of one kind that are listed at once. One place is kept from those whose list failed before, which may take long
+/// to fail again: they hold up each other, and no other.
 const AT_ONCE: usize = 2;
 /// How long the list of one namespace may take, which bounds what the watch says meanwhile. After five minutes the API server
 /// has forgotten the version of the list anyway.
@@ -65,17 +66,31 @@ impl<P: Project> Follower<P> {
             failures.retain(|namespace, _| demanded.contains(namespace));
             let is_due =
                 |namespace: &Arc<str>| failures.get(namespace).is_none_or(|failed| failed.until <= now);
-            let due = self.index.lacks(&demanded).into_iter().filter(is_due);
-            for namespace in due.take(AT_ONCE.saturating_sub(lists.len())) {
+            let mut due: Vec<_> = self.index.lacks(&demanded).into_iter().filter(is_due).collect();
+            let has_failed = |namespace: &Arc<str>| failures.contains_key(namespace);
+            due.sort_by_key(has_failed);
+            for namespace in due {
+                let places = if has_failed(&namespace) {
+                    AT_ONCE - 1
+                } else {
+                    AT_ONCE
+                };
+                if lists.len() >= places {
+                    break;
+                }
                 self.index.join(&namespace);
-                lists.push(self.list_namespace(namespace));
+                let began = Instant::now();
+                lists.push(async move {
+                    let listed = self.list_namespace(&namespace).await;
+                    (namespace, began.elapsed(), listed)
+                });
             }
             self.measure_coverage();
             let retries = failures.values().map(|failed| failed.until);
             let drops = undemanded.values().map(|since| *since + UNDEMANDED);
             let alarm = retries.filter(|until| *until > now).chain(drops).min();
             tokio::select! {
-                Some((namespace, listed)) = lists.next(), if !lists.is_empty() => match listed {
+                Some((namespace, took, listed)) = lists.next(), if !lists.is_empty() => match listed {
                     Ok(()) => drop(failures.remove(&namespace)),
                     Err(error) => {
                         self.index.postpone(&namespace);
@@ -84,7 +99,8 @@ impl<P: Project> Follower<P> {
                             "the workloads of a namespace could not be listed, so none is restarted there; it is tried again"
                         );
                         let failed = failures.entry(namespace).or_insert_with(|| Failed { until: now, pauses: pauses() });
-                        failed.until = Instant::now() + failed.pauses.next().unwrap_or(LONGEST_LIST);
+                        let pause = failed.pauses.next().unwrap_or(LONGEST_LIST);
+                        failed.until = Instant::now() + pause.max(took);
                     }
                 },
                 () = demand.changed() => {}
@@ -101,8 +117,8 @@ impl<P: Project> Follower<P> {
     }
 
     /// Lists one namespace and takes its objects in, all of them or none.
-    async fn list_namespace(&self, namespace: Arc<str>) -> (Arc<str>, Result<(), Error>) {
-        let place = ObjectKey::new(Arc::clone(&namespace), "");
+    async fn list_namespace(&self, namespace: &Arc<str>) -> Result<(), Error> {
+        let place = ObjectKey::new(Arc::clone(namespace), "");
         let objects = Mutex::new(Vec::new());
         let take = |object: &serde_json::value::RawValue| {
             let Some(meta) = self.head(object) else { return };
@@ -117,16 +133,13 @@ impl<P: Project> Follower<P> {
             Ok(listed) => listed,
             Err(_) => Err(Self::call(Verb::List, &place).failed(Class::Timeout)),
         };
-        let version = match listed {
-            Ok(version) => Version::of(&version),
-            Err(error) => return (namespace, Err(error)),
-        };
+        let version = Version::of(&listed?);
         let objects = objects.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for key in self.index.joined(&namespace, objects, version) {
+        for key in self.index.joined(namespace, objects, version) {
             self.changes.push(self.project.change(key));
         }
-        self.changes.push(Change::Covered(Arc::clone(&namespace)));
+        self.changes.push(Change::Covered(Arc::clone(namespace)));
         self.measure();
-        (namespace, Ok(()))
+        Ok(())
     }
 }

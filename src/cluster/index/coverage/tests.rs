@@ -640,6 +640,40 @@ async fn a_list_that_fails_is_tried_again_and_holds_up_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lists_that_fail_take_one_place_and_rest_for_as_long_as_they_took() {
+    let mut r = running(Scope::Cluster, &[]);
+    let watch = r.first(&[]).await;
+    lives(watch, &[]);
+    let forbidden = json!({"kind": "Status", "code": 403, "reason": "Forbidden", "message": "no"});
+    for namespace in ["bank", "cafe"] {
+        demand(&r.demanding, namespace, true);
+        r.list_of(namespace).await.answer(403, &forbidden);
+    }
+    // Each waits for its next list; the first to come is not answered, and the other one does not come beside it.
+    let again = r.server.next().await;
+    let (slow, other) = if again.target.contains("/bank/") {
+        ("bank", "cafe")
+    } else {
+        ("cafe", "bank")
+    };
+    let began = tokio::time::Instant::now();
+    demand(&r.demanding, "shop", true);
+    r.list_of("shop").await.answer(200, &page("11", &[]));
+    r.breathe().await;
+    assert!(r.index.covers("shop"));
+    again.hangs();
+    r.list_of(other).await.answer(200, &page("12", &[]));
+    let took = began.elapsed();
+    r.breathe().await;
+    assert!(r.index.covers(other));
+    let began = tokio::time::Instant::now();
+    r.list_of(slow).await.answer(200, &page("13", &[]));
+    assert!(began.elapsed() + Duration::from_millis(10) >= took, "{took:?}");
+    r.breathe().await;
+    assert!(r.index.covers(slow));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_namespace_is_dropped_some_time_after_it_is_not_demanded_any_more() {
     let mut r = running(Scope::Cluster, &["bank", "shop"]);
     let items = [deployment("bank", "a", "3"), deployment("shop", "b", "4")];
