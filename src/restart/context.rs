@@ -129,6 +129,19 @@ impl Workloads {
         })
     }
 
+    /// Those of a namespace that restarts can concern, in no order.
+    pub(super) fn keys_in(&self, namespace: &str) -> Vec<WorkloadKey> {
+        let mut keys = Vec::new();
+        for kind in KINDS {
+            let is_in = |key: &ObjectKey, indexed: &Indexed<Known>| {
+                *key.namespace == *namespace && indexed.entry().is_some_and(Option::is_some)
+            };
+            let found = self.of(kind).keys_where(is_in);
+            keys.extend(found.into_iter().map(|key| WorkloadKey { kind, key }));
+        }
+        keys
+    }
+
     /// Those that restarts can concern, in no order.
     pub(super) fn for_each(&self, mut look: impl FnMut(WorkloadKey, &Workload)) {
         for kind in KINDS {

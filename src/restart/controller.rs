@@ -189,13 +189,17 @@ impl Controller {
             let space = self.spaces.entry(object.namespace).or_default();
             space.objects.insert(object.name);
         }
+        // Asked before the workloads are, so that none is missing where all are known.
+        let now = Instant::now();
+        for (namespace, space) in &mut self.spaces {
+            space.known_since = self.context.workloads.cover(namespace).then_some(now);
+        }
         let mut workloads = Vec::new();
         self.context.workloads.for_each(|key, _| workloads.push(key));
         for key in workloads {
             let space = self.spaces.entry(Arc::clone(&key.key.namespace)).or_default();
             space.workloads.insert(key);
         }
-        let now = Instant::now();
         for space in self.spaces.values_mut() {
             space.mark_at(now);
         }

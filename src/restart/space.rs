@@ -73,6 +73,8 @@ pub(super) struct Space {
     took_changed: Duration,
     listed: Option<Instant>,
     failed: bool,
+    /// Since when all its workloads are known.
+    pub(super) known_since: Option<Instant>,
     /// Whether a workload changed since pods were listed.
     touched: bool,
     pods: HashMap<WorkloadKey, Kept>,
@@ -146,6 +148,13 @@ impl Space {
         if !context.workloads.cover(namespace) {
             return self.await_workloads();
         }
+        if self.known_since.is_none() {
+            self.known_since = Some(now);
+            // What the index knows by now may not have been told yet.
+            let keys = context.workloads.keys_in(namespace);
+            self.workloads.extend(keys);
+            self.mark_at(now);
+        }
         if self.due.is_some_and(|due| due <= now) {
             self.due = None;
             self.learn(context, namespace);
@@ -190,7 +199,7 @@ impl Space {
     /// Not all workloads are known: nothing is decided and nothing reported, until [`crate::cluster::Change::Covered`] has
     /// everything looked at.
     fn await_workloads(&mut self) {
-        (self.due, self.list_at) = (None, None);
+        (self.due, self.list_at, self.known_since) = (None, None, None);
         (self.facts, self.targets) = (Facts::default(), Vec::new());
     }
 
