@@ -463,6 +463,7 @@ impl Wallet {
         if !matches!(self.from, Origin::Base(Base::StaticKeys { .. })) {
             return false;
         }
+        let _turn = self.fetching.lock().await;
         let epoch = self.epoch();
         let held = self.state().held.clone();
         let Some(held) = held.filter(|held| held.epoch == epoch) else {
