@@ -184,7 +184,9 @@ fn nothing_is_published_under_placeholder_names() {
 }
 
 #[test]
-fn the_page_on_verifying_names_what_is_published_in_commands_of_bash() {
+fn pages_name_what_is_published_in_commands_of_bash() {
+    let install = fs::read_to_string(root().join("docs/install.md")).unwrap();
+    assert!(install.contains(&format!("\n  - name: {}\n", published("IMAGE"))));
     let page = fs::read_to_string(root().join("docs/verify.md")).unwrap();
     for name in ["SOURCE", "IMAGE", "CHART"] {
         let line = format!("\n{name}={}\n", published(name));

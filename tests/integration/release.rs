@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -15,7 +15,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt as _;
 use regex::Regex;
 use serde_json::{Value, json};
-use testbed::{controlplane::Options, wait};
+use testbed::{
+    controlplane::{Binaries, Options},
+    wait,
+};
 
 use crate::{
     harness::{Bed, Place, STORE, empty, entry, same},
@@ -339,9 +342,18 @@ impl Registry {
         let address = format!("127.0.0.1:{port}");
         let child = Command::new(format!("{tools}/crane"))
             .args(["registry", "serve", "--address", &address])
+            .stderr(Stdio::null())
             .spawn()
             .context("start the registry")?;
         Ok(Self(child, address))
+    }
+
+    async fn ready(&self) -> Result<()> {
+        wait::until("the registry", Duration::from_secs(30), async || {
+            Ok(std::net::TcpStream::connect(&self.1).ok())
+        })
+        .await
+        .map(drop)
     }
 }
 
@@ -360,15 +372,20 @@ fn pushed(registry: &str, name: &str) -> String {
     format!("{registry}/{}", path.unwrap_or_default().1)
 }
 
+/// The blocks of a language in a page.
+fn blocks(page: &str, language: &str) -> Result<Vec<String>> {
+    let block = Regex::new(&format!(r"(?s)\n```{language}\n(.+?\n)```\n"))?;
+    Ok(block
+        .captures_iter(page)
+        .map(|block| block[1].to_owned())
+        .collect())
+}
+
 #[tokio::test]
 #[ignore = "needs a release in dist/: make release-test"]
 async fn users_can_verify_it_as_the_page_says() -> Result<()> {
     let page = fs::read_to_string(root().join("docs/verify.md"))?;
-    let block = Regex::new(r"(?s)\n```sh\n(.+?\n)```\n")?;
-    let blocks: Vec<_> = block
-        .captures_iter(&page)
-        .map(|block| block[1].to_owned())
-        .collect();
+    let blocks = blocks(&page, "sh")?;
     let (names, commands) = blocks.split_first().context("commands")?;
     ensure!(
         names.contains("SIGNER="),
@@ -376,10 +393,7 @@ async fn users_can_verify_it_as_the_page_says() -> Result<()> {
     );
 
     let registry = Registry::start()?;
-    wait::until("the registry", Duration::from_secs(30), async || {
-        Ok(std::net::TcpStream::connect(&registry.1).ok())
-    })
-    .await?;
+    registry.ready().await?;
     let folder = tempfile::tempdir()?;
     let files = folder.path().join("files");
     output(Command::new("cp").arg("-r").arg(dist()).arg(&files))?;
@@ -407,6 +421,14 @@ async fn users_can_verify_it_as_the_page_says() -> Result<()> {
 
     let user = folder.path().join("user");
     fs::create_dir(&user)?;
+    // Unlike crane, Helm takes a registry on this machine for one with TLS.
+    let programs = folder.path().join("programs");
+    fs::create_dir(&programs)?;
+    let helm = env::var("KEYTURN_RELEASE_TOOLS").context("KEYTURN_RELEASE_TOOLS")? + "/helm";
+    script(
+        &programs.join("helm"),
+        &format!("exec {} \"$@\" --plain-http", quoted(&helm)),
+    )?;
     let run = |files: &Path, key: &Path| {
         let (files, key) = (files.display(), key.display());
         let (image, chart) = (pushed(&registry.1, "IMAGE"), pushed(&registry.1, "CHART"));
@@ -414,7 +436,8 @@ async fn users_can_verify_it_as_the_page_says() -> Result<()> {
             "VERSION={VERSION}\nIMAGE={image}\nCHART={chart}\n\
              FILES=file://{files}\nSIGNER='--key={key} --insecure-ignore-tlog=true'\n"
         );
-        let script = format!("set -x\n{names}{}", commands.concat());
+        let path = quoted(&programs.display().to_string());
+        let script = format!("set -x\nPATH={path}:$PATH\n{names}{}", commands.concat());
         output(
             Command::new("bash")
                 .args(["-euo", "pipefail", "-c", &script])
@@ -433,6 +456,7 @@ async fn users_can_verify_it_as_the_page_says() -> Result<()> {
         &format!("@{}\n", digest.trim()),
         "_linux_amd64.tar.gz: OK\n",
         &format!("keyturn {VERSION}\n"),
+        &format!("appVersion: {VERSION}\n"),
     ] {
         ensure!(printed.contains(expected), "{expected:?}: {printed}");
     }
@@ -457,4 +481,57 @@ async fn users_can_verify_it_as_the_page_says() -> Result<()> {
     let error = error.context("a changed file verifies")?;
     ensure!(error.contains("did NOT match"), "{error}");
     Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a release in dist/: make release-test"]
+async fn users_can_install_upgrade_and_uninstall_it_as_the_page_says() -> Result<()> {
+    let page = fs::read_to_string(root().join("docs/install.md"))?;
+    let found = |language: &str, marker: &str| {
+        let mut blocks = blocks(&page, language)?.into_iter();
+        let block = blocks.find(|block| block.contains(marker));
+        block.with_context(|| format!("docs/install.md has no block with {marker}"))
+    };
+    let registry = Registry::start()?;
+    registry.ready().await?;
+    let place: Place = empty(Options::default(), Ok).await?;
+    let programs = tokio::task::spawn_blocking(|| Binaries::ensure(&|_| ())).await??;
+    let kubectl = quoted(&programs.kubectl.display().to_string());
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str| folder.path().join(name);
+    std::os::unix::fs::symlink(dist(), file("dist"))?;
+    let digest = fs::read_to_string(dist().join("image.digest"))?;
+    let run = |script: &str| {
+        let mut bash = Command::new("bash");
+        let script = script.replace("REGISTRY", &registry.1);
+        bash.args(["-euo", "pipefail", "-c"])
+            .arg(format!("kubectl() {{ {kubectl} \"$@\"; }}\n{script}"))
+            .env("KUBECONFIG", place.cluster.kubeconfig())
+            .env("HOME", folder.path())
+            .current_dir(&folder);
+        output(&mut bash)
+    };
+    let image = || {
+        run("kubectl get deployment keyturn --namespace keyturn --output jsonpath='{..containers[0].image}'")
+    };
+
+    let package = found("sh", "crane push")?;
+    let values = found("yaml", "# values.yaml")? + &found("yaml", "digest: ")?;
+    let values = Regex::new("sha256:0+")?.replace(&values, digest.trim());
+    fs::write(file("values.yaml"), values.replace("REGISTRY", &registry.1))?;
+    let expected = format!("{}/keyturn@{}", registry.1, digest.trim());
+    for commands in [found("sh", "helm install")?, found("sh", "helm upgrade")?] {
+        run(&format!("{package}{commands}"))?;
+        same("the image", &image()?, &expected)?;
+    }
+    run(&found("sh", "helm uninstall")?)?;
+    ensure!(image().is_err(), "the Deployment stays");
+    let kept = run("kubectl get crd --output name")?;
+    same("definitions that stay", &kept.matches(".keyturn.dev").count(), &3)?;
+
+    fs::copy(dist().join("install.yaml"), file("install.yaml"))?;
+    let kustomization = found("yaml", "# kustomization.yaml")?.replace("REGISTRY", &registry.1);
+    fs::write(file("kustomization.yaml"), kustomization)?;
+    run(&found("sh", "--kustomize .")?)?;
+    same("the image", &image()?, &expected)
 }
