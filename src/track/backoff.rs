@@ -7,6 +7,8 @@ use crate::track::{Now, dice::Dice};
 /// The shortest pause.
 pub(super) const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_mins(5);
+/// How often an edit may end a pause.
+const CUT: Duration = Duration::from_secs(10);
 
 /// Closed while all is well; after a failure nothing is asked until a time, then one call probes.
 #[derive(Debug, Default)]
@@ -14,6 +16,8 @@ pub(super) struct Backoff {
     attempt: u32,
     until: Option<Now>,
     probing: bool,
+    /// When an edit last ended a pause.
+    cut: Option<Now>,
 }
 
 /// Whether the source may be asked.
@@ -78,7 +82,24 @@ impl Backoff {
     /// An answer that shows that the source works. It ends no pause that has begun.
     pub(super) fn succeed(&mut self, now: Now) {
         if !matches!(self.gate(now), Gate::Until(_)) {
-            *self = Self::default();
+            *self = Self {
+                cut: self.cut,
+                ..Self::default()
+            };
+        }
+    }
+
+    /// What failed may work by now, since an identity or a store was changed. However often they are changed, a pause ends
+    /// early only once in ten seconds.
+    pub(super) fn cut(&mut self, now: Now) {
+        let free = self.cut.map_or(now, |cut| now.max(cut + CUT));
+        if free == now {
+            *self = Self {
+                cut: Some(now),
+                ..Self::default()
+            };
+        } else {
+            self.until = self.until.map(|until| until.min(free));
         }
     }
 

@@ -151,15 +151,16 @@ impl Source {
         }
     }
 
-    pub(super) fn set_policy(&mut self, policy: Option<SourcePolicy>) {
+    /// Says whether that changes anything.
+    pub(super) fn set_policy(&mut self, policy: Option<SourcePolicy>) -> bool {
         if self.policy == policy {
-            return;
+            return false;
         }
         self.policy = policy;
         self.forget_denials();
-        self.backoff = Backoff::default();
         self.raised = false;
         self.dirty.extend(self.remotes.keys());
+        true
     }
 
     /// What was denied may be allowed by now.
@@ -181,7 +182,7 @@ impl Source {
     /// Who asks AWS is another one, or may do other things: what was denied and what failed is tried again now.
     pub(super) fn retry_all(&mut self, now: Now) {
         self.forget_denials();
-        self.backoff = Backoff::default();
+        self.backoff.cut(now);
         let mut failing = Vec::new();
         for (id, remote) in &mut self.remotes {
             if remote.retry(now) {

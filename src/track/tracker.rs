@@ -51,7 +51,10 @@ impl Tracker {
     /// Adds a source, or changes its policy, which forgets what it was denied. Wants may come before their source:
     /// they are checked once it is known.
     pub fn set_source(&mut self, now: Now, source: SourceId, policy: SourcePolicy) {
-        self.source(source).set_policy(Some(policy));
+        let known = self.source(source);
+        if known.set_policy(Some(policy)) {
+            known.backoff.cut(now);
+        }
         self.schedule(now, source);
     }
 

@@ -95,6 +95,37 @@ fn another_identity_or_an_edit_of_the_store_has_everything_denied_tried_again() 
 }
 
 #[test]
+fn a_store_that_is_edited_all_the_time_calls_no_more_often_than_every_ten_seconds() {
+    let mut world = World::with(policy());
+    world.put("db", "v1");
+    world.subscribe(0, MINUTE, &[("db", current(), None)]);
+    world.run(secs(10));
+    world.fault = Box::new(|_, _, _| Some(Failure::Transient { throttled: false }));
+    world.run(mins(30));
+    world.calls.clear();
+    for n in 0..600 {
+        if n % 2 == 0 {
+            world.tracker.retry(world.now, S);
+        } else {
+            let detection = if n % 4 == 1 {
+                Detection::Describe
+            } else {
+                Detection::Auto
+            };
+            world.tracker.set_source(world.now, S, detect(detection));
+        }
+        world.run(Duration::from_millis(100));
+    }
+    let (lists, describes, reads) = world.counts();
+    // Each early end of a pause begins a new back-off: a probe at once, and a few after it.
+    assert!(
+        (6..=30).contains(&(lists + describes + reads)),
+        "{:?}",
+        world.counts()
+    );
+}
+
+#[test]
 fn what_failed_is_asked_for_at_once_by_another_identity_and_not_before() {
     for failure in [
         Failure::Denied,
