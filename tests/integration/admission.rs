@@ -37,9 +37,9 @@ fn written(object: &serde_json::Value) -> Result<tempfile::NamedTempFile> {
 }
 
 #[tokio::test]
-async fn tokens_are_for_listed_audiences_only() -> Result<()> {
+async fn tokens_are_for_listed_audiences_and_ten_minutes_only() -> Result<()> {
     bed("audience", async |bed| {
-        let ask = async |audience: &str| {
+        let request = async |audience: &str, duration: &str| {
             as_operator(&[
                 "create",
                 "token",
@@ -47,10 +47,15 @@ async fn tokens_are_for_listed_audiences_only() -> Result<()> {
                 "-n",
                 &bed.namespace,
                 &format!("--audience={audience}"),
+                &format!("--duration={duration}"),
             ])
             .await
         };
+        let ask = async |audience: &str| request(audience, "10m").await;
         ask("sts.amazonaws.com").await?;
+        for longer in ["601s", "24h"] {
+            refused(longer, async || request("sts.amazonaws.com", longer).await).await?;
+        }
         for audience in [
             "https://kubernetes.default.svc",
             "vault",
@@ -91,7 +96,11 @@ async fn secrets_are_written_with_our_label_only() -> Result<()> {
         }
         refused("kube-system", async || create("kube-system", secret("labelled", ours.clone(), "Opaque")).await).await?;
         let own = common().await?.operator.namespace().to_owned();
-        refused("the operator's own", async || create(&own, secret("labelled", ours.clone(), "Opaque")).await).await
+        refused("the operator's own", async || create(&own, secret("labelled", ours.clone(), "Opaque")).await).await?;
+        // The API server would fill it with a token of that ServiceAccount, which never expires.
+        let mut token = secret("keyturn-token-key", json!({}), "kubernetes.io/service-account-token");
+        token["metadata"]["annotations"] = json!({"kubernetes.io/service-account.name": "keyturn"});
+        refused("a token in place of the key", async || create(&own, token.clone()).await).await
     })
     .await
 }
