@@ -323,31 +323,42 @@ async fn a_status_that_is_wiped_again_and_again_is_written_again_but_not_as_ofte
     .await
 }
 
+/// Wipes the status of an object whose target is refused, in the moment after it was written and later.
+async fn refusal_comes_back(bed: &Bed, name: &str, reason: &str) -> Result<()> {
+    bed.ready(name, reason).await?;
+    for pause in [0, 6] {
+        sleep(Duration::from_secs(pause)).await;
+        let nothing = Patch::Merge(json!({"status": null}));
+        bed.all::<ExternalSecret>()
+            .patch_status(name, &PatchParams::default(), &nothing)
+            .await?;
+        wait::until(reason, Duration::from_secs(20), async || {
+            let ready = bed.said(name, "Ready").await?;
+            Ok(ready.filter(|ready| ready.reason == reason))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_refused_target_is_said_again_after_the_status_was_wiped() -> Result<()> {
-    bed("wiped-conflict", async |bed| {
-        bed.secret("app/db", "first")?;
-        let foreign = json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"},
-            "stringData": {"value": "foreign"},
-        });
-        let secrets = bed.all::<Secret>();
-        secrets
-            .create(&PostParams::default(), &serde_json::from_value(foreign)?)
-            .await?;
-        bed.external_secret("db", json!({"data": [entry("value", "app/db")]}))
-            .await?;
-        bed.ready("db", "TargetConflict").await?;
-        // Once in the moment after it was written, and once later.
-        for pause in [0, 6] {
-            sleep(Duration::from_secs(pause)).await;
-            let nothing = Patch::Merge(json!({"status": null}));
-            bed.all::<ExternalSecret>()
-                .patch_status("db", &PatchParams::default(), &nothing)
-                .await?;
-            bed.ready("db", "TargetConflict").await?;
-        }
-        Ok(())
+    bed("wiped-refusal", async |bed| {
+        let db = bed.secret("app/db", "first")?;
+        bed.create(
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "foreign"}, "stringData": {"a": "b"}}),
+        )
+        .await?;
+        let spec = |target: Value| json!({"refreshInterval": "1h", "target": target, "data": [entry("value", "app/db")]});
+        bed.external_secret("foreign", spec(json!({}))).await?;
+        refusal_comes_back(bed, "foreign", "TargetConflict").await?;
+
+        bed.external_secret("fixed", spec(json!({"immutable": true}))).await?;
+        bed.holds("fixed", &[("value", "first")]).await?;
+        bed.synced("fixed").await?;
+        bed.aws.put_secret_value(&db, "second")?;
+        bed.refresh("fixed").await?;
+        refusal_comes_back(bed, "fixed", "TargetImmutable").await
     })
     .await
 }

@@ -191,7 +191,11 @@ impl Context {
     /// All stays as it was said, but the time goes on.
     pub(super) async fn say_current(&self, object: &ObjectKey, entry: &Entry, ended: Ended) -> Ended {
         if entry.said.is_silent() {
-            return ended;
+            return match self.said(object, entry) {
+                // Removed a moment ago, or not in the index yet: the next pass can tell.
+                (said, Some(left)) if !said.is_silent() => sooner(ended, left),
+                _ => ended,
+            };
         }
         let draft = Draft {
             current: Some(self.current(object, entry)),
