@@ -458,6 +458,16 @@ async fn roles_and_policies_hold_the_operator_to_its_work() -> Result<()> {
         ),
         (&protected, secret("ours", "Opaque", &managed, &[]), 403),
         (&own, secret("ours", "Opaque", &managed, &[]), 403),
+        (
+            &own,
+            secret(
+                "keyturn-token-key",
+                "kubernetes.io/service-account-token",
+                &[],
+                &[("kubernetes.io/service-account.name", "keyturn")],
+            ),
+            403,
+        ),
         (&own, secret("keyturn-token-key", "Opaque", &[], &[]), 0),
     ] {
         let name = object.metadata.name.as_deref().unwrap_or_default();
@@ -504,14 +514,21 @@ async fn roles_and_policies_hold_the_operator_to_its_work() -> Result<()> {
         assert_eq!(refused(deleted)?, status, "delete {name}");
     }
 
-    for (audiences, status) in [
-        (vec!["sts.amazonaws.com"], 0),
-        (vec![], 403),
-        (vec!["sts.amazonaws.com", "https://kubernetes.default.svc"], 403),
+    for (audiences, seconds, status) in [
+        (vec!["sts.amazonaws.com"], Some(600), 0),
+        (vec!["sts.amazonaws.com"], Some(601), 403),
+        (vec!["sts.amazonaws.com"], None, 403),
+        (vec![], Some(600), 403),
+        (
+            vec!["sts.amazonaws.com", "https://kubernetes.default.svc"],
+            Some(600),
+            403,
+        ),
     ] {
         let request = TokenRequest {
             spec: TokenRequestSpec {
                 audiences: audiences.iter().map(ToString::to_string).collect(),
+                expiration_seconds: seconds,
                 ..TokenRequestSpec::default()
             },
             ..TokenRequest::default()
@@ -520,7 +537,11 @@ async fn roles_and_policies_hold_the_operator_to_its_work() -> Result<()> {
         let token = accounts
             .create_token_request("default", &PostParams::default(), &request)
             .await;
-        assert_eq!(refused(token)?, status, "a token for {audiences:?}");
+        assert_eq!(
+            refused(token)?,
+            status,
+            "a token for {audiences:?} of {seconds:?} s"
+        );
     }
     plane.helm(["uninstall", "keyturn", "--namespace", &own]).await?;
     Ok(())

@@ -11,6 +11,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::LazyLock,
 };
 
 use anyhow::{Context as _, Result};
@@ -79,6 +80,11 @@ fn is_manifest(block: &str) -> bool {
     block.contains("apiVersion:")
 }
 
+/// `make release-test` applies it.
+fn is_kustomization(block: &str) -> bool {
+    block.starts_with("# kustomization.yaml\n")
+}
+
 #[test]
 fn the_chart_takes_every_block_of_values() {
     let helm = Binaries::ensure(&|_| {}).unwrap().helm;
@@ -88,7 +94,7 @@ fn the_chart_takes_every_block_of_values() {
     for (page, text) in pages() {
         for values in blocks(&text, "yaml")
             .into_iter()
-            .filter(|block| !is_manifest(block))
+            .filter(|block| !is_manifest(block) && !is_kustomization(block))
         {
             fs::write(&file, values).unwrap();
             let rendered = Command::new(&helm)
@@ -274,7 +280,8 @@ const TEST_COLUMNS: [&str; 3] = ["test", "test that guards it", "how it is kept"
 
 /// The tests that a text names, as `file.rs: function, function`.
 fn named_tests(text: &str) -> Vec<(String, String)> {
-    let named = Regex::new(r"`((?:src|tests)/[\w/-]+\.rs): ([^`]+)`").unwrap();
+    static NAMED: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"`((?:src|tests)/[\w/-]+\.rs): ([^`]+)`").unwrap());
     let pair = |found: regex::Captures<'_>| {
         let file = found[1].to_owned();
         let functions: Vec<_> = found[2].split(", ").map(ToOwned::to_owned).collect();
@@ -282,7 +289,7 @@ fn named_tests(text: &str) -> Vec<(String, String)> {
             .into_iter()
             .map(move |function| (file.clone(), function))
     };
-    named.captures_iter(text).flat_map(pair).collect()
+    NAMED.captures_iter(text).flat_map(pair).collect()
 }
 
 /// The attributes of the test function of this name.
