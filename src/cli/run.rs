@@ -193,7 +193,8 @@ impl Run {
                 server.address().ok(),
                 server.health_address().and_then(Result::ok),
             );
-            tracing::info!(version = env!("CARGO_PKG_VERSION"), ?listen, ?health, "starting");
+            let [listen, health] = [listen, health].map(|address| address.map(tracing::field::display));
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), listen, health, "starting");
             supervise(server, registry, signals, |shutdown, readiness| {
                 Box::pin(operate(settings, metrics, shutdown, readiness))
             })
