@@ -10,7 +10,7 @@ SAY := printf '\n==> %s\n'
 
 RELEASE := python3 -B deploy/release
 
-.PHONY: help tools build lint test crashes upgrade bench demo generate stacks release release-test reproduce deny workflows
+.PHONY: help tools build lint test crashes upgrade bench demo generate stacks release release-test reproduce deny workflows release-tools
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -61,17 +61,17 @@ lint: tools ## formatting and lints
 generate: tools ## write the files that are made from code and from the chart
 	UPDATE=1 cargo test $(ALL) --test chart -- fresh
 
-release: tools ## everything that a release has, into dist/, in about an hour: VERSION=x.y.z
+release: tools release-tools ## everything that a release has, into dist/, in about an hour: VERSION=x.y.z
 	$(RELEASE) build "$(VERSION)"
 
-release-test: tools ## start what is in dist/ as a node would, and verify it as docs/verify.md says; wants root
+release-test: tools release-tools ## start what is in dist/ as a node would, and verify it as docs/verify.md says; wants root
 	@$(SAY) "the control plane and the tools: about 30 minutes the first time, seconds after"
 	cargo run --locked --bin testbed -- controlplane build
 	$(RELEASE) tools
 	@$(SAY) "the release in dist/"
 	KEYTURN_RELEASE_TOOLS="$$($(RELEASE) tools)" cargo test $(ALL) --test integration -- release:: --include-ignored --nocapture
 
-reproduce: tools ## build the release twice, in two folders, and compare every byte: VERSION=x.y.z
+reproduce: tools release-tools ## build the release twice, in two folders, and compare every byte: VERSION=x.y.z
 	@if [[ -n "$$(git status --porcelain)" ]]; then echo "Commit or remove what git status lists: the second folder has what is" \
 		"committed." >&2; exit 1; fi
 	$(RELEASE) build "$(VERSION)"
@@ -92,6 +92,12 @@ stacks: # Without cargo-deny, at least the bans that matter most: see deny.toml.
 		tree="$$(cargo tree $(ALL) --edges normal,build --invert "$$crate" 2>/dev/null)" || true; \
 		if [[ -n "$$tree" ]]; then echo "$$crate is banned by deny.toml, and is used by:" >&2; echo "$$tree" >&2; exit 1; fi; \
 	done
+
+release-tools:
+	@missing=(); \
+	for tool in jq curl tar dpkg-deb; do command -v "$$tool" > /dev/null || missing+=("$$tool"); done; \
+	python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv); \
+	if (( $${#missing[@]} )); then echo "Please install what is missing for a release, on Debian 12: apt install $${missing[*]}" >&2; exit 1; fi
 
 tools:
 	@missing=(); \

@@ -18,6 +18,8 @@ from common import PLATFORMS, ROOT, Failure, check_version, epoch, progress, pub
 def build(arguments: argparse.Namespace) -> None:
     version, out = arguments.version, arguments.out
     check_version(version)
+    if arguments.published:
+        papers.check_pages()
     papers.notes(version, unreleased=not arguments.published)
     if out.exists():
         shutil.rmtree(out)
@@ -40,7 +42,7 @@ def build(arguments: argparse.Namespace) -> None:
         papers.archive(version, "linux", platform.arch, binary, notices, out, time)
         [root] = [crate for crate in crates[platform] if crate.name == "keyturn"]
         others = [crate for crate in crates[platform] if crate != root]
-        others += contents.base(image.packages(platform, debian), rust)
+        others += contents.base(image.packages(platform, debian), rust, tools.zig_version())
         name = f"keyturn_{version}_linux_{platform.arch}"
         (out / f"{name}.cdx.json").write_text(contents.cyclonedx(root, others, time))
         (out / f"{name}.spdx.json").write_text(contents.spdx(root, others, time, source))
@@ -141,7 +143,8 @@ def main() -> None:
     made = command("embedded", lambda given: print(*sorted(contents.embedded(given.program)), sep="\n"))
     made.add_argument("program", type=Path, help="prints the crates that it says it was linked of")
     command("workflows", lambda _: workflows())
-    command("tools", lambda _: print(tools.for_tests()))
+    made = command("tools", lambda given: print(tools.for_users() if given.users else tools.for_tests()))
+    made.add_argument("--users", action="store_true", help="only those that users verify a release with")
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)

@@ -21,10 +21,11 @@ CRATES_IO = "registry+https://github.com/rust-lang/crates.io-index"
 # Of each package's own notice, in the terms of SPDX.
 BASE_LICENSES = {
     "libc6": "LGPL-2.1-or-later",
-    "libgcc-s1": "GPL-3.0-or-later WITH GCC-exception-3.1",
-    "gcc-12-base": "GPL-3.0-or-later WITH GCC-exception-3.1",
     "ca-certificates": "MPL-2.0",
 }
+UNWIND_LICENSE = "Apache-2.0 WITH LLVM-exception"
+# The source package where it has another name: faults are known by it.
+UPSTREAM = {"libc6": "&upstream=glibc"}
 NOTICES = re.compile(r"(?i)^(licen[cs]e|copying|copyright|notice|unlicense)([-._].*)?$")
 
 
@@ -52,22 +53,29 @@ def crates(triple: str) -> list[Component]:
         name, version = package.split(" ")[:2]
         version = version.removeprefix("v")
         purl = f"pkg:cargo/{name}@{quote(version, safe='.')}"
-        found.add(Component(name, version, re.sub(" */ *", " OR ", license), purl, sums[name, version]))
+        if name != "keyturn" and not sums[name, version]:
+            raise Failure(f"{name} {version} is not from crates.io: a release has no other crates")
+        kind = "application" if name == "keyturn" else "library"
+        found.add(Component(name, version, re.sub(" */ *", " OR ", license), purl, sums[name, version], kind))
     return sorted(found)
 
 
-def base(packages: list[tuple[str, str, str]], rust: str) -> list[Component]:
-    """What is in the image besides crates."""
+def base(packages: list[tuple[str, str, str]], rust: str, zig: str) -> list[Component]:
+    """What is in the image besides crates. Zig links its libunwind into the program."""
     of_debian = [
         Component(
             name,
             version,
             BASE_LICENSES[name],
-            f"pkg:deb/debian/{name}@{quote(version, safe='.')}?arch={arch}&distro=debian-12",
+            f"pkg:deb/debian/{name}@{quote(version, safe='.')}?arch={arch}&distro=debian-12" + UPSTREAM.get(name, ""),
         )
         for name, version, arch in packages
     ]
-    return [*of_debian, Component("rust-std", rust, "MIT OR Apache-2.0", f"pkg:generic/rust-std@{rust}")]
+    return [
+        *of_debian,
+        Component("rust-std", rust, "MIT OR Apache-2.0", f"pkg:generic/rust-std@{rust}"),
+        Component("llvm-libunwind", f"zig-{zig}", UNWIND_LICENSE, f"pkg:generic/llvm-libunwind@zig-{zig}"),
+    ]
 
 
 def cyclonedx(root: Component, components: list[Component], epoch: int) -> str:
@@ -164,6 +172,10 @@ def notices(*lists: list[Component]) -> str:
     parts = [
         "Keyturn contains the software of others. Its licences, as each package declares them:\n\n"
         + "".join(f"{component.name} {component.version}: {component.license}\n" for component in sorted(components))
+        + "\nIt also contains the standard library of Rust, Copyright The Rust Project Developers: MIT OR Apache-2.0, and\n"
+        f"libunwind of LLVM, as zig has it: {UNWIND_LICENSE}.\n\n"
+        "The image has files of Debian 12 besides. Their licences are in /usr/share/doc of the image, and their sources at\n"
+        "https://snapshot.debian.org, by the versions in /var/lib/dpkg/status.d.\n"
     ]
     if without:
         names = ", ".join(f"{component.name} {component.version}" for component in without)

@@ -1,6 +1,6 @@
 """The image: an OCI layout of one image for each platform, written byte for byte the same each time.
 
-The base is what a dynamic program needs of Debian: the C library, libgcc and the certificates of public authorities.
+The base is what a dynamic program needs of Debian: the C library and the certificates of public authorities.
 There is no shell and no package manager. The files of `/var/lib/dpkg/status.d` tell scanners what is in it.
 """
 
@@ -17,10 +17,10 @@ from common import ROOT, Platform, output, progress, sha256
 from tools import Debian
 
 USER = "65532:65532"
-PACKAGES = ("libc6", "libgcc-s1", "gcc-12-base", "ca-certificates")
+PACKAGES = ("libc6", "ca-certificates")
 LIBRARIES = (
     *("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libresolv.so.2"),
-    *("libnss_dns.so.2", "libnss_files.so.2", "libgcc_s.so.1"),
+    *("libnss_dns.so.2", "libnss_files.so.2"),
 )
 LOADERS = {"amd64": "lib64/ld-linux-x86-64.so.2", "arm64": "lib/ld-linux-aarch64.so.1"}
 ETC = {
@@ -141,12 +141,18 @@ class Layout:
         return descriptor["digest"]
 
 
+def revision() -> str:
+    """The commit, and whether the files differ from it."""
+    dirty = output("git", "status", "--porcelain", "--untracked-files=no", cwd=ROOT).strip()
+    return output("git", "rev-parse", "HEAD", cwd=ROOT).strip() + ("-dirty" if dirty else "")
+
+
 def labels(version: str, source: str, epoch: int) -> dict[str, str]:
     names = {
         "title": "keyturn",
         "description": "Keeps Kubernetes Secrets equal to what AWS Secrets Manager says",
         "version": version,
-        "revision": output("git", "rev-parse", "HEAD", cwd=ROOT).strip(),
+        "revision": revision(),
         "source": source,
         "licenses": "Apache-2.0",
         "created": datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from common import ROOT, Failure, output, published, sha256
 
-NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: keyturn\n"
+NAMESPACE = """apiVersion: v1
+kind: Namespace
+metadata:
+  name: keyturn
+  labels:
+    pod-security.kubernetes.io/enforce: restricted
+"""
+UNRELEASED = re.compile(r"(?i)no (release|version) is (published|released)|there is no release|\(not released\)|no image and no chart is published")
 # In the order of `keyturn crds`, whose output crds.yaml is.
 DEFINITIONS = ("externalsecrets", "secretstores", "clustersecretstores")
 
@@ -94,7 +101,7 @@ def krew(version: str, out: Path) -> None:
             "version": f"v{version}",
             "homepage": source,
             "shortDescription": "Show secrets that are failing, stale or rotating",
-            "description": "Lists ExternalSecrets and stores of Keyturn that are unhealthy or busy, with what to do.\n",
+            "description": "Lists ExternalSecrets of Keyturn that are unhealthy or busy, with what to do.\n",
             "platforms": platforms,
         },
     }
@@ -121,9 +128,16 @@ def notes(version: str, digest: str | None = None, rust: str | None = None, unre
     return "\n\n".join(parts) + "\n"
 
 
+def check_pages() -> None:
+    """Pages must not say of a release that there is none."""
+    for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]):
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            if UNRELEASED.search(line):
+                raise Failure(f"{page.relative_to(ROOT)}:{number} says that nothing is released: correct it, and commit")
+
+
 def checksums(out: Path) -> None:
-    """SHA256SUMS of every file, in the format of sha256sum; blobs of the image have their sums as names."""
-    files = [path for path in sorted(out.rglob("*")) if path.is_file() and "blobs" not in path.parts]
-    files = [path for path in files if not path.name.startswith("SHA256SUMS")]
-    lines = [f"{sha256(path.read_bytes())}  {path.relative_to(out)}\n" for path in files]
+    """SHA256SUMS of every file, in the format of sha256sum. The folder of the image is covered by image.digest."""
+    files = [path for path in sorted(out.iterdir()) if path.is_file() and not path.name.startswith("SHA256SUMS")]
+    lines = [f"{sha256(path.read_bytes())}  {path.name}\n" for path in files]
     (out / "SHA256SUMS").write_text("".join(lines))

@@ -3,7 +3,9 @@
 Nothing is installed on the machine: Python packages go into a virtual environment, Debian packages are unpacked.
 """
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,15 +24,14 @@ GO_TOOLS = {
     "actionlint": "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12",
     "validate-krew-manifest": "sigs.k8s.io/krew/cmd/validate-krew-manifest@v0.4.3",
 }
-# Debian has the standard library of Rust for arm64 where rustup can't fetch it.
-RUST_PACKAGES = ("rustc-web", "libstd-rust-web-dev", "libstd-rust-web-1.96", "libllvm22")
 # Packages of data, which apt doesn't find under the name of an architecture.
 SAME_FOR_ALL = ("ca-certificates",)
 
 
 def python(name: str, *arguments: str) -> Path:
     """The folder of programs of a virtual environment that `pip install ARGUMENTS` fills."""
-    folder = CACHE / name
+    pinned = [Path(argument).read_text() if Path(argument).is_file() else argument for argument in arguments]
+    folder = CACHE / f"{name}-{sha256(repr(pinned).encode())[:16]}"
     if not (folder / "complete").exists():
         progress(f"installing {name} with pip")
         shutil.rmtree(folder, ignore_errors=True)
@@ -43,6 +44,10 @@ def python(name: str, *arguments: str) -> Path:
 def zig() -> Path:
     """The folder with cargo-zigbuild, which finds zig in the same environment."""
     return python("zig", "--require-hashes", "--requirement", str(ROOT / "deploy/release/requirements.txt"))
+
+
+def zig_version() -> str:
+    return output(zig() / "python-zig", "version").strip()
 
 
 def cargo(name: str, version: str) -> Path:
@@ -103,8 +108,11 @@ class Debian:
         config.write_text("\n".join(lines) + "\n")
         self.env = os.environ | {"APT_CONFIG": str(config)}
         progress("reading Debian's lists of packages")
-        # A source of the machine that has no arm64 is none of ours.
-        subprocess.run(["apt-get", "update", "--quiet=2"], env=self.env, stderr=subprocess.DEVNULL, stdout=sys.stderr)
+        update = subprocess.run(["apt-get", "update", "--quiet=2"], env=self.env, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
+        # A source of the machine that has no arm64 is none of ours. With old lists the image would get old libraries.
+        failed = [line for line in update.stderr.splitlines() if "bookworm" in line and line.startswith(("E:", "W:"))]
+        if failed:
+            raise Failure("apt can't read the lists of Debian 12: " + " ".join(failed))
 
     @cache
     def fetch(self, package: str, arch: str) -> Path:
@@ -114,7 +122,9 @@ class Debian:
         if len(uri) < 2:
             raise Failure(f"apt finds no package {package} for {arch}: its sources must name Debian 12 and its updates")
         file = self.folder / "packages" / uri[1]
-        if not file.exists():
+        kind, _, expected = uri[3].lower().partition(":")
+        is_whole = file.exists() and hashlib.new(kind, file.read_bytes()).hexdigest() == expected
+        if not is_whole:
             run("apt-get", "download", "--quiet=2", name, cwd=file.parent, env=self.env)
         return file
 
@@ -122,16 +132,25 @@ class Debian:
         run("dpkg-deb", "--extract", self.fetch(package, arch), folder)
 
     def rust(self) -> Path:
-        """The folder of a Rust that compiles for arm64."""
-        folder = CACHE / "rust"
+        """The folder of a Rust that compiles for arm64, where rustup can't fetch the standard library for it."""
+        compiler = self.fetch("rustc-web", "amd64")
+        folder = CACHE / compiler.stem.replace("%", "-")
         if not (folder / "complete").exists():
             progress("unpacking Debian's Rust for arm64")
             shutil.rmtree(folder, ignore_errors=True)
-            for package in RUST_PACKAGES:
+            # Their names have the version of Rust and of LLVM.
+            [library] = self.needs("rustc-web", "libstd-rust-web-[0-9]")
+            for package in ("rustc-web", "libstd-rust-web-dev", library, *self.needs(library, "libllvm[0-9]")):
                 self.unpack(package, "amd64", folder)
             self.unpack("libstd-rust-web-dev", "arm64", folder)
             (folder / "complete").touch()
         return folder
+
+    def needs(self, package: str, pattern: str) -> list[str]:
+        """The packages that one depends on, of those whose names begin as the pattern says."""
+        depends = output("dpkg-deb", "--field", self.fetch(package, "amd64"), "Depends")
+        names = (dependency.split()[0] for dependency in depends.split(","))
+        return [name for name in names if re.match(pattern, name)]
 
     def qemu(self) -> Path:
         """The folder of programs that run those of another architecture."""
@@ -142,11 +161,21 @@ class Debian:
         return folder / "usr" / "bin"
 
 
+def for_users() -> Path:
+    """A folder with the programs that users verify a release with."""
+    return _linked(go("crane"), go("cosign"), helm())
+
+
 def for_tests() -> Path:
-    """A folder with the programs that users verify a release with, and the one that runs programs for arm64."""
+    """The same, with the program that runs programs for arm64."""
+    for_users()
+    return _linked(Debian().qemu() / "qemu-aarch64-static")
+
+
+def _linked(*programs: Path) -> Path:
     folder = CACHE / "bin"
     folder.mkdir(parents=True, exist_ok=True)
-    for program in (go("crane"), go("cosign"), helm(), Debian().qemu() / "qemu-aarch64-static"):
+    for program in programs:
         link = folder / program.name
         link.unlink(missing_ok=True)
         link.symlink_to(program)

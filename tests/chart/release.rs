@@ -159,7 +159,7 @@ fn the_krew_manifest_names_each_archive_with_its_sum() {
 fn notes_are_the_section_of_the_changelog() {
     let notes = release(&["notes", VERSION]).unwrap();
     assert!(
-        notes.starts_with(&format!("# Keyturn {VERSION}\n\n### Added\n")),
+        notes.starts_with(&format!("# Keyturn {VERSION}\n\n### ")),
         "{notes}"
     );
     assert!(!notes.contains("\n## "), "{notes}");
@@ -181,12 +181,32 @@ fn nothing_is_published_under_placeholder_names() {
     );
     let error = release(&["publish", VERSION]).unwrap_err().to_string();
     assert!(error.contains("has placeholders"), "{error}");
+    let error = release(&["build", VERSION, "--published"])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("says that nothing is released"), "{error}");
 }
 
 #[test]
 fn pages_name_what_is_published_in_commands_of_bash() {
     let install = fs::read_to_string(root().join("docs/install.md")).unwrap();
     assert!(install.contains(&format!("\n  - name: {}\n", published("IMAGE"))));
+    let version = Regex::new(r"(?:VERSION=|keyturn[:-])(\d+\.\d+\.\d+)").unwrap();
+    for (page, commands) in [
+        ("docs/install.md", &install),
+        (
+            "docs/verify.md",
+            &fs::read_to_string(root().join("docs/verify.md")).unwrap(),
+        ),
+        (
+            "README.md",
+            &fs::read_to_string(root().join("README.md")).unwrap(),
+        ),
+    ] {
+        for named in version.captures_iter(commands) {
+            assert_eq!(&named[1], VERSION, "{page}: {}", &named[0]);
+        }
+    }
     let page = fs::read_to_string(root().join("docs/verify.md")).unwrap();
     for name in ["SOURCE", "IMAGE", "CHART"] {
         let line = format!("\n{name}={}\n", published(name));
