@@ -463,18 +463,20 @@ impl Wallet {
         if !matches!(self.from, Origin::Base(Base::StaticKeys { .. })) {
             return false;
         }
-        let _turn = self.fetching.lock().await;
-        let epoch = self.epoch();
-        let held = self.state().held.clone();
-        let Some(held) = held.filter(|held| held.epoch == epoch) else {
-            return false;
+        let compare = async {
+            let _turn = self.fetching.lock().await;
+            let epoch = self.epoch();
+            let held = self.state().held.clone();
+            let Some(held) = held.filter(|held| held.epoch == epoch) else {
+                return false;
+            };
+            let mut made_from = MadeFrom::new();
+            match self.fetch(&mut made_from).await {
+                Ok(fetched) if fetched.is_same_set(&held) => self.keep(Ok(fetched), made_from, epoch).is_ok(),
+                _ => false,
+            }
         };
-        let mut made_from = MadeFrom::new();
-        let fetching = timeout(FETCH, self.fetch(&mut made_from));
-        match fetching.await {
-            Ok(Ok(fetched)) if fetched.is_same_set(&held) => self.keep(Ok(fetched), made_from, epoch).is_ok(),
-            _ => false,
-        }
+        timeout(FETCH, compare).await.unwrap_or(false)
     }
 
     /// Whether sessions that are in use are of the role that the object still gives.

@@ -24,8 +24,8 @@ use crate::{
     },
 };
 
-/// Namespaces of one kind that are listed at once. One place is kept from those whose list failed before, which may take long
-/// to fail again: they hold up each other, and no other.
+/// Namespaces of one kind that are listed at once. Those whose list failed before may take long to fail again, and begin only
+/// while no other list runs: they leave a place to those that did not fail.
 const AT_ONCE: usize = 2;
 /// How long the list of one namespace may take, which bounds what the watch says meanwhile. After five minutes the API server
 /// has forgotten the version of the list anyway.
