@@ -125,6 +125,7 @@ class Debian:
         kind, _, expected = uri[3].lower().partition(":")
         is_whole = file.exists() and hashlib.new(kind, file.read_bytes()).hexdigest() == expected
         if not is_whole:
+            file.unlink(missing_ok=True)
             run("apt-get", "download", "--quiet=2", name, cwd=file.parent, env=self.env)
         return file
 
@@ -139,7 +140,7 @@ class Debian:
             progress("unpacking Debian's Rust for arm64")
             shutil.rmtree(folder, ignore_errors=True)
             # Their names have the version of Rust and of LLVM.
-            [library] = self.needs("rustc-web", "libstd-rust-web-[0-9]")
+            [library] = self.needs("libstd-rust-web-dev", "libstd-rust-web-[0-9]")
             for package in ("rustc-web", "libstd-rust-web-dev", library, *self.needs(library, "libllvm[0-9]")):
                 self.unpack(package, "amd64", folder)
             self.unpack("libstd-rust-web-dev", "arm64", folder)
