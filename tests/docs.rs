@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use keyturn::{
     api::{ConditionType, Reason},
-    restart::block::Word,
+    restart::judge::hold::Word,
 };
 use regex::Regex;
 use testbed::controlplane::{Binaries, ControlPlane};

@@ -15,18 +15,23 @@ use tokio::{
 
 use super::{
     Context,
-    apply::Looked,
-    memory::Memory,
-    model::{Pod, WorkloadKey},
-    note::Note,
-    phase::{ASTRAY, Phase, caught},
-    queue::{self, Carried, Go},
-    records,
-    report::{Happening, Seen, report_of_fault},
-    say::{Statuses, Wanted},
-    share::Share,
-    space::{Space, instant},
-    target::{Setting, Target},
+    execute::{record_writes, requests::Looked},
+    judge::{
+        assess::{Setting, Target},
+        memory::Memory,
+        notes::Note,
+    },
+    observed::model::{Pod, WorkloadKey},
+    publish::{
+        report::{Happening, Seen, report_of_fault},
+        status_writer::{Statuses, Wanted},
+    },
+    schedule::{
+        decide::{self, Carried, Go},
+        duty_cycle::Share,
+        in_flight::{ASTRAY, Phase, caught},
+        namespace::{Space, instant},
+    },
 };
 use crate::{
     api::{ConditionType, ObjectKey},
@@ -120,7 +125,7 @@ pub(super) struct Controller {
     pub(super) phases: HashMap<WorkloadKey, Phase>,
     /// Workloads that are being written to that they say something: not again before, or before that ends.
     pub(super) records: HashMap<WorkloadKey, Option<Instant>>,
-    pub(super) record_turns: records::Turns,
+    pub(super) record_turns: record_writes::Turns,
     pub(super) statuses: Statuses,
     /// What was reported last of an object, as a digest of its states.
     pub(super) reported: HashMap<ObjectKey, u64>,
@@ -152,7 +157,7 @@ impl Controller {
             held: Vec::new(),
             phases: HashMap::new(),
             records: HashMap::new(),
-            record_turns: records::Turns::default(),
+            record_turns: record_writes::Turns::default(),
             statuses: Statuses::default(),
             reported: HashMap::new(),
             doubts: HashMap::new(),
@@ -413,7 +418,7 @@ impl Controller {
             .filter_map(|target| Some(self.phases.get(&target.key)?.seen(target, time, now)))
             .collect();
         let targets: Vec<&Target> = others.into_iter().chain(&busy).collect();
-        let mut decisions = queue::decide(time, &self.context.limits, &targets, &mut self.memory);
+        let mut decisions = decide::decide(time, &self.context.limits, &targets, &mut self.memory);
         self.wake = decisions.wake.map(|wake| instant(wake, time, now));
         for go in std::mem::take(&mut decisions.go) {
             self.go(go, now);

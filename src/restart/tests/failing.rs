@@ -10,10 +10,12 @@ use super::{
 use crate::{
     api::{ObjectKey, RestartStrategy},
     restart::{
-        memory::Memory,
-        model::{FailureRecord, Record, Texts, Workload},
-        note::{Note, RECOVERED, What, body, failed, parse},
-        patch,
+        execute::patch,
+        judge::{
+            memory::Memory,
+            notes::{Note, RECOVERED, What, body, failed, parse},
+        },
+        observed::model::{FailureRecord, Record, Texts, Workload},
     },
 };
 

@@ -7,8 +7,8 @@ use super::{
 use crate::{
     api::{RestartMode, RestartTarget, WorkloadKind},
     restart::{
-        memory::Memory,
-        model::{Until, Update, Wish},
+        judge::memory::Memory,
+        observed::model::{Until, Update, Wish},
     },
     sync::entry::Suspension,
 };

@@ -8,7 +8,7 @@ use super::{
     simulation::{Cluster, Fate, Nature},
     with,
 };
-use crate::restart::queue::Limits;
+use crate::restart::schedule::decide::Limits;
 
 fn natures() -> impl Strategy<Value = Vec<Nature>> {
     prop::collection::vec((1_i64..40).prop_map(Nature::Ready), 1..6)
@@ -44,7 +44,7 @@ proptest! {
         cluster.change(0, "t1");
         for _ in 0..2400 {
             if crashes.contains(&cluster.second) {
-                cluster.memory = crate::restart::memory::Memory::default();
+                cluster.memory = crate::restart::judge::memory::Memory::default();
             }
             cluster.tick(|_| fates.next().unwrap_or(Fate::Taken));
             if cluster.second > 400 && cluster.is_done() {
@@ -76,7 +76,7 @@ proptest! {
         }
         for _ in 0..1500 {
             if cluster.second == crash {
-                cluster.memory = crate::restart::memory::Memory::default();
+                cluster.memory = crate::restart::judge::memory::Memory::default();
             }
             cluster.tick(|_| Fate::Taken);
             if cluster.second > 300 && cluster.is_done() {
@@ -166,7 +166,7 @@ proptest! {
         cluster.change(0, "t1");
         for _ in 0..900 {
             if crashes.contains(&cluster.second) {
-                cluster.memory = crate::restart::memory::Memory::default();
+                cluster.memory = crate::restart::judge::memory::Memory::default();
             }
             cluster.tick(|_| fates.next().unwrap_or(Fate::Taken));
         }
@@ -203,7 +203,7 @@ proptest! {
         for pause in deploys {
             cluster.run(pause);
             cluster.workloads[0].deploy();
-            cluster.memory = crate::restart::memory::Memory::default();
+            cluster.memory = crate::restart::judge::memory::Memory::default();
         }
         cluster.run(120);
         prop_assert_eq!(cluster.taken.len(), 0);
@@ -251,7 +251,7 @@ fn a_paused_workload_goes_once_it_is_resumed_also_over_a_start() {
     cluster.change(0, "t1");
     cluster.run(60);
     assert_eq!((cluster.taken.len(), cluster.words()[0].2), (0, "Paused"));
-    cluster.memory = crate::restart::memory::Memory::default();
+    cluster.memory = crate::restart::judge::memory::Memory::default();
     cluster.workloads[0].workload.paused = false;
     cluster.run(60);
     assert_eq!(cluster.count(0, "t1"), 1);
@@ -328,7 +328,7 @@ fn the_annotation_stripped_after_completion_is_not_put_back() {
     cluster.run(60);
     assert_eq!(cluster.count(0, "t1"), 1);
     cluster.workloads[0].healed = true;
-    cluster.memory = crate::restart::memory::Memory::default();
+    cluster.memory = crate::restart::judge::memory::Memory::default();
     cluster.run(200);
     assert_eq!(cluster.taken.len(), 1);
 }

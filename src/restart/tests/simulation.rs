@@ -9,14 +9,18 @@ use super::{at, key, object, pod, workload};
 use crate::{
     api::{ObjectKey, RestartStrategy, WorkloadKind},
     restart::{
-        facts::{Facts, ObjectFacts},
-        memory::{Memory, Missed},
-        model::{Container, Pod, Texts, Wishes, Workload, WorkloadKey},
-        need,
-        note::{self, Note, What},
-        queue::{Decisions, Limits, decide},
-        step::{Step, step},
-        target::{Listed, Observed, Setting, Target, assess},
+        execute::step::{Step, step},
+        judge::{
+            assess::{Listed, Observed, Setting, Target, assess},
+            memory::{Memory, Missed},
+            notes::{self, Note, What},
+            staleness,
+        },
+        observed::{
+            managed_secrets::{Facts, ObjectFacts},
+            model::{Container, Pod, Texts, Wishes, Workload, WorkloadKey},
+        },
+        schedule::decide::{Decisions, Limits, decide},
     },
 };
 
@@ -254,7 +258,7 @@ impl Cluster {
                     workload: index,
                     tokens: Vec::new(),
                 };
-                let fate = match note::body(
+                let fate = match notes::body(
                     &self.workloads[index].workload,
                     "1",
                     std::slice::from_ref(written),
@@ -291,7 +295,7 @@ impl Cluster {
         let says = |index: &usize| {
             let said = self.workloads[*index].workload.failures.get(&content.hash);
             said.and_then(Option::as_ref)
-                .is_some_and(|said| said.token == content.token && *said.reason != *note::RECOVERED)
+                .is_some_and(|said| said.token == content.token && *said.reason != *notes::RECOVERED)
         };
         (0..self.workloads.len()).filter(says).collect()
     }
@@ -309,7 +313,7 @@ impl Cluster {
         let content = &self.objects[0].content;
         let workload = &self.workloads[workload];
         content.changed_at.is_some_and(|changed| {
-            let margin = need::later(changed, need::CREATED_MARGIN);
+            let margin = staleness::later(changed, staleness::CREATED_MARGIN);
             workload
                 .pods
                 .iter()
@@ -355,12 +359,12 @@ impl Simulated {
         simulated
     }
 
-    fn patch(&mut self, second: i64, go: &crate::restart::queue::Go) {
+    fn patch(&mut self, second: i64, go: &crate::restart::schedule::decide::Go) {
         assert_eq!(go.strategy, RestartStrategy::Template);
         for carried in &go.carried {
             let asked = &carried.asked;
-            if note::starts_over(&self.workload, &asked.hash, &asked.record.token).is_some() {
-                let said = note::parse(&format!("{}.{}", asked.record.token, note::RECOVERED));
+            if notes::starts_over(&self.workload, &asked.hash, &asked.record.token).is_some() {
+                let said = notes::parse(&format!("{}.{}", asked.record.token, notes::RECOVERED));
                 self.workload.failures.insert(asked.hash.clone(), said);
             }
             self.workload
@@ -379,13 +383,13 @@ impl Simulated {
         let reason: Box<str> = match &note.what {
             What::Failed(Some(reason)) => reason.clone(),
             What::Failed(None) => return,
-            What::Recovered => note::RECOVERED.into(),
+            What::Recovered => notes::RECOVERED.into(),
             What::Attempts(record) => {
                 self.workload.records.insert(hash.clone(), record.clone());
                 return;
             }
         };
-        let said = note::parse(&format!("{token}.{reason}"));
+        let said = notes::parse(&format!("{token}.{reason}"));
         assert!(said.is_some(), "{note:?}");
         self.workload.failures.insert(hash.clone(), said);
     }
@@ -447,7 +451,7 @@ impl Simulated {
 
     fn is_available(&self, pod: &Pod, second: i64) -> bool {
         let since = pod.readiness_since.unwrap_or(Timestamp::MIN);
-        pod.ready && need::later(since, super::seconds(self.min_ready)) <= at(second)
+        pod.ready && staleness::later(since, super::seconds(self.min_ready)) <= at(second)
     }
 
     fn create(&mut self, second: i64) {

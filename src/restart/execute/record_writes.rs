@@ -1,0 +1,253 @@
+//! Having workloads say what became of their restarts: one small write each, and with it the alert, so that a failure is told
+//! once whoever leads.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    api::EventReason,
+    cluster::{self, Class, Verb},
+    restart::{
+        controller::{Controller, Done},
+        judge::{
+            assess::Target,
+            memory::{Memory, Missed},
+            notes::Note,
+        },
+        observed::model::WorkloadKey,
+        publish::report::Happening,
+        schedule::in_flight::caught,
+    },
+};
+
+/// Workloads that are written to at once, and those of one namespace among them: one whose writes take their whole time,
+/// as with an admission webhook that does not answer, must not hold up the others.
+const AT_ONCE: usize = 8;
+const OF_NAMESPACE: usize = 2;
+/// How long a write waits after somebody else wrote first, and after one that failed otherwise.
+const CONFLICTED: Duration = Duration::from_secs(2);
+const FAILED: Duration = Duration::from_secs(10);
+
+impl Controller {
+    /// Begins to write what workloads are to say of themselves.
+    pub(in crate::restart) fn record(&mut self, now: Instant) {
+        self.records
+            .retain(|_, until| until.is_none_or(|until| now < until));
+        let mut busy: HashMap<Arc<str>, usize> = HashMap::new();
+        for (key, _) in self.records.iter().filter(|(_, until)| until.is_none()) {
+            *busy.entry(Arc::clone(&key.key.namespace)).or_default() += 1;
+        }
+        let is_due = |target: &&Target| {
+            !target.notes.is_empty()
+                && !self.phases.contains_key(&target.key)
+                && !self.records.contains_key(&target.key)
+        };
+        let targets = self.spaces.values().flat_map(|space| &space.targets);
+        let due: BTreeMap<&WorkloadKey, &Target> = targets
+            .filter(is_due)
+            .map(|target| (&target.key, target))
+            .collect();
+        let next = self.record_turns.next(due.keys().copied(), busy);
+        let due: Vec<Due> = next
+            .iter()
+            .filter_map(|key| due.get(key))
+            .map(|target| (target.key.clone(), target.uid.clone(), target.notes.clone()))
+            .collect();
+        for (key, uid, notes) in due {
+            self.records.insert(key.clone(), None);
+            let context = Arc::clone(&self.context);
+            self.tasks.spawn(async move {
+                let written = context.write_notes(&key, &uid, &notes);
+                let written = caught(Verb::Patch, &key.key, written).await;
+                Done::Recorded {
+                    key,
+                    uid,
+                    notes,
+                    written,
+                }
+            });
+        }
+    }
+
+    /// A workload says what it was to say, or does not.
+    pub(in crate::restart) fn recorded(
+        &mut self,
+        key: &WorkloadKey,
+        uid: &str,
+        notes: &[Note],
+        written: Result<(), cluster::Error>,
+        now: Instant,
+    ) {
+        let Err(error) = written else {
+            self.records.remove(key);
+            self.settle(key, uid, notes, now, |memory, note| memory.noted(uid, note));
+            return;
+        };
+        tracing::warn!(workload = %key, %error, "a workload was not told what became of its restart");
+        let (wait, missed) = match &error.class {
+            // The next leader tells.
+            Class::NotLeading | Class::Unauthorized => {
+                self.records.insert(key.clone(), Some(now + FAILED));
+                return;
+            }
+            Class::Conflict | Class::UidMismatch | Class::NotFound | Class::AlreadyExists => {
+                (CONFLICTED, Missed::Passing)
+            }
+            Class::Timeout => (FAILED, Missed::Late),
+            Class::Throttled { .. } | Class::Unavailable { .. } | Class::Disruption => {
+                (FAILED, Missed::Passing)
+            }
+            Class::Forbidden
+            | Class::Invalid { .. }
+            | Class::FieldConflict { .. }
+            | Class::TooLarge
+            | Class::Expired
+            | Class::Rejected { .. }
+            | Class::Malformed(_) => (FAILED, Missed::Refused),
+        };
+        self.records.insert(key.clone(), Some(now + wait));
+        self.settle(key, uid, notes, now, |memory, note| {
+            memory.not_noted(uid, note, missed)
+        });
+    }
+
+    fn settle(
+        &mut self,
+        key: &WorkloadKey,
+        uid: &str,
+        notes: &[Note],
+        now: Instant,
+        mut alerts: impl FnMut(&mut Memory, &Note) -> bool,
+    ) {
+        for note in notes {
+            if let (true, Some(sentence)) = (alerts(&mut self.memory, note), &note.alert) {
+                let happened = Happening {
+                    object: note.object.clone(),
+                    workload: Some(key.clone()),
+                    event: EventReason::RestartFailed,
+                    sentence: format!("{key}: {sentence}"),
+                    changed_at: None,
+                };
+                self.context.tell(&happened, &HashMap::from([(key, uid)]));
+            }
+        }
+        if let Some(space) = self.spaces.get_mut(&key.key.namespace) {
+            space.forget_notes(key);
+            space.touch(key, now);
+        }
+    }
+}
+
+type Due = (WorkloadKey, Box<str>, Vec<Note>);
+
+/// Whose turn it is to be written to: the namespace's that was served least lately, and there the next workload's after the
+/// last one's.
+#[derive(Debug, Default)]
+pub(in crate::restart) struct Turns {
+    count: u64,
+    last: HashMap<Arc<str>, (u64, WorkloadKey)>,
+}
+
+impl Turns {
+    /// Those that are written to now of the ones `due`, where so many of each namespace are being written to.
+    fn next<'a>(
+        &mut self,
+        due: impl IntoIterator<Item = &'a WorkloadKey>,
+        mut busy: HashMap<Arc<str>, usize>,
+    ) -> Vec<WorkloadKey> {
+        let mut lines: BTreeMap<Arc<str>, VecDeque<&WorkloadKey>> = BTreeMap::new();
+        for key in due {
+            lines
+                .entry(Arc::clone(&key.key.namespace))
+                .or_default()
+                .push_back(key);
+        }
+        self.last
+            .retain(|namespace, _| lines.contains_key(namespace) || busy.contains_key(namespace));
+        for (namespace, line) in &mut lines {
+            if let Some((_, last)) = self.last.get(namespace) {
+                line.rotate_left(line.partition_point(|key| *key <= last));
+            }
+        }
+        let mut next = Vec::new();
+        let mut free = AT_ONCE.saturating_sub(busy.values().sum());
+        while free > 0 {
+            let has_room =
+                |namespace: &Arc<str>| busy.get(namespace).is_none_or(|count| *count < OF_NAMESPACE);
+            let turn = |namespace: &Arc<str>| self.last.get(namespace).map(|(turn, _)| *turn);
+            let first = lines
+                .iter_mut()
+                .filter(|(namespace, line)| !line.is_empty() && has_room(namespace))
+                .min_by_key(|(namespace, _)| turn(namespace));
+            let Some((namespace, key)) =
+                first.and_then(|(namespace, line)| Some((Arc::clone(namespace), line.pop_front()?)))
+            else {
+                break;
+            };
+            self.count += 1;
+            self.last
+                .insert(Arc::clone(&namespace), (self.count, key.clone()));
+            *busy.entry(namespace).or_default() += 1;
+            next.push(key.clone());
+            free -= 1;
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{ObjectKey, WorkloadKind};
+
+    fn workloads(namespace: &str, count: usize) -> Vec<WorkloadKey> {
+        let of = |n| WorkloadKey {
+            kind: WorkloadKind::Deployment,
+            key: ObjectKey::new(namespace, format!("web-{n}")),
+        };
+        (0..count).map(of).collect()
+    }
+
+    fn names(keys: &[WorkloadKey]) -> Vec<String> {
+        keys.iter()
+            .map(|key| format!("{}/{}", key.key.namespace, key.key.name))
+            .collect()
+    }
+
+    #[test]
+    fn a_namespace_whose_writes_never_end_leaves_room_for_the_others() {
+        let mut turns = Turns::default();
+        let mut due = workloads("a-slow", 9);
+        let first = turns.next(&due, HashMap::new());
+        assert_eq!(names(&first), ["a-slow/web-0", "a-slow/web-1"]);
+        due.retain(|key| !first.contains(key));
+        due.extend(workloads("shop", 1));
+        let busy = HashMap::from([("a-slow".into(), 2)]);
+        assert_eq!(names(&turns.next(&due, busy)), ["shop/web-0"]);
+    }
+
+    #[test]
+    fn namespaces_have_turns_and_so_have_their_workloads() {
+        let mut turns = Turns::default();
+        let due: Vec<_> = ["a", "b", "c", "d", "e", "f"]
+            .iter()
+            .flat_map(|namespace| workloads(namespace, 3))
+            .collect();
+        let first = turns.next(&due, HashMap::new());
+        let expected = ["a", "b", "c", "d", "e", "f"].map(|namespace| format!("{namespace}/web-0"));
+        assert_eq!(names(&first)[..6], expected);
+        assert_eq!(names(&first)[6..], ["a/web-1", "b/web-1"]);
+        // All are due again, as after a failure.
+        let second = turns.next(&due, HashMap::new());
+        let expected = ["c/web-1", "d/web-1", "e/web-1", "f/web-1", "a/web-2", "b/web-2"];
+        assert_eq!(names(&second)[..6], expected);
+        assert_eq!(names(&second)[6..], ["c/web-2", "d/web-2"]);
+        turns.next(&[], HashMap::new());
+        assert!(turns.last.is_empty(), "what has nothing to say is forgotten");
+    }
+}

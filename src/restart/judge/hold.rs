@@ -1,0 +1,281 @@
+//! Why a workload may not go, in a word and a sentence. Pure.
+
+use std::{borrow::Cow, fmt};
+
+use jiff::Timestamp;
+
+use super::{
+    assess::Setting,
+    membership::{Membership, Terms},
+    staleness::later,
+};
+use crate::{
+    api::{RestartStrategy, caps},
+    restart::{
+        execute::patch::RESTART_AT,
+        observed::{
+            managed_secrets::ObjectFacts,
+            model::{Until, Update, Wishes, Workload},
+        },
+    },
+    sync::entry::Suspension,
+};
+
+macro_rules! words {
+    ($($(#[doc = $doc:literal])+ $variant:ident,)+) => {
+        /// Where a workload stands with a content, in a word.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Word { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Word {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The word as it is written.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($variant),)+ }
+            }
+        }
+    };
+}
+
+words! {
+    /// Its pods hold the content.
+    Done,
+    /// It rolls out.
+    RollingOut,
+    /// It was restarted and does not become healthy.
+    Failed,
+    /// So it is, but it was not healthy before.
+    StillUnhealthy,
+    /// It is not known yet which content its pods hold.
+    Looking,
+    /// The change is too young.
+    Settling,
+    /// It waits for a window.
+    WaitingForWindow,
+    /// It waits for workloads of an earlier wave.
+    WaitingForWave,
+    /// It waits until others have rolled out.
+    WaitingForTurn,
+    /// Another failed.
+    Halted,
+    /// The restart was refused; it is tried again.
+    Refused,
+    /// Somebody took the restart back; it is tried once more.
+    TakenBack,
+    /// Somebody took the restart back again.
+    Reverted,
+    /// Somebody holds restarts up.
+    Suspended,
+    /// Its rollouts are paused, or somebody planned its restart for later.
+    Paused,
+    /// Somebody must approve.
+    AwaitingApproval,
+    /// stakater Reloader restarts it.
+    LeftToReloader,
+    /// Its controller leaves pods to be deleted by somebody.
+    AwaitingPodDeletion,
+    /// Evictions are not allowed to the operator.
+    EvictNotAllowed,
+    /// Its template is another workload's.
+    BorrowedTemplate,
+    /// An annotation about restarts cannot be read.
+    Unreadable,
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Word {
+    /// Whether no passing of time and no other workload ends it: later waves do not wait for it.
+    pub const fn stays(self) -> bool {
+        matches!(
+            self,
+            Self::Done
+                | Self::StillUnhealthy
+                | Self::Reverted
+                | Self::LeftToReloader
+                | Self::AwaitingPodDeletion
+                | Self::EvictNotAllowed
+                | Self::BorrowedTemplate
+                | Self::Unreadable
+        )
+    }
+}
+
+/// Something that holds a workload up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// In a word.
+    pub word: Word,
+    /// In a sentence, and what to do.
+    pub sentence: Cow<'static, str>,
+    /// When it ends by itself.
+    pub until: Option<Timestamp>,
+}
+
+impl Block {
+    /// One that ends by itself at `until`, if that is known.
+    pub fn new(word: Word, sentence: impl Into<Cow<'static, str>>, until: Option<Timestamp>) -> Self {
+        Self {
+            word,
+            sentence: sentence.into(),
+            until,
+        }
+    }
+}
+
+/// What keeps a workload from following a content now, whatever its pods hold: the first no in the order of who says it.
+pub(in crate::restart) fn block(
+    setting: &Setting<'_>,
+    object: &ObjectFacts,
+    membership: &Membership,
+    terms: Terms,
+    workload: &Workload,
+    namespace: &Wishes,
+) -> Option<Block> {
+    suspended(setting, object, workload, namespace)
+        .or_else(|| by_size(workload))
+        .or_else(|| by_membership(membership))
+        .or_else(|| by_workload(setting, terms, workload))
+        .or_else(|| unapproved(object))
+}
+
+fn suspended(
+    setting: &Setting<'_>,
+    object: &ObjectFacts,
+    workload: &Workload,
+    namespace: &Wishes,
+) -> Option<Block> {
+    let now = setting.now;
+    let control = setting
+        .control
+        .filter(|control| control.restarts && control.applies(now, &object.content.object.namespace));
+    if let Some(control) = control {
+        let sentence = "the ConfigMap keyturn-control in the operator's namespace suspends restarts";
+        return Some(Block::new(Word::Suspended, sentence, control.until));
+    }
+    let by_object = match object.restarts.suspended {
+        Suspension::None => Until::Unset,
+        Suspension::Until(until) => Until::Time(until),
+        Suspension::Unreadable => Until::Unreadable,
+    };
+    [
+        (namespace.suspended, "the Namespace"),
+        (by_object, "the ExternalSecret"),
+        (workload.wishes.suspended, "the workload"),
+    ]
+    .into_iter()
+    .find_map(|(until, on)| match until {
+        Until::Unset => None,
+        Until::Time(until) if until <= now => None,
+        Until::Time(until) => Some(Block::new(
+            Word::Suspended,
+            format!("the annotation keyturn.dev/suspend-restarts-until on {on} suspends restarts"),
+            Some(until),
+        )),
+        Until::Unreadable => Some(Block::new(
+            Word::Suspended,
+            format!(
+                "the annotation keyturn.dev/suspend-restarts-until on {on} is no time, so restarts are \
+                 suspended: write one such as 2030-01-31T08:00:00Z, or remove it"
+            ),
+            None,
+        )),
+    })
+}
+
+fn by_size(workload: &Workload) -> Option<Block> {
+    workload.oversized.then(|| {
+        Block::new(
+            Word::Unreadable,
+            format!(
+                "its labels, its references to Secrets and its annotations of Keyturn and Reloader take more than the {} KiB \
+                 that Keyturn keeps of one workload, so it is not restarted: remove some",
+                caps::WORKLOAD >> 10
+            ),
+            None,
+        )
+    })
+}
+
+fn by_membership(membership: &Membership) -> Option<Block> {
+    match membership {
+        Membership::In(_) | Membership::Out => None,
+        Membership::LeftToReloader(_) => Some(Block::new(
+            Word::LeftToReloader,
+            "stakater Reloader restarts this workload: set restart.reloader to Honour to take it over",
+            None,
+        )),
+        Membership::Unreadable(_) => Some(Block::new(
+            Word::Unreadable,
+            "the annotation keyturn.dev/restart on the workload or its Namespace is neither true nor false, so it is \
+             not restarted: correct it",
+            None,
+        )),
+    }
+}
+
+fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Option<Block> {
+    if terms.strategy == RestartStrategy::Evict {
+        return (!setting.evict_allowed).then(|| {
+            Block::new(
+                Word::EvictNotAllowed,
+                "the operator may not evict pods: allow it by --allow-evict, or choose another strategy",
+                None,
+            )
+        });
+    }
+    if workload.borrowed_template && terms.strategy == RestartStrategy::Template {
+        return Some(Block::new(
+            Word::BorrowedTemplate,
+            "the Rollout takes its template from another workload: choose the strategy RestartAt",
+            None,
+        ));
+    }
+    let planned = workload
+        .restart_at
+        .filter(|at| terms.strategy == RestartStrategy::RestartAt && *at > later(setting.now, RESTART_AT));
+    if let Some(at) = planned {
+        return Some(Block::new(
+            Word::Paused,
+            format!("somebody planned its restart for {at} (spec.restartAt): to have it now, remove that"),
+            Some(at),
+        ));
+    }
+    // Argo Rollouts replaces pods for restartAt whatever else is paused; it is a canary's step, not a wish of somebody's.
+    if workload.paused {
+        return Some(Block::new(
+            Word::Paused,
+            "its rollouts are paused (spec.paused): it is restarted once they are resumed",
+            None,
+        ));
+    }
+    let sentence = match workload.update {
+        Update::Rolling { partition } if partition <= 0 => return None,
+        Update::Rolling { .. } => {
+            "its update strategy has a partition, so its controller would leave pods with the old content: delete \
+             its pods, remove the partition or choose the strategy Evict"
+        }
+        Update::OnDelete => "its update strategy is OnDelete: delete its pods, or choose the strategy Evict",
+    };
+    (terms.strategy == RestartStrategy::Template)
+        .then(|| Block::new(Word::AwaitingPodDeletion, sentence, None))
+}
+
+fn unapproved(object: &ObjectFacts) -> Option<Block> {
+    let token = &object.content.token;
+    object.lacks_approval().then(|| {
+        Block::new(
+            Word::AwaitingApproval,
+            format!(
+                "restarts wait for approval: annotate the ExternalSecret with keyturn.dev/approve={token}"
+            ),
+            None,
+        )
+    })
+}

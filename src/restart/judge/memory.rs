@@ -1,0 +1,624 @@
+//! What the process remembers of restarts besides what the cluster says. Pure, and all of it may be lost: then decisions are
+//! a little slower or more careful, never other restarts.
+
+use std::{collections::HashMap, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use litemap::LiteMap;
+
+use super::{
+    notes::{Note, Said},
+    rollout::Failure,
+    staleness::later,
+};
+use crate::{
+    api::{ObjectKey, Opening, RestartStrategy, window},
+    restart::{
+        observed::{managed_secrets::ObjectFacts, model::Texts},
+        schedule::decide::{COALESCE, Go},
+    },
+    sync::entry::Restarts,
+};
+
+/// For how long an index may lag behind a patch that was sent, and how long after a patch was taken back the second one is
+/// tried.
+pub const SENT: SignedDuration = SignedDuration::from_secs(30);
+/// How long an eviction that a disruption budget refused waits.
+pub const EVICT_AGAIN: SignedDuration = SignedDuration::from_secs(30);
+const FIRST_BACK_OFF: i64 = 10;
+const LONGEST_BACK_OFF: i64 = 300;
+/// How long a decision rests that did not hold, the first time and at most.
+const REST: SignedDuration = SignedDuration::from_secs(2);
+const LONGEST_REST: SignedDuration = SignedDuration::from_secs(30);
+/// A record that cannot be written is tried this often.
+const TRIES: u8 = 30;
+/// After so many of them people are told all the same.
+const PATIENCE: u8 = 3;
+/// Windows that do not open within four years are looked at again after this time.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_hours(24);
+
+/// What the process remembers.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    workloads: HashMap<Box<str>, Kept>,
+    objects: HashMap<ObjectKey, Timestamp>,
+    openings: HashMap<ObjectKey, Known>,
+    served: HashMap<Arc<str>, u64>,
+    turn: u64,
+}
+
+/// Of one workload, by its uid.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    /// The contents that its pods were seen to hold, and when those changed: the same content may come back.
+    satisfied: LiteMap<Box<str>, (Box<str>, Timestamp)>,
+    complete: Texts,
+    /// The contents whose rollout was seen under way.
+    rolled: Texts,
+    /// The contents whose rollout was seen to fail.
+    failed: LiteMap<Box<str>, Failed>,
+    /// The contents for which the workload was to say again what it lost, or that it recovered, and how often that was tried.
+    reminded: LiteMap<Box<str>, (Box<str>, u8)>,
+    changes: Option<Changes>,
+    sent: LiteMap<Box<str>, Sent>,
+    /// What was sent before that.
+    former: LiteMap<Box<str>, Sent>,
+    refused: Option<Refused>,
+    evicting: Option<Evicting>,
+    /// How many decisions in a row did not hold when the workload was read again.
+    rests: u32,
+}
+
+/// Pods of a workload are evicted, one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evicting {
+    /// Since then.
+    pub since: Timestamp,
+    /// Whether this process does. Before it, it may have been another one of ours, or anybody.
+    pub ours: bool,
+    /// Whether it goes on, so that it holds a slot.
+    pub holds: bool,
+}
+
+/// A rollout was seen to fail.
+#[derive(Clone, Debug)]
+struct Failed {
+    token: Box<str>,
+    failure: Failure,
+    /// Whether it recovered.
+    over: bool,
+    /// What the workload is to say of it.
+    record: Due,
+    /// Whether people are to be told of it once that is done.
+    alert: bool,
+}
+
+/// Whether something is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// Nothing asks for it.
+    No,
+    /// It was tried so often.
+    Yes(u8),
+    /// It is there, or was given up.
+    Over,
+}
+
+/// Whether an ExternalSecret's windows are open.
+#[derive(Clone, Debug)]
+struct Known {
+    restarts: Arc<Restarts>,
+    opening: Opening,
+    since: Timestamp,
+    until: Timestamp,
+}
+
+/// Changes that follow each other so closely that they make one restart.
+#[derive(Clone, Copy, Debug)]
+struct Changes {
+    first: Timestamp,
+    latest: Timestamp,
+}
+
+/// Why a workload was not told what it is to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// For a reason that passes.
+    Passing,
+    /// It was not answered in time, which may take as long each time.
+    Late,
+    /// It never will be.
+    Refused,
+}
+
+/// A patch that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// With this token.
+    pub token: Box<str>,
+    /// When.
+    pub at: Timestamp,
+    /// The number of the attempt.
+    pub attempt: u8,
+    /// Whether it is known to have been taken.
+    pub taken: bool,
+}
+
+/// A request that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// It is tried again then.
+    pub until: Timestamp,
+    /// How often in a row.
+    pub times: u32,
+    /// Why, in a sentence.
+    pub why: Box<str>,
+    /// Whether it was only doubted.
+    doubt: bool,
+}
+
+impl Memory {
+    /// A request goes out: to be called before it, so that a lost answer is no second request at once.
+    pub fn sending(&mut self, go: &Go, now: Timestamp) {
+        self.turn += 1;
+        self.served.insert(Arc::clone(&go.key.key.namespace), self.turn);
+        let kept = self.workloads.entry(go.uid.clone()).or_default();
+        kept.changes = None;
+        if go.strategy == RestartStrategy::Evict {
+            // Each pod has its own time.
+            kept.evicting = Some(Evicting {
+                since: now,
+                ours: true,
+                holds: true,
+            });
+            return;
+        }
+        for carried in &go.carried {
+            let sent = Sent {
+                token: carried.asked.record.token.clone(),
+                at: now,
+                attempt: carried.asked.record.attempt,
+                taken: false,
+            };
+            kept.ask(&carried.asked.hash, &sent.token);
+            if let Some(former) = kept.sent.insert(carried.asked.hash.clone(), sent) {
+                kept.former.insert(carried.asked.hash.clone(), former);
+            }
+        }
+    }
+
+    /// The request was taken.
+    pub fn taken(&mut self, go: &Go, now: Timestamp) {
+        self.began(go, now);
+        let kept = self.workloads.entry(go.uid.clone()).or_default();
+        (kept.refused, kept.rests) = (None, 0);
+        for carried in &go.carried {
+            if let Some(sent) = kept.sent.get_mut(&carried.asked.hash) {
+                sent.taken = true;
+            }
+        }
+    }
+
+    /// Nothing is known of the request: it may have been taken. If it was not, it is tried again later, for `why`.
+    pub fn doubted(&mut self, go: &Go, now: Timestamp, why: &str) {
+        self.began(go, now);
+        let kept = self.workloads.entry(go.uid.clone()).or_default();
+        kept.back_off(now, SENT, why, true);
+    }
+
+    fn began(&mut self, go: &Go, now: Timestamp) {
+        for carried in &go.carried {
+            self.objects.insert(carried.object.clone(), now);
+        }
+    }
+
+    /// The request certainly did nothing, since the workload changed meanwhile: it may be decided on again at once.
+    pub fn conflicted(&mut self, go: &Go) {
+        if let Some(kept) = self.workloads.get_mut(&go.uid) {
+            kept.forget(go);
+        }
+    }
+
+    /// The request was refused, for a reason that does not pass quickly.
+    pub fn refused(&mut self, go: &Go, now: Timestamp, why: &str) {
+        let kept = self.workloads.entry(go.uid.clone()).or_default();
+        kept.forget(go);
+        kept.back_off(now, SignedDuration::ZERO, why, false);
+    }
+
+    /// A disruption budget refused the eviction for now: nothing is under way that holds a slot.
+    pub fn evict_later(&mut self, go: &Go, now: Timestamp, why: &str) {
+        let kept = self.workloads.entry(go.uid.clone()).or_default();
+        kept.pause();
+        kept.refused = Some(Refused {
+            until: later(now, EVICT_AGAIN),
+            times: 0,
+            why: why.into(),
+            doubt: false,
+        });
+    }
+
+    /// Forgets workloads and objects that are gone.
+    pub fn retain(
+        &mut self,
+        mut workload: impl FnMut(&str) -> bool,
+        mut object: impl FnMut(&ObjectKey) -> bool,
+    ) {
+        self.workloads.retain(|uid, _| workload(uid));
+        self.objects.retain(|key, _| object(key));
+        self.openings.retain(|key, _| object(key));
+        let objects = &self.objects;
+        self.served
+            .retain(|namespace, _| objects.keys().any(|key| key.namespace == *namespace));
+    }
+
+    /// How many workloads are remembered.
+    pub fn len(&self) -> usize {
+        self.workloads.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.workloads.is_empty()
+    }
+
+    /// When a workload was last restarted for the object, as this process knows.
+    pub(in crate::restart) fn last_patch(&self, object: &ObjectKey) -> Option<Timestamp> {
+        self.objects.get(object).copied()
+    }
+
+    /// Whether the object's windows are open. It is remembered until that changes: it takes long to find out.
+    pub(in crate::restart) fn opening(&mut self, object: &ObjectFacts, now: Timestamp) -> Opening {
+        let windows = &object.restarts.policy.windows;
+        let holds = |known: &&Known| {
+            known.restarts.policy.windows == *windows && known.since <= now && now < known.until
+        };
+        if let Some(known) = self.openings.get(object.key()).filter(holds) {
+            return known.opening;
+        }
+        let opening = window::opening(windows, now);
+        let known = Known {
+            restarts: Arc::clone(&object.restarts),
+            opening,
+            since: now,
+            until: match opening {
+                Opening::Open { until: end } | Opening::Closed { next: Some(end) } => end,
+                Opening::Closed { next: None } => later(now, LOOK_AGAIN),
+            },
+        };
+        self.openings.insert(object.key().clone(), known);
+        opening
+    }
+
+    /// The turn in which the namespace was last served; 0 if never.
+    pub(in crate::restart) fn served(&self, namespace: &str) -> u64 {
+        self.served.get(namespace).copied().unwrap_or_default()
+    }
+
+    pub(in crate::restart) fn is_satisfied(
+        &self,
+        uid: &str,
+        hash: &str,
+        token: &str,
+        changed: Timestamp,
+    ) -> bool {
+        let satisfied = self.kept(uid).and_then(|kept| kept.satisfied.get(hash));
+        satisfied.is_some_and(|(found, at)| **found == *token && *at == changed)
+    }
+
+    pub(in crate::restart) fn satisfy(&mut self, uid: &str, hash: &str, token: &str, changed: Timestamp) {
+        if !self.is_satisfied(uid, hash, token, changed) {
+            let kept = self.workloads.entry(uid.into()).or_default();
+            kept.satisfied.insert(hash.into(), (token.into(), changed));
+        }
+    }
+
+    pub(in crate::restart) fn is_complete(&self, uid: &str, hash: &str, token: &str) -> bool {
+        self.kept(uid).is_some_and(|kept| is(&kept.complete, hash, token))
+    }
+
+    /// Why the rollout for the content failed, if it was seen to fail and not to recover.
+    pub(in crate::restart) fn failure(&self, uid: &str, hash: &str, token: &str) -> Option<&Failure> {
+        let failed = self.failed(uid, hash, token)?;
+        (!failed.over).then_some(&failed.failure)
+    }
+
+    /// The rollout for the content was seen under way.
+    pub(in crate::restart) fn rolls(&mut self, uid: &str, hash: &str, token: &str) {
+        let kept = self.workloads.entry(uid.into()).or_default();
+        note(&mut kept.rolled, hash, token);
+    }
+
+    /// The rollout for the content was seen to fail, of which the workload says what `said` tells. Where it says nothing yet,
+    /// it is to, and people are told, unless it had failed before this process began.
+    pub(in crate::restart) fn fail(
+        &mut self,
+        uid: &str,
+        hash: &str,
+        token: &str,
+        failure: &Failure,
+        said: &Said,
+    ) {
+        let kept = self.workloads.entry(uid.into()).or_default();
+        if let Some(failed) = kept.failed.get_mut(hash)
+            && *failed.token == *token
+        {
+            if std::mem::take(&mut failed.over) {
+                failed.failure = failure.clone();
+                kept.reminded.remove(hash);
+                if *said == Said::Recovered {
+                    failed.record = Due::Yes(0);
+                }
+            }
+            return;
+        }
+        let sent = kept.sent.get(hash).is_some_and(|sent| *sent.token == *token);
+        let news = *said == Said::Nothing && (sent || is(&kept.rolled, hash, token));
+        let failed = Failed {
+            token: token.into(),
+            failure: failure.clone(),
+            over: false,
+            record: match said {
+                Said::Failed(_) => Due::Over,
+                Said::Nothing if !news => Due::No,
+                Said::Nothing | Said::Recovered => Due::Yes(0),
+            },
+            alert: news,
+        };
+        kept.reminded.remove(hash);
+        kept.failed.insert(hash.into(), failed);
+    }
+
+    /// A rollout that failed looks well for the moment: only what is remembered of it tells.
+    pub(in crate::restart) fn looks_well(&mut self, uid: &str, hash: &str, token: &str) {
+        if let Some(failed) = self.failed_mut(uid, hash, token)
+            && failed.record == Due::No
+        {
+            failed.record = Due::Yes(0);
+        }
+    }
+
+    /// What failed works again.
+    pub(in crate::restart) fn recover(&mut self, uid: &str, hash: &str, token: &str) {
+        if let Some(failed) = self.failed_mut(uid, hash, token) {
+            failed.over = true;
+        }
+    }
+
+    /// Whether the workload is to say that the rollout failed, and whether people are told then.
+    pub(in crate::restart) fn record_due(&self, uid: &str, hash: &str, token: &str) -> Option<bool> {
+        let failed = self.failed(uid, hash, token)?;
+        matches!(failed.record, Due::Yes(_)).then_some(failed.alert)
+    }
+
+    /// Whether the workload may be told again what it lost, or that it recovered: once.
+    pub(in crate::restart) fn may_remind(&self, uid: &str, hash: &str, token: &str) -> bool {
+        let reminded = self.kept(uid).and_then(|kept| kept.reminded.get(hash));
+        !reminded.is_some_and(|(found, tries)| **found == *token && *tries >= TRIES)
+    }
+
+    /// A note was written, or needs none: whether people are to be told now.
+    pub(in crate::restart) fn noted(&mut self, uid: &str, written: &Note) -> bool {
+        if !written.what.is_failure() {
+            self.reminded(uid, written, TRIES);
+            return false;
+        }
+        let failed = self.failed_mut(uid, &written.hash, &written.token);
+        failed.is_some_and(|failed| {
+            failed.record = Due::Over;
+            std::mem::take(&mut failed.alert)
+        })
+    }
+
+    /// A note was not written: whether people are to be told now. It may still be written later.
+    pub(in crate::restart) fn not_noted(&mut self, uid: &str, missed: &Note, why: Missed) -> bool {
+        let refused = why == Missed::Refused;
+        if !missed.what.is_failure() {
+            self.reminded(uid, missed, if refused { TRIES } else { 1 });
+            return false;
+        }
+        let Some(failed) = self.failed_mut(uid, &missed.hash, &missed.token) else {
+            return false;
+        };
+        let tries = match failed.record {
+            Due::Yes(tries) => tries.saturating_add(1),
+            Due::No | Due::Over => TRIES,
+        };
+        failed.record = if refused || tries >= TRIES {
+            Due::Over
+        } else {
+            Due::Yes(tries)
+        };
+        (why != Missed::Passing || tries >= PATIENCE) && std::mem::take(&mut failed.alert)
+    }
+
+    fn reminded(&mut self, uid: &str, of: &Note, tries: u8) {
+        let kept = self.workloads.entry(uid.into()).or_default();
+        let before = kept
+            .reminded
+            .get(&of.hash)
+            .filter(|(token, _)| *token == of.token);
+        let tries = before.map_or(0, |(_, tries)| *tries).saturating_add(tries);
+        kept.reminded.insert(of.hash.clone(), (of.token.clone(), tries));
+    }
+
+    fn failed(&self, uid: &str, hash: &str, token: &str) -> Option<&Failed> {
+        let failed = self.kept(uid)?.failed.get(hash)?;
+        (*failed.token == *token).then_some(failed)
+    }
+
+    fn failed_mut(&mut self, uid: &str, hash: &str, token: &str) -> Option<&mut Failed> {
+        let failed = self.workloads.get_mut(uid)?.failed.get_mut(hash)?;
+        (*failed.token == *token).then_some(failed)
+    }
+
+    pub(in crate::restart) fn complete(&mut self, uid: &str, hash: &str, token: &str) {
+        let kept = self.workloads.entry(uid.into()).or_default();
+        if note(&mut kept.complete, hash, token) {
+            kept.refused = None;
+            kept.rolled.remove(hash);
+            if let Some(failed) = kept.failed.get_mut(hash) {
+                failed.over = true;
+            }
+            // What was sent is there.
+            if kept.sent.get(hash).is_some_and(|sent| *sent.token == *token) {
+                kept.sent.remove(hash);
+                kept.former.remove(hash);
+            }
+            if kept.sent.is_empty() {
+                (kept.sent, kept.former) = Default::default();
+            }
+        }
+    }
+
+    /// The first of the changes that ask for the workload's next restart without a rest between them, given the `latest`.
+    pub(in crate::restart) fn changed(&mut self, uid: &str, latest: Option<Timestamp>) -> Option<Timestamp> {
+        let Some(latest) = latest else {
+            if let Some(kept) = self.workloads.get_mut(uid) {
+                kept.changes = None;
+            }
+            return None;
+        };
+        let kept = self.workloads.entry(uid.into()).or_default();
+        let first = kept
+            .changes
+            .filter(|changes| latest < later(changes.latest, COALESCE))
+            .map_or(latest, |changes| changes.first.min(latest));
+        kept.changes = Some(Changes { first, latest });
+        Some(first)
+    }
+
+    pub(in crate::restart) fn sent(&self, uid: &str, hash: &str) -> Option<&Sent> {
+        self.kept(uid)?.sent.get(hash)
+    }
+
+    /// Whether a patch was sent that the workload, as it is known, may not show yet.
+    pub(in crate::restart) fn has_sent(&self, uid: &str, now: Timestamp) -> bool {
+        let kept = self.kept(uid);
+        kept.is_some_and(|kept| kept.sent.values().any(|sent| now < later(sent.at, SENT)))
+    }
+
+    /// The refusal that is in force.
+    pub(in crate::restart) fn refusal(&self, uid: &str, now: Timestamp) -> Option<&Refused> {
+        self.kept(uid)?
+            .refused
+            .as_ref()
+            .filter(|refused| now < refused.until)
+    }
+
+    /// Whether the last request was refused too.
+    pub(in crate::restart) fn was_refused(&self, uid: &str) -> bool {
+        let refused = self.kept(uid).and_then(|kept| kept.refused.as_ref());
+        refused.is_some_and(|refused| !refused.doubt)
+    }
+
+    /// How long a decision rests that did not hold when the workload was read again: longer each time.
+    pub(in crate::restart) fn rest(&mut self, uid: &str) -> SignedDuration {
+        let kept = self.workloads.entry(uid.into()).or_default();
+        let wait = REST.saturating_mul(1_i32.checked_shl(kept.rests).unwrap_or(i32::MAX));
+        kept.rests = kept.rests.saturating_add(1).min(16);
+        wait.min(LONGEST_REST)
+    }
+
+    pub(in crate::restart) fn evicting(&self, uid: &str) -> Option<Evicting> {
+        self.kept(uid)?.evicting
+    }
+
+    /// Notes whether pods of the workload are being replaced, by whomever.
+    pub(in crate::restart) fn watch_eviction(
+        &mut self,
+        uid: &str,
+        waiting: bool,
+        now: Timestamp,
+    ) -> Option<Evicting> {
+        if waiting {
+            let kept = self.workloads.entry(uid.into()).or_default();
+            let evicting = kept.evicting.get_or_insert(Evicting {
+                since: now,
+                ours: false,
+                holds: true,
+            });
+            evicting.holds = true;
+        } else if self.evicting(uid).is_some_and(|evicting| !evicting.ours) {
+            self.evicted(uid);
+        }
+        self.evicting(uid)
+    }
+
+    pub(in crate::restart) fn evicted(&mut self, uid: &str) {
+        if let Some(kept) = self.workloads.get_mut(uid) {
+            kept.evicting = None;
+        }
+    }
+
+    fn kept(&self, uid: &str) -> Option<&Kept> {
+        self.workloads.get(uid)
+    }
+}
+
+impl Kept {
+    /// The content is asked for. What was known of it counts no more where something else was asked for since.
+    fn ask(&mut self, hash: &str, token: &str) {
+        if self.sent.get(hash).is_some_and(|sent| *sent.token == *token) {
+            return;
+        }
+        self.complete.remove(hash);
+        self.rolled.remove(hash);
+        if let Some(failed) = self.failed.get_mut(hash)
+            && *failed.token == *token
+        {
+            failed.over = true;
+        }
+    }
+
+    /// The last request did nothing: what is known of the one before holds.
+    fn forget(&mut self, go: &Go) {
+        for carried in &go.carried {
+            let hash = &carried.asked.hash;
+            match self.former.remove(hash) {
+                Some(former) => self.sent.insert(hash.clone(), former),
+                None => self.sent.remove(hash),
+            };
+        }
+        if go.strategy == RestartStrategy::Evict {
+            self.pause();
+        }
+    }
+
+    /// The last eviction did nothing. What came of those before is still ours.
+    fn pause(&mut self) {
+        if let Some(evicting) = &mut self.evicting {
+            evicting.holds = false;
+        }
+    }
+
+    fn back_off(&mut self, now: Timestamp, least: SignedDuration, why: &str, doubt: bool) {
+        let times = self
+            .refused
+            .as_ref()
+            .map_or(0, |refused| refused.times)
+            .saturating_add(1);
+        let seconds = FIRST_BACK_OFF
+            .saturating_mul(1_i64.checked_shl((times - 1).min(30)).unwrap_or(i64::MAX))
+            .clamp(FIRST_BACK_OFF, LONGEST_BACK_OFF);
+        self.refused = Some(Refused {
+            until: later(now, SignedDuration::from_secs(seconds).max(least)),
+            times,
+            why: why.into(),
+            doubt,
+        });
+    }
+}
+
+fn is(tokens: &Texts, hash: &str, token: &str) -> bool {
+    tokens.get(hash).is_some_and(|found| **found == *token)
+}
+
+/// Remembers the token of a Secret; false if it was remembered already.
+fn note(tokens: &mut Texts, hash: &str, token: &str) -> bool {
+    let new = !is(tokens, hash, token);
+    if new {
+        tokens.insert(hash.into(), token.into());
+    }
+    new
+}

@@ -1,0 +1,13 @@
+//! Where each workload stands with each Secret that it follows, and what holds it up.
+
+pub mod assess;
+pub mod hold;
+pub mod membership;
+pub mod memory;
+pub mod notes;
+pub mod reloader;
+pub mod rollout;
+pub mod staleness;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! How the rollout that we asked for goes. Pure.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::staleness::{later, lives};
+use crate::{
+    api::WorkloadKind,
+    restart::observed::model::{Container, Pod, Update, Workload},
+};
+
+/// Containers that were restarted this often crash.
+const CRASHES: i32 = 3;
+/// One that crashed works again once it has run for so long: between two crashes it may look well.
+const PROOF: SignedDuration = SignedDuration::from_secs(60);
+/// What needs no restarts to be seen counts after this time: an image may be slow to come, a Secret late.
+const STUCK: SignedDuration = SignedDuration::from_secs(60);
+
+/// How a rollout goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// All pods are of the present template and work.
+    Complete,
+    /// It is under way.
+    Rolling,
+    /// It does not get there.
+    Failed(Failure),
+    /// The controller has replaced what it may; the others wait for somebody.
+    AwaitingPodDeletion,
+    /// Its time is over, and only its pods tell how it ended.
+    Unknown,
+}
+
+/// Why a rollout does not get there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Its controller gave up.
+    DeadlineExceeded,
+    /// It takes too long.
+    TimedOut,
+    /// A new pod does not start: the reason that its container gives.
+    Pod(Box<str>),
+    /// The workload itself says so; its pods were not looked at yet.
+    Recorded,
+    /// The workload says something of it that cannot be read.
+    Unreadable,
+}
+
+impl Failure {
+    /// The failure in a word, as it is recorded.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::TimedOut => "TimedOut",
+            Self::Pod(reason) => reason,
+            Self::Recorded => "Recorded",
+            Self::Unreadable => "Unreadable",
+        }
+    }
+
+    /// The failure of a recorded word.
+    pub fn of(reason: &str) -> Self {
+        match reason {
+            "DeadlineExceeded" => Self::DeadlineExceeded,
+            "TimedOut" => Self::TimedOut,
+            "Unreadable" => Self::Unreadable,
+            reason => Self::Pod(reason.into()),
+        }
+    }
+
+    /// The failure in a sentence, and what to do.
+    pub fn sentence(&self, was_healthy: bool) -> String {
+        let why = match self {
+            Self::DeadlineExceeded => "its controller gave up on the rollout".to_owned(),
+            Self::TimedOut => "its rollout takes longer than restart.health.timeout".to_owned(),
+            Self::Pod(reason) => format!("a new pod does not start: {reason}"),
+            Self::Recorded => "an earlier look found that its rollout failed".to_owned(),
+            Self::Unreadable => {
+                "an annotation restart.keyturn.dev/*.failed on it cannot be read, so it counts as failed \
+                 until its rollout is complete: remove the annotation"
+                    .to_owned()
+            }
+        };
+        if was_healthy {
+            format!("{why}; look at its pods")
+        } else {
+            format!("{why}; it was not healthy before the restart either")
+        }
+    }
+}
+
+/// What is known of a rollout.
+#[derive(Clone, Copy, Debug)]
+pub struct Rollout<'a> {
+    /// Which kind of workload.
+    pub kind: WorkloadKind,
+    /// The workload.
+    pub workload: &'a Workload,
+    /// When we asked for it.
+    pub since: Timestamp,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// Its pods that were made for it; none if they were not listed.
+    pub new: Option<&'a [&'a Pod]>,
+    /// Whether pods hold old content; none if that is not known.
+    pub stale: Option<bool>,
+    /// Whether it was seen to fail.
+    pub failed: bool,
+}
+
+/// Whether the workload's controller says that every pod is of the present template, and works.
+pub fn rolled_out(kind: WorkloadKind, workload: &Workload) -> bool {
+    let progress = &workload.progress;
+    if workload.observed_generation < workload.generation {
+        return false;
+    }
+    let desired = progress.desired;
+    match kind {
+        WorkloadKind::Deployment => {
+            progress.updated == desired && progress.total == desired && progress.available == desired
+        }
+        WorkloadKind::StatefulSet => {
+            let partition = match workload.update {
+                Update::Rolling { partition } => partition.max(0),
+                Update::OnDelete => 0,
+            };
+            progress.updated >= desired.saturating_sub(partition)
+                && progress.ready == desired
+                && (partition > 0 || progress.one_revision)
+        }
+        WorkloadKind::DaemonSet => progress.updated == desired && progress.available == desired,
+        WorkloadKind::Rollout => {
+            progress.phase_healthy
+                && progress.updated == desired
+                && progress.available >= desired
+                && workload
+                    .restart_at
+                    .is_none_or(|asked| progress.restarted_at.is_some_and(|done| done >= asked))
+        }
+    }
+}
+
+/// Whether as many pods work as there should be, of whatever template.
+pub fn steady(kind: WorkloadKind, workload: &Workload) -> bool {
+    let progress = &workload.progress;
+    let working = match kind {
+        WorkloadKind::StatefulSet => progress.ready,
+        _ => progress.available,
+    };
+    working >= progress.desired && !progress.deadline_exceeded
+}
+
+/// How the rollout goes.
+pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
+    let Rollout {
+        kind,
+        workload,
+        new,
+        stale,
+        ..
+    } = *rollout;
+    if rolled_out(kind, workload) {
+        return Health::Complete;
+    }
+    let observed = workload.observed_generation >= workload.generation;
+    if workload.update == Update::OnDelete && observed {
+        return Health::AwaitingPodDeletion;
+    }
+    let end = rollout.end();
+    let ours = || ours(rollout, end);
+    if let Some(reason) = ours().find_map(|pod| broken(pod, now)) {
+        return Health::Failed(Failure::Pod(reason));
+    }
+    let over = now >= end;
+    if observed && workload.progress.deadline_exceeded && (!over || stale == Some(true)) {
+        return Health::Failed(Failure::DeadlineExceeded);
+    }
+    if !over {
+        return Health::Rolling;
+    }
+    match (new, stale) {
+        (None, _) | (_, None) => Health::Unknown,
+        (Some(_), Some(stale)) if stale || ours().any(|pod| !pod.ready) => Health::Failed(Failure::TimedOut),
+        // Ours ended; what is not as it should be now is another's.
+        _ => Health::Complete,
+    }
+}
+
+/// Whether the rollout, which failed and now looks `well`, does so for good: pods that were looked at not before `listed` show
+/// it. None if that is not known.
+pub fn recovered(rollout: &Rollout<'_>, well: &Health, listed: Timestamp) -> Option<bool> {
+    rollout.new?;
+    let proven = || !ours(rollout, rollout.end()).any(|pod| crashed_lately(pod, listed));
+    Some(*well == Health::Complete && proven())
+}
+
+impl Rollout<'_> {
+    /// When its time is over.
+    fn end(&self) -> Timestamp {
+        let timeout = SignedDuration::try_from(self.timeout).unwrap_or(SignedDuration::MAX);
+        later(self.since, timeout)
+    }
+}
+
+/// The new pods that tell how the rollout goes, which ends at `end`. A pod that was made after the end is of another's
+/// rollout, and what befell one after it is another's doing, unless the rollout failed before.
+fn ours<'a>(rollout: &Rollout<'a>, end: Timestamp) -> impl Iterator<Item = &'a Pod> {
+    let failed = rollout.failed;
+    rollout.new.into_iter().flatten().copied().filter(move |pod| {
+        let since = pod.readiness_since.unwrap_or(pod.created);
+        lives(pod) && pod.created <= end && (failed || since <= end)
+    })
+}
+
+/// Why the pod does not start, if it does not.
+pub fn broken(pod: &Pod, now: Timestamp) -> Option<Box<str>> {
+    let stuck = later(pod.created, STUCK) <= now;
+    pod.containers.iter().find_map(|container| {
+        let crashes = container.restarts >= CRASHES && !container.ready;
+        match container.waiting.as_deref() {
+            Some(
+                reason @ ("ImagePullBackOff"
+                | "ErrImagePull"
+                | "CreateContainerConfigError"
+                | "InvalidImageName"),
+            ) => (stuck || crashes).then(|| reason.into()),
+            // Whatever it does at this moment: it runs a little, ends, waits.
+            _ => crashes.then(|| CRASH_LOOP.into()),
+        }
+    })
+}
+
+/// Whether a container of the pod crashed again and again, and did not run for long since, as seen not before `listed`.
+pub fn crashed_lately(pod: &Pod, listed: Timestamp) -> bool {
+    let runs = |container: &Container| {
+        let proven = |since| later(since, PROOF) <= listed;
+        container.ready && container.started.is_some_and(proven)
+    };
+    let crashed = |container: &&Container| container.restarts >= CRASHES;
+    !pod.containers.iter().filter(crashed).all(runs)
+}
+
+const CRASH_LOOP: &str = "CrashLoopBackOff";

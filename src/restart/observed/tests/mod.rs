@@ -1,0 +1,3 @@
+//! What is read of pod templates.
+
+mod uses;

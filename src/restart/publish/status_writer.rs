@@ -1,0 +1,531 @@
+//! Telling people: status, events, the audit log.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::ObjectReference,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
+use kube::runtime::events::EventType;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::report::{Happening, Report};
+use crate::{
+    api::{
+        ConditionType, EventReason, ExternalSecret, ExternalSecretStatus, ObjectKey, Reason, Status,
+        WorkloadKind,
+        names::{API_VERSION, RESTART_MANAGER},
+    },
+    cluster::{self, Class},
+    restart::{
+        Context,
+        observed::{managed_secrets::ObjectFacts, model::WorkloadKey},
+        schedule::decide::{Carried, Go},
+    },
+    sync::entry::digest_of_restarts,
+};
+
+/// The least time between two writes of one status.
+const GAP: Duration = Duration::from_secs(5);
+/// How long the index has to show what was written. A status that does not show it by then was changed by somebody else.
+const SHOWN: Duration = Duration::from_secs(30);
+/// Statuses that are written at once.
+const AT_ONCE: usize = 8;
+
+/// What is to be written, and what was.
+#[derive(Default)]
+pub(in crate::restart) struct Statuses {
+    objects: BTreeMap<ObjectKey, Said>,
+    under_way: usize,
+}
+
+#[derive(Default)]
+struct Said {
+    /// The uid of the object: another one of its name was told nothing yet.
+    uid: Box<str>,
+    /// When it was written last.
+    last: Option<Instant>,
+    /// What was written last, until the index shows it.
+    digest: Option<u64>,
+    wanted: Option<Wanted>,
+    under_way: bool,
+}
+
+/// A status to write.
+pub(in crate::restart) struct Wanted {
+    uid: Box<str>,
+    /// Nothing: what restarts said is taken back.
+    status: Option<ExternalSecretStatus>,
+    digest: u64,
+}
+
+impl Statuses {
+    /// Sees to it that the status of `object`, whose index says `said`, says `report`.
+    pub(in crate::restart) fn want(
+        &mut self,
+        object: &ObjectKey,
+        (uid, generation): (Box<str>, i64),
+        said: u64,
+        report: Option<Report>,
+        now: Timestamp,
+    ) {
+        let status = report.map(|report| status_of(report, generation, now));
+        let digest = status.as_ref().map_or(0, digest_of_restarts);
+        if digest == said && !self.objects.contains_key(object) {
+            return;
+        }
+        let known = self.objects.entry(object.clone()).or_default();
+        if known.uid != uid {
+            known.uid.clone_from(&uid);
+            known.digest = None;
+        }
+        if known.digest == Some(said) {
+            known.digest = None;
+        }
+        let is_said = said == digest && known.digest.is_none();
+        let wanted = Wanted { uid, status, digest };
+        known.wanted = (!is_said).then_some(wanted);
+    }
+
+    /// What is to be written now.
+    pub(in crate::restart) fn due(&mut self, now: Instant) -> Vec<(ObjectKey, Wanted)> {
+        let objects = self.objects.iter_mut();
+        let mut waiting: Vec<(&ObjectKey, &mut Said)> = objects
+            .filter(|(_, said)| said.wanted.is_some() && !said.under_way)
+            .filter(|(_, said)| said.rested().is_none_or(|rested| now >= rested))
+            .collect();
+        waiting.sort_by_key(|(_, said)| said.last);
+        let mut due = Vec::new();
+        for (object, said) in waiting.into_iter().take(AT_ONCE.saturating_sub(self.under_way)) {
+            if let Some(wanted) = said.wanted.take() {
+                said.under_way = true;
+                self.under_way += 1;
+                due.push((object.clone(), wanted));
+            }
+        }
+        self.objects.retain(|_, said| {
+            said.under_way || said.wanted.is_some() || said.rested().is_some_and(|rested| now < rested)
+        });
+        due
+    }
+
+    /// When something is due next.
+    pub(in crate::restart) fn next(&self) -> Option<Instant> {
+        if self.under_way >= AT_ONCE {
+            // One that ends makes room.
+            return None;
+        }
+        let waiting = |said: &&Said| said.wanted.is_some() && !said.under_way;
+        self.objects
+            .values()
+            .filter(waiting)
+            .filter_map(Said::rested)
+            .min()
+    }
+
+    /// A status was written, or not.
+    pub(in crate::restart) fn done(
+        &mut self,
+        object: &ObjectKey,
+        wanted: Wanted,
+        written: Result<(), cluster::Error>,
+        now: Instant,
+    ) {
+        self.under_way = self.under_way.saturating_sub(1);
+        let Some(said) = self.objects.get_mut(object) else {
+            return;
+        };
+        said.under_way = false;
+        if said.uid != wanted.uid {
+            return;
+        }
+        said.last = Some(now);
+        match written {
+            Ok(()) => {
+                said.digest = Some(wanted.digest);
+                if said
+                    .wanted
+                    .as_ref()
+                    .is_some_and(|next| next.digest == wanted.digest)
+                {
+                    said.wanted = None;
+                }
+            }
+            Err(error) if matches!(error.class, Class::NotFound | Class::UidMismatch) => {
+                self.objects.remove(object);
+            }
+            Err(error) => {
+                tracing::warn!(%object, %error, "the status of restarts was not written; it is tried again");
+                said.wanted.get_or_insert(wanted);
+            }
+        }
+    }
+}
+
+impl Said {
+    /// From when on it may be written again. What was written a moment ago is not written again before the index shows it.
+    fn rested(&self) -> Option<Instant> {
+        let wanted = self.wanted.as_ref().map(|wanted| wanted.digest);
+        let is_written = self.digest.is_some() && wanted.is_none_or(|wanted| self.digest == Some(wanted));
+        let gap = if is_written { SHOWN } else { GAP };
+        self.last.map(|last| last + gap)
+    }
+}
+
+fn status_of(report: Report, generation: i64, now: Timestamp) -> ExternalSecretStatus {
+    let Report {
+        status,
+        reason,
+        message,
+    } = report;
+    let holds = reason
+        .status(ConditionType::RestartsComplete)
+        .unwrap_or(Status::Unknown);
+    ExternalSecretStatus {
+        conditions: Some(vec![Condition {
+            type_: ConditionType::RestartsComplete.as_str().to_owned(),
+            status: holds.as_str().to_owned(),
+            reason: reason.as_str().to_owned(),
+            message,
+            observed_generation: Some(generation),
+            last_transition_time: Time(now),
+        }]),
+        restart: Some(status),
+        ..ExternalSecretStatus::default()
+    }
+}
+
+impl Context {
+    /// Writes the part of a status that restarts own, where it differs.
+    pub(in crate::restart) async fn write_status(
+        &self,
+        object: &ObjectKey,
+        wanted: &Wanted,
+    ) -> Result<(), cluster::Error> {
+        let turn = self.pace.turn(self.started.elapsed());
+        tokio::time::sleep_until(self.started + turn).await;
+        let Some(live) = self.writer.cluster().find::<ExternalSecret>(object).await? else {
+            return Ok(());
+        };
+        if live.metadata.uid.as_deref() != Some(&*wanted.uid)
+            || live.status.as_ref().map_or(0, digest_of_restarts) == wanted.digest
+        {
+            return Ok(());
+        }
+        let writer = &self.writer;
+        let Some(status) = &wanted.status else {
+            let nothing = json!({});
+            return writer
+                .apply_status::<ExternalSecret>(object, &wanted.uid, RESTART_MANAGER, &nothing)
+                .await
+                .map(|_| ());
+        };
+        let mut status = status.clone();
+        let is_invalid = |condition: &Condition| condition.reason == Reason::InvalidSpec.as_str();
+        if status.conditions.iter().flatten().any(is_invalid) {
+            status.restart = live.status.as_ref().and_then(|status| status.restart.clone());
+        }
+        for condition in status.conditions.iter_mut().flatten() {
+            let before = live
+                .status
+                .iter()
+                .flat_map(|status| status.conditions.iter().flatten());
+            let mut before =
+                before.filter(|was| was.type_ == condition.type_ && was.status == condition.status);
+            if let Some(was) = before.next() {
+                condition.last_transition_time = was.last_transition_time.clone();
+            }
+        }
+        writer
+            .apply_status::<ExternalSecret>(object, &wanted.uid, RESTART_MANAGER, &status)
+            .await
+            .map(|_| ())
+    }
+
+    /// A restart was taken by the API server.
+    pub(in crate::restart) fn tell_triggered(&self, go: &Go, verb: &'static str, pod: Option<&str>) {
+        let secrets: Vec<&str> = go.carried.iter().map(|carried| &*carried.secret).collect();
+        let secrets = secrets.join(", ");
+        let note = match pod {
+            None => format!("{} is restarted, since Secret {secrets} changed", go.key),
+            Some(pod) => format!(
+                "Pod {pod} of {} is evicted, since Secret {secrets} changed",
+                go.key
+            ),
+        };
+        self.emit_on_both(EventReason::RestartTriggered, go, &note);
+        self.metrics.count(go.key.kind.as_str(), "triggered");
+        let join = |part: fn(&Carried) -> String| go.carried.iter().map(part).collect::<Vec<_>>().join(" ");
+        let workload = format!("{} {}", go.key.kind, go.key.key);
+        let evicted = pod.map(|pod| format!("Pod {}/{pod}", go.key.key.namespace));
+        tracing::info!(
+            target: "audit",
+            action = "restart",
+            external_secrets = join(|carried| carried.object.to_string()),
+            secrets = join(|carried| format!("{}/{}", carried.object.namespace, carried.secret)),
+            rollouts = join(|carried| carried.asked.record.token.to_string()),
+            workload,
+            verb,
+            object = evicted.as_deref().unwrap_or(&workload),
+            urgent = if go.urgent { "true" } else { "false" },
+        );
+    }
+
+    /// A restart was refused.
+    pub(in crate::restart) fn tell_refused(&self, go: &Go, why: &str) {
+        let note = format!("{}: {why}", go.key);
+        self.emit_on_both(EventReason::RestartFailed, go, &note);
+    }
+
+    /// Something happened to a workload or to all of an ExternalSecret's.
+    pub(in crate::restart) fn tell(&self, happened: &Happening, uids: &HashMap<&WorkloadKey, &str>) {
+        let Happening {
+            object,
+            workload,
+            event,
+            sentence,
+            changed_at,
+        } = happened;
+        let about = self.object_reference(object);
+        let on = workload
+            .as_ref()
+            .map(|key| (reference(key, uids.get(key).copied()), uids.contains_key(key)));
+        if let Some(about) = &about {
+            self.emit(*event, about, on.as_ref().map(|(on, _)| on), sentence);
+        }
+        let Some(key) = workload else { return };
+        if let Some((on, true)) = &on {
+            self.emit(*event, on, about.as_ref(), sentence);
+        }
+        let kind = key.kind.as_str();
+        match event {
+            EventReason::RestartCompleted => self.metrics.count(kind, "completed"),
+            EventReason::RestartFailed => self.metrics.count(kind, "failed"),
+            EventReason::RestartReverted => {
+                self.metrics.reverted.inc();
+            }
+            _ => {}
+        }
+        if let Some(changed_at) = changed_at {
+            let lag = self.time.now().duration_since(*changed_at);
+            self.metrics.lag.observe(lag.as_secs_f64().max(0.0));
+        }
+    }
+
+    /// On the workload and on each ExternalSecret that has it restarted.
+    fn emit_on_both(&self, event: EventReason, go: &Go, note: &str) {
+        let workload = reference(&go.key, Some(&go.uid));
+        let objects = go.carried.iter();
+        let objects: Vec<_> = objects
+            .filter_map(|carried| self.object_reference(&carried.object))
+            .collect();
+        self.emit(event, &workload, objects.first(), note);
+        for object in &objects {
+            self.emit(event, object, Some(&workload), note);
+        }
+    }
+
+    fn object_reference(&self, object: &ObjectKey) -> Option<ObjectReference> {
+        let (uid, _) = self.identity(object)?;
+        Some(ObjectReference {
+            api_version: Some(API_VERSION.to_owned()),
+            kind: Some("ExternalSecret".to_owned()),
+            name: Some(object.name.to_string()),
+            namespace: Some(object.namespace.to_string()),
+            uid: Some(uid.into()),
+            ..ObjectReference::default()
+        })
+    }
+
+    fn emit(
+        &self,
+        event: EventReason,
+        about: &ObjectReference,
+        related: Option<&ObjectReference>,
+        note: &str,
+    ) {
+        let type_ = if event.is_warning() {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
+        let (reason, related) = (event.as_str(), related.cloned());
+        self.events
+            .emit_related(about.clone(), related, type_, reason, "Restart", note);
+    }
+}
+
+/// Somebody approved a content.
+pub(in crate::restart) fn tell_approved(facts: &ObjectFacts) {
+    let content = &facts.content;
+    tracing::info!(
+        target: "audit",
+        action = "approval",
+        external_secret = %content.object,
+        secret = format!("{}/{}", content.object.namespace, content.secret),
+        rollout = &*content.token,
+    );
+}
+
+fn reference(key: &WorkloadKey, uid: Option<&str>) -> ObjectReference {
+    let version = match key.kind {
+        WorkloadKind::Rollout => "argoproj.io/v1alpha1",
+        WorkloadKind::Deployment | WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => "apps/v1",
+    };
+    let text = |text: &Arc<str>| Some(text.to_string());
+    ObjectReference {
+        api_version: Some(version.to_owned()),
+        kind: Some(key.kind.as_str().to_owned()),
+        name: text(&key.key.name),
+        namespace: text(&key.key.namespace),
+        uid: uid.map(str::to_owned),
+        ..ObjectReference::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::RestartStatus;
+
+    fn key() -> ObjectKey {
+        ObjectKey::new("shop", "db")
+    }
+
+    fn report(done: i32) -> Report {
+        Report {
+            status: RestartStatus {
+                done: Some(done),
+                ..RestartStatus::default()
+            },
+            reason: Reason::InProgress,
+            message: "some hold it".to_owned(),
+        }
+    }
+
+    fn want(statuses: &mut Statuses, said: u64, done: i32) {
+        statuses.want(
+            &key(),
+            ("u1".into(), 1),
+            said,
+            Some(report(done)),
+            Timestamp::UNIX_EPOCH,
+        );
+    }
+
+    fn digest(done: i32) -> u64 {
+        digest_of_restarts(&status_of(report(done), 1, Timestamp::UNIX_EPOCH))
+    }
+
+    fn write(statuses: &mut Statuses, now: Instant) -> bool {
+        let mut due = statuses.due(now);
+        assert!(due.len() <= 1);
+        let Some((object, wanted)) = due.pop() else {
+            return false;
+        };
+        statuses.done(&object, wanted, Ok(()), now);
+        true
+    }
+
+    #[test]
+    fn what_is_there_already_is_not_written() {
+        let mut statuses = Statuses::default();
+        want(&mut statuses, digest(1), 1);
+        assert!(!write(&mut statuses, Instant::now()));
+        assert!(statuses.objects.is_empty());
+    }
+
+    #[test]
+    fn a_status_is_written_once_in_five_seconds_and_the_last_word_wins() {
+        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        want(&mut statuses, 0, 1);
+        assert!(write(&mut statuses, now));
+        // The index does not show it yet: it is not written again.
+        want(&mut statuses, 0, 1);
+        assert!(!write(&mut statuses, now + GAP));
+        want(&mut statuses, digest(1), 2);
+        want(&mut statuses, digest(1), 3);
+        assert!(!write(&mut statuses, now + GAP - Duration::from_millis(1)));
+        assert_eq!(statuses.next(), Some(now + GAP));
+        assert!(write(&mut statuses, now + GAP));
+        // All is said, and the index shows it: nothing is kept.
+        want(&mut statuses, digest(3), 3);
+        assert!(!write(&mut statuses, now + GAP * 3));
+        assert!(statuses.objects.is_empty());
+    }
+
+    #[test]
+    fn another_object_of_the_name_is_told_what_the_former_one_was() {
+        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        want(&mut statuses, 0, 1);
+        assert!(write(&mut statuses, now));
+        let another = |statuses: &mut Statuses| {
+            let uid = ("u2".into(), 1);
+            statuses.want(&key(), uid, 0, Some(report(1)), Timestamp::UNIX_EPOCH);
+        };
+        another(&mut statuses);
+        assert_eq!(statuses.next(), Some(now + GAP));
+        assert!(write(&mut statuses, now + GAP));
+        // What comes of a write to the former one is nothing of the other one's.
+        let mut statuses = Statuses::default();
+        want(&mut statuses, 0, 1);
+        let (object, wanted) = statuses.due(now).pop().unwrap();
+        another(&mut statuses);
+        statuses.done(&object, wanted, Ok(()), now);
+        assert!(write(&mut statuses, now));
+    }
+
+    #[test]
+    fn what_the_index_never_shows_is_written_once_more() {
+        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        want(&mut statuses, 0, 1);
+        assert!(write(&mut statuses, now));
+        // Somebody wiped the status.
+        want(&mut statuses, 0, 1);
+        assert_eq!(statuses.next(), Some(now + SHOWN));
+        assert!(!write(&mut statuses, now + SHOWN - Duration::from_millis(1)));
+        assert!(write(&mut statuses, now + SHOWN));
+        // Where nothing more is to be said, nothing is kept.
+        assert!(!write(&mut statuses, now + SHOWN * 3));
+        assert!(statuses.objects.is_empty());
+    }
+
+    #[test]
+    fn as_many_are_written_at_once_and_the_rest_wait_for_an_end_and_no_time() {
+        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        let objects: Vec<ObjectKey> = (0..10).map(|n| ObjectKey::new("shop", format!("o{n}"))).collect();
+        for object in &objects {
+            let report = Some(report(1));
+            statuses.want(object, ("u1".into(), 1), 0, report, Timestamp::UNIX_EPOCH);
+        }
+        let mut due = statuses.due(now);
+        assert_eq!((due.len(), statuses.next()), (AT_ONCE, None));
+        let (object, wanted) = due.remove(0);
+        statuses.done(&object, wanted, Ok(()), now);
+        assert_eq!(statuses.due(now).len(), 1);
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_and_what_is_gone_is_not() {
+        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        let failed = |class| cluster::Error {
+            verb: cluster::Verb::Apply,
+            kind: "ExternalSecret",
+            key: key(),
+            class,
+        };
+        want(&mut statuses, 0, 1);
+        for (class, again) in [(Class::Timeout, true), (Class::NotFound, false)] {
+            let (object, wanted) = statuses.due(now + GAP).pop().unwrap();
+            statuses.done(&object, wanted, Err(failed(class)), now);
+            assert_eq!(statuses.next().is_some(), again);
+        }
+        assert!(statuses.objects.is_empty());
+    }
+}

@@ -1,0 +1,140 @@
+//! How decisions are carried out, one at a time for a workload.
+
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use futures::FutureExt as _;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use crate::{
+    api::ObjectKey,
+    cluster::{self, Class, Verb},
+    restart::judge::{
+        assess::{Standing, Target},
+        hold::{Block, Word},
+        staleness::later,
+    },
+};
+
+/// A request that has not ended by then has gone astray.
+pub(in crate::restart) const ASTRAY: Duration = Duration::from_mins(1);
+
+/// How far the last decision on a workload is.
+pub(in crate::restart) enum Phase {
+    /// A request is under way since then.
+    Busy(Instant),
+    /// It was answered; what is remembered of it is not looked at yet.
+    Answered,
+    /// It did not hold; not again before.
+    Resting(Instant),
+    /// It was not known whether it is suspended; not again before. Why, in a sentence.
+    Blind(Instant, Box<str>),
+}
+
+impl Phase {
+    /// When it ends by time alone.
+    pub(in crate::restart) fn end(&self) -> Option<Instant> {
+        match self {
+            Self::Busy(since) => Some(*since + ASTRAY),
+            Self::Answered => None,
+            Self::Resting(until) | Self::Blind(until, _) => Some(*until),
+        }
+    }
+
+    /// What rests does so since `keyturn-control` could not be read.
+    pub(in crate::restart) fn blinded(&mut self, error: &cluster::Error) {
+        if let Self::Resting(until) = self {
+            let why = format!(
+                "the ConfigMap keyturn-control, which may suspend restarts, cannot be read, so the workload is not restarted \
+                 now: {error}. Keyturn tries again; if this stays, allow the operator to get the ConfigMap"
+            );
+            *self = Self::Blind(*until, why.into());
+        }
+    }
+
+    /// The workload as decisions see it: one whose restart is being carried out rolls out, so that its slot is taken; one
+    /// whose restart did not hold waits.
+    pub(in crate::restart) fn seen(&self, target: &Target, time: Timestamp, now: Instant) -> Target {
+        let mut target = target.clone();
+        match self {
+            Self::Busy(_) | Self::Answered => {
+                (target.rolling, target.holds, target.patched_at) = (true, true, Some(time));
+                for claim in &mut target.claims {
+                    if matches!(claim.standing, Standing::Stale(_)) && claim.block.is_none() {
+                        claim.standing = Standing::Rolling;
+                        claim.rolling = true;
+                    }
+                }
+            }
+            Self::Resting(until) | Self::Blind(until, _) => {
+                let why = match self {
+                    Self::Blind(_, why) => why.to_string(),
+                    _ => {
+                        "it was not as expected when it was read again; it is looked at once more".to_owned()
+                    }
+                };
+                let wait = SignedDuration::try_from(until.saturating_duration_since(now)).unwrap_or_default();
+                target
+                    .refused
+                    .get_or_insert_with(|| Block::new(Word::WaitingForTurn, why, Some(later(time, wait))));
+            }
+        }
+        target
+    }
+}
+
+/// What `work` gives, or an error if it panics: who waits for it must hear of it. The panic's own text stays inside.
+pub(in crate::restart) async fn caught<T>(
+    verb: Verb,
+    key: &ObjectKey,
+    work: impl Future<Output = Result<T, cluster::Error>>,
+) -> Result<T, cluster::Error> {
+    let panicked = |_| {
+        Err(cluster::Error {
+            verb,
+            kind: "restarts",
+            key: key.clone(),
+            class: Class::Malformed("it panicked; this is a bug, please report it"),
+        })
+    };
+    AssertUnwindSafe(work)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(panicked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restart::{
+        schedule::tests::decide::stale,
+        tests::{at, object},
+    };
+
+    #[test]
+    fn a_workload_waits_and_says_so_while_it_is_not_known_whether_restarts_are_suspended() {
+        let (target, now) = (stale("web", &object("db", "t1")), Instant::now());
+        let until = now + Duration::from_secs(2);
+        let mut phase = Phase::Resting(until);
+        phase.blinded(&cluster::Error {
+            verb: Verb::Get,
+            kind: "ConfigMap",
+            key: ObjectKey::new("keyturn", "keyturn-control"),
+            class: Class::Timeout,
+        });
+        assert_eq!(phase.end(), Some(until));
+        let waits = phase.seen(&target, at(0), now).refused.unwrap();
+        assert_eq!((waits.word, waits.until), (Word::WaitingForTurn, Some(at(2))));
+        for part in [
+            "ConfigMap keyturn/keyturn-control",
+            "no answer in time",
+            "not restarted",
+        ] {
+            assert!(
+                waits.sentence.contains(part),
+                "{part} is not in {}",
+                waits.sentence
+            );
+        }
+    }
+}

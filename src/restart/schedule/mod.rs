@@ -1,0 +1,11 @@
+//! Which workloads restart now: slots, waves, windows and halts over all namespaces, and when a namespace is judged again.
+
+pub mod decide;
+pub(super) mod duty_cycle;
+pub(super) mod in_flight;
+pub(super) mod namespace;
+mod per_object;
+mod slots;
+
+#[cfg(test)]
+pub(in crate::restart) mod tests;

@@ -1,0 +1,396 @@
+//! One namespace: what is known of it, and when it is looked at.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::duty_cycle::Share;
+use crate::{
+    api::ObjectKey,
+    restart::{
+        Context,
+        judge::{
+            assess::{self, Listed, Observed, Setting, Standing, Target},
+            memory::Memory,
+            staleness,
+        },
+        observed::{
+            managed_secrets::{Facts, ObjectFacts},
+            model::{Pod, WorkloadKey},
+        },
+        publish::status_writer::tell_approved,
+    },
+};
+
+/// Of looks at one namespace. Changes that come together are looked at together.
+const PACE: Share = Share {
+    part: 20,
+    least: Duration::from_millis(200),
+    longest: Duration::from_mins(5),
+};
+/// Of looks at single workloads.
+const PACE_OF_CHANGED: Share = Share {
+    least: Duration::from_millis(20),
+    ..PACE
+};
+/// Pods that were never listed are, after the last list, not before.
+const FIRST: Duration = Duration::from_secs(1);
+/// Pods are listed again after a change not before.
+const AGAIN: Duration = Duration::from_secs(5);
+/// While something rolls out, pods are listed this often.
+const ROLLING: Duration = Duration::from_secs(10);
+/// While something is broken, pods are listed this often.
+const BROKEN: Duration = Duration::from_mins(1);
+/// While something waits, pods are listed this often: who replaces them changes the workload, and that is seen.
+const WAITING: Duration = Duration::from_mins(5);
+/// After a list that failed.
+const FAILED: Duration = Duration::from_secs(10);
+
+/// A namespace.
+#[derive(Default)]
+pub(in crate::restart) struct Space {
+    /// Its ExternalSecrets that want restarts, by name.
+    pub(in crate::restart) objects: BTreeSet<Arc<str>>,
+    /// Its workloads that restarts can concern.
+    pub(in crate::restart) workloads: BTreeSet<WorkloadKey>,
+    /// What its ExternalSecrets say, as of the last look.
+    pub(in crate::restart) facts: Facts,
+    /// Where its workloads stand, as of the last look.
+    pub(in crate::restart) targets: Vec<Target>,
+    /// When all of it is looked at next.
+    pub(in crate::restart) due: Option<Instant>,
+    /// The workloads that changed and are looked at alone, and when.
+    changed: BTreeSet<WorkloadKey>,
+    changed_due: Option<Instant>,
+    /// When its pods are listed next.
+    pub(in crate::restart) list_at: Option<Instant>,
+    /// Whether they are being listed.
+    pub(in crate::restart) listing: bool,
+    /// The ExternalSecrets of which something changed since the last report.
+    pub(in crate::restart) fresh: BTreeSet<Arc<str>>,
+    generations: BTreeMap<Arc<str>, i64>,
+    /// How long a look at all takes, and one at what changed.
+    took: Duration,
+    took_changed: Duration,
+    listed: Option<Instant>,
+    failed: bool,
+    /// Since when all its workloads are known.
+    pub(in crate::restart) known_since: Option<Instant>,
+    /// Whether a workload changed since pods were listed.
+    touched: bool,
+    pods: HashMap<WorkloadKey, Kept>,
+}
+
+/// The pods of one workload.
+struct Kept {
+    uid: Box<str>,
+    at: Timestamp,
+    pods: Vec<Arc<Pod>>,
+}
+
+impl Space {
+    /// Looks at it soon; the later, the longer that takes.
+    pub(in crate::restart) fn mark(&mut self, now: Instant) {
+        self.mark_at(now + PACE.after(self.took));
+    }
+
+    /// Looks at it at `at`, or before.
+    pub(in crate::restart) fn mark_at(&mut self, at: Instant) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// When something of it is looked at next.
+    pub(in crate::restart) fn next_look(&self) -> Option<Instant> {
+        self.due.into_iter().chain(self.changed_due).min()
+    }
+
+    /// A workload changed, or what is remembered of it.
+    pub(in crate::restart) fn touch(&mut self, key: &WorkloadKey, now: Instant) {
+        let found = find(&self.targets, key).ok();
+        self.touched |= found
+            .and_then(|index| self.targets.get(index))
+            .is_some_and(is_open);
+        self.changed.insert(key.clone());
+        let soon = now + PACE_OF_CHANGED.after(self.took_changed);
+        self.changed_due.get_or_insert(soon);
+    }
+
+    /// Whether nothing of it concerns restarts.
+    pub(in crate::restart) fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.workloads.is_empty()
+    }
+
+    /// Forgets a workload.
+    pub(in crate::restart) fn forget(&mut self, key: &WorkloadKey) {
+        self.workloads.remove(key);
+        self.pods.remove(key);
+    }
+
+    /// What a workload was to say was seen to, until it is looked at again.
+    pub(in crate::restart) fn forget_notes(&mut self, key: &WorkloadKey) {
+        let found = find(&self.targets, key).ok();
+        if let Some(target) = found.and_then(|at| self.targets.get_mut(at)) {
+            target.notes = Vec::new();
+        }
+    }
+
+    /// Looks at everything, or only at the workloads that changed.
+    pub(in crate::restart) fn look(
+        &mut self,
+        context: &Context,
+        namespace: &Arc<str>,
+        setting: &Setting<'_>,
+        memory: &mut Memory,
+        now: Instant,
+    ) {
+        let began = Instant::now();
+        let changed = std::mem::take(&mut self.changed);
+        self.changed_due = None;
+        if !context.workloads.cover(namespace) {
+            return self.await_workloads();
+        }
+        if self.known_since.is_none() {
+            self.known_since = Some(now);
+            // What the index knows by now may not have been told yet.
+            let keys = context.workloads.keys_in(namespace);
+            self.workloads.extend(keys);
+            self.mark_at(now);
+        }
+        if self.due.is_some_and(|due| due <= now) {
+            self.due = None;
+            self.learn(context, namespace);
+            let all = self.workloads.iter();
+            self.targets = Vec::new();
+            self.targets = self.judge(all, context, namespace, setting, memory);
+            let targets = &self.targets;
+            // In the order of `workloads`, as they are.
+            let is_kept =
+                |key: &WorkloadKey| find(targets, key).is_ok_and(|at| targets.get(at).is_some_and(is_open));
+            self.pods.retain(|key, _| is_kept(key));
+            self.took = began.elapsed();
+        } else {
+            for key in changed {
+                let judged = self
+                    .judge([&key].into_iter(), context, namespace, setting, memory)
+                    .pop();
+                if !judged.as_ref().is_some_and(is_open) {
+                    self.pods.remove(&key);
+                }
+                match (find(&self.targets, &key), judged) {
+                    (Ok(at), Some(target)) => self.targets[at] = target,
+                    (Ok(at), None) => drop(self.targets.remove(at)),
+                    (Err(at), Some(target)) => self.targets.insert(at, target),
+                    (Err(_), None) => {}
+                }
+            }
+            self.took_changed = began.elapsed();
+        }
+        self.plan(setting.now, now);
+        // What holds a workload up and ends by itself was judged here, and ends here.
+        let ends = self.targets.iter().flat_map(|target| {
+            let blocks = target.claims.iter().filter_map(|claim| claim.block.as_ref());
+            blocks.chain(&target.refused).filter_map(|block| block.until)
+        });
+        if let Some(end) = ends.filter(|end| *end > setting.now).min() {
+            let rested = now + PACE.after(self.took);
+            self.mark_at(instant(end, setting.now, now).max(rested));
+        }
+    }
+
+    /// Not all workloads are known: nothing is decided and nothing reported, until [`crate::cluster::Change::Covered`] has
+    /// everything looked at.
+    fn await_workloads(&mut self) {
+        (self.due, self.list_at, self.known_since) = (None, None, None);
+        (self.facts, self.targets) = (Facts::default(), Vec::new());
+    }
+
+    /// Where workloads stand.
+    fn judge<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a WorkloadKey>,
+        context: &Context,
+        namespace: &Arc<str>,
+        setting: &Setting<'_>,
+        memory: &mut Memory,
+    ) -> Vec<Target> {
+        let wishes = context.wishes(namespace);
+        let mut targets = Vec::new();
+        for key in keys {
+            let Some(known) = context.workloads.get(key) else {
+                continue;
+            };
+            let Some(workload) = known.as_deref() else {
+                continue;
+            };
+            let kept = self.pods.get(key).filter(|kept| kept.uid == workload.uid);
+            let pods: Vec<&Pod> = kept
+                .iter()
+                .flat_map(|kept| &kept.pods)
+                .map(|pod| &**pod)
+                .collect();
+            let observed = Observed {
+                key,
+                workload,
+                namespace: &wishes,
+                pods: kept.map(|kept| Listed {
+                    pods: &pods,
+                    at: kept.at,
+                }),
+            };
+            let assess = || assess::assess(setting, &self.facts, &observed, memory);
+            // One workload that we cannot judge must not end the judgement of all others.
+            match catch_unwind(AssertUnwindSafe(assess)) {
+                Ok(target) => targets.extend(target),
+                Err(_) => {
+                    tracing::error!(workload = %key, %namespace, "judging a workload panicked; this is a bug, please report it");
+                }
+            }
+        }
+        targets
+    }
+
+    /// Reads what its ExternalSecrets say.
+    fn learn(&mut self, context: &Context, namespace: &Arc<str>) {
+        let before = std::mem::take(&mut self.facts);
+        let before: HashMap<&ObjectKey, &ObjectFacts> =
+            before.iter().map(|facts| (facts.key(), facts)).collect();
+        let mut now = Vec::with_capacity(self.objects.len());
+        let generations = std::mem::take(&mut self.generations);
+        for name in &self.objects {
+            let key = ObjectKey::new(Arc::clone(namespace), Arc::clone(name));
+            let (Some(facts), Some((_, generation))) = (context.facts(&key), context.identity(&key)) else {
+                continue;
+            };
+            self.generations.insert(Arc::clone(name), generation);
+            let same = generations.get(name) == Some(&generation);
+            let before = before.get(&key);
+            // After a start, the status tells what was not approved before.
+            let approves = staleness::counts(&facts.content)
+                && facts.takes_approval()
+                && before.map_or_else(
+                    || context.awaits_approval(&key),
+                    |before| !before.takes_approval(),
+                );
+            if approves {
+                tell_approved(&facts);
+            }
+            match before {
+                Some(before) if same && **before == facts => now.push((*before).clone()),
+                _ => {
+                    now.push(facts);
+                    self.fresh.insert(Arc::clone(name));
+                }
+            }
+        }
+        self.facts = Facts::new(now);
+    }
+
+    /// When pods are listed next.
+    fn plan(&mut self, time: Timestamp, now: Instant) {
+        if self.listing {
+            self.list_at = None;
+            return;
+        }
+        let since = |wait: Duration| self.listed.map_or(now, |listed| listed + wait);
+        let mut at: Option<Instant> = None;
+        for target in &self.targets {
+            let unseen = target.pods_wanted.map(|wanted| {
+                let floor = if self.pods.contains_key(&target.key) {
+                    AGAIN
+                } else {
+                    FIRST
+                };
+                instant(wanted, time, now).max(since(floor))
+            });
+            let waiting = is_open(target).then(|| {
+                let any = |is: fn(&Standing) -> bool| target.claims.iter().any(|claim| is(&claim.standing));
+                if self.touched {
+                    since(AGAIN)
+                } else if target.rolling || any(|standing| *standing == Standing::Rolling) {
+                    since(ROLLING)
+                } else if any(|standing| matches!(standing, Standing::Failed { .. })) {
+                    since(BROKEN)
+                } else {
+                    since(WAITING)
+                }
+            });
+            at = at.into_iter().chain(unseen).chain(waiting).min();
+        }
+        let floor = if self.failed { since(FAILED) } else { now };
+        self.list_at = at.map(|at| at.max(floor));
+    }
+
+    /// Its pods are being listed.
+    pub(in crate::restart) fn lists(&mut self) {
+        (self.listing, self.touched, self.list_at) = (true, false, None);
+    }
+
+    /// Its pods were listed; none if that failed.
+    pub(in crate::restart) fn listed(
+        &mut self,
+        context: &Context,
+        namespace: &Arc<str>,
+        pods: Option<(Timestamp, Vec<Pod>)>,
+        now: Instant,
+    ) {
+        self.listing = false;
+        self.failed = pods.is_none();
+        // A list that takes long is followed by as long a pause as any.
+        self.listed = Some(now);
+        self.mark(now);
+        let Some((at, pods)) = pods else { return };
+        let pods = context.workloads.sort_pods(namespace, at, pods);
+        let open: Vec<WorkloadKey> = self
+            .targets
+            .iter()
+            .filter(|t| is_open(t))
+            .map(|t| t.key.clone())
+            .collect();
+        for key in open {
+            let Some(known) = context.workloads.get(&key) else {
+                continue;
+            };
+            let Some(workload) = known.as_deref() else {
+                continue;
+            };
+            let own = pods.of(&key.key.name, &workload.selector);
+            let at = own.at;
+            let own = own.pods.into_iter();
+            let own = own.filter(|pod| staleness::is_of(&key, workload, pod)).cloned();
+            self.keep(key.clone(), workload.uid.clone(), at, own.collect());
+        }
+    }
+
+    /// Remembers the pods of one workload.
+    pub(in crate::restart) fn keep(
+        &mut self,
+        key: WorkloadKey,
+        uid: Box<str>,
+        at: Timestamp,
+        pods: Vec<Arc<Pod>>,
+    ) {
+        self.pods.insert(key, Kept { uid, at, pods });
+    }
+}
+
+/// The place of a workload among targets, which are in its order.
+fn find(targets: &[Target], key: &WorkloadKey) -> Result<usize, usize> {
+    targets.binary_search_by(|target| target.key.cmp(key))
+}
+
+/// Whether something is still to come of the workload.
+fn is_open(target: &Target) -> bool {
+    target.rolling || target.claims.iter().any(|claim| claim.standing != Standing::Done)
+}
+
+/// The moment of `wanted`, `time` being now.
+pub(in crate::restart) fn instant(wanted: Timestamp, time: Timestamp, now: Instant) -> Instant {
+    let wait = Duration::try_from(wanted.duration_since(time)).unwrap_or_default();
+    now.checked_add(wait).unwrap_or(now + Duration::from_hours(24))
+}
