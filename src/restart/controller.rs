@@ -15,22 +15,22 @@ use tokio::{
 
 use super::{
     Context,
-    execute::{record_writes, requests::Looked},
+    execute::{record_writes, requests::FreshWorkload},
     judge::{
-        assess::{Setting, Target},
+        assess::{Judgement, Setting},
         memory::Memory,
         notes::Note,
     },
     observed::model::{Pod, WorkloadKey},
     publish::{
-        report::{Happening, Seen, report_of_fault},
-        status_writer::{Statuses, Wanted},
+        report::{EventDetector, RestartEvent, report_of_fault},
+        status_writer::{StatusWrite, StatusWriter},
     },
     schedule::{
-        decide::{self, Carried, Go},
-        duty_cycle::Share,
-        in_flight::{ASTRAY, Phase, caught},
-        namespace::{Space, instant},
+        decide::{self, Cause, Restart},
+        duty_cycle::DutyCycle,
+        in_flight::{ASTRAY, RequestPhase, caught},
+        namespace::{NamespaceView, instant},
     },
 };
 use crate::{
@@ -41,7 +41,7 @@ use crate::{
 /// Namespaces whose pods are listed at once.
 const LISTS: usize = 4;
 /// Of decisions.
-const PACE: Share = Share {
+const PACE: DutyCycle = DutyCycle {
     part: 10,
     least: Duration::from_millis(100),
     longest: Duration::from_secs(10),
@@ -94,17 +94,17 @@ pub(super) enum Done {
         pods: Result<(Timestamp, Vec<Pod>), cluster::Error>,
     },
     Looked {
-        go: Go,
-        looked: Result<Option<Looked>, cluster::Error>,
+        restart: Restart,
+        looked: Result<Option<FreshWorkload>, cluster::Error>,
     },
     Sent {
-        go: Go,
+        restart: Restart,
         evicted: Option<Box<str>>,
         sent: Result<(), cluster::Error>,
     },
     Said {
         object: ObjectKey,
-        wanted: Wanted,
+        wanted: StatusWrite,
         written: Result<(), cluster::Error>,
     },
     Recorded {
@@ -117,20 +117,20 @@ pub(super) enum Done {
 
 pub(super) struct Controller {
     pub(super) context: Arc<Context>,
-    pub(super) spaces: BTreeMap<Arc<str>, Space>,
+    pub(super) namespaces: BTreeMap<Arc<str>, NamespaceView>,
     pub(super) memory: Memory,
-    pub(super) seen: Seen,
+    pub(super) seen: EventDetector,
     /// What happened and is told once something else is.
-    pub(super) held: Vec<Happening>,
-    pub(super) phases: HashMap<WorkloadKey, Phase>,
+    pub(super) held: Vec<RestartEvent>,
+    pub(super) phases: HashMap<WorkloadKey, RequestPhase>,
     /// Workloads that are being written to that they say something: not again before, or before that ends.
     pub(super) records: HashMap<WorkloadKey, Option<Instant>>,
-    pub(super) record_turns: record_writes::Turns,
-    pub(super) statuses: Statuses,
+    pub(super) record_turns: record_writes::WriteTurns,
+    pub(super) statuses: StatusWriter,
     /// What was reported last of an object, as a digest of its states.
     pub(super) reported: HashMap<ObjectKey, u64>,
     /// Patches whose answers were lost, until a workload shows them or they are given up.
-    pub(super) doubts: HashMap<WorkloadKey, (Go, Instant)>,
+    pub(super) doubts: HashMap<WorkloadKey, (Restart, Instant)>,
     /// Since when something of an object is not known.
     pub(super) unknown: HashMap<ObjectKey, Instant>,
     pub(super) control: Option<Control>,
@@ -151,14 +151,14 @@ impl Controller {
         let now = Instant::now();
         Self {
             context,
-            spaces: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             memory: Memory::default(),
-            seen: Seen::default(),
+            seen: EventDetector::default(),
             held: Vec::new(),
             phases: HashMap::new(),
             records: HashMap::new(),
-            record_turns: record_writes::Turns::default(),
-            statuses: Statuses::default(),
+            record_turns: record_writes::WriteTurns::default(),
+            statuses: StatusWriter::default(),
             reported: HashMap::new(),
             doubts: HashMap::new(),
             unknown: HashMap::new(),
@@ -191,28 +191,28 @@ impl Controller {
             self.report_without_restarts(&object, false);
         }
         for object in objects {
-            let space = self.spaces.entry(object.namespace).or_default();
-            space.objects.insert(object.name);
+            let view = self.namespaces.entry(object.namespace).or_default();
+            view.objects.insert(object.name);
         }
         // Asked before the workloads are, so that none is missing where all are known.
         let now = Instant::now();
-        for (namespace, space) in &mut self.spaces {
-            space.known_since = self.context.workloads.cover(namespace).then_some(now);
+        for (namespace, view) in &mut self.namespaces {
+            view.known_since = self.context.workloads.cover(namespace).then_some(now);
         }
         let mut workloads = Vec::new();
         self.context.workloads.for_each(|key, _| workloads.push(key));
         for key in workloads {
-            let space = self.spaces.entry(Arc::clone(&key.key.namespace)).or_default();
-            space.workloads.insert(key);
+            let view = self.namespaces.entry(Arc::clone(&key.key.namespace)).or_default();
+            view.workloads.insert(key);
         }
-        for space in self.spaces.values_mut() {
-            space.mark_at(now);
+        for view in self.namespaces.values_mut() {
+            view.mark_at(now);
         }
     }
 
     /// Tells of a restart whose answer was lost, if the workload shows that it was taken.
     pub(super) fn resolve(&mut self, key: &WorkloadKey, now: Instant) {
-        let Some((go, since)) = self.doubts.remove(key) else {
+        let Some((restart, since)) = self.doubts.remove(key) else {
             return;
         };
         let known = self.context.workloads.get(key);
@@ -220,18 +220,18 @@ impl Controller {
             .as_deref()
             .and_then(Option::as_deref)
             .is_some_and(|workload| {
-                let asked = |carried: &Carried| {
-                    let asked = &carried.asked;
-                    workload.records.get(&asked.hash) == Some(&asked.record)
+                let shows = |cause: &Cause| {
+                    let stamp = &cause.stamp;
+                    workload.records.get(&stamp.hash) == Some(&stamp.record)
                 };
-                workload.uid == go.uid && go.carried.iter().all(asked)
+                workload.uid == restart.uid && restart.causes.iter().all(shows)
             });
         if taken {
-            self.memory.taken(&go, self.context.time.now());
-            self.seen.triggered(&go);
-            self.context.tell_triggered(&go, "patch", None);
+            self.memory.taken(&restart, self.context.time.now());
+            self.seen.triggered(&restart);
+            self.context.tell_triggered(&restart, "patch", None);
         } else if now < since + ASTRAY {
-            self.doubts.insert(key.clone(), (go, since));
+            self.doubts.insert(key.clone(), (restart, since));
         }
     }
 
@@ -241,18 +241,18 @@ impl Controller {
         match change {
             Change::Ready | Change::SecretStore(_) | Change::ClusterSecretStore(_) => {}
             Change::Control => {
-                for space in self.spaces.values_mut() {
-                    space.mark_at(now);
+                for view in self.namespaces.values_mut() {
+                    view.mark_at(now);
                 }
             }
             Change::Namespace(name) | Change::Covered(name) => {
-                if let Some(space) = self.spaces.get_mut(&name) {
-                    space.mark(now);
+                if let Some(view) = self.namespaces.get_mut(&name) {
+                    view.mark(now);
                 }
             }
             Change::Secret(secret) => {
-                if let Some(space) = self.spaces.get_mut(&secret.namespace) {
-                    space.mark(now);
+                if let Some(view) = self.namespaces.get_mut(&secret.namespace) {
+                    view.mark(now);
                 }
             }
             Change::ExternalSecret(object) => self.learn_object(object, now),
@@ -260,12 +260,12 @@ impl Controller {
                 let key = WorkloadKey { kind, key };
                 self.resolve(&key, now);
                 if self.context.workloads.get(&key).is_some() {
-                    let space = self.spaces.entry(Arc::clone(&key.key.namespace)).or_default();
-                    space.touch(&key, now);
-                    space.workloads.insert(key);
-                } else if let Some(space) = self.spaces.get_mut(&key.key.namespace) {
-                    space.forget(&key);
-                    space.touch(&key, now);
+                    let view = self.namespaces.entry(Arc::clone(&key.key.namespace)).or_default();
+                    view.touch(&key, now);
+                    view.workloads.insert(key);
+                } else if let Some(view) = self.namespaces.get_mut(&key.key.namespace) {
+                    view.forget(&key);
+                    view.touch(&key, now);
                 }
             }
         }
@@ -276,16 +276,16 @@ impl Controller {
             indexed.entry().is_some_and(|entry| entry.restart.is_some())
         });
         if wants == Some(true) {
-            let space = self.spaces.entry(object.namespace).or_default();
-            space.objects.insert(object.name);
-            space.mark(now);
+            let view = self.namespaces.entry(object.namespace).or_default();
+            view.objects.insert(object.name);
+            view.mark(now);
             return;
         }
-        let space = self.spaces.get_mut(&object.namespace);
-        let removed = space.is_some_and(|space| {
-            let removed = space.objects.remove(&object.name);
+        let view = self.namespaces.get_mut(&object.namespace);
+        let removed = view.is_some_and(|view| {
+            let removed = view.objects.remove(&object.name);
             if removed {
-                space.mark(now);
+                view.mark(now);
             }
             removed
         });
@@ -335,9 +335,9 @@ impl Controller {
         if now >= self.swept + SWEEP {
             self.sweep(now);
         }
-        let spaces = self.spaces.values();
+        let namespaces = self.namespaces.values();
         let listing = self.lists < LISTS;
-        let times = spaces.flat_map(|space| [space.next_look(), space.list_at.filter(|_| listing)]);
+        let times = namespaces.flat_map(|view| [view.next_look(), view.list_at.filter(|_| listing)]);
         let decide_at = self.decide_at();
         let decisions = [self.undecided.then_some(decide_at), self.wake, self.phases_end()];
         let alarm = times
@@ -357,15 +357,15 @@ impl Controller {
 
     /// When a phase ends by time alone, or the time of warming up.
     fn phases_end(&self) -> Option<Instant> {
-        let phases = self.phases.values().filter_map(Phase::end);
+        let phases = self.phases.values().filter_map(RequestPhase::end);
         let phases = phases.chain(self.records.values().copied().flatten());
         phases.chain((!self.warm).then_some(self.started + WARM)).min()
     }
 
     /// Looks at the namespaces that are due.
     fn look(&mut self, now: Instant) {
-        let is_due = |space: &Space| space.next_look().is_some_and(|due| due <= now);
-        if !self.spaces.values().any(is_due) {
+        let is_due = |view: &NamespaceView| view.next_look().is_some_and(|due| due <= now);
+        if !self.namespaces.values().any(is_due) {
             return;
         }
         self.control = self.context.control();
@@ -374,11 +374,11 @@ impl Controller {
             control: self.control.as_ref(),
             evict_allowed: self.context.evict_allowed,
         };
-        for (namespace, space) in &mut self.spaces {
-            if is_due(space) {
-                space.look(&self.context, namespace, &setting, &mut self.memory, now);
+        for (namespace, view) in &mut self.namespaces {
+            if is_due(view) {
+                view.look(&self.context, namespace, &setting, &mut self.memory, now);
                 self.phases.retain(|key, phase| {
-                    !(matches!(phase, Phase::Answered) && key.key.namespace == *namespace)
+                    !(matches!(phase, RequestPhase::Answered) && key.key.namespace == *namespace)
                 });
                 self.undecided = true;
             }
@@ -387,13 +387,13 @@ impl Controller {
 
     /// Lists pods where it is due.
     fn list(&mut self, now: Instant) {
-        let spaces = self.spaces.iter_mut();
-        let mut due: Vec<_> = spaces
-            .filter_map(|(namespace, space)| Some((space.list_at.filter(|at| *at <= now)?, namespace, space)))
+        let namespaces = self.namespaces.iter_mut();
+        let mut due: Vec<_> = namespaces
+            .filter_map(|(namespace, view)| Some((view.list_at.filter(|at| *at <= now)?, namespace, view)))
             .collect();
         due.sort_by_key(|(at, ..)| *at);
-        for (_, namespace, space) in due.into_iter().take(LISTS.saturating_sub(self.lists)) {
-            space.lists();
+        for (_, namespace, view) in due.into_iter().take(LISTS.saturating_sub(self.lists)) {
+            view.lists();
             self.lists += 1;
             let (context, namespace) = (Arc::clone(&self.context), Arc::clone(namespace));
             self.tasks.spawn(async move {
@@ -409,19 +409,19 @@ impl Controller {
         let time = self.context.time.now();
         self.phases
             .retain(|_, phase| phase.end().is_none_or(|end| now < end));
-        let spaces = self.spaces.values();
-        let (busy, others): (Vec<&Target>, Vec<&Target>) = spaces
-            .flat_map(|space| &space.targets)
-            .partition(|target| self.phases.contains_key(&target.key));
-        let busy: Vec<Target> = busy
+        let namespaces = self.namespaces.values();
+        let (busy, others): (Vec<&Judgement>, Vec<&Judgement>) = namespaces
+            .flat_map(|view| &view.judgements)
+            .partition(|judgement| self.phases.contains_key(&judgement.key));
+        let busy: Vec<Judgement> = busy
             .into_iter()
-            .filter_map(|target| Some(self.phases.get(&target.key)?.seen(target, time, now)))
+            .filter_map(|judgement| Some(self.phases.get(&judgement.key)?.seen(judgement, time, now)))
             .collect();
-        let targets: Vec<&Target> = others.into_iter().chain(&busy).collect();
-        let mut decisions = decide::decide(time, &self.context.limits, &targets, &mut self.memory);
+        let judgements: Vec<&Judgement> = others.into_iter().chain(&busy).collect();
+        let mut decisions = decide::decide(time, &self.context.limits, &judgements, &mut self.memory);
         self.wake = decisions.wake.map(|wake| instant(wake, time, now));
-        for go in std::mem::take(&mut decisions.go) {
-            self.go(go, now);
+        for restart in std::mem::take(&mut decisions.restarts) {
+            self.start(restart, now);
         }
         self.record(now);
         self.tell(&decisions, now);
@@ -434,8 +434,12 @@ impl Controller {
         self.undecided = true;
         match done {
             Ok(Done::Listed { namespace, pods }) => self.listed(&namespace, pods, now),
-            Ok(Done::Looked { go, looked }) => self.looked(go, looked, now),
-            Ok(Done::Sent { go, evicted, sent }) => self.sent(&go, evicted.as_deref(), sent, now),
+            Ok(Done::Looked { restart, looked }) => self.looked(restart, looked, now),
+            Ok(Done::Sent {
+                restart,
+                evicted,
+                sent,
+            }) => self.sent(&restart, evicted.as_deref(), sent, now),
             Ok(Done::Said {
                 object,
                 wanted,
@@ -462,19 +466,19 @@ impl Controller {
         let pods = pods
             .inspect_err(|error| tracing::warn!(%error, "pods were not listed; it is tried again"))
             .ok();
-        if let Some(space) = self.spaces.get_mut(namespace) {
-            space.listed(&self.context, namespace, pods, now);
+        if let Some(view) = self.namespaces.get_mut(namespace) {
+            view.listed(&self.context, namespace, pods, now);
         }
     }
 
     /// Forgets what is gone.
     fn sweep(&mut self, now: Instant) {
         self.swept = now;
-        self.spaces.retain(|_, space| !space.is_empty() || space.listing);
+        self.namespaces.retain(|_, view| !view.is_empty() || view.listing);
         self.doubts.retain(|_, (_, since)| now < *since + ASTRAY);
-        let spaces = &self.spaces;
+        let namespaces = &self.namespaces;
         self.phases.retain(|key, phase| {
-            !matches!(phase, Phase::Answered) || spaces.contains_key(&key.key.namespace)
+            !matches!(phase, RequestPhase::Answered) || namespaces.contains_key(&key.key.namespace)
         });
         let mut uids: HashSet<Box<str>> = HashSet::new();
         self.context.workloads.for_each(|_, workload| {
@@ -495,7 +499,7 @@ impl Controller {
     async fn end(mut self) {
         let busy = |controller: &Self| {
             let mut phases = controller.phases.values();
-            phases.any(|phase| matches!(phase, Phase::Busy(_)))
+            phases.any(|phase| matches!(phase, RequestPhase::Busy(_)))
                 || controller.records.values().any(Option::is_none)
         };
         let all = async {
@@ -504,8 +508,8 @@ impl Controller {
             {
                 match done {
                     // Nothing more begins.
-                    Ok(Done::Looked { go, .. }) => {
-                        self.phases.remove(&go.key);
+                    Ok(Done::Looked { restart, .. }) => {
+                        self.phases.remove(&restart.key);
                     }
                     done => self.ended(done),
                 }

@@ -16,7 +16,7 @@ pub const RESTART_AT: SignedDuration = SignedDuration::from_secs(11);
 
 /// A content that a workload is brought to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct Stamp {
     /// The hash of the Secret's name.
     pub hash: Box<str>,
     /// What its template and the workload itself will say.
@@ -31,24 +31,24 @@ pub fn patch(
     strategy: RestartStrategy,
     workload: &Workload,
     resource_version: &str,
-    asked: &[Asked],
+    stamps: &[Stamp],
 ) -> Option<Value> {
     let spec = match strategy {
         RestartStrategy::Template => {
-            let tokens = annotations(asked, |asked| asked.record.token.to_string());
+            let tokens = annotations(stamps, |stamp| stamp.record.token.to_string());
             json!({"template": {"metadata": {"annotations": tokens}}})
         }
         RestartStrategy::RestartAt => {
-            let latest = asked.iter().map(|asked| restart_at(asked.changed_at)).max()?;
+            let latest = stamps.iter().map(|stamp| restart_at(stamp.changed_at)).max()?;
             // What it was asked for before, for another Secret, still holds.
             let latest = workload.restart_at.map_or(latest, |before| before.max(latest));
             json!({"restartAt": latest.to_string()})
         }
         RestartStrategy::Evict => return None,
     };
-    let mut records = annotations(asked, |asked| print(&asked.record));
-    records.extend(asked.iter().filter_map(|asked| {
-        let (name, value) = notes::starts_over(workload, &asked.hash, &asked.record.token)?;
+    let mut records = annotations(stamps, |stamp| print(&stamp.record));
+    records.extend(stamps.iter().filter_map(|stamp| {
+        let (name, value) = notes::starts_over(workload, &stamp.hash, &stamp.record.token)?;
         Some((name, Value::String(value)))
     }));
     Some(json!({
@@ -92,12 +92,12 @@ pub fn print(record: &Record) -> String {
 
 const UNHEALTHY: &str = ".unhealthy";
 
-fn annotations(asked: &[Asked], value: impl Fn(&Asked) -> String) -> Map<String, Value> {
-    let entry = |asked: &Asked| {
+fn annotations(stamps: &[Stamp], value: impl Fn(&Stamp) -> String) -> Map<String, Value> {
+    let entry = |stamp: &Stamp| {
         (
-            format!("{RESTART_DOMAIN}/{}", asked.hash),
-            Value::String(value(asked)),
+            format!("{RESTART_DOMAIN}/{}", stamp.hash),
+            Value::String(value(stamp)),
         )
     };
-    asked.iter().map(entry).collect()
+    stamps.iter().map(entry).collect()
 }

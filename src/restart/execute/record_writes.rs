@@ -15,12 +15,12 @@ use crate::{
     restart::{
         controller::{Controller, Done},
         judge::{
-            assess::Target,
-            memory::{Memory, Missed},
+            assess::Judgement,
+            memory::{Memory, NoteFailure},
             notes::Note,
         },
         observed::model::WorkloadKey,
-        publish::report::Happening,
+        publish::report::RestartEvent,
         schedule::in_flight::caught,
     },
 };
@@ -42,21 +42,27 @@ impl Controller {
         for (key, _) in self.records.iter().filter(|(_, until)| until.is_none()) {
             *busy.entry(Arc::clone(&key.key.namespace)).or_default() += 1;
         }
-        let is_due = |target: &&Target| {
-            !target.notes.is_empty()
-                && !self.phases.contains_key(&target.key)
-                && !self.records.contains_key(&target.key)
+        let is_due = |judgement: &&Judgement| {
+            !judgement.notes.is_empty()
+                && !self.phases.contains_key(&judgement.key)
+                && !self.records.contains_key(&judgement.key)
         };
-        let targets = self.spaces.values().flat_map(|space| &space.targets);
-        let due: BTreeMap<&WorkloadKey, &Target> = targets
+        let judgements = self.namespaces.values().flat_map(|view| &view.judgements);
+        let due: BTreeMap<&WorkloadKey, &Judgement> = judgements
             .filter(is_due)
-            .map(|target| (&target.key, target))
+            .map(|judgement| (&judgement.key, judgement))
             .collect();
         let next = self.record_turns.next(due.keys().copied(), busy);
         let due: Vec<Due> = next
             .iter()
             .filter_map(|key| due.get(key))
-            .map(|target| (target.key.clone(), target.uid.clone(), target.notes.clone()))
+            .map(|judgement| {
+                (
+                    judgement.key.clone(),
+                    judgement.uid.clone(),
+                    judgement.notes.clone(),
+                )
+            })
             .collect();
         for (key, uid, notes) in due {
             self.records.insert(key.clone(), None);
@@ -96,11 +102,11 @@ impl Controller {
                 return;
             }
             Class::Conflict | Class::UidMismatch | Class::NotFound | Class::AlreadyExists => {
-                (CONFLICTED, Missed::Passing)
+                (CONFLICTED, NoteFailure::Passing)
             }
-            Class::Timeout => (FAILED, Missed::Late),
+            Class::Timeout => (FAILED, NoteFailure::Late),
             Class::Throttled { .. } | Class::Unavailable { .. } | Class::Disruption => {
-                (FAILED, Missed::Passing)
+                (FAILED, NoteFailure::Passing)
             }
             Class::Forbidden
             | Class::Invalid { .. }
@@ -108,7 +114,7 @@ impl Controller {
             | Class::TooLarge
             | Class::Expired
             | Class::Rejected { .. }
-            | Class::Malformed(_) => (FAILED, Missed::Refused),
+            | Class::Malformed(_) => (FAILED, NoteFailure::Refused),
         };
         self.records.insert(key.clone(), Some(now + wait));
         self.settle(key, uid, notes, now, |memory, note| {
@@ -126,7 +132,7 @@ impl Controller {
     ) {
         for note in notes {
             if let (true, Some(sentence)) = (alerts(&mut self.memory, note), &note.alert) {
-                let happened = Happening {
+                let happened = RestartEvent {
                     object: note.object.clone(),
                     workload: Some(key.clone()),
                     event: EventReason::RestartFailed,
@@ -136,9 +142,9 @@ impl Controller {
                 self.context.tell(&happened, &HashMap::from([(key, uid)]));
             }
         }
-        if let Some(space) = self.spaces.get_mut(&key.key.namespace) {
-            space.forget_notes(key);
-            space.touch(key, now);
+        if let Some(view) = self.namespaces.get_mut(&key.key.namespace) {
+            view.forget_notes(key);
+            view.touch(key, now);
         }
     }
 }
@@ -148,12 +154,12 @@ type Due = (WorkloadKey, Box<str>, Vec<Note>);
 /// Whose turn it is to be written to: the namespace's that was served least lately, and there the next workload's after the
 /// last one's.
 #[derive(Debug, Default)]
-pub(in crate::restart) struct Turns {
+pub(in crate::restart) struct WriteTurns {
     count: u64,
     last: HashMap<Arc<str>, (u64, WorkloadKey)>,
 }
 
-impl Turns {
+impl WriteTurns {
     /// Those that are written to now of the ones `due`, where so many of each namespace are being written to.
     fn next<'a>(
         &mut self,
@@ -221,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_namespace_whose_writes_never_end_leaves_room_for_the_others() {
-        let mut turns = Turns::default();
+        let mut turns = WriteTurns::default();
         let mut due = workloads("a-slow", 9);
         let first = turns.next(&due, HashMap::new());
         assert_eq!(names(&first), ["a-slow/web-0", "a-slow/web-1"]);
@@ -233,7 +239,7 @@ mod tests {
 
     #[test]
     fn namespaces_have_turns_and_so_have_their_workloads() {
-        let mut turns = Turns::default();
+        let mut turns = WriteTurns::default();
         let due: Vec<_> = ["a", "b", "c", "d", "e", "f"]
             .iter()
             .flat_map(|namespace| workloads(namespace, 3))

@@ -22,13 +22,13 @@ use crate::{
         observed::{
             model::{Pod, PodSelector, Workload, WorkloadKey},
             pods::PROVES_NOTHING,
-            wire::{PodDoor, WorkloadDoor},
+            wire::{WirePod, WireWorkload},
         },
     },
 };
 
 /// A workload as it is now.
-pub(in crate::restart) struct Looked {
+pub(in crate::restart) struct FreshWorkload {
     /// The state that a patch rests on.
     pub(in crate::restart) observed: Observed,
     /// The workload.
@@ -43,7 +43,10 @@ pub(in crate::restart) struct Looked {
 
 impl Context {
     /// Reads a workload and its pods; none if it is gone or cannot be restarted any more.
-    pub(in crate::restart) async fn look_again(&self, key: &WorkloadKey) -> Result<Option<Looked>, Error> {
+    pub(in crate::restart) async fn read_fresh(
+        &self,
+        key: &WorkloadKey,
+    ) -> Result<Option<FreshWorkload>, Error> {
         let object = &key.key;
         let Some((observed, workload)) = self.read(key).await? else {
             return Ok(None);
@@ -56,7 +59,7 @@ impl Context {
         let own = pods.of(&object.name, &workload.selector);
         // The index may lag behind by as long as a broken connection goes unnoticed: too long in an incident.
         let control = self.writer.cluster().control(&self.operator_namespace).await;
-        Ok(Some(Looked {
+        Ok(Some(FreshWorkload {
             observed,
             at: own.at,
             pods: own.pods.into_iter().cloned().collect(),
@@ -70,10 +73,10 @@ impl Context {
         let cluster = self.writer.cluster();
         let object = &key.key;
         let door = match key.kind {
-            WorkloadKind::Deployment => cluster.get_as::<Deployment, WorkloadDoor>(object).await,
-            WorkloadKind::StatefulSet => cluster.get_as::<StatefulSet, WorkloadDoor>(object).await,
-            WorkloadKind::DaemonSet => cluster.get_as::<DaemonSet, WorkloadDoor>(object).await,
-            WorkloadKind::Rollout => cluster.get_as::<Rollout, WorkloadDoor>(object).await,
+            WorkloadKind::Deployment => cluster.get_as::<Deployment, WireWorkload>(object).await,
+            WorkloadKind::StatefulSet => cluster.get_as::<StatefulSet, WireWorkload>(object).await,
+            WorkloadKind::DaemonSet => cluster.get_as::<DaemonSet, WireWorkload>(object).await,
+            WorkloadKind::Rollout => cluster.get_as::<Rollout, WireWorkload>(object).await,
         };
         let door = match door {
             Err(error) if error.class == Class::NotFound => return Ok(None),
@@ -116,7 +119,7 @@ impl Context {
         let at = self.time.now();
         let cluster = self.writer.cluster();
         let found = cluster
-            .find_all::<v1::Pod, _, _>(namespace, selector, PodDoor::pod)
+            .find_all::<v1::Pod, _, _>(namespace, selector, WirePod::pod)
             .await?;
         let Found {
             objects: pods,
@@ -143,11 +146,11 @@ impl Context {
         let object = &key.key;
         let body = match step {
             Step::Nothing => return Ok(()),
-            Step::Evict { pod, uid, go: _ } => {
+            Step::Evict { pod, uid, restart: _ } => {
                 let pod = ObjectKey::new(object.namespace.clone(), pod);
                 return self.writer.evict(&pod, &uid).await;
             }
-            Step::Patch { body, go: _ } => body,
+            Step::Patch { body, restart: _ } => body,
         };
         self.patch(TimeLimit::Fenced, key, observed, RESTART_MANAGER, body)
             .await

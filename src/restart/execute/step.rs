@@ -2,17 +2,17 @@
 
 use serde_json::Value;
 
-use super::patch::{self, Asked};
+use super::patch::{self, Stamp};
 use crate::{
     api::RestartStrategy,
     restart::{
         judge::{
-            assess::{Observed, Standing, Target},
+            assess::{Judgement, ObservedWorkload, Standing},
             rollout,
             staleness::{self, CREATED_MARGIN, later},
         },
         observed::model::Pod,
-        schedule::decide::{Carried, Go},
+        schedule::decide::{Cause, Restart},
     },
 };
 
@@ -24,7 +24,7 @@ pub enum Step {
         /// Its body.
         body: Value,
         /// What it is for: what was decided on and still holds.
-        go: Go,
+        restart: Restart,
     },
     /// An eviction.
     Evict {
@@ -33,59 +33,65 @@ pub enum Step {
         /// Its uid.
         uid: Box<str>,
         /// What it is for.
-        go: Go,
+        restart: Restart,
     },
     /// Nothing: what was decided on does not hold any more.
     Nothing,
 }
 
 /// What is done for `go`, given `fresh`, the workload as it is now with pods that were listed just now.
-pub fn step(go: &Go, resource_version: &str, observed: &Observed<'_>, fresh: &Target) -> Step {
-    let holds = |carried: &&Carried| {
+pub fn step(
+    restart: &Restart,
+    resource_version: &str,
+    observed: &ObservedWorkload<'_>,
+    fresh: &Judgement,
+) -> Step {
+    let holds = |cause: &&Cause| {
         fresh.claims.iter().any(|claim| {
             let content = &claim.object.content;
-            *claim.object.key() == carried.object
-                && content.token == carried.asked.record.token
-                && claim.block.is_none()
-                && claim.terms.strategy == go.strategy
-                && claim.attempt == carried.asked.record.attempt
+            *claim.object.key() == cause.object
+                && content.token == cause.stamp.record.token
+                && claim.hold.is_none()
+                && claim.terms.strategy == restart.strategy
+                && claim.attempt == cause.stamp.record.attempt
                 && matches!(claim.standing, Standing::Stale(_))
         })
     };
-    if fresh.uid != go.uid {
+    if fresh.uid != restart.uid {
         return Step::Nothing;
     }
-    let carried: Vec<Carried> = go.carried.iter().filter(holds).cloned().collect();
-    if carried.is_empty() {
+    let causes: Vec<Cause> = restart.causes.iter().filter(holds).cloned().collect();
+    if causes.is_empty() {
         return Step::Nothing;
     }
-    let mut go = Go {
-        carried,
-        ..go.clone()
+    let mut restart = Restart {
+        causes,
+        ..restart.clone()
     };
-    for carried in &mut go.carried {
-        carried.asked.record.was_healthy = fresh.healthy;
+    for cause in &mut restart.causes {
+        cause.stamp.record.was_healthy = fresh.healthy;
     }
-    let asked: Vec<Asked> = go.carried.iter().map(|carried| carried.asked.clone()).collect();
-    match patch::patch(go.strategy, observed.workload, resource_version, &asked) {
-        Some(body) => Step::Patch { body, go },
-        None if go.strategy == RestartStrategy::Evict => evict(go, observed, fresh),
+    let stamps: Vec<Stamp> = restart.causes.iter().map(|cause| cause.stamp.clone()).collect();
+    match patch::patch(restart.strategy, observed.workload, resource_version, &stamps) {
+        Some(body) => Step::Patch { body, restart },
+        None if restart.strategy == RestartStrategy::Evict => evict(restart, observed, fresh),
         None => Step::Nothing,
     }
 }
 
 /// The pod to evict: one that does not work anyway, or any while all others work.
-fn evict(go: Go, observed: &Observed<'_>, fresh: &Target) -> Step {
-    let Observed { key, workload, .. } = *observed;
+fn evict(restart: Restart, observed: &ObservedWorkload<'_>, fresh: &Judgement) -> Step {
+    let ObservedWorkload { key, workload, .. } = *observed;
     let listed = observed.pods.map_or(&[][..], |listed| listed.pods);
     let pods = staleness::pods_of(key, workload, listed.iter().copied());
     let mut stale: Vec<&Pod> = fresh
         .claims
         .iter()
         .filter(|claim| {
-            go.carried
+            restart
+                .causes
                 .iter()
-                .any(|carried| carried.object == *claim.object.key())
+                .any(|cause| cause.object == *claim.object.key())
         })
         .flat_map(|claim| {
             let margin = later(claim.changed_at, CREATED_MARGIN);
@@ -111,6 +117,6 @@ fn evict(go: Go, observed: &Observed<'_>, fresh: &Target) -> Step {
     Step::Evict {
         pod: first.name.clone(),
         uid: first.uid.clone(),
-        go,
+        restart,
     }
 }

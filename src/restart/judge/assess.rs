@@ -3,10 +3,10 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    hold::{self, Block, Word},
+    hold::{self, Hold, WorkloadState},
     membership::{Membership, Terms, member},
     memory::{Memory, SENT},
-    notes::{self, Note, Said, What},
+    notes::{self, Note, NoteKind, RecordedOutcome},
     reloader::Reloading,
     rollout::{self, Failure, Health, Rollout},
     staleness::{self, CREATED_MARGIN, later},
@@ -17,8 +17,8 @@ use crate::{
     restart::{
         execute::patch,
         observed::{
-            managed_secrets::{Facts, ObjectFacts},
-            model::{Content, Pod, Record, Update, Wishes, Workload, WorkloadKey},
+            managed_secrets::{ManagedSecret, ManagedSecrets},
+            model::{Annotations, Content, Pod, Record, Update, Workload, WorkloadKey},
         },
     },
 };
@@ -45,20 +45,20 @@ pub struct Setting<'a> {
 
 /// What is seen of a workload.
 #[derive(Clone, Copy, Debug)]
-pub struct Observed<'a> {
+pub struct ObservedWorkload<'a> {
     /// Its name.
     pub key: &'a WorkloadKey,
     /// Itself.
     pub workload: &'a Workload,
     /// What its Namespace says.
-    pub namespace: &'a Wishes,
+    pub namespace: &'a Annotations,
     /// Pods, if they were listed.
-    pub pods: Option<Listed<'a>>,
+    pub pods: Option<PodList<'a>>,
 }
 
 /// Pods of a namespace.
 #[derive(Clone, Copy, Debug)]
-pub struct Listed<'a> {
+pub struct PodList<'a> {
     /// All of them, or those of one workload at least.
     pub pods: &'a [&'a Pod],
     /// A time before they were listed.
@@ -67,7 +67,7 @@ pub struct Listed<'a> {
 
 /// A workload that has to do with restarts.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Target {
+pub struct Judgement {
     /// Its name.
     pub key: WorkloadKey,
     /// Its uid.
@@ -77,7 +77,7 @@ pub struct Target {
     /// Whether it rolls out for us now, for whatever content.
     pub rolling: bool,
     /// Whether it holds a slot of its namespace and of the cluster meanwhile.
-    pub holds: bool,
+    pub holds_slot: bool,
     /// Whether it is healthy, or was before the rollout that is under way.
     pub healthy: bool,
     /// When our last patch of it was taken.
@@ -85,7 +85,7 @@ pub struct Target {
     /// The first of the changes that ask for its next restart and follow each other without a rest.
     pub changing_since: Option<Timestamp>,
     /// A request that was refused, for now.
-    pub refused: Option<Block>,
+    pub refused: Option<Hold>,
     /// When its pods must be listed to tell more.
     pub pods_wanted: Option<Timestamp>,
     /// What the workload is to say of itself.
@@ -96,7 +96,7 @@ pub struct Target {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claim {
     /// Whose.
-    pub object: ObjectFacts,
+    pub object: ManagedSecret,
     /// When it changed.
     pub changed_at: Timestamp,
     /// How.
@@ -104,7 +104,7 @@ pub struct Claim {
     /// How far it is.
     pub standing: Standing,
     /// What holds it up, if it is stale.
-    pub block: Option<Block>,
+    pub hold: Option<Hold>,
     /// The number of the attempt that comes next.
     pub attempt: u8,
     /// Whether the workload rolls out for this Secret, now or for older content: it holds one of its slots.
@@ -134,12 +134,12 @@ pub enum Standing {
 /// Where a workload stands with the contents of `facts`; none if it has nothing to do with any.
 pub fn assess(
     setting: &Setting<'_>,
-    facts: &Facts,
-    observed: &Observed<'_>,
+    secrets: &ManagedSecrets,
+    observed: &ObservedWorkload<'_>,
     memory: &mut Memory,
-) -> Option<Target> {
-    let look = Look::new(setting, observed);
-    let objects = facts.concerning(observed.workload);
+) -> Option<Judgement> {
+    let look = Assessment::new(setting, observed);
+    let objects = secrets.concerning(observed.workload);
     let mut claims: Vec<Claim> = objects
         .iter()
         .filter(|object| staleness::counts(&object.content))
@@ -151,23 +151,28 @@ pub fn assess(
     if claims.is_empty() && !rolling {
         return None;
     }
-    let Observed { key, workload, .. } = *observed;
-    let stale = |claim: &&Claim| matches!(claim.standing, Standing::Stale(_)) && claim.block.is_none();
+    let ObservedWorkload { key, workload, .. } = *observed;
+    let stale = |claim: &&Claim| matches!(claim.standing, Standing::Stale(_)) && claim.hold.is_none();
     let latest = claims.iter().filter(stale).map(|claim| claim.changed_at).max();
     let open = rolling || !claims.iter().all(|claim| claim.standing == Standing::Done);
     // Before its pods were looked at, nothing is learnt of its changes.
     let known = claims.iter().all(|claim| claim.standing != Standing::Unknown);
     let refused = memory.refusal(&workload.uid, setting.now);
-    Some(Target {
+    Some(Judgement {
         key: key.clone(),
         uid: workload.uid.clone(),
         rolling,
-        holds: rolling && look.holds(memory),
+        holds_slot: rolling && look.holds_slot(memory),
         healthy: rollout::steady(key.kind, workload)
             || (rolling && workload.records.values().any(|record| record.was_healthy)),
         patched_at: workload.patched_at,
-        refused: refused
-            .map(|refused| Block::new(Word::Refused, refused.why.to_string(), Some(refused.until))),
+        refused: refused.map(|refused| {
+            Hold::new(
+                WorkloadState::Refused,
+                refused.why.to_string(),
+                Some(refused.until),
+            )
+        }),
         pods_wanted: look.pods_wanted(open, &claims),
         notes: look.notes(&claims, memory),
         changing_since: if known {
@@ -183,16 +188,16 @@ pub fn assess(
 struct NewPods<'a>(Option<Vec<&'a Pod>>);
 
 /// One workload, being looked at.
-struct Look<'a> {
+struct Assessment<'a> {
     setting: &'a Setting<'a>,
-    observed: &'a Observed<'a>,
+    observed: &'a ObservedWorkload<'a>,
     /// Its pods, if they were listed.
     pods: Option<Vec<&'a Pod>>,
     reloading: Reloading<'a>,
 }
 
-impl<'a> Look<'a> {
-    fn new(setting: &'a Setting<'a>, observed: &'a Observed<'a>) -> Self {
+impl<'a> Assessment<'a> {
+    fn new(setting: &'a Setting<'a>, observed: &'a ObservedWorkload<'a>) -> Self {
         let pods = observed
             .pods
             .map(|listed| staleness::pods_of(observed.key, observed.workload, listed.pods.iter().copied()));
@@ -204,8 +209,8 @@ impl<'a> Look<'a> {
         }
     }
 
-    fn claim(&self, object: &ObjectFacts, memory: &mut Memory) -> Option<Claim> {
-        let Observed {
+    fn claim(&self, object: &ManagedSecret, memory: &mut Memory) -> Option<Claim> {
+        let ObservedWorkload {
             key,
             workload,
             namespace,
@@ -225,15 +230,15 @@ impl<'a> Look<'a> {
             changed_at: content.changed_at?,
             terms,
             standing: Standing::Unknown,
-            block: None,
+            hold: None,
             attempt: 1,
             rolling: false,
         };
         claim.standing = self.standing(&claim, memory);
         if matches!(claim.standing, Standing::Stale(_)) {
             let reverted = self.reverted(&mut claim, memory);
-            claim.block =
-                hold::block(self.setting, object, &membership, terms, workload, namespace).or(reverted);
+            claim.hold =
+                hold::hold(self.setting, object, &membership, terms, workload, namespace).or(reverted);
         }
         claim.rolling = claim.standing == Standing::Rolling
             || self.rolls_for_older(&claim, memory)
@@ -242,7 +247,7 @@ impl<'a> Look<'a> {
     }
 
     fn standing(&self, claim: &Claim, memory: &mut Memory) -> Standing {
-        let Observed { key, workload, .. } = *self.observed;
+        let ObservedWorkload { key, workload, .. } = *self.observed;
         let content = &claim.object.content;
         let (uid, hash, token) = (&*workload.uid, &*content.hash, &*content.token);
         let changed = claim.changed_at;
@@ -333,7 +338,7 @@ impl<'a> Look<'a> {
         let (uid, hash, token) = (&*self.observed.workload.uid, &*content.hash, &*content.token);
         let seen = memory.failure(uid, hash, token).cloned();
         let said = notes::said(self.observed.workload, hash, token);
-        let failed = seen.is_some() || matches!(said, Said::Failed(_));
+        let failed = seen.is_some() || matches!(said, RecordedOutcome::Failed(_));
         let new = self.new_pods(hash, token)?;
         let rollout = Rollout {
             stale: stale.map(|stale| stale > 0),
@@ -343,8 +348,8 @@ impl<'a> Look<'a> {
         let live = rollout::health(&rollout, self.setting.now);
         let (seen, failure) = match (seen, &said) {
             (Some(failure), _) => (true, failure),
-            (None, Said::Failed(failure)) => (false, failure.clone()),
-            (None, Said::Nothing | Said::Recovered) => {
+            (None, RecordedOutcome::Failed(failure)) => (false, failure.clone()),
+            (None, RecordedOutcome::Nothing | RecordedOutcome::Recovered) => {
                 if let Health::Failed(failure) = &live {
                     memory.fail(uid, hash, token, failure, &said);
                 }
@@ -384,7 +389,7 @@ impl<'a> Look<'a> {
 
     /// The last rollout that we asked for, of which no more is known than its new pods.
     fn rollout<'b>(&'b self, timeout: std::time::Duration, new: &'b NewPods<'a>) -> Option<Rollout<'b>> {
-        let Observed { key, workload, .. } = *self.observed;
+        let ObservedWorkload { key, workload, .. } = *self.observed;
         Some(Rollout {
             kind: key.kind,
             workload,
@@ -407,7 +412,7 @@ impl<'a> Look<'a> {
     }
 
     /// Whether the workload rolls out for something that it need not follow any more.
-    fn rolls_otherwise(&self, objects: &[&ObjectFacts], claims: &[Claim], memory: &mut Memory) -> bool {
+    fn rolls_otherwise(&self, objects: &[&ManagedSecret], claims: &[Claim], memory: &mut Memory) -> bool {
         let workload = self.observed.workload;
         let claimed = |hash: &str| claims.iter().any(|claim| *claim.object.content.hash == *hash);
         let timeout = |hash: &str| {
@@ -466,8 +471,8 @@ impl<'a> Look<'a> {
     }
 
     /// Whether somebody took the restart back; sets the number of the next attempt.
-    fn reverted(&self, claim: &mut Claim, memory: &Memory) -> Option<Block> {
-        let Observed { key, workload, .. } = *self.observed;
+    fn reverted(&self, claim: &mut Claim, memory: &Memory) -> Option<Hold> {
+        let ObservedWorkload { key, workload, .. } = *self.observed;
         let content = &claim.object.content;
         if claim.terms.strategy == RestartStrategy::Evict || self.carries(claim) {
             return None;
@@ -493,12 +498,12 @@ impl<'a> Look<'a> {
         let (attempts, at) = recorded.max(sent).unwrap_or((0, None));
         claim.attempt = attempts.saturating_add(1);
         if said || attempts >= ATTEMPTS {
-            return Some(Block::new(Word::Reverted, REVERTED, None));
+            return Some(Hold::new(WorkloadState::Reverted, REVERTED, None));
         }
         let again = later(at?, SENT);
         (attempts > 0 && self.setting.now < again).then(|| {
-            Block::new(
-                Word::TakenBack,
+            Hold::new(
+                WorkloadState::TakenBack,
                 "somebody took the annotation of the restart back; it is tried once more",
                 Some(again),
             )
@@ -510,16 +515,16 @@ impl<'a> Look<'a> {
         let uid = &self.observed.workload.uid;
         claim.terms.strategy == RestartStrategy::Evict
             && matches!(claim.standing, Standing::Stale(_))
-            && claim.block.is_none()
+            && claim.hold.is_none()
             && memory.refusal(uid, self.setting.now).is_none()
             && memory
                 .evicting(uid)
-                .is_some_and(|evicting| evicting.ours && evicting.holds)
+                .is_some_and(|evicting| evicting.ours && evicting.holds_slot)
     }
 
     /// Whether the workload, which rolls out, began to lately and goes on: people can write all that it says of itself, so
     /// nothing that it says holds others up for long.
-    fn holds(&self, memory: &Memory) -> bool {
+    fn holds_slot(&self, memory: &Memory) -> bool {
         let (workload, now) = (self.observed.workload, self.setting.now);
         let is_late = |since: Timestamp| now >= later(since, HELD);
         let patched = workload
@@ -528,12 +533,12 @@ impl<'a> Look<'a> {
         let evicting = memory.evicting(&workload.uid);
         patched
             || memory.has_sent(&workload.uid, now)
-            || evicting.is_some_and(|evicting| evicting.holds && !is_late(evicting.since))
+            || evicting.is_some_and(|evicting| evicting.holds_slot && !is_late(evicting.since))
     }
 
     /// How an eviction of pods, one by one, goes; none while none is under way.
     fn evicting(&self, claim: &Claim, stale: Option<usize>, memory: &mut Memory) -> Option<Standing> {
-        let Observed { key, workload, .. } = *self.observed;
+        let ObservedWorkload { key, workload, .. } = *self.observed;
         let (pods, now) = (self.pods.as_deref()?, self.setting.now);
         let margin = later(claim.changed_at, CREATED_MARGIN);
         let new = || {
@@ -560,7 +565,7 @@ impl<'a> Look<'a> {
             .map(Failure::Pod)
             .or_else(|| late.then_some(Failure::TimedOut));
         if let Some(failure) = &failure {
-            memory.fail(uid, hash, token, failure, &Said::Nothing);
+            memory.fail(uid, hash, token, failure, &RecordedOutcome::Nothing);
         }
         if ended {
             memory.recover(uid, hash, token);
@@ -595,25 +600,25 @@ impl<'a> Look<'a> {
         claims.iter().filter_map(note).collect()
     }
 
-    fn note(&self, claim: &Claim, memory: &Memory) -> Option<(What, Option<String>)> {
+    fn note(&self, claim: &Claim, memory: &Memory) -> Option<(NoteKind, Option<String>)> {
         let content = &claim.object.content;
         let (uid, hash, token) = (&*self.observed.workload.uid, &*content.hash, &*content.token);
         let said = notes::said(self.observed.workload, hash, token);
-        let fails = matches!(said, Said::Failed(_));
-        match (&claim.standing, &claim.block) {
+        let fails = matches!(said, RecordedOutcome::Failed(_));
+        match (&claim.standing, &claim.hold) {
             (Standing::Failed { failure, was_healthy }, _) => {
                 let alert = memory.record_due(uid, hash, token)?;
                 // Who chose evictions wants nothing changed on the workload.
                 let writes = claim.terms.strategy != RestartStrategy::Evict && !fails;
                 let reason = writes.then(|| failure.reason().into());
                 let alert = alert.then(|| failure.sentence(*was_healthy));
-                Some((What::Failed(reason), alert))
+                Some((NoteKind::Failed(reason), alert))
             }
             (Standing::Done, _) => {
                 let recovered = fails && memory.is_complete(uid, hash, token);
-                (recovered && memory.may_remind(uid, hash, token)).then_some((What::Recovered, None))
+                (recovered && memory.may_remind(uid, hash, token)).then_some((NoteKind::Recovered, None))
             }
-            (Standing::Stale(_), Some(block)) if block.word == Word::Reverted => {
+            (Standing::Stale(_), Some(hold)) if hold.state == WorkloadState::Reverted => {
                 let sent = memory.sent(uid, hash)?;
                 let lost = *sent.token == *token
                     && sent.taken
@@ -624,7 +629,7 @@ impl<'a> Look<'a> {
                     attempt: sent.attempt,
                     was_healthy: true,
                 };
-                (lost && memory.may_remind(uid, hash, token)).then_some((What::Attempts(record), None))
+                (lost && memory.may_remind(uid, hash, token)).then_some((NoteKind::Attempts(record), None))
             }
             _ => None,
         }

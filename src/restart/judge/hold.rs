@@ -14,8 +14,8 @@ use crate::{
     restart::{
         execute::patch::RESTART_AT,
         observed::{
-            managed_secrets::ObjectFacts,
-            model::{Until, Update, Wishes, Workload},
+            managed_secrets::ManagedSecret,
+            model::{Annotations, Until, Update, Workload},
         },
     },
     sync::entry::Suspension,
@@ -25,9 +25,9 @@ macro_rules! words {
     ($($(#[doc = $doc:literal])+ $variant:ident,)+) => {
         /// Where a workload stands with a content, in a word.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Word { $($(#[doc = $doc])+ $variant,)+ }
+        pub enum WorkloadState { $($(#[doc = $doc])+ $variant,)+ }
 
-        impl Word {
+        impl WorkloadState {
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
@@ -84,13 +84,13 @@ words! {
     Unreadable,
 }
 
-impl fmt::Display for Word {
+impl fmt::Display for WorkloadState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl Word {
+impl WorkloadState {
     /// Whether no passing of time and no other workload ends it: later waves do not wait for it.
     pub const fn stays(self) -> bool {
         matches!(
@@ -109,20 +109,24 @@ impl Word {
 
 /// Something that holds a workload up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Block {
+pub struct Hold {
     /// In a word.
-    pub word: Word,
+    pub state: WorkloadState,
     /// In a sentence, and what to do.
     pub sentence: Cow<'static, str>,
     /// When it ends by itself.
     pub until: Option<Timestamp>,
 }
 
-impl Block {
+impl Hold {
     /// One that ends by itself at `until`, if that is known.
-    pub fn new(word: Word, sentence: impl Into<Cow<'static, str>>, until: Option<Timestamp>) -> Self {
+    pub fn new(
+        state: WorkloadState,
+        sentence: impl Into<Cow<'static, str>>,
+        until: Option<Timestamp>,
+    ) -> Self {
         Self {
-            word,
+            state,
             sentence: sentence.into(),
             until,
         }
@@ -130,14 +134,14 @@ impl Block {
 }
 
 /// What keeps a workload from following a content now, whatever its pods hold: the first no in the order of who says it.
-pub(in crate::restart) fn block(
+pub(in crate::restart) fn hold(
     setting: &Setting<'_>,
-    object: &ObjectFacts,
+    object: &ManagedSecret,
     membership: &Membership,
     terms: Terms,
     workload: &Workload,
-    namespace: &Wishes,
-) -> Option<Block> {
+    namespace: &Annotations,
+) -> Option<Hold> {
     suspended(setting, object, workload, namespace)
         .or_else(|| by_size(workload))
         .or_else(|| by_membership(membership))
@@ -147,17 +151,17 @@ pub(in crate::restart) fn block(
 
 fn suspended(
     setting: &Setting<'_>,
-    object: &ObjectFacts,
+    object: &ManagedSecret,
     workload: &Workload,
-    namespace: &Wishes,
-) -> Option<Block> {
+    namespace: &Annotations,
+) -> Option<Hold> {
     let now = setting.now;
     let control = setting
         .control
         .filter(|control| control.restarts && control.applies(now, &object.content.object.namespace));
     if let Some(control) = control {
         let sentence = "the ConfigMap keyturn-control in the operator's namespace suspends restarts";
-        return Some(Block::new(Word::Suspended, sentence, control.until));
+        return Some(Hold::new(WorkloadState::Suspended, sentence, control.until));
     }
     let by_object = match object.restarts.suspended {
         Suspension::None => Until::Unset,
@@ -167,19 +171,19 @@ fn suspended(
     [
         (namespace.suspended, "the Namespace"),
         (by_object, "the ExternalSecret"),
-        (workload.wishes.suspended, "the workload"),
+        (workload.annotations.suspended, "the workload"),
     ]
     .into_iter()
     .find_map(|(until, on)| match until {
         Until::Unset => None,
         Until::Time(until) if until <= now => None,
-        Until::Time(until) => Some(Block::new(
-            Word::Suspended,
+        Until::Time(until) => Some(Hold::new(
+            WorkloadState::Suspended,
             format!("the annotation keyturn.dev/suspend-restarts-until on {on} suspends restarts"),
             Some(until),
         )),
-        Until::Unreadable => Some(Block::new(
-            Word::Suspended,
+        Until::Unreadable => Some(Hold::new(
+            WorkloadState::Suspended,
             format!(
                 "the annotation keyturn.dev/suspend-restarts-until on {on} is no time, so restarts are \
                  suspended: write one such as 2030-01-31T08:00:00Z, or remove it"
@@ -189,10 +193,10 @@ fn suspended(
     })
 }
 
-fn by_size(workload: &Workload) -> Option<Block> {
+fn by_size(workload: &Workload) -> Option<Hold> {
     workload.oversized.then(|| {
-        Block::new(
-            Word::Unreadable,
+        Hold::new(
+            WorkloadState::Unreadable,
             format!(
                 "its labels, its references to Secrets and its annotations of Keyturn and Reloader take more than the {} KiB \
                  that Keyturn keeps of one workload, so it is not restarted: remove some",
@@ -203,16 +207,16 @@ fn by_size(workload: &Workload) -> Option<Block> {
     })
 }
 
-fn by_membership(membership: &Membership) -> Option<Block> {
+fn by_membership(membership: &Membership) -> Option<Hold> {
     match membership {
         Membership::In(_) | Membership::Out => None,
-        Membership::LeftToReloader(_) => Some(Block::new(
-            Word::LeftToReloader,
+        Membership::LeftToReloader(_) => Some(Hold::new(
+            WorkloadState::LeftToReloader,
             "stakater Reloader restarts this workload: set restart.reloader to Honour to take it over",
             None,
         )),
-        Membership::Unreadable(_) => Some(Block::new(
-            Word::Unreadable,
+        Membership::Unreadable(_) => Some(Hold::new(
+            WorkloadState::Unreadable,
             "the annotation keyturn.dev/restart on the workload or its Namespace is neither true nor false, so it is \
              not restarted: correct it",
             None,
@@ -220,19 +224,19 @@ fn by_membership(membership: &Membership) -> Option<Block> {
     }
 }
 
-fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Option<Block> {
+fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Option<Hold> {
     if terms.strategy == RestartStrategy::Evict {
         return (!setting.evict_allowed).then(|| {
-            Block::new(
-                Word::EvictNotAllowed,
+            Hold::new(
+                WorkloadState::EvictNotAllowed,
                 "the operator may not evict pods: allow it by --allow-evict, or choose another strategy",
                 None,
             )
         });
     }
     if workload.borrowed_template && terms.strategy == RestartStrategy::Template {
-        return Some(Block::new(
-            Word::BorrowedTemplate,
+        return Some(Hold::new(
+            WorkloadState::BorrowedTemplate,
             "the Rollout takes its template from another workload: choose the strategy RestartAt",
             None,
         ));
@@ -241,16 +245,16 @@ fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Opti
         .restart_at
         .filter(|at| terms.strategy == RestartStrategy::RestartAt && *at > later(setting.now, RESTART_AT));
     if let Some(at) = planned {
-        return Some(Block::new(
-            Word::Paused,
+        return Some(Hold::new(
+            WorkloadState::Paused,
             format!("somebody planned its restart for {at} (spec.restartAt): to have it now, remove that"),
             Some(at),
         ));
     }
     // Argo Rollouts replaces pods for restartAt whatever else is paused; it is a canary's step, not a wish of somebody's.
     if workload.paused {
-        return Some(Block::new(
-            Word::Paused,
+        return Some(Hold::new(
+            WorkloadState::Paused,
             "its rollouts are paused (spec.paused): it is restarted once they are resumed",
             None,
         ));
@@ -264,14 +268,14 @@ fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Opti
         Update::OnDelete => "its update strategy is OnDelete: delete its pods, or choose the strategy Evict",
     };
     (terms.strategy == RestartStrategy::Template)
-        .then(|| Block::new(Word::AwaitingPodDeletion, sentence, None))
+        .then(|| Hold::new(WorkloadState::AwaitingPodDeletion, sentence, None))
 }
 
-fn unapproved(object: &ObjectFacts) -> Option<Block> {
+fn unapproved(object: &ManagedSecret) -> Option<Hold> {
     let token = &object.content.token;
     object.lacks_approval().then(|| {
-        Block::new(
-            Word::AwaitingApproval,
+        Hold::new(
+            WorkloadState::AwaitingApproval,
             format!(
                 "restarts wait for approval: annotate the ExternalSecret with keyturn.dev/approve={token}"
             ),

@@ -3,7 +3,7 @@
 use super::reloader::Reloading;
 use crate::{
     api::{Discovery, Reloader, RestartPolicy, RestartStrategy, RestartTarget, WorkloadKind},
-    restart::observed::model::{Content, Use, Wish, Wishes, Workload, WorkloadKey},
+    restart::observed::model::{Annotations, Content, RestartFlag, Use, Workload, WorkloadKey},
 };
 
 /// Whether a workload follows a Secret.
@@ -39,16 +39,16 @@ pub fn member(
     key: &WorkloadKey,
     workload: &Workload,
     reloading: &Reloading<'_>,
-    namespace: &Wishes,
+    namespace: &Annotations,
     content: &Content,
 ) -> Membership {
     if workload.ending || key.key.namespace != content.object.namespace {
         return Membership::Out;
     }
-    let wishes = &workload.wishes;
-    let wish = match wishes.restart {
-        Wish::Unsaid => namespace.restart,
-        said => said,
+    let annotations = &workload.annotations;
+    let flag = match annotations.restart {
+        RestartFlag::Unset => namespace.restart,
+        flag => flag,
     };
     let uses = use_of(workload, content).is_some() || may_use_any(workload);
     let listed = policy.targets.iter().find(|target| lists(target, key, workload));
@@ -57,29 +57,29 @@ pub fn member(
         match policy.discovery {
             Discovery::Auto => true,
             Discovery::OptIn => {
-                matches!(wish, Wish::Yes | Wish::Unreadable)
+                matches!(flag, RestartFlag::Yes | RestartFlag::Unreadable)
                     || (theirs && policy.reloader == Reloader::Honour)
             }
             Discovery::Explicit => listed.is_some(),
         }
     } else {
         // Only a word on the workload itself makes us restart what does not name the Secret.
-        listed.is_some() && wishes.restart == Wish::Yes
+        listed.is_some() && annotations.restart == RestartFlag::Yes
     };
-    if !candidate || wish == Wish::No {
+    if !candidate || flag == RestartFlag::No {
         return Membership::Out;
     }
-    let asked = wishes
+    let asked = annotations
         .strategy
         .or(namespace.strategy)
         .or_else(|| listed.and_then(|target| target.strategy));
     let terms = Terms {
         wave: listed.and_then(|target| target.wave).unwrap_or_default(),
         strategy: strategy(key.kind, asked),
-        hot_reload: wishes.hot_reload || namespace.hot_reload,
+        hot_reload: annotations.hot_reload || namespace.hot_reload,
         uses,
     };
-    if wish == Wish::Unreadable || workload.oversized {
+    if flag == RestartFlag::Unreadable || workload.oversized {
         Membership::Unreadable(terms)
     } else if theirs && policy.reloader == Reloader::Defer {
         Membership::LeftToReloader(terms)

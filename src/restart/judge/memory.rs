@@ -7,15 +7,15 @@ use jiff::{SignedDuration, Timestamp};
 use litemap::LiteMap;
 
 use super::{
-    notes::{Note, Said},
+    notes::{Note, RecordedOutcome},
     rollout::Failure,
     staleness::later,
 };
 use crate::{
     api::{ObjectKey, Opening, RestartStrategy, window},
     restart::{
-        observed::{managed_secrets::ObjectFacts, model::Texts},
-        schedule::decide::{COALESCE, Go},
+        observed::{managed_secrets::ManagedSecret, model::Texts},
+        schedule::decide::{COALESCE, Restart},
     },
     sync::entry::Restarts,
 };
@@ -40,62 +40,62 @@ const LOOK_AGAIN: SignedDuration = SignedDuration::from_hours(24);
 /// What the process remembers.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    workloads: HashMap<Box<str>, Kept>,
+    workloads: HashMap<Box<str>, WorkloadMemory>,
     objects: HashMap<ObjectKey, Timestamp>,
-    openings: HashMap<ObjectKey, Known>,
+    openings: HashMap<ObjectKey, CachedOpening>,
     served: HashMap<Arc<str>, u64>,
     turn: u64,
 }
 
 /// Of one workload, by its uid.
 #[derive(Clone, Debug, Default)]
-struct Kept {
+struct WorkloadMemory {
     /// The contents that its pods were seen to hold, and when those changed: the same content may come back.
     satisfied: LiteMap<Box<str>, (Box<str>, Timestamp)>,
     complete: Texts,
     /// The contents whose rollout was seen under way.
     rolled: Texts,
     /// The contents whose rollout was seen to fail.
-    failed: LiteMap<Box<str>, Failed>,
+    failed: LiteMap<Box<str>, SeenFailure>,
     /// The contents for which the workload was to say again what it lost, or that it recovered, and how often that was tried.
     reminded: LiteMap<Box<str>, (Box<str>, u8)>,
-    changes: Option<Changes>,
-    sent: LiteMap<Box<str>, Sent>,
+    changes: Option<ChangeBurst>,
+    sent: LiteMap<Box<str>, SentPatch>,
     /// What was sent before that.
-    former: LiteMap<Box<str>, Sent>,
-    refused: Option<Refused>,
-    evicting: Option<Evicting>,
+    former: LiteMap<Box<str>, SentPatch>,
+    refused: Option<Refusal>,
+    evicting: Option<Eviction>,
     /// How many decisions in a row did not hold when the workload was read again.
     rests: u32,
 }
 
 /// Pods of a workload are evicted, one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Evicting {
+pub struct Eviction {
     /// Since then.
     pub since: Timestamp,
     /// Whether this process does. Before it, it may have been another one of ours, or anybody.
     pub ours: bool,
     /// Whether it goes on, so that it holds a slot.
-    pub holds: bool,
+    pub holds_slot: bool,
 }
 
 /// A rollout was seen to fail.
 #[derive(Clone, Debug)]
-struct Failed {
+struct SeenFailure {
     token: Box<str>,
     failure: Failure,
     /// Whether it recovered.
     over: bool,
     /// What the workload is to say of it.
-    record: Due,
+    record: NoteStep,
     /// Whether people are to be told of it once that is done.
     alert: bool,
 }
 
 /// Whether something is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
+enum NoteStep {
     /// Nothing asks for it.
     No,
     /// It was tried so often.
@@ -106,7 +106,7 @@ enum Due {
 
 /// Whether an ExternalSecret's windows are open.
 #[derive(Clone, Debug)]
-struct Known {
+struct CachedOpening {
     restarts: Arc<Restarts>,
     opening: Opening,
     since: Timestamp,
@@ -115,14 +115,14 @@ struct Known {
 
 /// Changes that follow each other so closely that they make one restart.
 #[derive(Clone, Copy, Debug)]
-struct Changes {
+struct ChangeBurst {
     first: Timestamp,
     latest: Timestamp,
 }
 
 /// Why a workload was not told what it is to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missed {
+pub enum NoteFailure {
     /// For a reason that passes.
     Passing,
     /// It was not answered in time, which may take as long each time.
@@ -133,7 +133,7 @@ pub enum Missed {
 
 /// A patch that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sent {
+pub struct SentPatch {
     /// With this token.
     pub token: Box<str>,
     /// When.
@@ -146,7 +146,7 @@ pub struct Sent {
 
 /// A request that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct Refusal {
     /// It is tried again then.
     pub until: Timestamp,
     /// How often in a row.
@@ -159,78 +159,79 @@ pub struct Refused {
 
 impl Memory {
     /// A request goes out: to be called before it, so that a lost answer is no second request at once.
-    pub fn sending(&mut self, go: &Go, now: Timestamp) {
+    pub fn sending(&mut self, restart: &Restart, now: Timestamp) {
         self.turn += 1;
-        self.served.insert(Arc::clone(&go.key.key.namespace), self.turn);
-        let kept = self.workloads.entry(go.uid.clone()).or_default();
+        self.served
+            .insert(Arc::clone(&restart.key.key.namespace), self.turn);
+        let kept = self.workloads.entry(restart.uid.clone()).or_default();
         kept.changes = None;
-        if go.strategy == RestartStrategy::Evict {
+        if restart.strategy == RestartStrategy::Evict {
             // Each pod has its own time.
-            kept.evicting = Some(Evicting {
+            kept.evicting = Some(Eviction {
                 since: now,
                 ours: true,
-                holds: true,
+                holds_slot: true,
             });
             return;
         }
-        for carried in &go.carried {
-            let sent = Sent {
-                token: carried.asked.record.token.clone(),
+        for cause in &restart.causes {
+            let sent = SentPatch {
+                token: cause.stamp.record.token.clone(),
                 at: now,
-                attempt: carried.asked.record.attempt,
+                attempt: cause.stamp.record.attempt,
                 taken: false,
             };
-            kept.ask(&carried.asked.hash, &sent.token);
-            if let Some(former) = kept.sent.insert(carried.asked.hash.clone(), sent) {
-                kept.former.insert(carried.asked.hash.clone(), former);
+            kept.ask(&cause.stamp.hash, &sent.token);
+            if let Some(former) = kept.sent.insert(cause.stamp.hash.clone(), sent) {
+                kept.former.insert(cause.stamp.hash.clone(), former);
             }
         }
     }
 
     /// The request was taken.
-    pub fn taken(&mut self, go: &Go, now: Timestamp) {
-        self.began(go, now);
-        let kept = self.workloads.entry(go.uid.clone()).or_default();
+    pub fn taken(&mut self, restart: &Restart, now: Timestamp) {
+        self.began(restart, now);
+        let kept = self.workloads.entry(restart.uid.clone()).or_default();
         (kept.refused, kept.rests) = (None, 0);
-        for carried in &go.carried {
-            if let Some(sent) = kept.sent.get_mut(&carried.asked.hash) {
+        for cause in &restart.causes {
+            if let Some(sent) = kept.sent.get_mut(&cause.stamp.hash) {
                 sent.taken = true;
             }
         }
     }
 
     /// Nothing is known of the request: it may have been taken. If it was not, it is tried again later, for `why`.
-    pub fn doubted(&mut self, go: &Go, now: Timestamp, why: &str) {
-        self.began(go, now);
-        let kept = self.workloads.entry(go.uid.clone()).or_default();
+    pub fn doubted(&mut self, restart: &Restart, now: Timestamp, why: &str) {
+        self.began(restart, now);
+        let kept = self.workloads.entry(restart.uid.clone()).or_default();
         kept.back_off(now, SENT, why, true);
     }
 
-    fn began(&mut self, go: &Go, now: Timestamp) {
-        for carried in &go.carried {
-            self.objects.insert(carried.object.clone(), now);
+    fn began(&mut self, restart: &Restart, now: Timestamp) {
+        for cause in &restart.causes {
+            self.objects.insert(cause.object.clone(), now);
         }
     }
 
     /// The request certainly did nothing, since the workload changed meanwhile: it may be decided on again at once.
-    pub fn conflicted(&mut self, go: &Go) {
-        if let Some(kept) = self.workloads.get_mut(&go.uid) {
-            kept.forget(go);
+    pub fn conflicted(&mut self, restart: &Restart) {
+        if let Some(kept) = self.workloads.get_mut(&restart.uid) {
+            kept.forget(restart);
         }
     }
 
     /// The request was refused, for a reason that does not pass quickly.
-    pub fn refused(&mut self, go: &Go, now: Timestamp, why: &str) {
-        let kept = self.workloads.entry(go.uid.clone()).or_default();
-        kept.forget(go);
+    pub fn refused(&mut self, restart: &Restart, now: Timestamp, why: &str) {
+        let kept = self.workloads.entry(restart.uid.clone()).or_default();
+        kept.forget(restart);
         kept.back_off(now, SignedDuration::ZERO, why, false);
     }
 
     /// A disruption budget refused the eviction for now: nothing is under way that holds a slot.
-    pub fn evict_later(&mut self, go: &Go, now: Timestamp, why: &str) {
-        let kept = self.workloads.entry(go.uid.clone()).or_default();
+    pub fn evict_later(&mut self, restart: &Restart, now: Timestamp, why: &str) {
+        let kept = self.workloads.entry(restart.uid.clone()).or_default();
         kept.pause();
-        kept.refused = Some(Refused {
+        kept.refused = Some(Refusal {
             until: later(now, EVICT_AGAIN),
             times: 0,
             why: why.into(),
@@ -268,16 +269,16 @@ impl Memory {
     }
 
     /// Whether the object's windows are open. It is remembered until that changes: it takes long to find out.
-    pub(in crate::restart) fn opening(&mut self, object: &ObjectFacts, now: Timestamp) -> Opening {
+    pub(in crate::restart) fn opening(&mut self, object: &ManagedSecret, now: Timestamp) -> Opening {
         let windows = &object.restarts.policy.windows;
-        let holds = |known: &&Known| {
+        let holds = |known: &&CachedOpening| {
             known.restarts.policy.windows == *windows && known.since <= now && now < known.until
         };
         if let Some(known) = self.openings.get(object.key()).filter(holds) {
             return known.opening;
         }
         let opening = window::opening(windows, now);
-        let known = Known {
+        let known = CachedOpening {
             restarts: Arc::clone(&object.restarts),
             opening,
             since: now,
@@ -337,7 +338,7 @@ impl Memory {
         hash: &str,
         token: &str,
         failure: &Failure,
-        said: &Said,
+        said: &RecordedOutcome,
     ) {
         let kept = self.workloads.entry(uid.into()).or_default();
         if let Some(failed) = kept.failed.get_mut(hash)
@@ -346,22 +347,22 @@ impl Memory {
             if std::mem::take(&mut failed.over) {
                 failed.failure = failure.clone();
                 kept.reminded.remove(hash);
-                if *said == Said::Recovered {
-                    failed.record = Due::Yes(0);
+                if *said == RecordedOutcome::Recovered {
+                    failed.record = NoteStep::Yes(0);
                 }
             }
             return;
         }
         let sent = kept.sent.get(hash).is_some_and(|sent| *sent.token == *token);
-        let news = *said == Said::Nothing && (sent || is(&kept.rolled, hash, token));
-        let failed = Failed {
+        let news = *said == RecordedOutcome::Nothing && (sent || is(&kept.rolled, hash, token));
+        let failed = SeenFailure {
             token: token.into(),
             failure: failure.clone(),
             over: false,
             record: match said {
-                Said::Failed(_) => Due::Over,
-                Said::Nothing if !news => Due::No,
-                Said::Nothing | Said::Recovered => Due::Yes(0),
+                RecordedOutcome::Failed(_) => NoteStep::Over,
+                RecordedOutcome::Nothing if !news => NoteStep::No,
+                RecordedOutcome::Nothing | RecordedOutcome::Recovered => NoteStep::Yes(0),
             },
             alert: news,
         };
@@ -372,9 +373,9 @@ impl Memory {
     /// A rollout that failed looks well for the moment: only what is remembered of it tells.
     pub(in crate::restart) fn looks_well(&mut self, uid: &str, hash: &str, token: &str) {
         if let Some(failed) = self.failed_mut(uid, hash, token)
-            && failed.record == Due::No
+            && failed.record == NoteStep::No
         {
-            failed.record = Due::Yes(0);
+            failed.record = NoteStep::Yes(0);
         }
     }
 
@@ -388,7 +389,7 @@ impl Memory {
     /// Whether the workload is to say that the rollout failed, and whether people are told then.
     pub(in crate::restart) fn record_due(&self, uid: &str, hash: &str, token: &str) -> Option<bool> {
         let failed = self.failed(uid, hash, token)?;
-        matches!(failed.record, Due::Yes(_)).then_some(failed.alert)
+        matches!(failed.record, NoteStep::Yes(_)).then_some(failed.alert)
     }
 
     /// Whether the workload may be told again what it lost, or that it recovered: once.
@@ -405,14 +406,14 @@ impl Memory {
         }
         let failed = self.failed_mut(uid, &written.hash, &written.token);
         failed.is_some_and(|failed| {
-            failed.record = Due::Over;
+            failed.record = NoteStep::Over;
             std::mem::take(&mut failed.alert)
         })
     }
 
     /// A note was not written: whether people are to be told now. It may still be written later.
-    pub(in crate::restart) fn not_noted(&mut self, uid: &str, missed: &Note, why: Missed) -> bool {
-        let refused = why == Missed::Refused;
+    pub(in crate::restart) fn not_noted(&mut self, uid: &str, missed: &Note, why: NoteFailure) -> bool {
+        let refused = why == NoteFailure::Refused;
         if !missed.what.is_failure() {
             self.reminded(uid, missed, if refused { TRIES } else { 1 });
             return false;
@@ -421,15 +422,15 @@ impl Memory {
             return false;
         };
         let tries = match failed.record {
-            Due::Yes(tries) => tries.saturating_add(1),
-            Due::No | Due::Over => TRIES,
+            NoteStep::Yes(tries) => tries.saturating_add(1),
+            NoteStep::No | NoteStep::Over => TRIES,
         };
         failed.record = if refused || tries >= TRIES {
-            Due::Over
+            NoteStep::Over
         } else {
-            Due::Yes(tries)
+            NoteStep::Yes(tries)
         };
-        (why != Missed::Passing || tries >= PATIENCE) && std::mem::take(&mut failed.alert)
+        (why != NoteFailure::Passing || tries >= PATIENCE) && std::mem::take(&mut failed.alert)
     }
 
     fn reminded(&mut self, uid: &str, of: &Note, tries: u8) {
@@ -442,12 +443,12 @@ impl Memory {
         kept.reminded.insert(of.hash.clone(), (of.token.clone(), tries));
     }
 
-    fn failed(&self, uid: &str, hash: &str, token: &str) -> Option<&Failed> {
+    fn failed(&self, uid: &str, hash: &str, token: &str) -> Option<&SeenFailure> {
         let failed = self.kept(uid)?.failed.get(hash)?;
         (*failed.token == *token).then_some(failed)
     }
 
-    fn failed_mut(&mut self, uid: &str, hash: &str, token: &str) -> Option<&mut Failed> {
+    fn failed_mut(&mut self, uid: &str, hash: &str, token: &str) -> Option<&mut SeenFailure> {
         let failed = self.workloads.get_mut(uid)?.failed.get_mut(hash)?;
         (*failed.token == *token).then_some(failed)
     }
@@ -484,11 +485,11 @@ impl Memory {
             .changes
             .filter(|changes| latest < later(changes.latest, COALESCE))
             .map_or(latest, |changes| changes.first.min(latest));
-        kept.changes = Some(Changes { first, latest });
+        kept.changes = Some(ChangeBurst { first, latest });
         Some(first)
     }
 
-    pub(in crate::restart) fn sent(&self, uid: &str, hash: &str) -> Option<&Sent> {
+    pub(in crate::restart) fn sent(&self, uid: &str, hash: &str) -> Option<&SentPatch> {
         self.kept(uid)?.sent.get(hash)
     }
 
@@ -499,7 +500,7 @@ impl Memory {
     }
 
     /// The refusal that is in force.
-    pub(in crate::restart) fn refusal(&self, uid: &str, now: Timestamp) -> Option<&Refused> {
+    pub(in crate::restart) fn refusal(&self, uid: &str, now: Timestamp) -> Option<&Refusal> {
         self.kept(uid)?
             .refused
             .as_ref()
@@ -520,7 +521,7 @@ impl Memory {
         wait.min(LONGEST_REST)
     }
 
-    pub(in crate::restart) fn evicting(&self, uid: &str) -> Option<Evicting> {
+    pub(in crate::restart) fn evicting(&self, uid: &str) -> Option<Eviction> {
         self.kept(uid)?.evicting
     }
 
@@ -530,15 +531,15 @@ impl Memory {
         uid: &str,
         waiting: bool,
         now: Timestamp,
-    ) -> Option<Evicting> {
+    ) -> Option<Eviction> {
         if waiting {
             let kept = self.workloads.entry(uid.into()).or_default();
-            let evicting = kept.evicting.get_or_insert(Evicting {
+            let evicting = kept.evicting.get_or_insert(Eviction {
                 since: now,
                 ours: false,
-                holds: true,
+                holds_slot: true,
             });
-            evicting.holds = true;
+            evicting.holds_slot = true;
         } else if self.evicting(uid).is_some_and(|evicting| !evicting.ours) {
             self.evicted(uid);
         }
@@ -551,12 +552,12 @@ impl Memory {
         }
     }
 
-    fn kept(&self, uid: &str) -> Option<&Kept> {
+    fn kept(&self, uid: &str) -> Option<&WorkloadMemory> {
         self.workloads.get(uid)
     }
 }
 
-impl Kept {
+impl WorkloadMemory {
     /// The content is asked for. What was known of it counts no more where something else was asked for since.
     fn ask(&mut self, hash: &str, token: &str) {
         if self.sent.get(hash).is_some_and(|sent| *sent.token == *token) {
@@ -572,15 +573,15 @@ impl Kept {
     }
 
     /// The last request did nothing: what is known of the one before holds.
-    fn forget(&mut self, go: &Go) {
-        for carried in &go.carried {
-            let hash = &carried.asked.hash;
+    fn forget(&mut self, restart: &Restart) {
+        for cause in &restart.causes {
+            let hash = &cause.stamp.hash;
             match self.former.remove(hash) {
                 Some(former) => self.sent.insert(hash.clone(), former),
                 None => self.sent.remove(hash),
             };
         }
-        if go.strategy == RestartStrategy::Evict {
+        if restart.strategy == RestartStrategy::Evict {
             self.pause();
         }
     }
@@ -588,7 +589,7 @@ impl Kept {
     /// The last eviction did nothing. What came of those before is still ours.
     fn pause(&mut self) {
         if let Some(evicting) = &mut self.evicting {
-            evicting.holds = false;
+            evicting.holds_slot = false;
         }
     }
 
@@ -601,7 +602,7 @@ impl Kept {
         let seconds = FIRST_BACK_OFF
             .saturating_mul(1_i64.checked_shl((times - 1).min(30)).unwrap_or(i64::MAX))
             .clamp(FIRST_BACK_OFF, LONGEST_BACK_OFF);
-        self.refused = Some(Refused {
+        self.refused = Some(Refusal {
             until: later(now, SignedDuration::from_secs(seconds).max(least)),
             times,
             why: why.into(),

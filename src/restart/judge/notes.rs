@@ -31,14 +31,14 @@ pub struct Note {
     /// The content's token.
     pub token: Box<str>,
     /// What.
-    pub what: What,
+    pub what: NoteKind,
     /// What people are told once it is written.
     pub alert: Option<String>,
 }
 
 /// What a workload is to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum NoteKind {
     /// The rollout failed, for this reason; nothing is written where that is known already, or nothing may be.
     Failed(Option<Box<str>>),
     /// The rollout works again.
@@ -47,7 +47,7 @@ pub enum What {
     Attempts(Record),
 }
 
-impl What {
+impl NoteKind {
     /// Whether it is that the rollout failed.
     pub const fn is_failure(&self) -> bool {
         matches!(self, Self::Failed(_))
@@ -61,7 +61,7 @@ impl What {
 
 /// What a workload says of its rollout for a content.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum RecordedOutcome {
     /// Nothing.
     Nothing,
     /// It failed.
@@ -72,13 +72,13 @@ pub enum Said {
 
 /// What the workload says of its rollout for the content `token` of the Secret of this hash. What cannot be read speaks
 /// against it.
-pub fn said(workload: &Workload, hash: &str, token: &str) -> Said {
+pub fn said(workload: &Workload, hash: &str, token: &str) -> RecordedOutcome {
     match workload.failures.get(hash) {
-        None => Said::Nothing,
-        Some(None) => Said::Failed(Failure::Unreadable),
-        Some(Some(said)) if *said.token != *token => Said::Nothing,
-        Some(Some(said)) if *said.reason == *RECOVERED => Said::Recovered,
-        Some(Some(said)) => Said::Failed(Failure::of(&said.reason)),
+        None => RecordedOutcome::Nothing,
+        Some(None) => RecordedOutcome::Failed(Failure::Unreadable),
+        Some(Some(said)) if *said.token != *token => RecordedOutcome::Nothing,
+        Some(Some(said)) if *said.reason == *RECOVERED => RecordedOutcome::Recovered,
+        Some(Some(said)) => RecordedOutcome::Failed(Failure::of(&said.reason)),
     }
 }
 
@@ -106,8 +106,7 @@ pub fn body(workload: &Workload, resource_version: &str, notes: &[Note]) -> Opti
 /// else was asked of it since, does not count. The annotation and its value; none if there is nothing of that.
 pub fn starts_over(workload: &Workload, hash: &str, token: &str) -> Option<(String, String)> {
     let record = workload.records.get(hash)?;
-    let failed =
-        matches!(said(workload, hash, token), Said::Failed(failure) if failure != Failure::Unreadable);
+    let failed = matches!(said(workload, hash, token), RecordedOutcome::Failed(failure) if failure != Failure::Unreadable);
     (failed && *record.token != *token).then(|| {
         (
             format!("{RESTART_DOMAIN}/{hash}{FAILED}"),
@@ -122,15 +121,15 @@ fn text(workload: &Workload, note: &Note) -> Option<(&'static str, String)> {
     let recorded = workload.records.get(hash);
     let recorded = recorded.filter(|record| record.token == *token);
     let brought = workload.tokens.get(hash) == Some(token);
-    let fails = matches!(said(workload, hash, token), Said::Failed(_));
+    let fails = matches!(said(workload, hash, token), RecordedOutcome::Failed(_));
     match &note.what {
-        What::Failed(reason) => {
+        NoteKind::Failed(reason) => {
             let holds = (brought || recorded.is_some()) && !fails;
             let reason = reason.as_ref().filter(|_| holds)?;
             Some((FAILED, format!("{token}.{reason}")))
         }
-        What::Recovered => fails.then(|| (FAILED, format!("{token}.{RECOVERED}"))),
-        What::Attempts(record) => (!brought && recorded.is_none()).then(|| ("", patch::print(record))),
+        NoteKind::Recovered => fails.then(|| (FAILED, format!("{token}.{RECOVERED}"))),
+        NoteKind::Attempts(record) => (!brought && recorded.is_none()).then(|| ("", patch::print(record))),
     }
 }
 

@@ -24,11 +24,11 @@ pub const READ: [&str; 7] = [
     "secrets.exclude.reloader.stakater.com/reload",
 ];
 
-type Annotations = BTreeMap<Box<str>, Box<str>>;
+type AnnotationMap = BTreeMap<Box<str>, Box<str>>;
 
 /// Reloader's annotations on one workload. Its lists are read once, however many Secrets are asked for.
 pub struct Reloading<'a> {
-    annotations: &'a Annotations,
+    annotations: &'a AnnotationMap,
     included: OnceCell<Names<'a>>,
     excluded: OnceCell<Names<'a>>,
 }
@@ -76,7 +76,7 @@ impl<'a> Reloading<'a> {
 }
 
 /// As Go's `strconv.ParseBool` does.
-fn says_yes(annotations: &Annotations, name: &str) -> bool {
+fn says_yes(annotations: &AnnotationMap, name: &str) -> bool {
     let value = annotations.get(name).map(|value| &**value);
     matches!(value, Some("1" | "t" | "T" | "TRUE" | "true" | "True"))
 }

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Until, Wish, Wishes};
+use super::model::{Annotations, RestartFlag, Until};
 use crate::api::{RestartStrategy, names::annotation};
 
-impl Wishes {
+impl Annotations {
     /// Of a workload's or a Namespace's annotations; `value` gives the one of a full name.
     pub fn read<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Self {
         Self {
             restart: match value(annotation::RESTART) {
-                None => Wish::Unsaid,
-                Some("true") => Wish::Yes,
-                Some("false") => Wish::No,
-                Some(_) => Wish::Unreadable,
+                None => RestartFlag::Unset,
+                Some("true") => RestartFlag::Yes,
+                Some("false") => RestartFlag::No,
+                Some(_) => RestartFlag::Unreadable,
             },
             strategy: value(annotation::RESTART_STRATEGY).and_then(RestartStrategy::parse),
             hot_reload: value(annotation::HOT_RELOAD) == Some("true"),
@@ -38,8 +38,8 @@ impl Wishes {
 mod tests {
     use super::*;
 
-    fn read(pairs: &[(&str, &'static str)]) -> Wishes {
-        Wishes::read(|name| {
+    fn read(pairs: &[(&str, &'static str)]) -> Annotations {
+        Annotations::read(|name| {
             pairs
                 .iter()
                 .find(|(known, _)| *known == name)
@@ -49,17 +49,17 @@ mod tests {
 
     #[test]
     fn what_is_not_said_is_no_wish_and_what_cannot_be_read_is_known_as_that() {
-        assert_eq!(read(&[]), Wishes::default());
-        let wishes = read(&[
+        assert_eq!(read(&[]), Annotations::default());
+        let annotations = read(&[
             ("keyturn.dev/restart", "yes"),
             ("keyturn.dev/restart-strategy", "Explode"),
             ("keyturn.dev/hot-reload", "TRUE"),
             ("keyturn.dev/suspend-restarts-until", "tomorrow"),
         ]);
         assert_eq!(
-            wishes,
-            Wishes {
-                restart: Wish::Unreadable,
+            annotations,
+            Annotations {
+                restart: RestartFlag::Unreadable,
                 strategy: None,
                 hot_reload: false,
                 suspended: Until::Unreadable,
@@ -76,12 +76,12 @@ mod tests {
             ("suspend-restarts-until", "2030-01-01T00:00:00Z"),
         ];
         let annotations = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let wishes = Wishes::of_namespace(&annotations.into());
-        assert_eq!(wishes.restart, Wish::No);
-        assert_eq!(wishes.strategy, Some(RestartStrategy::Evict));
-        assert!(wishes.hot_reload);
+        let annotations = Annotations::of_namespace(&annotations.into());
+        assert_eq!(annotations.restart, RestartFlag::No);
+        assert_eq!(annotations.strategy, Some(RestartStrategy::Evict));
+        assert!(annotations.hot_reload);
         assert_eq!(
-            wishes.suspended,
+            annotations.suspended,
             Until::Time("2030-01-01T00:00:00Z".parse().unwrap())
         );
     }

@@ -7,10 +7,10 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    managed_secrets::ObjectFacts,
-    model::{Content, Pod, Wishes, Workload, WorkloadKey},
+    managed_secrets::ManagedSecret,
+    model::{Annotations, Content, Pod, Workload, WorkloadKey},
     pods::Pods,
-    workload::{self, Kind as _, Known},
+    workload::{self, IndexedWorkload, Kind as _},
 };
 use crate::{
     api::{
@@ -60,10 +60,10 @@ pub struct Context {
 /// The workloads of all kinds.
 #[derive(Debug)]
 pub struct Workloads {
-    deployments: Arc<Index<Known>>,
-    stateful_sets: Arc<Index<Known>>,
-    daemon_sets: Arc<Index<Known>>,
-    rollouts: Arc<Index<Known>>,
+    deployments: Arc<Index<IndexedWorkload>>,
+    stateful_sets: Arc<Index<IndexedWorkload>>,
+    daemon_sets: Arc<Index<IndexedWorkload>>,
+    rollouts: Arc<Index<IndexedWorkload>>,
     rollouts_known: watch::Receiver<bool>,
 }
 
@@ -101,7 +101,7 @@ impl Workloads {
         KINDS.iter().all(|kind| self.of(*kind).covers(namespace))
     }
 
-    fn of(&self, kind: WorkloadKind) -> &Index<Known> {
+    fn of(&self, kind: WorkloadKind) -> &Index<IndexedWorkload> {
         match kind {
             WorkloadKind::Deployment => &self.deployments,
             WorkloadKind::StatefulSet => &self.stateful_sets,
@@ -111,7 +111,7 @@ impl Workloads {
     }
 
     /// The workload, if it is known and restarts can concern it.
-    pub(in crate::restart) fn get(&self, key: &WorkloadKey) -> Option<Arc<Known>> {
+    pub(in crate::restart) fn get(&self, key: &WorkloadKey) -> Option<Arc<IndexedWorkload>> {
         match self.of(key.kind).get(&key.key)? {
             Indexed::Entry(known) => known.is_some().then_some(known),
             Indexed::Malformed(_) => None,
@@ -132,7 +132,7 @@ impl Workloads {
     pub(in crate::restart) fn keys_in(&self, namespace: &str) -> Vec<WorkloadKey> {
         let mut keys = Vec::new();
         for kind in KINDS {
-            let is_in = |key: &ObjectKey, indexed: &Indexed<Known>| {
+            let is_in = |key: &ObjectKey, indexed: &Indexed<IndexedWorkload>| {
                 *key.namespace == *namespace && indexed.entry().is_some_and(Option::is_some)
             };
             let found = self.of(kind).keys_where(is_in);
@@ -156,7 +156,7 @@ impl Workloads {
 
 impl Context {
     /// What an ExternalSecret and its Secret say, if workloads are to follow it.
-    pub(in crate::restart) fn facts(&self, object: &ObjectKey) -> Option<ObjectFacts> {
+    pub(in crate::restart) fn managed_secret(&self, object: &ObjectKey) -> Option<ManagedSecret> {
         let (restarts, target, uid) = self.objects.with(object, |indexed| {
             let entry = indexed.entry().filter(|entry| !entry.ending)?;
             let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
@@ -182,20 +182,20 @@ impl Context {
                 reloader: secret.reloader.clone().unwrap_or_default(),
             })
         })??;
-        Some(ObjectFacts {
+        Some(ManagedSecret {
             content: Arc::new(content),
             restarts,
         })
     }
 
     /// What a Namespace says.
-    pub(in crate::restart) fn wishes(&self, namespace: &Arc<str>) -> Wishes {
+    pub(in crate::restart) fn namespace_annotations(&self, namespace: &Arc<str>) -> Annotations {
         let key = ObjectKey::new("", Arc::clone(namespace));
-        let wishes = self.namespaces.with(&key, |indexed| {
+        let annotations = self.namespaces.with(&key, |indexed| {
             let entry = indexed.entry()?;
-            Some(Wishes::of_namespace(&entry.annotations))
+            Some(Annotations::of_namespace(&entry.annotations))
         });
-        wishes.flatten().unwrap_or_default()
+        annotations.flatten().unwrap_or_default()
     }
 
     /// The ConfigMap, if there is one.

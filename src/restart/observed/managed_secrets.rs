@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::model::{Content, Wish, Workload};
+use super::model::{Content, RestartFlag, Workload};
 use crate::{
     api::{ObjectKey, RestartMode},
     sync::entry::Restarts,
@@ -14,14 +14,14 @@ use crate::{
 
 /// An ExternalSecret with its Secret.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ObjectFacts {
+pub struct ManagedSecret {
     /// What pods must hold.
     pub content: Arc<Content>,
     /// What it says about restarts.
     pub restarts: Arc<Restarts>,
 }
 
-impl ObjectFacts {
+impl ManagedSecret {
     /// The ExternalSecret.
     pub fn key(&self) -> &ObjectKey {
         &self.content.object
@@ -48,47 +48,47 @@ impl ObjectFacts {
 
 /// All of a namespace. A workload has to do with few of them, and only those are looked at for it.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct ManagedSecrets {
     /// Sorted by Secret.
-    all: Vec<ObjectFacts>,
+    all: Vec<ManagedSecret>,
     /// The first of those with a Secret, by the hash of its name.
     hashes: HashMap<Box<str>, usize>,
     /// Those that name targets.
     naming: Vec<usize>,
 }
 
-impl Facts {
+impl ManagedSecrets {
     /// Those of `all`.
-    pub fn new(mut all: Vec<ObjectFacts>) -> Self {
+    pub fn new(mut all: Vec<ManagedSecret>) -> Self {
         all.sort_by(|a, b| (&a.content.secret, a.key()).cmp(&(&b.content.secret, b.key())));
         let mut hashes = HashMap::with_capacity(all.len());
-        for (index, facts) in all.iter().enumerate() {
-            hashes.entry(facts.content.hash.clone()).or_insert(index);
+        for (index, secret) in all.iter().enumerate() {
+            hashes.entry(secret.content.hash.clone()).or_insert(index);
         }
         let naming = (0..all.len())
             .filter(|index| {
                 all.get(*index)
-                    .is_some_and(|facts| !facts.restarts.policy.targets.is_empty())
+                    .is_some_and(|secret| !secret.restarts.policy.targets.is_empty())
             })
             .collect();
         Self { all, hashes, naming }
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &ObjectFacts> {
+    pub fn iter(&self) -> impl Iterator<Item = &ManagedSecret> {
         self.all.iter()
     }
 
     /// Those that `workload` may have to follow, or was restarted for.
-    pub fn concerning(&self, workload: &Workload) -> Vec<&ObjectFacts> {
+    pub fn concerning(&self, workload: &Workload) -> Vec<&ManagedSecret> {
         let used = workload.uses.iter().map(|found| &*found.secret);
         let asked = workload.tokens.keys().chain(workload.records.keys());
         let asked = asked
             .filter_map(|hash| self.all.get(*self.hashes.get(hash)?))
-            .map(|facts| &*facts.content.secret);
+            .map(|secret| &*secret.content.secret);
         let mut found: BTreeSet<usize> = used.chain(asked).flat_map(|secret| self.of(secret)).collect();
         // What does not name the Secret follows it only where both it and the ExternalSecret say so.
-        if workload.wishes.restart == Wish::Yes {
+        if workload.annotations.restart == RestartFlag::Yes {
             found.extend(&self.naming);
         }
         found
@@ -97,9 +97,9 @@ impl Facts {
             .collect()
     }
 
-    fn of(&self, secret: &str) -> Range<usize> {
-        let start = self.all.partition_point(|facts| *facts.content.secret < *secret);
-        let end = self.all.partition_point(|facts| *facts.content.secret <= *secret);
+    fn of(&self, name: &str) -> Range<usize> {
+        let start = self.all.partition_point(|secret| *secret.content.secret < *name);
+        let end = self.all.partition_point(|secret| *secret.content.secret <= *name);
         start..end
     }
 }

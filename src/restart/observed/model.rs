@@ -40,7 +40,7 @@ pub struct Workload {
     /// Its own labels: targets choose by them.
     pub labels: Texts,
     /// What people wrote on it about restarts.
-    pub wishes: Wishes,
+    pub annotations: Annotations,
     /// stakater Reloader's annotations on it and on its template: full name and value, those of the template winning.
     pub reloader: BTreeMap<Box<str>, Box<str>>,
     /// Chooses its pods.
@@ -72,9 +72,9 @@ pub struct Workload {
 
 /// What people wrote on a workload or a Namespace about restarts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wishes {
-    /// `keyturn.dev/restart`; anything but `true` and `false` is [`Wish::Unreadable`].
-    pub restart: Wish,
+pub struct Annotations {
+    /// `keyturn.dev/restart`; anything but `true` and `false` is [`RestartFlag::Unreadable`].
+    pub restart: RestartFlag,
     /// `keyturn.dev/restart-strategy`, if it is one.
     pub strategy: Option<RestartStrategy>,
     /// `keyturn.dev/hot-reload` is `true`.
@@ -85,10 +85,10 @@ pub struct Wishes {
 
 /// Whether somebody wants restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wish {
+pub enum RestartFlag {
     /// Nobody said.
     #[default]
-    Unsaid,
+    Unset,
     /// `true`.
     Yes,
     /// `false`.

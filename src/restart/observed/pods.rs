@@ -24,7 +24,7 @@ pub struct Pods {
 
 /// The pods that may belong to one workload.
 #[derive(Debug)]
-pub struct Own<'a> {
+pub struct OwnPods<'a> {
     /// A time before they were listed; long before it where some may be missing.
     pub at: Timestamp,
     /// The pods.
@@ -72,7 +72,7 @@ impl Pods {
     }
 
     /// Those that may belong to the workload of this name and selector.
-    pub fn of(&self, name: &str, selector: &PodSelector) -> Own<'_> {
+    pub fn of(&self, name: &str, selector: &PodSelector) -> OwnPods<'_> {
         let named = self.named.get(name).into_iter().flatten();
         // Each label of the selector must be theirs: the rarest one leaves the fewest.
         let with = |label: &str, value: &str| {
@@ -90,7 +90,7 @@ impl Pods {
             }
             None => (self.strays.iter().take(STRAYS).collect(), self.strays.len()),
         };
-        Own {
+        OwnPods {
             at: if count > STRAYS { PROVES_NOTHING } else { self.at },
             pods: named.chain(strays).collect(),
         }

@@ -88,7 +88,7 @@ struct Projection {
 /// containers do not count: no container holds what they say.
 pub fn uses(spec: &PodSpec) -> Vec<Use> {
     let volumes = volumes(spec.volumes.as_deref().unwrap_or_default());
-    let mut found = Found::default();
+    let mut found = SecretUses::default();
     for container in spec.containers.iter().flatten() {
         found.container(container, &volumes, false);
     }
@@ -130,9 +130,9 @@ fn sorted(mut found: Use) -> Use {
 }
 
 #[derive(Default)]
-struct Found(BTreeMap<Box<str>, Use>);
+struct SecretUses(BTreeMap<Box<str>, Use>);
 
-impl Found {
+impl SecretUses {
     fn container(&mut self, container: &Container, volumes: &BTreeMap<&str, Vec<&str>>, init: bool) {
         let name = container.name.as_deref().unwrap_or_default();
         let variables = container.env.iter().flatten();

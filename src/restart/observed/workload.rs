@@ -5,14 +5,14 @@ use std::marker::PhantomData;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use kube::Resource;
 
-use super::{model::Workload, wire::WorkloadDoor};
+use super::{model::Workload, wire::WireWorkload};
 use crate::{
     api::{ObjectKey, WorkloadKind},
     cluster::{Change, Project, Rollout},
 };
 
 /// What is kept of a workload: nothing of one that restarts can never concern, so that it costs its name.
-pub type Known = Option<Box<Workload>>;
+pub type IndexedWorkload = Option<Box<Workload>>;
 
 /// A kind of workload.
 pub trait Kind: Resource<DynamicType = ()> + Send + Sync + 'static {
@@ -48,10 +48,10 @@ impl<K> Default for Workloads<K> {
 
 impl<K: Kind> Project for Workloads<K> {
     type Kind = K;
-    type Object = WorkloadDoor;
-    type Entry = Known;
+    type Object = WireWorkload;
+    type Entry = IndexedWorkload;
 
-    fn project(&self, _key: &ObjectKey, object: WorkloadDoor) -> Known {
+    fn project(&self, _key: &ObjectKey, object: WireWorkload) -> IndexedWorkload {
         object.workload(K::KIND).map(Box::new)
     }
 

@@ -14,9 +14,9 @@ use crate::{
     api::{EventReason, ObjectKey},
     restart::{
         controller::{Controller, WARM},
-        judge::{assess::Standing, hold::Word},
-        observed::{managed_secrets::ObjectFacts, model::WorkloadKey},
-        schedule::decide::{Decisions, State},
+        judge::{assess::Standing, hold::WorkloadState},
+        observed::{managed_secrets::ManagedSecret, model::WorkloadKey},
+        schedule::decide::{Decisions, WorkloadStatus},
     },
 };
 
@@ -30,19 +30,22 @@ impl Controller {
         let halted = decisions
             .states
             .iter()
-            .filter(|state| state.word == Word::Halted)
+            .filter(|status| status.state == WorkloadState::Halted)
             .count();
         counts.pending = counts.pending.saturating_sub(halted);
-        for (state, count) in [
+        for (status, count) in [
             ("pending", counts.pending),
             ("in_flight", counts.in_flight),
             ("failed", counts.failed),
             ("halted", halted),
         ] {
-            self.context.metrics.state(state, count);
+            self.context.metrics.state(status, count);
         }
         self.measure();
-        let looking = decisions.states.iter().any(|state| state.word == Word::Looking);
+        let looking = decisions
+            .states
+            .iter()
+            .any(|status| status.state == WorkloadState::Looking);
         self.warm |= !looking || now >= self.started + WARM;
         if !self.warm {
             // What stands as it did before this process began is no event.
@@ -54,9 +57,9 @@ impl Controller {
             return;
         }
         // That the others are held up is told after the failure, which is told with its record.
-        let targets = self.spaces.values().flat_map(|space| &space.targets);
-        let untold: HashSet<&ObjectKey> = targets
-            .flat_map(|target| &target.notes)
+        let judgements = self.namespaces.values().flat_map(|view| &view.judgements);
+        let untold: HashSet<&ObjectKey> = judgements
+            .flat_map(|judgement| &judgement.notes)
             .filter(|note| note.alert.is_some())
             .map(|note| &note.object)
             .collect();
@@ -64,8 +67,10 @@ impl Controller {
             happening.event == EventReason::RestartHalted && untold.contains(&happening.object)
         });
         self.held = held;
-        let targets = self.spaces.values().flat_map(|space| &space.targets);
-        let uids: HashMap<&WorkloadKey, &str> = targets.map(|target| (&target.key, &*target.uid)).collect();
+        let judgements = self.namespaces.values().flat_map(|view| &view.judgements);
+        let uids: HashMap<&WorkloadKey, &str> = judgements
+            .map(|judgement| (&judgement.key, &*judgement.uid))
+            .collect();
         for happened in &happened {
             self.context.tell(happened, &uids);
         }
@@ -73,9 +78,9 @@ impl Controller {
 
     /// What is left to do: stale pods, and until when.
     fn measure(&self) {
-        let targets = self.spaces.values().flat_map(|space| &space.targets);
+        let judgements = self.namespaces.values().flat_map(|view| &view.judgements);
         let (mut pods, mut deadline) = (0, None::<Timestamp>);
-        for claim in targets.flat_map(|target| &target.claims) {
+        for claim in judgements.flat_map(|judgement| &judgement.claims) {
             if claim.standing == Standing::Done {
                 continue;
             }
@@ -91,30 +96,30 @@ impl Controller {
 
     /// Sees to the statuses of the objects of which something changed.
     pub(in crate::restart) fn report(&mut self, decisions: &Decisions, time: Timestamp, now: Instant) {
-        let mut of: HashMap<&ObjectKey, &[State]> = HashMap::new();
+        let mut of: HashMap<&ObjectKey, &[WorkloadStatus]> = HashMap::new();
         for states in decisions.states.chunk_by(|a, b| a.object == b.object) {
             if let Some(first) = states.first() {
                 of.insert(&first.object, states);
             }
         }
-        let mut wanted: Vec<ObjectFacts> = Vec::new();
-        for space in self.spaces.values_mut() {
-            let fresh = std::mem::take(&mut space.fresh);
-            for facts in space.facts.iter() {
-                let states = of.get(facts.key()).copied().unwrap_or_default();
-                let same = self.reported.get(facts.key()).copied() == digest(states);
-                if !same || fresh.contains(&facts.key().name) {
-                    wanted.push(facts.clone());
+        let mut wanted: Vec<ManagedSecret> = Vec::new();
+        for view in self.namespaces.values_mut() {
+            let fresh = std::mem::take(&mut view.fresh);
+            for secret in view.managed_secrets.iter() {
+                let states = of.get(secret.key()).copied().unwrap_or_default();
+                let same = self.reported.get(secret.key()).copied() == digest(states);
+                if !same || fresh.contains(&secret.key().name) {
+                    wanted.push(secret.clone());
                 }
             }
         }
-        for facts in wanted {
-            let object = facts.key();
+        for secret in wanted {
+            let object = secret.key();
             let states = of.get(object).copied().unwrap_or_default();
-            if states.iter().any(|state| state.word == Word::Looking) {
+            if states.iter().any(|status| status.state == WorkloadState::Looking) {
                 let since = *self.unknown.entry(object.clone()).or_insert(now);
-                let reported = facts.restarts.reverted.as_ref().map(|(rollout, _)| &**rollout);
-                if now < since + UNKNOWN && report::awaits_pods(&facts.content, states, reported) {
+                let reported = secret.restarts.reverted.as_ref().map(|(rollout, _)| &**rollout);
+                if now < since + UNKNOWN && report::awaits_pods(&secret.content, states, reported) {
                     continue;
                 }
             } else {
@@ -125,14 +130,14 @@ impl Controller {
                 objects: decisions
                     .objects
                     .get(object)
-                    .map(|state| (object.clone(), state.clone()))
+                    .map(|status| (object.clone(), status.clone()))
                     .into_iter()
                     .collect(),
                 ..Decisions::default()
             };
-            let report = report::report(&facts.content, &part);
+            let report = report::report(&secret.content, &part);
             if let Some(identity) = self.context.identity(object) {
-                let said = facts.restarts.said;
+                let said = secret.restarts.said;
                 self.statuses.want(object, identity, said, Some(report), time);
             }
             match digest(states) {
@@ -144,7 +149,7 @@ impl Controller {
 }
 
 /// A number that changes with the states; none without any.
-fn digest(states: &[State]) -> Option<u64> {
+fn digest(states: &[WorkloadStatus]) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     states.hash(&mut hasher);
     (!states.is_empty()).then(|| hasher.finish())

@@ -9,9 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::{
     api::{EventReason, ObjectKey, Reason, RestartException, RestartStatus},
     restart::{
-        judge::{hold::Word, staleness},
+        judge::{hold::WorkloadState, staleness},
         observed::model::{Content, WorkloadKey},
-        schedule::decide::{Decisions, Go, State},
+        schedule::decide::{Decisions, Restart, WorkloadStatus},
     },
     sync::entry::rollout_note,
 };
@@ -46,19 +46,19 @@ pub struct Counts {
 /// What is said of the ExternalSecret that `content` is made for.
 pub fn report(content: &Content, decisions: &Decisions) -> Report {
     let object = &content.object;
-    let states: Vec<&State> = decisions
+    let states: Vec<&WorkloadStatus> = decisions
         .states
         .iter()
-        .filter(|state| state.object == *object)
+        .filter(|status| status.object == *object)
         .collect();
     let counts = count(states.iter().copied());
-    let halted = decisions.objects.get(object).is_some_and(|state| state.halted);
+    let halted = decisions.objects.get(object).is_some_and(|status| status.halted);
     let changed = staleness::counts(content);
     let exceptions: Vec<RestartException> = states
         .iter()
-        .filter(|state| is_exception(state.word))
+        .filter(|status| is_exception(status.state))
         .take(EXCEPTIONS)
-        .map(|state| exception(state))
+        .map(|status| exception(status))
         .collect();
     let number = |count: usize| Some(i32::try_from(count).unwrap_or(i32::MAX));
     let all = states.len();
@@ -95,13 +95,13 @@ pub fn report_of_fault(fault: &str) -> Report {
 }
 
 /// How many workloads are where.
-pub fn count<'a>(states: impl Iterator<Item = &'a State>) -> Counts {
+pub fn count<'a>(states: impl Iterator<Item = &'a WorkloadStatus>) -> Counts {
     let mut counts = Counts::default();
-    for state in states {
-        let of = match state.word {
-            Word::Done => &mut counts.done,
-            Word::RollingOut => &mut counts.in_flight,
-            Word::Failed | Word::StillUnhealthy => &mut counts.failed,
+    for status in states {
+        let of = match status.state {
+            WorkloadState::Done => &mut counts.done,
+            WorkloadState::RollingOut => &mut counts.in_flight,
+            WorkloadState::Failed | WorkloadState::StillUnhealthy => &mut counts.failed,
             _ => &mut counts.pending,
         };
         *of += 1;
@@ -111,43 +111,43 @@ pub fn count<'a>(states: impl Iterator<Item = &'a State>) -> Counts {
 
 /// Whether the report waits until it is known where all workloads stand, `reported` being the rollout that was reported last.
 /// It does not wait once the content changed: what was reported of the content before must not pass for this one.
-pub fn awaits_pods(content: &Content, states: &[State], reported: Option<&str>) -> bool {
-    reported == Some(&*content.token) && states.iter().any(|state| state.word == Word::Looking)
+pub fn awaits_pods(content: &Content, states: &[WorkloadStatus], reported: Option<&str>) -> bool {
+    reported == Some(&*content.token) && states.iter().any(|status| status.state == WorkloadState::Looking)
 }
 
-fn is_exception(word: Word) -> bool {
+fn is_exception(state: WorkloadState) -> bool {
     !matches!(
-        word,
-        Word::Done
-            | Word::RollingOut
-            | Word::Looking
-            | Word::Settling
-            | Word::WaitingForWindow
-            | Word::WaitingForWave
-            | Word::WaitingForTurn
-            | Word::Halted
-            | Word::AwaitingApproval
+        state,
+        WorkloadState::Done
+            | WorkloadState::RollingOut
+            | WorkloadState::Looking
+            | WorkloadState::Settling
+            | WorkloadState::WaitingForWindow
+            | WorkloadState::WaitingForWave
+            | WorkloadState::WaitingForTurn
+            | WorkloadState::Halted
+            | WorkloadState::AwaitingApproval
     )
 }
 
-fn exception(state: &State) -> RestartException {
+fn exception(status: &WorkloadStatus) -> RestartException {
     RestartException {
-        kind: state.key.kind.to_string(),
-        name: state.key.key.name.to_string(),
-        reason: state.word.to_string(),
-        message: Some(state.sentence.to_string()),
-        until: state.until.map(Time),
+        kind: status.key.kind.to_string(),
+        name: status.key.key.name.to_string(),
+        reason: status.state.to_string(),
+        message: Some(status.sentence.to_string()),
+        until: status.until.map(Time),
     }
 }
 
 fn condition(
     changed: bool,
     token: &str,
-    states: &[&State],
+    states: &[&WorkloadStatus],
     counts: Counts,
     halted: bool,
 ) -> (Reason, String) {
-    let has = |word: Word| states.iter().find(|state| state.word == word);
+    let has = |state: WorkloadState| states.iter().find(|status| status.state == state);
     let all = states.len();
     if !changed {
         return (
@@ -169,8 +169,8 @@ fn condition(
     }
     let rest = format!("{} of {all} workloads hold the present content", counts.done);
     if halted {
-        let failed = has(Word::Failed).map_or_else(String::new, |state| {
-            format!(": {}: {}", state.key, state.sentence)
+        let failed = has(WorkloadState::Failed).map_or_else(String::new, |status| {
+            format!(": {}: {}", status.key, status.sentence)
         });
         return (
             Reason::Halted,
@@ -184,34 +184,34 @@ fn condition(
     if counts.in_flight > 0 {
         return (Reason::InProgress, rest);
     }
-    for (word, reason) in [
-        (Word::AwaitingApproval, Reason::AwaitingApproval),
-        (Word::WaitingForWindow, Reason::WaitingForWindow),
-        (Word::Reverted, Reason::Reverted),
+    for (state, reason) in [
+        (WorkloadState::AwaitingApproval, Reason::AwaitingApproval),
+        (WorkloadState::WaitingForWindow, Reason::WaitingForWindow),
+        (WorkloadState::Reverted, Reason::Reverted),
     ] {
-        if let Some(state) = has(word) {
-            return (reason, format!("{rest}; {}", state.sentence));
+        if let Some(status) = has(state) {
+            return (reason, format!("{rest}; {}", status.sentence));
         }
     }
-    let left = |state: &&&State| state.word == Word::LeftToReloader;
-    let open = states.iter().filter(|state| state.word != Word::Done);
+    let left = |status: &&&WorkloadStatus| status.state == WorkloadState::LeftToReloader;
+    let open = states.iter().filter(|status| status.state != WorkloadState::Done);
     let first = open.clone().next();
-    if open.clone().count() == open.filter(|state| left(state)).count() {
-        let sentence = first.map_or("", |state| &*state.sentence);
+    if open.clone().count() == open.filter(|status| left(status)).count() {
+        let sentence = first.map_or("", |status| &*status.sentence);
         return (Reason::LeftToReloader, format!("{rest}; {sentence}"));
     }
     (
         Reason::Pending,
         first.map_or_else(
             || rest.clone(),
-            |state| format!("{rest}; {}: {}", state.key, state.sentence),
+            |status| format!("{rest}; {}: {}", status.key, status.sentence),
         ),
     )
 }
 
 /// What happened, to be told as an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Happening {
+pub struct RestartEvent {
     /// The ExternalSecret.
     pub object: ObjectKey,
     /// The workload; none if it is about all of them.
@@ -226,52 +226,52 @@ pub struct Happening {
 
 /// What was seen before, to tell what happened since. Bounded by what exists: each look replaces the one before.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
-    words: BTreeMap<(ObjectKey, WorkloadKey), (Box<str>, Word)>,
+pub struct EventDetector {
+    words: BTreeMap<(ObjectKey, WorkloadKey), (Box<str>, WorkloadState)>,
     halted: BTreeSet<ObjectKey>,
     looked: bool,
 }
 
-impl Seen {
+impl EventDetector {
     /// A restart was taken by the API server.
-    pub fn triggered(&mut self, go: &Go) {
-        for carried in &go.carried {
-            let key = (carried.object.clone(), go.key.clone());
+    pub fn triggered(&mut self, restart: &Restart) {
+        for cause in &restart.causes {
+            let key = (cause.object.clone(), restart.key.clone());
             self.words
-                .insert(key, (carried.asked.record.token.clone(), Word::RollingOut));
+                .insert(key, (cause.stamp.record.token.clone(), WorkloadState::RollingOut));
         }
     }
 
     /// What happened since the last look. The first one tells nothing: a start is no event.
-    pub fn look(&mut self, decisions: &Decisions) -> Vec<Happening> {
+    pub fn look(&mut self, decisions: &Decisions) -> Vec<RestartEvent> {
         let mut happened = Vec::new();
         let mut words = BTreeMap::new();
-        for state in &decisions.states {
-            let key = (state.object.clone(), state.key.clone());
+        for status in &decisions.states {
+            let key = (status.object.clone(), status.key.clone());
             let before = self
                 .words
                 .get(&key)
-                .filter(|(token, _)| *token == state.token)
-                .map(|(_, word)| *word);
-            if let Some((event, sentence)) = event(before, state).filter(|_| self.looked) {
-                happened.push(Happening {
-                    object: state.object.clone(),
-                    workload: Some(state.key.clone()),
+                .filter(|(token, _)| *token == status.token)
+                .map(|(_, state)| *state);
+            if let Some((event, sentence)) = event(before, status).filter(|_| self.looked) {
+                happened.push(RestartEvent {
+                    object: status.object.clone(),
+                    workload: Some(status.key.clone()),
                     event,
                     sentence,
-                    changed_at: (event == EventReason::RestartCompleted).then_some(state.changed_at),
+                    changed_at: (event == EventReason::RestartCompleted).then_some(status.changed_at),
                 });
             }
-            words.insert(key, (state.token.clone(), state.word));
+            words.insert(key, (status.token.clone(), status.state));
         }
         let halted: BTreeSet<ObjectKey> = decisions
             .objects
             .iter()
-            .filter(|(_, state)| state.halted)
+            .filter(|(_, status)| status.halted)
             .map(|(key, _)| key.clone())
             .collect();
         for object in halted.difference(&self.halted).filter(|_| self.looked) {
-            happened.push(Happening {
+            happened.push(RestartEvent {
                 object: object.clone(),
                 workload: None,
                 event: EventReason::RestartHalted,
@@ -284,16 +284,20 @@ impl Seen {
     }
 }
 
-fn event(before: Option<Word>, state: &State) -> Option<(EventReason, String)> {
-    let key = &state.key;
-    match (before, state.word) {
-        (Some(Word::RollingOut | Word::Failed | Word::StillUnhealthy), Word::Done) => Some((
+fn event(before: Option<WorkloadState>, status: &WorkloadStatus) -> Option<(EventReason, String)> {
+    let key = &status.key;
+    match (before, status.state) {
+        (
+            Some(WorkloadState::RollingOut | WorkloadState::Failed | WorkloadState::StillUnhealthy),
+            WorkloadState::Done,
+        ) => Some((
             EventReason::RestartCompleted,
             format!("{key} holds the new content"),
         )),
-        (before, Word::Reverted) if before != Some(Word::Reverted) => {
-            Some((EventReason::RestartReverted, format!("{key}: {}", state.sentence)))
-        }
+        (before, WorkloadState::Reverted) if before != Some(WorkloadState::Reverted) => Some((
+            EventReason::RestartReverted,
+            format!("{key}: {}", status.sentence),
+        )),
         _ => None,
     }
 }

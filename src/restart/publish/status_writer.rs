@@ -15,7 +15,7 @@ use kube::runtime::events::EventType;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::report::{Happening, Report};
+use super::report::{Report, RestartEvent};
 use crate::{
     api::{
         ConditionType, EventReason, ExternalSecret, ExternalSecretStatus, ObjectKey, Reason, Status,
@@ -25,8 +25,8 @@ use crate::{
     cluster::{self, Class},
     restart::{
         Context,
-        observed::{managed_secrets::ObjectFacts, model::WorkloadKey},
-        schedule::decide::{Carried, Go},
+        observed::{managed_secrets::ManagedSecret, model::WorkloadKey},
+        schedule::decide::{Cause, Restart},
     },
     sync::entry::digest_of_restarts,
 };
@@ -40,32 +40,32 @@ const AT_ONCE: usize = 8;
 
 /// What is to be written, and what was.
 #[derive(Default)]
-pub(in crate::restart) struct Statuses {
-    objects: BTreeMap<ObjectKey, Said>,
+pub(in crate::restart) struct StatusWriter {
+    objects: BTreeMap<ObjectKey, ObjectEntry>,
     under_way: usize,
 }
 
 #[derive(Default)]
-struct Said {
+struct ObjectEntry {
     /// The uid of the object: another one of its name was told nothing yet.
     uid: Box<str>,
     /// When it was written last.
     last: Option<Instant>,
     /// What was written last, until the index shows it.
     digest: Option<u64>,
-    wanted: Option<Wanted>,
+    wanted: Option<StatusWrite>,
     under_way: bool,
 }
 
 /// A status to write.
-pub(in crate::restart) struct Wanted {
+pub(in crate::restart) struct StatusWrite {
     uid: Box<str>,
     /// Nothing: what restarts said is taken back.
     status: Option<ExternalSecretStatus>,
     digest: u64,
 }
 
-impl Statuses {
+impl StatusWriter {
     /// Sees to it that the status of `object`, whose index says `said`, says `report`.
     pub(in crate::restart) fn want(
         &mut self,
@@ -89,14 +89,14 @@ impl Statuses {
             known.digest = None;
         }
         let is_said = said == digest && known.digest.is_none();
-        let wanted = Wanted { uid, status, digest };
+        let wanted = StatusWrite { uid, status, digest };
         known.wanted = (!is_said).then_some(wanted);
     }
 
     /// What is to be written now.
-    pub(in crate::restart) fn due(&mut self, now: Instant) -> Vec<(ObjectKey, Wanted)> {
+    pub(in crate::restart) fn due(&mut self, now: Instant) -> Vec<(ObjectKey, StatusWrite)> {
         let objects = self.objects.iter_mut();
-        let mut waiting: Vec<(&ObjectKey, &mut Said)> = objects
+        let mut waiting: Vec<(&ObjectKey, &mut ObjectEntry)> = objects
             .filter(|(_, said)| said.wanted.is_some() && !said.under_way)
             .filter(|(_, said)| said.rested().is_none_or(|rested| now >= rested))
             .collect();
@@ -121,11 +121,11 @@ impl Statuses {
             // One that ends makes room.
             return None;
         }
-        let waiting = |said: &&Said| said.wanted.is_some() && !said.under_way;
+        let waiting = |said: &&ObjectEntry| said.wanted.is_some() && !said.under_way;
         self.objects
             .values()
             .filter(waiting)
-            .filter_map(Said::rested)
+            .filter_map(ObjectEntry::rested)
             .min()
     }
 
@@ -133,7 +133,7 @@ impl Statuses {
     pub(in crate::restart) fn done(
         &mut self,
         object: &ObjectKey,
-        wanted: Wanted,
+        wanted: StatusWrite,
         written: Result<(), cluster::Error>,
         now: Instant,
     ) {
@@ -168,7 +168,7 @@ impl Statuses {
     }
 }
 
-impl Said {
+impl ObjectEntry {
     /// From when on it may be written again. What was written a moment ago is not written again before the index shows it.
     fn rested(&self) -> Option<Instant> {
         let wanted = self.wanted.as_ref().map(|wanted| wanted.digest);
@@ -206,7 +206,7 @@ impl Context {
     pub(in crate::restart) async fn write_status(
         &self,
         object: &ObjectKey,
-        wanted: &Wanted,
+        wanted: &StatusWrite,
     ) -> Result<(), cluster::Error> {
         let turn = self.pace.turn(self.started.elapsed());
         tokio::time::sleep_until(self.started + turn).await;
@@ -249,43 +249,48 @@ impl Context {
     }
 
     /// A restart was taken by the API server.
-    pub(in crate::restart) fn tell_triggered(&self, go: &Go, verb: &'static str, pod: Option<&str>) {
-        let secrets: Vec<&str> = go.carried.iter().map(|carried| &*carried.secret).collect();
+    pub(in crate::restart) fn tell_triggered(
+        &self,
+        restart: &Restart,
+        verb: &'static str,
+        pod: Option<&str>,
+    ) {
+        let secrets: Vec<&str> = restart.causes.iter().map(|cause| &*cause.secret).collect();
         let secrets = secrets.join(", ");
         let note = match pod {
-            None => format!("{} is restarted, since Secret {secrets} changed", go.key),
+            None => format!("{} is restarted, since Secret {secrets} changed", restart.key),
             Some(pod) => format!(
                 "Pod {pod} of {} is evicted, since Secret {secrets} changed",
-                go.key
+                restart.key
             ),
         };
-        self.emit_on_both(EventReason::RestartTriggered, go, &note);
-        self.metrics.count(go.key.kind.as_str(), "triggered");
-        let join = |part: fn(&Carried) -> String| go.carried.iter().map(part).collect::<Vec<_>>().join(" ");
-        let workload = format!("{} {}", go.key.kind, go.key.key);
-        let evicted = pod.map(|pod| format!("Pod {}/{pod}", go.key.key.namespace));
+        self.emit_on_both(EventReason::RestartTriggered, restart, &note);
+        self.metrics.count(restart.key.kind.as_str(), "triggered");
+        let join = |part: fn(&Cause) -> String| restart.causes.iter().map(part).collect::<Vec<_>>().join(" ");
+        let workload = format!("{} {}", restart.key.kind, restart.key.key);
+        let evicted = pod.map(|pod| format!("Pod {}/{pod}", restart.key.key.namespace));
         tracing::info!(
             target: "audit",
             action = "restart",
-            external_secrets = join(|carried| carried.object.to_string()),
-            secrets = join(|carried| format!("{}/{}", carried.object.namespace, carried.secret)),
-            rollouts = join(|carried| carried.asked.record.token.to_string()),
+            external_secrets = join(|cause| cause.object.to_string()),
+            secrets = join(|cause| format!("{}/{}", cause.object.namespace, cause.secret)),
+            rollouts = join(|cause| cause.stamp.record.token.to_string()),
             workload,
             verb,
             object = evicted.as_deref().unwrap_or(&workload),
-            urgent = if go.urgent { "true" } else { "false" },
+            urgent = if restart.urgent { "true" } else { "false" },
         );
     }
 
     /// A restart was refused.
-    pub(in crate::restart) fn tell_refused(&self, go: &Go, why: &str) {
-        let note = format!("{}: {why}", go.key);
-        self.emit_on_both(EventReason::RestartFailed, go, &note);
+    pub(in crate::restart) fn tell_refused(&self, restart: &Restart, why: &str) {
+        let note = format!("{}: {why}", restart.key);
+        self.emit_on_both(EventReason::RestartFailed, restart, &note);
     }
 
     /// Something happened to a workload or to all of an ExternalSecret's.
-    pub(in crate::restart) fn tell(&self, happened: &Happening, uids: &HashMap<&WorkloadKey, &str>) {
-        let Happening {
+    pub(in crate::restart) fn tell(&self, happened: &RestartEvent, uids: &HashMap<&WorkloadKey, &str>) {
+        let RestartEvent {
             object,
             workload,
             event,
@@ -319,11 +324,11 @@ impl Context {
     }
 
     /// On the workload and on each ExternalSecret that has it restarted.
-    fn emit_on_both(&self, event: EventReason, go: &Go, note: &str) {
-        let workload = reference(&go.key, Some(&go.uid));
-        let objects = go.carried.iter();
+    fn emit_on_both(&self, event: EventReason, restart: &Restart, note: &str) {
+        let workload = reference(&restart.key, Some(&restart.uid));
+        let objects = restart.causes.iter();
         let objects: Vec<_> = objects
-            .filter_map(|carried| self.object_reference(&carried.object))
+            .filter_map(|cause| self.object_reference(&cause.object))
             .collect();
         self.emit(event, &workload, objects.first(), note);
         for object in &objects {
@@ -362,8 +367,8 @@ impl Context {
 }
 
 /// Somebody approved a content.
-pub(in crate::restart) fn tell_approved(facts: &ObjectFacts) {
-    let content = &facts.content;
+pub(in crate::restart) fn tell_approved(secret: &ManagedSecret) {
+    let content = &secret.content;
     tracing::info!(
         target: "audit",
         action = "approval",
@@ -409,7 +414,7 @@ mod tests {
         }
     }
 
-    fn want(statuses: &mut Statuses, said: u64, done: i32) {
+    fn want(statuses: &mut StatusWriter, said: u64, done: i32) {
         statuses.want(
             &key(),
             ("u1".into(), 1),
@@ -423,7 +428,7 @@ mod tests {
         digest_of_restarts(&status_of(report(done), 1, Timestamp::UNIX_EPOCH))
     }
 
-    fn write(statuses: &mut Statuses, now: Instant) -> bool {
+    fn write(statuses: &mut StatusWriter, now: Instant) -> bool {
         let mut due = statuses.due(now);
         assert!(due.len() <= 1);
         let Some((object, wanted)) = due.pop() else {
@@ -435,7 +440,7 @@ mod tests {
 
     #[test]
     fn what_is_there_already_is_not_written() {
-        let mut statuses = Statuses::default();
+        let mut statuses = StatusWriter::default();
         want(&mut statuses, digest(1), 1);
         assert!(!write(&mut statuses, Instant::now()));
         assert!(statuses.objects.is_empty());
@@ -443,7 +448,7 @@ mod tests {
 
     #[test]
     fn a_status_is_written_once_in_five_seconds_and_the_last_word_wins() {
-        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        let (mut statuses, now) = (StatusWriter::default(), Instant::now());
         want(&mut statuses, 0, 1);
         assert!(write(&mut statuses, now));
         // The index does not show it yet: it is not written again.
@@ -462,10 +467,10 @@ mod tests {
 
     #[test]
     fn another_object_of_the_name_is_told_what_the_former_one_was() {
-        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        let (mut statuses, now) = (StatusWriter::default(), Instant::now());
         want(&mut statuses, 0, 1);
         assert!(write(&mut statuses, now));
-        let another = |statuses: &mut Statuses| {
+        let another = |statuses: &mut StatusWriter| {
             let uid = ("u2".into(), 1);
             statuses.want(&key(), uid, 0, Some(report(1)), Timestamp::UNIX_EPOCH);
         };
@@ -473,7 +478,7 @@ mod tests {
         assert_eq!(statuses.next(), Some(now + GAP));
         assert!(write(&mut statuses, now + GAP));
         // What comes of a write to the former one is nothing of the other one's.
-        let mut statuses = Statuses::default();
+        let mut statuses = StatusWriter::default();
         want(&mut statuses, 0, 1);
         let (object, wanted) = statuses.due(now).pop().unwrap();
         another(&mut statuses);
@@ -483,7 +488,7 @@ mod tests {
 
     #[test]
     fn what_the_index_never_shows_is_written_once_more() {
-        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        let (mut statuses, now) = (StatusWriter::default(), Instant::now());
         want(&mut statuses, 0, 1);
         assert!(write(&mut statuses, now));
         // Somebody wiped the status.
@@ -498,7 +503,7 @@ mod tests {
 
     #[test]
     fn as_many_are_written_at_once_and_the_rest_wait_for_an_end_and_no_time() {
-        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        let (mut statuses, now) = (StatusWriter::default(), Instant::now());
         let objects: Vec<ObjectKey> = (0..10).map(|n| ObjectKey::new("shop", format!("o{n}"))).collect();
         for object in &objects {
             let report = Some(report(1));
@@ -513,7 +518,7 @@ mod tests {
 
     #[test]
     fn what_failed_is_tried_again_and_what_is_gone_is_not() {
-        let (mut statuses, now) = (Statuses::default(), Instant::now());
+        let (mut statuses, now) = (StatusWriter::default(), Instant::now());
         let failed = |class| cluster::Error {
             verb: cluster::Verb::Apply,
             kind: "ExternalSecret",

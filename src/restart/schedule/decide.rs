@@ -5,16 +5,16 @@ use std::{borrow::Cow, collections::BTreeMap};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    per_object::{Objects, Pace},
+    per_object::{ObjectPace, ObjectPaces},
     slots::Slots,
 };
 use crate::{
     api::{ObjectKey, RestartStrategy},
     restart::{
-        execute::patch::Asked,
+        execute::patch::Stamp,
         judge::{
-            assess::{Claim, Standing, Target},
-            hold::{Block, Word},
+            assess::{Claim, Judgement, Standing},
+            hold::{Hold, WorkloadState},
             memory::Memory,
             rollout::Failure,
             staleness::{CREATED_MARGIN, later},
@@ -57,9 +57,9 @@ impl Default for Limits {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decisions {
     /// The workloads to restart now, in order.
-    pub go: Vec<Go>,
+    pub restarts: Vec<Restart>,
     /// Where every workload stands with every content, by ExternalSecret and workload.
-    pub states: Vec<State>,
+    pub states: Vec<WorkloadStatus>,
     /// What holds for all workloads of an ExternalSecret.
     pub objects: BTreeMap<ObjectKey, ObjectState>,
     /// When time alone may change a decision.
@@ -68,7 +68,7 @@ pub struct Decisions {
 
 /// A workload to restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Go {
+pub struct Restart {
     /// Its name.
     pub key: WorkloadKey,
     /// Its uid.
@@ -76,25 +76,25 @@ pub struct Go {
     /// How.
     pub strategy: RestartStrategy,
     /// For which contents: never empty.
-    pub carried: Vec<Carried>,
+    pub causes: Vec<Cause>,
     /// Whether the old credential is dead or about to die.
     pub urgent: bool,
 }
 
 /// One content that a restart is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Carried {
+pub struct Cause {
     /// The ExternalSecret.
     pub object: ObjectKey,
     /// The Secret's name.
     pub secret: Box<str>,
     /// What is written.
-    pub asked: Asked,
+    pub stamp: Stamp,
 }
 
 /// Where a workload stands with a content.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct State {
+pub struct WorkloadStatus {
     /// The ExternalSecret.
     pub object: ObjectKey,
     /// The workload.
@@ -104,7 +104,7 @@ pub struct State {
     /// When it changed.
     pub changed_at: Timestamp,
     /// In a word.
-    pub word: Word,
+    pub state: WorkloadState,
     /// In a sentence.
     pub sentence: Cow<'static, str>,
     /// When that may change by itself.
@@ -121,17 +121,17 @@ pub struct ObjectState {
 }
 
 /// Decides. `targets` are all workloads of the cluster that have to do with restarts, each once.
-pub fn decide(now: Timestamp, limits: &Limits, targets: &[&Target], memory: &mut Memory) -> Decisions {
-    let objects = Objects::new(now, targets, memory);
-    let mut slots = Slots::new(now, limits, targets, &objects);
+pub fn decide(now: Timestamp, limits: &Limits, judgements: &[&Judgement], memory: &mut Memory) -> Decisions {
+    let objects = ObjectPaces::new(now, judgements, memory);
+    let mut slots = Slots::new(now, limits, judgements, &objects);
     let mut candidates: Vec<Candidate<'_>> = Vec::new();
-    let mut waits: BTreeMap<(&ObjectKey, &WorkloadKey), Block> = BTreeMap::new();
-    for &target in targets {
+    let mut waits: BTreeMap<(&ObjectKey, &WorkloadKey), Hold> = BTreeMap::new();
+    for &judgement in judgements {
         let mut ready = Vec::new();
-        for claim in stale(target) {
-            match target.refused.clone().or_else(|| objects.wait(now, claim)) {
-                Some(block) => {
-                    waits.insert((claim.object.key(), &target.key), block);
+        for claim in stale(judgement) {
+            match judgement.refused.clone().or_else(|| objects.wait(now, claim)) {
+                Some(hold) => {
+                    waits.insert((claim.object.key(), &judgement.key), hold);
                 }
                 None => ready.push(claim),
             }
@@ -140,51 +140,51 @@ pub fn decide(now: Timestamp, limits: &Limits, targets: &[&Target], memory: &mut
             continue;
         }
         let urgent = ready.iter().any(|claim| objects.urgent(claim.object.key()));
-        let at = settled_at(target, &ready, urgent, &objects);
+        let at = settled_at(judgement, &ready, urgent, &objects);
         let is_settled = |claim: &&Claim| later(claim.changed_at, SETTLE) <= now;
         if now >= at && ready.iter().any(is_settled) {
             ready.retain(|claim| {
                 let settled = is_settled(claim);
                 if !settled {
                     let at = later(claim.changed_at, SETTLE);
-                    waits.insert((claim.object.key(), &target.key), settling(at));
+                    waits.insert((claim.object.key(), &judgement.key), settling(at));
                 }
                 settled
             });
         }
         if now < at {
             for claim in ready {
-                waits.insert((claim.object.key(), &target.key), settling(at));
+                waits.insert((claim.object.key(), &judgement.key), settling(at));
             }
             continue;
         }
-        let candidate = Candidate::new(target, ready, &objects);
+        let candidate = Candidate::new(judgement, ready, &objects);
         for claim in &candidate.left {
-            waits.insert((claim.object.key(), &target.key), other_strategy());
+            waits.insert((claim.object.key(), &judgement.key), other_strategy());
         }
         candidates.push(candidate);
     }
     candidates.sort_by(|a, b| a.order.cmp(&b.order));
-    let mut go = Vec::new();
+    let mut restarts = Vec::new();
     while let Some(next) = slots.next(&candidates, memory) {
         let candidate = candidates.remove(next);
         slots.take(&candidate);
-        go.extend(candidate.go());
+        restarts.extend(candidate.restart());
     }
     for candidate in &candidates {
-        for (claim, block) in slots.waits(candidate) {
-            waits.insert((claim.object.key(), &candidate.target.key), block);
+        for (claim, hold) in slots.waits(candidate) {
+            waits.insert((claim.object.key(), &candidate.judgement.key), hold);
         }
     }
-    let states = states(now, targets, &waits);
-    let times = states.iter().filter_map(|state| state.until);
+    let states = states(now, judgements, &waits);
+    let times = states.iter().filter_map(|status| status.until);
     let wake = times
-        .chain(targets.iter().filter_map(|target| target.pods_wanted))
+        .chain(judgements.iter().filter_map(|judgement| judgement.pods_wanted))
         .chain(objects.wakes())
         .filter(|time| *time > now)
         .min();
     Decisions {
-        go,
+        restarts,
         objects: objects.states(),
         states,
         wake,
@@ -193,18 +193,18 @@ pub fn decide(now: Timestamp, limits: &Limits, targets: &[&Target], memory: &mut
 
 /// A workload that may go, if there is a slot.
 pub(super) struct Candidate<'a> {
-    pub(super) target: &'a Target,
+    pub(super) judgement: &'a Judgement,
     /// What it goes for.
     pub(super) claims: Vec<&'a Claim>,
     /// What another strategy than theirs is for.
     left: Vec<&'a Claim>,
     pub(super) urgent: bool,
-    order: Order<'a>,
+    order: Priority<'a>,
 }
 
 /// Urgent ones first, then by deadline, wave, age and name.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Order<'a> {
+pub(super) struct Priority<'a> {
     later: bool,
     deadline: Timestamp,
     wave: i32,
@@ -213,7 +213,7 @@ pub(super) struct Order<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    fn new(target: &'a Target, mut ready: Vec<&'a Claim>, objects: &Objects<'_>) -> Self {
+    fn new(judgement: &'a Judgement, mut ready: Vec<&'a Claim>, objects: &ObjectPaces<'_>) -> Self {
         // One patch is of one strategy: the one of the first content that is pressing.
         ready.sort_by_key(|claim| (!objects.urgent(claim.object.key()), claim.object.key().clone()));
         let strategy = ready.first().map(|claim| claim.terms.strategy);
@@ -227,7 +227,7 @@ impl<'a> Candidate<'a> {
                 .min()
                 .unwrap_or(Timestamp::MAX)
         };
-        let order = Order {
+        let order = Priority {
             later: !urgent,
             deadline: first(|claim| claim.object.restarts.deadline.unwrap_or(Timestamp::MAX)),
             wave: claims
@@ -236,10 +236,10 @@ impl<'a> Candidate<'a> {
                 .min()
                 .unwrap_or_default(),
             changed_at: first(|claim| claim.changed_at),
-            key: &target.key,
+            key: &judgement.key,
         };
         Self {
-            target,
+            judgement,
             claims,
             left,
             urgent,
@@ -247,51 +247,51 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    fn go(&self) -> Option<Go> {
-        let target = self.target;
-        let carried = self
+    fn restart(&self) -> Option<Restart> {
+        let judgement = self.judgement;
+        let causes = self
             .claims
             .iter()
             .map(|claim| {
                 let content = &claim.object.content;
-                Carried {
+                Cause {
                     object: content.object.clone(),
                     secret: content.secret.clone(),
-                    asked: Asked {
+                    stamp: Stamp {
                         hash: content.hash.clone(),
                         record: Record {
                             token: content.token.clone(),
                             attempt: claim.attempt,
-                            was_healthy: target.healthy,
+                            was_healthy: judgement.healthy,
                         },
                         changed_at: claim.changed_at,
                     },
                 }
             })
             .collect();
-        Some(Go {
-            key: target.key.clone(),
-            uid: target.uid.clone(),
+        Some(Restart {
+            key: judgement.key.clone(),
+            uid: judgement.uid.clone(),
             strategy: self.claims.first()?.terms.strategy,
-            carried,
+            causes,
             urgent: self.urgent,
         })
     }
 }
 
-fn stale(target: &Target) -> impl Iterator<Item = &Claim> {
+fn stale(judgement: &Judgement) -> impl Iterator<Item = &Claim> {
     let stale = |claim: &&Claim| matches!(claim.standing, Standing::Stale(_));
-    target.claims.iter().filter(stale)
+    judgement.claims.iter().filter(stale)
 }
 
 /// When the workload may go for what is `ready`.
-fn settled_at(target: &Target, ready: &[&Claim], urgent: bool, objects: &Objects<'_>) -> Timestamp {
+fn settled_at(judgement: &Judgement, ready: &[&Claim], urgent: bool, objects: &ObjectPaces<'_>) -> Timestamp {
     let pressing = |claim: &&&Claim| !urgent || objects.urgent(claim.object.key());
     let times = || ready.iter().filter(pressing).map(|claim| claim.changed_at);
     let (Some(oldest), Some(latest)) = (times().min(), times().max()) else {
         return Timestamp::MAX;
     };
-    let first = target.changing_since.map_or(oldest, |since| since.min(oldest));
+    let first = judgement.changing_since.map_or(oldest, |since| since.min(oldest));
     let rest = if urgent { SETTLE } else { COALESCE };
     let at = later(latest, rest).min(later(first, COALESCE_AT_MOST));
     let evicts = ready
@@ -300,17 +300,17 @@ fn settled_at(target: &Target, ready: &[&Claim], urgent: bool, objects: &Objects
     if evicts { at.max(later(latest, EVICT)) } else { at }
 }
 
-fn settling(at: Timestamp) -> Block {
-    Block::new(
-        Word::Settling,
+fn settling(at: Timestamp) -> Hold {
+    Hold::new(
+        WorkloadState::Settling,
         "the Secret changed a moment ago; other changes are waited for",
         Some(at),
     )
 }
 
-fn other_strategy() -> Block {
-    Block::new(
-        Word::WaitingForTurn,
+fn other_strategy() -> Hold {
+    Hold::new(
+        WorkloadState::WaitingForTurn,
         "it follows another Secret first, by another strategy",
         None,
     )
@@ -318,27 +318,27 @@ fn other_strategy() -> Block {
 
 fn states(
     now: Timestamp,
-    targets: &[&Target],
-    waits: &BTreeMap<(&ObjectKey, &WorkloadKey), Block>,
-) -> Vec<State> {
+    judgements: &[&Judgement],
+    waits: &BTreeMap<(&ObjectKey, &WorkloadKey), Hold>,
+) -> Vec<WorkloadStatus> {
     let mut states = Vec::new();
-    for target in targets {
-        for claim in &target.claims {
+    for judgement in judgements {
+        for claim in &judgement.claims {
             let object = claim.object.key();
-            let (word, sentence, until) = match waits.get(&(object, &target.key)) {
-                Some(Block {
-                    word,
+            let (state, sentence, until) = match waits.get(&(object, &judgement.key)) {
+                Some(Hold {
+                    state,
                     sentence,
                     until,
-                }) => (*word, sentence.clone(), *until),
-                None => plain(target, claim),
+                }) => (*state, sentence.clone(), *until),
+                None => plain(judgement, claim),
             };
-            states.push(State {
+            states.push(WorkloadStatus {
                 object: object.clone(),
-                key: target.key.clone(),
+                key: judgement.key.clone(),
                 token: claim.object.content.token.clone(),
                 changed_at: claim.changed_at,
-                word,
+                state,
                 sentence,
                 until: until.filter(|until| *until > now && *until < Timestamp::MAX),
             });
@@ -349,28 +349,28 @@ fn states(
 }
 
 /// Where a workload stands that does not wait.
-fn plain(target: &Target, claim: &Claim) -> (Word, Cow<'static, str>, Option<Timestamp>) {
+fn plain(judgement: &Judgement, claim: &Claim) -> (WorkloadState, Cow<'static, str>, Option<Timestamp>) {
     match &claim.standing {
-        Standing::Done => (Word::Done, "its pods hold the content".into(), None),
+        Standing::Done => (WorkloadState::Done, "its pods hold the content".into(), None),
         // It goes in this very pass.
-        Standing::Stale(_) | Standing::Rolling => (Word::RollingOut, "it rolls out".into(), None),
+        Standing::Stale(_) | Standing::Rolling => (WorkloadState::RollingOut, "it rolls out".into(), None),
         // What failed holds others up meanwhile.
         Standing::Unknown
         | Standing::Failed {
             failure: Failure::Recorded,
             ..
         } => (
-            Word::Looking,
+            WorkloadState::Looking,
             "its pods are being looked at".into(),
-            target.pods_wanted,
+            judgement.pods_wanted,
         ),
         Standing::Failed { failure, was_healthy } => {
-            let word = if *was_healthy {
-                Word::Failed
+            let state = if *was_healthy {
+                WorkloadState::Failed
             } else {
-                Word::StillUnhealthy
+                WorkloadState::StillUnhealthy
             };
-            (word, failure.sentence(*was_healthy).into(), None)
+            (state, failure.sentence(*was_healthy).into(), None)
         }
     }
 }
@@ -387,12 +387,12 @@ pub(super) fn is_failure(claim: &Claim) -> bool {
 }
 
 /// Whether later waves need not wait for the claim.
-pub(super) fn is_passed(claim: &Claim, pace: &Pace) -> bool {
-    match (&claim.standing, &claim.block) {
+pub(super) fn is_passed(claim: &Claim, pace: &ObjectPace) -> bool {
+    match (&claim.standing, &claim.hold) {
         (Standing::Done, _) => true,
         // Where failures hold up, they do so as such.
         (Standing::Failed { was_healthy, .. }, _) => !was_healthy || pace.goes_on,
-        (Standing::Stale(_), Some(block)) => block.word.stays(),
+        (Standing::Stale(_), Some(hold)) => hold.state.stays(),
         (Standing::Stale(_), None) | (Standing::Unknown | Standing::Rolling, _) => false,
     }
 }

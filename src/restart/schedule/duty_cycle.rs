@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// A share of the time.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::restart) struct Share {
+pub(in crate::restart) struct DutyCycle {
     /// At most one part in so many goes into the work...
     pub(in crate::restart) part: u32,
     /// ...which is never begun again before this time...
@@ -13,7 +13,7 @@ pub(in crate::restart) struct Share {
     pub(in crate::restart) longest: Duration,
 }
 
-impl Share {
+impl DutyCycle {
     /// The pause after work that `took` so long.
     pub(in crate::restart) fn after(self, took: Duration) -> Duration {
         took.saturating_mul(self.part).clamp(self.least, self.longest)
@@ -26,7 +26,7 @@ mod tests {
 
     #[test]
     fn what_takes_longer_rests_longer_within_bounds() {
-        let share = Share {
+        let share = DutyCycle {
             part: 10,
             least: Duration::from_millis(100),
             longest: Duration::from_secs(10),

@@ -10,8 +10,8 @@ use crate::{
     api::ObjectKey,
     cluster::{self, Class, Verb},
     restart::judge::{
-        assess::{Standing, Target},
-        hold::{Block, Word},
+        assess::{Judgement, Standing},
+        hold::{Hold, WorkloadState},
         staleness::later,
     },
 };
@@ -20,7 +20,7 @@ use crate::{
 pub(in crate::restart) const ASTRAY: Duration = Duration::from_mins(1);
 
 /// How far the last decision on a workload is.
-pub(in crate::restart) enum Phase {
+pub(in crate::restart) enum RequestPhase {
     /// A request is under way since then.
     Busy(Instant),
     /// It was answered; what is remembered of it is not looked at yet.
@@ -31,7 +31,7 @@ pub(in crate::restart) enum Phase {
     Blind(Instant, Box<str>),
 }
 
-impl Phase {
+impl RequestPhase {
     /// When it ends by time alone.
     pub(in crate::restart) fn end(&self) -> Option<Instant> {
         match self {
@@ -54,13 +54,13 @@ impl Phase {
 
     /// The workload as decisions see it: one whose restart is being carried out rolls out, so that its slot is taken; one
     /// whose restart did not hold waits.
-    pub(in crate::restart) fn seen(&self, target: &Target, time: Timestamp, now: Instant) -> Target {
-        let mut target = target.clone();
+    pub(in crate::restart) fn seen(&self, judgement: &Judgement, time: Timestamp, now: Instant) -> Judgement {
+        let mut judgement = judgement.clone();
         match self {
             Self::Busy(_) | Self::Answered => {
-                (target.rolling, target.holds, target.patched_at) = (true, true, Some(time));
-                for claim in &mut target.claims {
-                    if matches!(claim.standing, Standing::Stale(_)) && claim.block.is_none() {
+                (judgement.rolling, judgement.holds_slot, judgement.patched_at) = (true, true, Some(time));
+                for claim in &mut judgement.claims {
+                    if matches!(claim.standing, Standing::Stale(_)) && claim.hold.is_none() {
                         claim.standing = Standing::Rolling;
                         claim.rolling = true;
                     }
@@ -74,12 +74,12 @@ impl Phase {
                     }
                 };
                 let wait = SignedDuration::try_from(until.saturating_duration_since(now)).unwrap_or_default();
-                target
-                    .refused
-                    .get_or_insert_with(|| Block::new(Word::WaitingForTurn, why, Some(later(time, wait))));
+                judgement.refused.get_or_insert_with(|| {
+                    Hold::new(WorkloadState::WaitingForTurn, why, Some(later(time, wait)))
+                });
             }
         }
-        target
+        judgement
     }
 }
 
@@ -113,9 +113,9 @@ mod tests {
 
     #[test]
     fn a_workload_waits_and_says_so_while_it_is_not_known_whether_restarts_are_suspended() {
-        let (target, now) = (stale("web", &object("db", "t1")), Instant::now());
+        let (judgement, now) = (stale("web", &object("db", "t1")), Instant::now());
         let until = now + Duration::from_secs(2);
-        let mut phase = Phase::Resting(until);
+        let mut phase = RequestPhase::Resting(until);
         phase.blinded(&cluster::Error {
             verb: Verb::Get,
             kind: "ConfigMap",
@@ -123,8 +123,11 @@ mod tests {
             class: Class::Timeout,
         });
         assert_eq!(phase.end(), Some(until));
-        let waits = phase.seen(&target, at(0), now).refused.unwrap();
-        assert_eq!((waits.word, waits.until), (Word::WaitingForTurn, Some(at(2))));
+        let waits = phase.seen(&judgement, at(0), now).refused.unwrap();
+        assert_eq!(
+            (waits.state, waits.until),
+            (WorkloadState::WaitingForTurn, Some(at(2)))
+        );
         for part in [
             "ConfigMap keyturn/keyturn-control",
             "no answer in time",

@@ -10,18 +10,18 @@ use std::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::duty_cycle::Share;
+use super::duty_cycle::DutyCycle;
 use crate::{
     api::ObjectKey,
     restart::{
         Context,
         judge::{
-            assess::{self, Listed, Observed, Setting, Standing, Target},
+            assess::{self, Judgement, ObservedWorkload, PodList, Setting, Standing},
             memory::Memory,
             staleness,
         },
         observed::{
-            managed_secrets::{Facts, ObjectFacts},
+            managed_secrets::{ManagedSecret, ManagedSecrets},
             model::{Pod, WorkloadKey},
         },
         publish::status_writer::tell_approved,
@@ -29,13 +29,13 @@ use crate::{
 };
 
 /// Of looks at one namespace. Changes that come together are looked at together.
-const PACE: Share = Share {
+const PACE: DutyCycle = DutyCycle {
     part: 20,
     least: Duration::from_millis(200),
     longest: Duration::from_mins(5),
 };
 /// Of looks at single workloads.
-const PACE_OF_CHANGED: Share = Share {
+const PACE_OF_CHANGED: DutyCycle = DutyCycle {
     least: Duration::from_millis(20),
     ..PACE
 };
@@ -54,15 +54,15 @@ const FAILED: Duration = Duration::from_secs(10);
 
 /// A namespace.
 #[derive(Default)]
-pub(in crate::restart) struct Space {
+pub(in crate::restart) struct NamespaceView {
     /// Its ExternalSecrets that want restarts, by name.
     pub(in crate::restart) objects: BTreeSet<Arc<str>>,
     /// Its workloads that restarts can concern.
     pub(in crate::restart) workloads: BTreeSet<WorkloadKey>,
     /// What its ExternalSecrets say, as of the last look.
-    pub(in crate::restart) facts: Facts,
+    pub(in crate::restart) managed_secrets: ManagedSecrets,
     /// Where its workloads stand, as of the last look.
-    pub(in crate::restart) targets: Vec<Target>,
+    pub(in crate::restart) judgements: Vec<Judgement>,
     /// When all of it is looked at next.
     pub(in crate::restart) due: Option<Instant>,
     /// The workloads that changed and are looked at alone, and when.
@@ -84,17 +84,17 @@ pub(in crate::restart) struct Space {
     pub(in crate::restart) known_since: Option<Instant>,
     /// Whether a workload changed since pods were listed.
     touched: bool,
-    pods: HashMap<WorkloadKey, Kept>,
+    pods: HashMap<WorkloadKey, WorkloadPods>,
 }
 
 /// The pods of one workload.
-struct Kept {
+struct WorkloadPods {
     uid: Box<str>,
     at: Timestamp,
     pods: Vec<Arc<Pod>>,
 }
 
-impl Space {
+impl NamespaceView {
     /// Looks at it soon; the later, the longer that takes.
     pub(in crate::restart) fn mark(&mut self, now: Instant) {
         self.mark_at(now + PACE.after(self.took));
@@ -112,9 +112,9 @@ impl Space {
 
     /// A workload changed, or what is remembered of it.
     pub(in crate::restart) fn touch(&mut self, key: &WorkloadKey, now: Instant) {
-        let found = find(&self.targets, key).ok();
+        let found = find(&self.judgements, key).ok();
         self.touched |= found
-            .and_then(|index| self.targets.get(index))
+            .and_then(|index| self.judgements.get(index))
             .is_some_and(is_open);
         self.changed.insert(key.clone());
         let soon = now + PACE_OF_CHANGED.after(self.took_changed);
@@ -134,9 +134,9 @@ impl Space {
 
     /// What a workload was to say was seen to, until it is looked at again.
     pub(in crate::restart) fn forget_notes(&mut self, key: &WorkloadKey) {
-        let found = find(&self.targets, key).ok();
-        if let Some(target) = found.and_then(|at| self.targets.get_mut(at)) {
-            target.notes = Vec::new();
+        let found = find(&self.judgements, key).ok();
+        if let Some(judgement) = found.and_then(|at| self.judgements.get_mut(at)) {
+            judgement.notes = Vec::new();
         }
     }
 
@@ -166,12 +166,13 @@ impl Space {
             self.due = None;
             self.learn(context, namespace);
             let all = self.workloads.iter();
-            self.targets = Vec::new();
-            self.targets = self.judge(all, context, namespace, setting, memory);
-            let targets = &self.targets;
+            self.judgements = Vec::new();
+            self.judgements = self.judge(all, context, namespace, setting, memory);
+            let judgements = &self.judgements;
             // In the order of `workloads`, as they are.
-            let is_kept =
-                |key: &WorkloadKey| find(targets, key).is_ok_and(|at| targets.get(at).is_some_and(is_open));
+            let is_kept = |key: &WorkloadKey| {
+                find(judgements, key).is_ok_and(|at| judgements.get(at).is_some_and(is_open))
+            };
             self.pods.retain(|key, _| is_kept(key));
             self.took = began.elapsed();
         } else {
@@ -182,10 +183,10 @@ impl Space {
                 if !judged.as_ref().is_some_and(is_open) {
                     self.pods.remove(&key);
                 }
-                match (find(&self.targets, &key), judged) {
-                    (Ok(at), Some(target)) => self.targets[at] = target,
-                    (Ok(at), None) => drop(self.targets.remove(at)),
-                    (Err(at), Some(target)) => self.targets.insert(at, target),
+                match (find(&self.judgements, &key), judged) {
+                    (Ok(at), Some(judgement)) => self.judgements[at] = judgement,
+                    (Ok(at), None) => drop(self.judgements.remove(at)),
+                    (Err(at), Some(judgement)) => self.judgements.insert(at, judgement),
                     (Err(_), None) => {}
                 }
             }
@@ -193,9 +194,9 @@ impl Space {
         }
         self.plan(setting.now, now);
         // What holds a workload up and ends by itself was judged here, and ends here.
-        let ends = self.targets.iter().flat_map(|target| {
-            let blocks = target.claims.iter().filter_map(|claim| claim.block.as_ref());
-            blocks.chain(&target.refused).filter_map(|block| block.until)
+        let ends = self.judgements.iter().flat_map(|judgement| {
+            let blocks = judgement.claims.iter().filter_map(|claim| claim.hold.as_ref());
+            blocks.chain(&judgement.refused).filter_map(|hold| hold.until)
         });
         if let Some(end) = ends.filter(|end| *end > setting.now).min() {
             let rested = now + PACE.after(self.took);
@@ -207,7 +208,7 @@ impl Space {
     /// everything looked at.
     fn await_workloads(&mut self) {
         (self.due, self.list_at, self.known_since) = (None, None, None);
-        (self.facts, self.targets) = (Facts::default(), Vec::new());
+        (self.managed_secrets, self.judgements) = (ManagedSecrets::default(), Vec::new());
     }
 
     /// Where workloads stand.
@@ -218,9 +219,9 @@ impl Space {
         namespace: &Arc<str>,
         setting: &Setting<'_>,
         memory: &mut Memory,
-    ) -> Vec<Target> {
-        let wishes = context.wishes(namespace);
-        let mut targets = Vec::new();
+    ) -> Vec<Judgement> {
+        let annotations = context.namespace_annotations(namespace);
+        let mut judgements = Vec::new();
         for key in keys {
             let Some(known) = context.workloads.get(key) else {
                 continue;
@@ -234,61 +235,63 @@ impl Space {
                 .flat_map(|kept| &kept.pods)
                 .map(|pod| &**pod)
                 .collect();
-            let observed = Observed {
+            let observed = ObservedWorkload {
                 key,
                 workload,
-                namespace: &wishes,
-                pods: kept.map(|kept| Listed {
+                namespace: &annotations,
+                pods: kept.map(|kept| PodList {
                     pods: &pods,
                     at: kept.at,
                 }),
             };
-            let assess = || assess::assess(setting, &self.facts, &observed, memory);
+            let assess = || assess::assess(setting, &self.managed_secrets, &observed, memory);
             // One workload that we cannot judge must not end the judgement of all others.
             match catch_unwind(AssertUnwindSafe(assess)) {
-                Ok(target) => targets.extend(target),
+                Ok(judgement) => judgements.extend(judgement),
                 Err(_) => {
                     tracing::error!(workload = %key, %namespace, "judging a workload panicked; this is a bug, please report it");
                 }
             }
         }
-        targets
+        judgements
     }
 
     /// Reads what its ExternalSecrets say.
     fn learn(&mut self, context: &Context, namespace: &Arc<str>) {
-        let before = std::mem::take(&mut self.facts);
-        let before: HashMap<&ObjectKey, &ObjectFacts> =
-            before.iter().map(|facts| (facts.key(), facts)).collect();
+        let before = std::mem::take(&mut self.managed_secrets);
+        let before: HashMap<&ObjectKey, &ManagedSecret> =
+            before.iter().map(|secret| (secret.key(), secret)).collect();
         let mut now = Vec::with_capacity(self.objects.len());
         let generations = std::mem::take(&mut self.generations);
         for name in &self.objects {
             let key = ObjectKey::new(Arc::clone(namespace), Arc::clone(name));
-            let (Some(facts), Some((_, generation))) = (context.facts(&key), context.identity(&key)) else {
+            let (Some(secret), Some((_, generation))) =
+                (context.managed_secret(&key), context.identity(&key))
+            else {
                 continue;
             };
             self.generations.insert(Arc::clone(name), generation);
             let same = generations.get(name) == Some(&generation);
             let before = before.get(&key);
             // After a start, the status tells what was not approved before.
-            let approves = staleness::counts(&facts.content)
-                && facts.takes_approval()
+            let approves = staleness::counts(&secret.content)
+                && secret.takes_approval()
                 && before.map_or_else(
                     || context.awaits_approval(&key),
                     |before| !before.takes_approval(),
                 );
             if approves {
-                tell_approved(&facts);
+                tell_approved(&secret);
             }
             match before {
-                Some(before) if same && **before == facts => now.push((*before).clone()),
+                Some(before) if same && **before == secret => now.push((*before).clone()),
                 _ => {
-                    now.push(facts);
+                    now.push(secret);
                     self.fresh.insert(Arc::clone(name));
                 }
             }
         }
-        self.facts = Facts::new(now);
+        self.managed_secrets = ManagedSecrets::new(now);
     }
 
     /// When pods are listed next.
@@ -299,20 +302,21 @@ impl Space {
         }
         let since = |wait: Duration| self.listed.map_or(now, |listed| listed + wait);
         let mut at: Option<Instant> = None;
-        for target in &self.targets {
-            let unseen = target.pods_wanted.map(|wanted| {
-                let floor = if self.pods.contains_key(&target.key) {
+        for judgement in &self.judgements {
+            let unseen = judgement.pods_wanted.map(|wanted| {
+                let floor = if self.pods.contains_key(&judgement.key) {
                     AGAIN
                 } else {
                     FIRST
                 };
                 instant(wanted, time, now).max(since(floor))
             });
-            let waiting = is_open(target).then(|| {
-                let any = |is: fn(&Standing) -> bool| target.claims.iter().any(|claim| is(&claim.standing));
+            let waiting = is_open(judgement).then(|| {
+                let any =
+                    |is: fn(&Standing) -> bool| judgement.claims.iter().any(|claim| is(&claim.standing));
                 if self.touched {
                     since(AGAIN)
-                } else if target.rolling || any(|standing| *standing == Standing::Rolling) {
+                } else if judgement.rolling || any(|standing| *standing == Standing::Rolling) {
                     since(ROLLING)
                 } else if any(|standing| matches!(standing, Standing::Failed { .. })) {
                     since(BROKEN)
@@ -347,7 +351,7 @@ impl Space {
         let Some((at, pods)) = pods else { return };
         let pods = context.workloads.sort_pods(namespace, at, pods);
         let open: Vec<WorkloadKey> = self
-            .targets
+            .judgements
             .iter()
             .filter(|t| is_open(t))
             .map(|t| t.key.clone())
@@ -375,18 +379,22 @@ impl Space {
         at: Timestamp,
         pods: Vec<Arc<Pod>>,
     ) {
-        self.pods.insert(key, Kept { uid, at, pods });
+        self.pods.insert(key, WorkloadPods { uid, at, pods });
     }
 }
 
 /// The place of a workload among targets, which are in its order.
-fn find(targets: &[Target], key: &WorkloadKey) -> Result<usize, usize> {
-    targets.binary_search_by(|target| target.key.cmp(key))
+fn find(judgements: &[Judgement], key: &WorkloadKey) -> Result<usize, usize> {
+    judgements.binary_search_by(|judgement| judgement.key.cmp(key))
 }
 
 /// Whether something is still to come of the workload.
-fn is_open(target: &Target) -> bool {
-    target.rolling || target.claims.iter().any(|claim| claim.standing != Standing::Done)
+fn is_open(judgement: &Judgement) -> bool {
+    judgement.rolling
+        || judgement
+            .claims
+            .iter()
+            .any(|claim| claim.standing != Standing::Done)
 }
 
 /// The moment of `wanted`, `time` being now.

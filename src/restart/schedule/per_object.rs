@@ -9,12 +9,12 @@ use crate::{
     api::{DeadlinePolicy, ObjectKey, OnFailure, Opening, RestartMode, RotationStrategy, window},
     restart::{
         judge::{
-            assess::{Claim, Standing, Target},
-            hold::{Block, Word},
+            assess::{Claim, Judgement, Standing},
+            hold::{Hold, WorkloadState},
             memory::Memory,
             staleness::later,
         },
-        observed::managed_secrets::ObjectFacts,
+        observed::managed_secrets::ManagedSecret,
     },
 };
 
@@ -22,11 +22,11 @@ use crate::{
 const ROUND: i64 = 60;
 
 /// The ExternalSecrets that workloads follow.
-pub(super) struct Objects<'a>(BTreeMap<&'a ObjectKey, Pace>);
+pub(super) struct ObjectPaces<'a>(BTreeMap<&'a ObjectKey, ObjectPace>);
 
 /// How fast an ExternalSecret's workloads go.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-pub(super) struct Pace {
+pub(super) struct ObjectPace {
     pub(super) urgent: bool,
     pub(super) halted: bool,
     /// Whether a failure of one workload leaves the others alone.
@@ -46,19 +46,19 @@ pub(super) struct Pace {
     wave: Option<i32>,
 }
 
-impl<'a> Objects<'a> {
-    pub(super) fn new(now: Timestamp, targets: &[&'a Target], memory: &mut Memory) -> Self {
-        let mut of: BTreeMap<&ObjectKey, Vec<(&Target, &Claim)>> = BTreeMap::new();
-        for &target in targets {
-            for claim in &target.claims {
-                of.entry(claim.object.key()).or_default().push((target, claim));
+impl<'a> ObjectPaces<'a> {
+    pub(super) fn new(now: Timestamp, judgements: &[&'a Judgement], memory: &mut Memory) -> Self {
+        let mut of: BTreeMap<&ObjectKey, Vec<(&Judgement, &Claim)>> = BTreeMap::new();
+        for &judgement in judgements {
+            for claim in &judgement.claims {
+                of.entry(claim.object.key()).or_default().push((judgement, claim));
             }
         }
         Self(
             of.into_iter()
                 .filter_map(|(key, claims)| {
                     let object = &claims.first()?.1.object;
-                    Some((key, Pace::new(now, object, &claims, memory)))
+                    Some((key, ObjectPace::new(now, object, &claims, memory)))
                 })
                 .collect(),
         )
@@ -68,19 +68,19 @@ impl<'a> Objects<'a> {
         self.0.get(object).is_some_and(|pace| pace.urgent)
     }
 
-    pub(super) fn get(&self, object: &ObjectKey) -> Option<&Pace> {
+    pub(super) fn get(&self, object: &ObjectKey) -> Option<&ObjectPace> {
         self.0.get(object)
     }
 
     /// What a stale claim waits for, besides its turn.
-    pub(super) fn wait(&self, now: Timestamp, claim: &Claim) -> Option<Block> {
-        if let Some(block) = &claim.block {
-            return Some(block.clone());
+    pub(super) fn wait(&self, now: Timestamp, claim: &Claim) -> Option<Hold> {
+        if let Some(hold) = &claim.hold {
+            return Some(hold.clone());
         }
         let pace = self.0.get(claim.object.key())?;
         if pace.halted {
-            return Some(Block::new(
-                Word::Halted,
+            return Some(Hold::new(
+                WorkloadState::Halted,
                 format!(
                     "another workload did not become healthy: mend it, or annotate the ExternalSecret with \
                      keyturn.dev/resume={} to go on",
@@ -101,11 +101,11 @@ impl<'a> Objects<'a> {
                         .into()
                 }
             };
-            return Some(Block::new(Word::WaitingForWindow, sentence, until));
+            return Some(Hold::new(WorkloadState::WaitingForWindow, sentence, until));
         }
         (pace.wave.is_some_and(|wave| claim.terms.wave > wave)).then(|| {
-            Block::new(
-                Word::WaitingForWave,
+            Hold::new(
+                WorkloadState::WaitingForWave,
                 "workloads of an earlier wave are not done",
                 None,
             )
@@ -117,7 +117,7 @@ impl<'a> Objects<'a> {
     }
 
     pub(super) fn states(&self) -> BTreeMap<ObjectKey, ObjectState> {
-        let state = |pace: &Pace| ObjectState {
+        let state = |pace: &ObjectPace| ObjectState {
             urgent: pace.urgent,
             halted: pace.halted,
         };
@@ -128,8 +128,13 @@ impl<'a> Objects<'a> {
     }
 }
 
-impl Pace {
-    fn new(now: Timestamp, object: &ObjectFacts, claims: &[(&Target, &Claim)], memory: &mut Memory) -> Self {
+impl ObjectPace {
+    fn new(
+        now: Timestamp,
+        object: &ManagedSecret,
+        claims: &[(&Judgement, &Claim)],
+        memory: &mut Memory,
+    ) -> Self {
         let restarts = &object.restarts;
         let policy = &restarts.policy;
         let stale = claims
@@ -183,20 +188,20 @@ impl Pace {
 
 /// When the next workload may go.
 fn not_before(
-    object: &ObjectFacts,
-    claims: &[(&Target, &Claim)],
+    object: &ManagedSecret,
+    claims: &[(&Judgement, &Claim)],
     last_patch: Option<Timestamp>,
 ) -> Option<Timestamp> {
     let interval = object.restarts.policy.min_interval;
     if interval.is_zero() {
         return None;
     }
-    let ours = |(target, claim): &(&Target, &Claim)| {
+    let ours = |(judgement, claim): &(&Judgement, &Claim)| {
         let done = matches!(
             claim.standing,
             Standing::Rolling | Standing::Done | Standing::Failed { .. }
         );
-        target.patched_at.filter(|_| done)
+        judgement.patched_at.filter(|_| done)
     };
     let last = claims.iter().filter_map(ours).max().max(last_patch)?;
     SignedDuration::try_from(interval)
@@ -221,7 +226,7 @@ impl Urgency {
 }
 
 /// Whether the old credential is dead, or will be before `stale` workloads have been restarted.
-fn urgency(now: Timestamp, object: &ObjectFacts, stale: usize) -> Urgency {
+fn urgency(now: Timestamp, object: &ManagedSecret, stale: usize) -> Urgency {
     let restarts = &object.restarts;
     match restarts.strategy {
         RotationStrategy::SingleUser => Urgency::Now,

@@ -9,13 +9,13 @@ use jiff::Timestamp;
 
 use super::{
     decide::{Candidate, Limits},
-    per_object::{Objects, Pace},
+    per_object::{ObjectPace, ObjectPaces},
 };
 use crate::{
     api::ObjectKey,
     restart::judge::{
-        assess::{Claim, Target},
-        hold::{Block, Word},
+        assess::{Claim, Judgement},
+        hold::{Hold, WorkloadState},
         memory::Memory,
     },
 };
@@ -27,7 +27,7 @@ type Rank<'a> = (bool, u64, usize, u64, &'a str);
 pub(super) struct Slots<'a> {
     now: Timestamp,
     limits: &'a Limits,
-    objects: &'a Objects<'a>,
+    objects: &'a ObjectPaces<'a>,
     of_object: BTreeMap<&'a ObjectKey, usize>,
     /// Objects that took one in this pass.
     started: BTreeSet<&'a ObjectKey>,
@@ -41,8 +41,8 @@ impl<'a> Slots<'a> {
     pub(super) fn new(
         now: Timestamp,
         limits: &'a Limits,
-        targets: &[&'a Target],
-        objects: &'a Objects<'a>,
+        judgements: &[&'a Judgement],
+        objects: &'a ObjectPaces<'a>,
     ) -> Self {
         let mut slots = Self {
             now,
@@ -54,11 +54,14 @@ impl<'a> Slots<'a> {
             given: BTreeMap::new(),
             in_cluster: 0,
         };
-        for target in targets {
-            if target.holds {
-                *slots.in_namespace.entry(&target.key.key.namespace).or_default() += 1;
+        for judgement in judgements {
+            if judgement.holds_slot {
+                *slots
+                    .in_namespace
+                    .entry(&judgement.key.key.namespace)
+                    .or_default() += 1;
             }
-            for claim in target.claims.iter().filter(|claim| claim.rolling) {
+            for claim in judgement.claims.iter().filter(|claim| claim.rolling) {
                 *slots.of_object.entry(claim.object.key()).or_default() += 1;
             }
         }
@@ -73,16 +76,16 @@ impl<'a> Slots<'a> {
         let mut best: Option<(Rank<'_>, usize)> = None;
         let mut seen: BTreeSet<&str> = BTreeSet::new();
         for (index, candidate) in candidates.iter().enumerate() {
-            let namespace = &*candidate.target.key.key.namespace;
+            let namespace = &*candidate.judgement.key.key.namespace;
             // In order within a namespace: only its first one that fits counts.
-            if (seen.contains(namespace) && !candidate.target.holds) || !self.fits(candidate) {
+            if (seen.contains(namespace) && !candidate.judgement.holds_slot) || !self.fits(candidate) {
                 continue;
             }
             seen.insert(namespace);
             let held = self.in_namespace.get(namespace).copied().unwrap_or_default();
             let given = self.given.get(namespace).copied().unwrap_or_default();
             let rank = (
-                !candidate.target.holds,
+                !candidate.judgement.holds_slot,
                 given,
                 held,
                 memory.served(namespace),
@@ -97,31 +100,32 @@ impl<'a> Slots<'a> {
 
     /// Gives the workload a slot, which counts for all that it goes for.
     pub(super) fn take(&mut self, candidate: &Candidate<'a>) {
-        let target = candidate.target;
+        let judgement = candidate.judgement;
         for claim in &candidate.claims {
             self.started.insert(claim.object.key());
             if !claim.rolling {
                 *self.of_object.entry(claim.object.key()).or_default() += 1;
             }
         }
-        let namespace = &*target.key.key.namespace;
+        let namespace = &*judgement.key.key.namespace;
         *self.given.entry(namespace).or_default() += 1;
-        if !target.holds {
+        if !judgement.holds_slot {
             self.in_cluster += 1;
             *self.in_namespace.entry(namespace).or_default() += 1;
         }
     }
 
     /// What each claim of a candidate that did not go waits for.
-    pub(super) fn waits<'c>(&self, candidate: &'c Candidate<'a>) -> Vec<(&'c Claim, Block)> {
-        let wait = |sentence: Cow<'static, str>, until| Block::new(Word::WaitingForTurn, sentence, until);
+    pub(super) fn waits<'c>(&self, candidate: &'c Candidate<'a>) -> Vec<(&'c Claim, Hold)> {
+        let wait =
+            |sentence: Cow<'static, str>, until| Hold::new(WorkloadState::WaitingForTurn, sentence, until);
         let turn = || {
             wait(
                 "other workloads roll out; it follows when one of them is done".into(),
                 None,
             )
         };
-        let mut own: Vec<(&Claim, Block)> = Vec::new();
+        let mut own: Vec<(&Claim, Hold)> = Vec::new();
         if !self.lets(candidate) {
             let pressing = || self.pressing(candidate);
             let full = pressing().filter(|claim| !self.has_slot(claim));
@@ -137,10 +141,10 @@ impl<'a> Slots<'a> {
             }
         }
         let of = |claim: &Claim| {
-            let is_its = |(other, _): &&(&Claim, Block)| other.object.key() == claim.object.key();
+            let is_its = |(other, _): &&(&Claim, Hold)| other.object.key() == claim.object.key();
             match (own.iter().find(is_its), own.first()) {
-                (Some((_, block)), _) => block.clone(),
-                (None, Some((other, Block { until, .. }))) => {
+                (Some((_, hold)), _) => hold.clone(),
+                (None, Some((other, Hold { until, .. }))) => {
                     let secret = &other.object.content.secret;
                     let sentence = format!(
                         "Secret {secret} changed too and waits for its turn: one restart brings both"
@@ -154,9 +158,9 @@ impl<'a> Slots<'a> {
     }
 
     fn fits(&self, candidate: &Candidate<'_>) -> bool {
-        let target = candidate.target;
-        let namespace = self.in_namespace.get(&*target.key.key.namespace).copied();
-        let free = target.holds
+        let judgement = candidate.judgement;
+        let namespace = self.in_namespace.get(&*judgement.key.key.namespace).copied();
+        let free = judgement.holds_slot
             || (self.in_cluster < self.limits.cluster
                 && namespace.unwrap_or_default() < self.limits.namespace);
         free && self.lets(candidate)
@@ -189,7 +193,7 @@ impl<'a> Slots<'a> {
     fn is_time(&self, claim: &Claim) -> bool {
         let object = claim.object.key();
         // With a least time between two, one in a pass.
-        let in_time = |pace: &Pace| {
+        let in_time = |pace: &ObjectPace| {
             pace.not_before.is_none_or(|time| time <= self.now)
                 && !(pace.spaced && self.started.contains(object))
         };

@@ -8,7 +8,7 @@ use crate::{
     api::{RestartMode, RestartTarget, WorkloadKind},
     restart::{
         judge::memory::Memory,
-        observed::model::{Until, Update, Wish},
+        observed::model::{RestartFlag, Until, Update},
     },
     sync::entry::Suspension,
 };
@@ -52,7 +52,7 @@ fn what_nobody_wants_any_more_is_not_restarted() {
         |cluster| cluster.objects.clear(),
         |cluster| {
             for workload in &mut cluster.workloads {
-                workload.workload.wishes.restart = Wish::No;
+                workload.workload.annotations.restart = RestartFlag::No;
             }
         },
         |cluster| {
@@ -119,7 +119,7 @@ fn who_is_held_up_follows_once_he_may_and_once_only() {
         (
             |cluster, held| {
                 let until = if held { Until::Unreadable } else { Until::Unset };
-                cluster.workloads[0].workload.wishes.suspended = until;
+                cluster.workloads[0].workload.annotations.suspended = until;
             },
             "Suspended",
         ),

@@ -11,9 +11,10 @@ use jiff::{SignedDuration, Timestamp};
 use litemap::LiteMap;
 
 use super::observed::{
-    managed_secrets::ObjectFacts,
+    managed_secrets::ManagedSecret,
     model::{
-        Container, Content, Pod, PodSelector, Progress, Texts, Update, Use, Wishes, Workload, WorkloadKey,
+        Annotations, Container, Content, Pod, PodSelector, Progress, Texts, Update, Use, Workload,
+        WorkloadKey,
     },
 };
 use crate::{
@@ -87,18 +88,18 @@ pub(super) fn content(secret: &str, token: &str) -> Content {
     }
 }
 
-pub(super) fn object(secret: &str, token: &str) -> ObjectFacts {
-    ObjectFacts {
+pub(super) fn object(secret: &str, token: &str) -> ManagedSecret {
+    ManagedSecret {
         content: Arc::new(content(secret, token)),
         restarts: Arc::new(restarts()),
     }
 }
 
 /// `object` with another policy or other words.
-pub(super) fn with(object: &ObjectFacts, change: impl FnOnce(&mut Restarts)) -> ObjectFacts {
+pub(super) fn with(object: &ManagedSecret, change: impl FnOnce(&mut Restarts)) -> ManagedSecret {
     let mut restarts = (*object.restarts).clone();
     change(&mut restarts);
-    ObjectFacts {
+    ManagedSecret {
         content: Arc::clone(&object.content),
         restarts: Arc::new(restarts),
     }
@@ -122,7 +123,7 @@ pub(super) fn workload(name: &str) -> Workload {
         observed_generation: 1,
         ending: false,
         labels: Texts::from_iter([("app".into(), name.into())]),
-        wishes: Wishes::default(),
+        annotations: Annotations::default(),
         reloader: BTreeMap::new(),
         selector: PodSelector {
             labels: Texts::from_iter([("app".into(), name.into())]),

@@ -57,7 +57,7 @@ proptest! {
             prop_assert!(!cluster.is_stale(index));
         }
         prop_assert!(cluster.most_rolling <= limit as usize, "{} at once", cluster.most_rolling);
-        prop_assert!(cluster.words().iter().all(|(_, _, word)| *word == "Done"), "{:?}", cluster.words());
+        prop_assert!(cluster.words().iter().all(|(_, _, state)| *state == "Done"), "{:?}", cluster.words());
     }
 
     /// Invariants 5 and 6: changes at any time, also in one second.
@@ -186,7 +186,7 @@ proptest! {
         cluster.run(700);
         prop_assert_eq!(cluster.taken.len(), 1);
         prop_assert_eq!(cluster.words()[0].2, "Failed");
-        prop_assert!(cluster.words()[1..].iter().all(|(_, _, word)| *word == "Halted"));
+        prop_assert!(cluster.words()[1..].iter().all(|(_, _, state)| *state == "Halted"));
         cluster.workloads[0].nature = Nature::Ready(ready);
         cluster.change(0, "t2");
         cluster.run(400);
@@ -338,7 +338,7 @@ fn evictions_go_one_by_one_until_no_pod_is_old() {
     let mut cluster = Cluster::new(&[Nature::Ready(7), Nature::Ready(7)]);
     cluster.evict_allowed = true;
     for simulated in &mut cluster.workloads {
-        simulated.workload.wishes.strategy = Some(crate::api::RestartStrategy::Evict);
+        simulated.workload.annotations.strategy = Some(crate::api::RestartStrategy::Evict);
     }
     cluster.change(0, "t1");
     cluster.run(200);

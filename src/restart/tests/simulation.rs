@@ -11,14 +11,14 @@ use crate::{
     restart::{
         execute::step::{Step, step},
         judge::{
-            assess::{Listed, Observed, Setting, Target, assess},
-            memory::{Memory, Missed},
-            notes::{self, Note, What},
+            assess::{Judgement, ObservedWorkload, PodList, Setting, assess},
+            memory::{Memory, NoteFailure},
+            notes::{self, Note, NoteKind},
             staleness,
         },
         observed::{
-            managed_secrets::{Facts, ObjectFacts},
-            model::{Container, Pod, Texts, Wishes, Workload, WorkloadKey},
+            managed_secrets::{ManagedSecret, ManagedSecrets},
+            model::{Annotations, Container, Pod, Texts, Workload, WorkloadKey},
         },
         schedule::decide::{Decisions, Limits, decide},
     },
@@ -77,7 +77,7 @@ pub(super) struct Taken {
 
 pub(super) struct Cluster {
     pub(super) second: i64,
-    pub(super) objects: Vec<ObjectFacts>,
+    pub(super) objects: Vec<ManagedSecret>,
     pub(super) workloads: Vec<Simulated>,
     pub(super) memory: Memory,
     pub(super) limits: Limits,
@@ -153,7 +153,7 @@ impl Cluster {
         }
     }
 
-    fn assess(&mut self, index: usize) -> Option<Target> {
+    fn assess(&mut self, index: usize) -> Option<Judgement> {
         let now = self.now();
         let setting = Setting {
             now,
@@ -163,77 +163,81 @@ impl Cluster {
         let Simulated {
             key, workload, pods, ..
         } = &self.workloads[index];
-        let namespace = Wishes::default();
-        let mut observed = Observed {
+        let namespace = Annotations::default();
+        let mut observed = ObservedWorkload {
             key,
             workload,
             namespace: &namespace,
             pods: None,
         };
-        let facts = Facts::new(self.objects.clone());
+        let facts = ManagedSecrets::new(self.objects.clone());
         let target = assess(&setting, &facts, &observed, &mut self.memory)?;
         if target.pods_wanted.is_none_or(|wanted| wanted > now) {
             return Some(target);
         }
         let pods: Vec<&Pod> = pods.iter().collect();
-        observed.pods = Some(Listed { pods: &pods, at: now });
+        observed.pods = Some(PodList { pods: &pods, at: now });
         assess(&setting, &facts, &observed, &mut self.memory)
     }
 
     fn pass(&mut self, fate: &mut impl FnMut(&Taken) -> Fate) {
-        let judged: Vec<Target> = (0..self.workloads.len())
+        let judged: Vec<Judgement> = (0..self.workloads.len())
             .filter_map(|index| self.assess(index))
             .collect();
         let now = self.now();
-        let targets: Vec<&Target> = judged.iter().collect();
+        let targets: Vec<&Judgement> = judged.iter().collect();
         self.decisions = decide(now, &self.limits, &targets, &mut self.memory);
         self.note(&judged, fate);
-        for go in self.decisions.go.clone() {
-            let Some(index) = self.workloads.iter().position(|workload| workload.key == go.key) else {
+        for restart in self.decisions.restarts.clone() {
+            let Some(index) = self
+                .workloads
+                .iter()
+                .position(|workload| workload.key == restart.key)
+            else {
                 continue;
             };
             let Some(fresh) = self.assess(index) else { continue };
             let Simulated {
                 key, workload, pods, ..
             } = &self.workloads[index];
-            let namespace = Wishes::default();
+            let namespace = Annotations::default();
             let pods: Vec<&Pod> = pods.iter().collect();
-            let observed = Observed {
+            let observed = ObservedWorkload {
                 key,
                 workload,
                 namespace: &namespace,
-                pods: Some(Listed { pods: &pods, at: now }),
+                pods: Some(PodList { pods: &pods, at: now }),
             };
-            let next = step(&go, "1", &observed, &fresh);
-            let go = match &next {
+            let next = step(&restart, "1", &observed, &fresh);
+            let restart = match &next {
                 Step::Nothing => continue,
-                Step::Patch { go, .. } | Step::Evict { go, .. } => go.clone(),
+                Step::Patch { restart, .. } | Step::Evict { restart, .. } => restart.clone(),
             };
             let taken = Taken {
                 second: self.second,
                 workload: index,
-                tokens: go
-                    .carried
+                tokens: restart
+                    .causes
                     .iter()
-                    .map(|carried| carried.asked.record.token.clone())
+                    .map(|cause| cause.stamp.record.token.clone())
                     .collect(),
             };
             let fate = fate(&taken);
-            self.memory.sending(&go, now);
+            self.memory.sending(&restart, now);
             if matches!(fate, Fate::Taken | Fate::Lost | Fate::CrashAfter) {
                 self.taken.push(taken);
                 let second = self.second;
                 let workload = &mut self.workloads[index];
                 match &next {
                     Step::Evict { uid, .. } => workload.pods.retain(|pod| pod.uid != *uid),
-                    _ => workload.patch(second, &go),
+                    _ => workload.patch(second, &restart),
                 }
             }
             match fate {
-                Fate::Taken => self.memory.taken(&go, now),
+                Fate::Taken => self.memory.taken(&restart, now),
                 Fate::Lost | Fate::Late => {}
-                Fate::Conflict => self.memory.conflicted(&go),
-                Fate::Denied => self.memory.refused(&go, now, "not allowed"),
+                Fate::Conflict => self.memory.conflicted(&restart),
+                Fate::Denied => self.memory.refused(&restart, now, "not allowed"),
                 Fate::CrashBefore | Fate::CrashAfter => {
                     self.memory = Memory::default();
                     return;
@@ -243,7 +247,7 @@ impl Cluster {
     }
 
     /// Has workloads say what they are to say; a process that dies before that tells nobody.
-    fn note(&mut self, targets: &[Target], fate: &mut impl FnMut(&Taken) -> Fate) {
+    fn note(&mut self, targets: &[Judgement], fate: &mut impl FnMut(&Taken) -> Fate) {
         for target in targets {
             for written in &target.notes {
                 let Some(index) = self
@@ -273,10 +277,10 @@ impl Cluster {
                 let told = match fate {
                     Fate::Taken => self.memory.noted(&target.uid, written),
                     Fate::Lost | Fate::Conflict => {
-                        self.memory.not_noted(&target.uid, written, Missed::Passing)
+                        self.memory.not_noted(&target.uid, written, NoteFailure::Passing)
                     }
-                    Fate::Late => self.memory.not_noted(&target.uid, written, Missed::Late),
-                    Fate::Denied => self.memory.not_noted(&target.uid, written, Missed::Refused),
+                    Fate::Late => self.memory.not_noted(&target.uid, written, NoteFailure::Late),
+                    Fate::Denied => self.memory.not_noted(&target.uid, written, NoteFailure::Refused),
                     Fate::CrashBefore | Fate::CrashAfter => {
                         self.memory = Memory::default();
                         return;
@@ -323,7 +327,7 @@ impl Cluster {
 
     /// Whether every workload that has to do with it is done.
     pub(super) fn is_done(&self) -> bool {
-        self.words().iter().all(|(_, _, word)| *word == "Done")
+        self.words().iter().all(|(_, _, state)| *state == "Done")
     }
 
     pub(super) fn words(&self) -> Vec<(ObjectKey, String, &'static str)> {
@@ -333,7 +337,7 @@ impl Cluster {
                 (
                     state.object.clone(),
                     state.key.key.name.to_string(),
-                    state.word.as_str(),
+                    state.state.as_str(),
                 )
             })
             .collect()
@@ -359,20 +363,20 @@ impl Simulated {
         simulated
     }
 
-    fn patch(&mut self, second: i64, go: &crate::restart::schedule::decide::Go) {
-        assert_eq!(go.strategy, RestartStrategy::Template);
-        for carried in &go.carried {
-            let asked = &carried.asked;
-            if notes::starts_over(&self.workload, &asked.hash, &asked.record.token).is_some() {
-                let said = notes::parse(&format!("{}.{}", asked.record.token, notes::RECOVERED));
-                self.workload.failures.insert(asked.hash.clone(), said);
+    fn patch(&mut self, second: i64, restart: &crate::restart::schedule::decide::Restart) {
+        assert_eq!(restart.strategy, RestartStrategy::Template);
+        for cause in &restart.causes {
+            let stamp = &cause.stamp;
+            if notes::starts_over(&self.workload, &stamp.hash, &stamp.record.token).is_some() {
+                let said = notes::parse(&format!("{}.{}", stamp.record.token, notes::RECOVERED));
+                self.workload.failures.insert(stamp.hash.clone(), said);
             }
             self.workload
                 .tokens
-                .insert(asked.hash.clone(), asked.record.token.clone());
+                .insert(stamp.hash.clone(), stamp.record.token.clone());
             self.workload
                 .records
-                .insert(asked.hash.clone(), asked.record.clone());
+                .insert(stamp.hash.clone(), stamp.record.clone());
         }
         self.workload.generation += 1;
         self.workload.patched_at = Some(at(second));
@@ -381,10 +385,10 @@ impl Simulated {
     fn say(&mut self, note: &Note) {
         let Note { hash, token, .. } = note;
         let reason: Box<str> = match &note.what {
-            What::Failed(Some(reason)) => reason.clone(),
-            What::Failed(None) => return,
-            What::Recovered => notes::RECOVERED.into(),
-            What::Attempts(record) => {
+            NoteKind::Failed(Some(reason)) => reason.clone(),
+            NoteKind::Failed(None) => return,
+            NoteKind::Recovered => notes::RECOVERED.into(),
+            NoteKind::Attempts(record) => {
                 self.workload.records.insert(hash.clone(), record.clone());
                 return;
             }

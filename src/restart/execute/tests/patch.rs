@@ -4,14 +4,14 @@ use serde_json::json;
 use crate::{
     api::{RestartStrategy, names::restart_annotation},
     restart::{
-        execute::patch::{Asked, parse, patch, print, restart_at},
+        execute::patch::{Stamp, parse, patch, print, restart_at},
         observed::model::Record,
         tests::{at, workload},
     },
 };
 
-fn asked(hash: &str, token: &str, changed: i64) -> Asked {
-    Asked {
+fn asked(hash: &str, token: &str, changed: i64) -> Stamp {
+    Stamp {
         hash: hash.into(),
         record: Record {
             token: token.into(),

@@ -7,19 +7,19 @@ use jiff::Timestamp;
 use crate::{
     api::{ObjectKey, RestartStrategy, RestartTarget, WorkloadKind},
     restart::{
-        execute::patch::Asked,
+        execute::patch::Stamp,
         judge::{
-            assess::{Listed, Observed, Setting, Standing, Target, assess},
-            hold::{Block, Word},
+            assess::{Judgement, ObservedWorkload, PodList, Setting, Standing, assess},
+            hold::{Hold, WorkloadState},
             memory::Memory,
             rollout::Failure,
         },
         observed::{
-            managed_secrets::{Facts, ObjectFacts},
-            model::{Pod, PodSelector, Record, Texts, Until, Wish, Wishes, Workload},
+            managed_secrets::{ManagedSecret, ManagedSecrets},
+            model::{Annotations, Pod, PodSelector, Record, RestartFlag, Texts, Until, Workload},
             pods::{PROVES_NOTHING, Pods},
         },
-        schedule::decide::{Carried, Go},
+        schedule::decide::{Cause, Restart},
         tests::{at, content, key, object, pod, restarts, with, workload},
     },
     sync::entry::{Restarts, Suspension},
@@ -29,22 +29,22 @@ const DEPLOYMENT: WorkloadKind = WorkloadKind::Deployment;
 
 fn look(
     now: Timestamp,
-    facts: &Facts,
+    facts: &ManagedSecrets,
     workload: &Workload,
     pods: &[Pod],
     memory: &mut Memory,
-) -> Option<Target> {
+) -> Option<Judgement> {
     let setting = Setting {
         now,
         control: None,
         evict_allowed: true,
     };
     let pods: Vec<&Pod> = pods.iter().collect();
-    let observed = Observed {
+    let observed = ObservedWorkload {
         key: &key(DEPLOYMENT, "api"),
         workload,
-        namespace: &Wishes::default(),
-        pods: Some(Listed { pods: &pods, at: now }),
+        namespace: &Annotations::default(),
+        pods: Some(PodList { pods: &pods, at: now }),
     };
     assess(&setting, facts, &observed, memory)
 }
@@ -66,8 +66,8 @@ fn patched(patched: i64) -> Workload {
     workload
 }
 
-fn with_timeout(timeout: Duration) -> Facts {
-    Facts::new(vec![with(&object("db", "t"), |restarts| {
+fn with_timeout(timeout: Duration) -> ManagedSecrets {
+    ManagedSecrets::new(vec![with(&object("db", "t"), |restarts| {
         restarts.policy.timeout = timeout;
     })])
 }
@@ -85,7 +85,7 @@ fn a_rollout_holds_a_slot_for_half_an_hour_at_most() {
         )
         .unwrap();
         assert!(target.rolling, "{now}");
-        target.holds
+        target.holds_slot
     };
     assert!(holds(&patched(20), 20));
     assert!(holds(&patched(20), 20 + 1799));
@@ -101,7 +101,7 @@ fn a_rollout_holds_a_slot_for_half_an_hour_at_most() {
 
 #[test]
 fn an_annotation_without_our_record_is_no_rollout_of_ours() {
-    let nothing = Facts::default();
+    let nothing = ManagedSecrets::default();
     let mut memory = Memory::default();
     assert!(look(at(30), &nothing, &patched(20), &[], &mut memory).is_some_and(|target| target.rolling));
     let mut forged = patched(20);
@@ -109,7 +109,7 @@ fn an_annotation_without_our_record_is_no_rollout_of_ours() {
     assert_eq!(look(at(30), &nothing, &forged, &[], &mut Memory::default()), None);
 }
 
-fn evicting() -> Facts {
+fn evicting() -> ManagedSecrets {
     let change = |restarts: &mut Restarts| {
         restarts.policy.targets.push(RestartTarget {
             kind: DEPLOYMENT,
@@ -119,18 +119,18 @@ fn evicting() -> Facts {
             strategy: Some(RestartStrategy::Evict),
         });
     };
-    Facts::new(vec![with(&object("db", "t"), change)])
+    ManagedSecrets::new(vec![with(&object("db", "t"), change)])
 }
 
-fn eviction() -> Go {
-    Go {
+fn eviction() -> Restart {
+    Restart {
         key: key(DEPLOYMENT, "api"),
         uid: "uid-api".into(),
         strategy: RestartStrategy::Evict,
-        carried: vec![Carried {
+        causes: vec![Cause {
             object: ObjectKey::new("shop", "db"),
             secret: "db".into(),
-            asked: Asked {
+            stamp: Stamp {
                 hash: "hash-db".into(),
                 record: Record {
                     token: "t".into(),
@@ -152,32 +152,39 @@ fn an_eviction_holds_a_slot_until_a_budget_refuses_it() {
     memory.sending(&eviction(), at(20));
     memory.taken(&eviction(), at(20));
     let target = look(21, &mut memory);
-    assert_eq!((target.rolling, target.holds), (true, true));
+    assert_eq!((target.rolling, target.holds_slot), (true, true));
     memory.evict_later(&eviction(), at(22), "a budget");
     let target = look(23, &mut memory);
-    assert_eq!((target.rolling, target.holds), (false, false));
-    assert_eq!(target.refused.unwrap().word, Word::Refused);
+    assert_eq!((target.rolling, target.holds_slot), (false, false));
+    assert_eq!(target.refused.unwrap().state, WorkloadState::Refused);
     // Later it is a candidate like any other.
     let target = look(60, &mut memory);
-    assert_eq!((target.holds, target.refused), (false, None));
+    assert_eq!((target.holds_slot, target.refused), (false, None));
     assert_eq!(target.claims[0].standing, Standing::Stale(1));
 }
 
 #[test]
 fn an_eviction_that_is_held_up_holds_no_slot() {
-    let mut facts: Vec<ObjectFacts> = evicting().iter().cloned().collect();
+    let mut facts: Vec<ManagedSecret> = evicting().iter().cloned().collect();
     facts[0] = with(&facts[0], |restarts| {
         restarts.suspended = Suspension::Until(at(1000));
     });
     let mut memory = Memory::default();
     memory.sending(&eviction(), at(20));
     let old = [pod("api", -1000)];
-    let target = look(at(21), &Facts::new(facts), &workload("api"), &old, &mut memory).unwrap();
+    let target = look(
+        at(21),
+        &ManagedSecrets::new(facts),
+        &workload("api"),
+        &old,
+        &mut memory,
+    )
+    .unwrap();
     assert_eq!(
-        target.claims[0].block.as_ref().map(|block| block.word),
-        Some(Word::Suspended)
+        target.claims[0].hold.as_ref().map(|hold| hold.state),
+        Some(WorkloadState::Suspended)
     );
-    assert_eq!((target.rolling, target.holds), (false, false));
+    assert_eq!((target.rolling, target.holds_slot), (false, false));
 }
 
 #[test]
@@ -255,7 +262,7 @@ fn replacements_that_never_get_ready_time_out_whoever_began() {
 
 #[test]
 fn only_what_a_workload_names_is_looked_at_for_it() {
-    let named = |facts: &Facts, workload: &Workload| -> Vec<String> {
+    let named = |facts: &ManagedSecrets, workload: &Workload| -> Vec<String> {
         facts
             .concerning(workload)
             .iter()
@@ -272,7 +279,7 @@ fn only_what_a_workload_names_is_looked_at_for_it() {
             strategy: None,
         });
     });
-    let facts = Facts::new(vec![
+    let facts = ManagedSecrets::new(vec![
         object("z", "t"),
         targets,
         object("db", "t"),
@@ -282,7 +289,7 @@ fn only_what_a_workload_names_is_looked_at_for_it() {
     assert_eq!(named(&facts, &workload), ["db"]);
     workload.tokens.insert("hash-z".into(), "t".into());
     assert_eq!(named(&facts, &workload), ["db", "z"]);
-    workload.wishes.restart = Wish::Yes;
+    workload.annotations.restart = RestartFlag::Yes;
     assert_eq!(named(&facts, &workload), ["db", "targets", "z"]);
     workload.uses.clear();
     workload.tokens = Texts::from_iter([("hash-nothing".into(), "t".into())]);
@@ -369,41 +376,41 @@ fn rests_grow_to_half_a_minute_and_end_with_a_request() {
 #[test]
 fn what_holds_a_workload_up_is_named_with_what_to_do() {
     type Change = fn(&mut Workload, &mut Restarts);
-    let table: &[(Change, Option<Word>, &str)] = &[
+    let table: &[(Change, Option<WorkloadState>, &str)] = &[
         (|_, _| (), None, ""),
         (
             |workload, _| workload.paused = true,
-            Some(Word::Paused),
+            Some(WorkloadState::Paused),
             "spec.paused",
         ),
         (
-            |workload, _| workload.wishes.suspended = Until::Time(at(100)),
-            Some(Word::Suspended),
+            |workload, _| workload.annotations.suspended = Until::Time(at(100)),
+            Some(WorkloadState::Suspended),
             "on the workload",
         ),
         (
-            |workload, _| workload.wishes.suspended = Until::Time(at(60)),
+            |workload, _| workload.annotations.suspended = Until::Time(at(60)),
             None,
             "",
         ),
         (
-            |workload, _| workload.wishes.suspended = Until::Unreadable,
-            Some(Word::Suspended),
+            |workload, _| workload.annotations.suspended = Until::Unreadable,
+            Some(WorkloadState::Suspended),
             "is no time",
         ),
         (
             |_, restarts| restarts.suspended = Suspension::Until(at(100)),
-            Some(Word::Suspended),
+            Some(WorkloadState::Suspended),
             "on the ExternalSecret",
         ),
         (
             |_, restarts| restarts.suspended = Suspension::Unreadable,
-            Some(Word::Suspended),
+            Some(WorkloadState::Suspended),
             "is no time",
         ),
         (
-            |workload, _| workload.wishes.restart = Wish::Unreadable,
-            Some(Word::Unreadable),
+            |workload, _| workload.annotations.restart = RestartFlag::Unreadable,
+            Some(WorkloadState::Unreadable),
             "neither true nor false",
         ),
         (
@@ -411,12 +418,12 @@ fn what_holds_a_workload_up_is_named_with_what_to_do() {
                 workload.paused = true;
                 restarts.policy.mode = crate::api::RestartMode::Manual;
             },
-            Some(Word::Paused),
+            Some(WorkloadState::Paused),
             "spec.paused",
         ),
         (
             |_, restarts| restarts.policy.mode = crate::api::RestartMode::Manual,
-            Some(Word::AwaitingApproval),
+            Some(WorkloadState::AwaitingApproval),
             "keyturn.dev/approve=t",
         ),
         (
@@ -428,18 +435,18 @@ fn what_holds_a_workload_up_is_named_with_what_to_do() {
             "",
         ),
     ];
-    for (index, (change, word, part)) in table.iter().enumerate() {
+    for (index, (change, state, part)) in table.iter().enumerate() {
         let (mut workload, mut restarts) = (workload("api"), restarts());
         change(&mut workload, &mut restarts);
-        let facts = Facts::new(vec![ObjectFacts {
+        let facts = ManagedSecrets::new(vec![ManagedSecret {
             content: Arc::new(content("db", "t")),
             restarts: Arc::new(restarts),
         }]);
         let pods = [pod("api", -1000)];
         let target = look(at(60), &facts, &workload, &pods, &mut Memory::default()).unwrap();
-        let block: Option<&Block> = target.claims[0].block.as_ref();
-        assert_eq!(block.map(|block| block.word), *word, "{index}");
-        let sentence = block.map_or("", |block| &*block.sentence);
+        let hold: Option<&Hold> = target.claims[0].hold.as_ref();
+        assert_eq!(hold.map(|hold| hold.state), *state, "{index}");
+        let sentence = hold.map_or("", |hold| &*hold.sentence);
         assert!(sentence.contains(part), "{index}: {sentence}");
     }
 }

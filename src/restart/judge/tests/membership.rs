@@ -10,7 +10,7 @@ use crate::{
             membership::{self, Membership, Terms},
             reloader::Reloading,
         },
-        observed::model::{Content, Wish, Wishes, Workload, WorkloadKey},
+        observed::model::{Annotations, Content, RestartFlag, Workload, WorkloadKey},
         tests::{content, key, policy, workload},
     },
 };
@@ -21,7 +21,7 @@ fn member(
     policy: &RestartPolicy,
     key: &WorkloadKey,
     workload: &Workload,
-    namespace: &Wishes,
+    namespace: &Annotations,
     content: &Content,
 ) -> Membership {
     membership::member(
@@ -34,7 +34,7 @@ fn member(
     )
 }
 
-fn of(policy: &RestartPolicy, workload: &Workload, namespace: &Wishes) -> Membership {
+fn of(policy: &RestartPolicy, workload: &Workload, namespace: &Annotations) -> Membership {
     member(
         policy,
         &key(DEPLOYMENT, "api"),
@@ -44,10 +44,10 @@ fn of(policy: &RestartPolicy, workload: &Workload, namespace: &Wishes) -> Member
     )
 }
 
-fn wishing(restart: Wish) -> Wishes {
-    Wishes {
+fn wishing(restart: RestartFlag) -> Annotations {
+    Annotations {
         restart,
-        ..Wishes::default()
+        ..Annotations::default()
     }
 }
 
@@ -66,29 +66,29 @@ type Pairs<'a> = &'a [(&'a str, &'a str)];
 #[test]
 fn discovery_and_wishes_decide_who_follows() {
     use Discovery::{Auto, Explicit, OptIn};
-    use Wish::{No, Unreadable, Unsaid, Yes};
+    use RestartFlag::{No, Unreadable, Unset, Yes};
     // Uses the Secret, listed, its own wish, its Namespace's wish.
     let table = [
-        ((Auto, true, false, Unsaid, Unsaid), "in"),
+        ((Auto, true, false, Unset, Unset), "in"),
         ((Auto, true, false, No, Yes), "out"),
         ((Auto, true, false, Yes, No), "in"),
-        ((Auto, true, false, Unsaid, No), "out"),
+        ((Auto, true, false, Unset, No), "out"),
         ((Auto, true, false, Unreadable, Yes), "unreadable"),
         ((Auto, false, false, Yes, Yes), "out"),
-        ((Auto, false, true, Unsaid, Yes), "out"),
-        ((Auto, false, true, Yes, Unsaid), "in"),
-        ((OptIn, true, false, Unsaid, Unsaid), "out"),
-        ((OptIn, true, true, Unsaid, Unsaid), "out"),
-        ((OptIn, true, false, Yes, Unsaid), "in"),
-        ((OptIn, true, false, Unsaid, Yes), "in"),
+        ((Auto, false, true, Unset, Yes), "out"),
+        ((Auto, false, true, Yes, Unset), "in"),
+        ((OptIn, true, false, Unset, Unset), "out"),
+        ((OptIn, true, true, Unset, Unset), "out"),
+        ((OptIn, true, false, Yes, Unset), "in"),
+        ((OptIn, true, false, Unset, Yes), "in"),
         ((OptIn, true, false, No, Yes), "out"),
-        ((OptIn, true, false, Unreadable, Unsaid), "unreadable"),
-        ((OptIn, false, true, Yes, Unsaid), "in"),
+        ((OptIn, true, false, Unreadable, Unset), "unreadable"),
+        ((OptIn, false, true, Yes, Unset), "in"),
         ((Explicit, true, false, Yes, Yes), "out"),
-        ((Explicit, true, true, Unsaid, Unsaid), "in"),
-        ((Explicit, true, true, No, Unsaid), "out"),
-        ((Explicit, false, true, Unsaid, Yes), "out"),
-        ((Explicit, false, true, Yes, Unsaid), "in"),
+        ((Explicit, true, true, Unset, Unset), "in"),
+        ((Explicit, true, true, No, Unset), "out"),
+        ((Explicit, false, true, Unset, Yes), "out"),
+        ((Explicit, false, true, Yes, Unset), "in"),
     ];
     for (case, expected) in table {
         let (discovery, uses, is_listed, own, namespace) = case;
@@ -96,7 +96,7 @@ fn discovery_and_wishes_decide_who_follows() {
         policy.discovery = discovery;
         policy.targets.extend(is_listed.then(|| listed("api")));
         let mut workload = workload("api");
-        workload.wishes = wishing(own);
+        workload.annotations = wishing(own);
         if !uses {
             workload.uses.clear();
         }
@@ -117,14 +117,14 @@ fn discovery_and_wishes_decide_who_follows() {
 fn another_namespace_and_what_is_being_deleted_never_follow() {
     let mut ending = workload("api");
     ending.ending = true;
-    assert_eq!(of(&policy(), &ending, &Wishes::default()), Membership::Out);
+    assert_eq!(of(&policy(), &ending, &Annotations::default()), Membership::Out);
     let mut elsewhere = content("db", "t");
     elsewhere.object = ObjectKey::new("bank", "db");
     let found = member(
         &policy(),
         &key(DEPLOYMENT, "api"),
         &workload("api"),
-        &Wishes::default(),
+        &Annotations::default(),
         &elsewhere,
     );
     assert_eq!(found, Membership::Out);
@@ -164,7 +164,7 @@ fn targets_choose_by_kind_and_name_or_labels() {
             targets: vec![target.clone()],
             ..policy()
         };
-        let found = of(&policy, &workload("api"), &Wishes::default());
+        let found = of(&policy, &workload("api"), &Annotations::default());
         assert_eq!(matches!(found, Membership::In(_)), expected, "{target:?}");
     }
 }
@@ -185,10 +185,10 @@ fn the_nearest_word_on_the_strategy_wins() {
     ];
     for (kind, own, namespace, target, expected) in table {
         let mut workload = workload("api");
-        workload.wishes.strategy = own;
-        let namespace = Wishes {
+        workload.annotations.strategy = own;
+        let namespace = Annotations {
             strategy: namespace,
-            ..Wishes::default()
+            ..Annotations::default()
         };
         let mut policy = policy();
         policy.targets.push(RestartTarget {
@@ -289,7 +289,7 @@ fn what_reloader_restarts_is_left_to_it_or_taken_over() {
                 &policy,
                 &key(DEPLOYMENT, "api"),
                 &workload,
-                &Wishes::default(),
+                &Annotations::default(),
                 &content,
             )
         };
@@ -344,7 +344,7 @@ fn lists_of_reloader_cost_no_more_than_a_moment() {
 
 #[test]
 fn a_workload_that_is_too_large_to_keep_is_named_and_not_restarted() {
-    let of = |policy: &RestartPolicy, workload: &Workload| of(policy, workload, &Wishes::default());
+    let of = |policy: &RestartPolicy, workload: &Workload| of(policy, workload, &Annotations::default());
     let oversized = |change: fn(&mut Workload)| {
         let mut large = Workload {
             oversized: true,
@@ -363,7 +363,7 @@ fn a_workload_that_is_too_large_to_keep_is_named_and_not_restarted() {
     );
     let unknown = oversized(|large| large.uses.clear());
     assert!(matches!(of(&policy(), &unknown), Membership::Unreadable(_)));
-    let refused = oversized(|large| large.wishes = wishing(Wish::No));
+    let refused = oversized(|large| large.annotations = wishing(RestartFlag::No));
     assert_eq!(of(&policy(), &refused), Membership::Out);
     let selector = TargetSelector {
         match_labels: [("app".to_owned(), "api".to_owned())].into(),

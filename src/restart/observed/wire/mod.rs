@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::{
     model::{
-        Container, Expression, FailureRecord, Pod, PodSelector, Progress, Record, Texts, Update, Use, Wishes,
-        Workload,
+        Annotations, Container, Expression, FailureRecord, Pod, PodSelector, Progress, Record, Texts, Update,
+        Use, Workload,
     },
     uses::{self, PodSpec},
 };
@@ -29,12 +29,12 @@ use crate::{
     },
 };
 
-type Annotations = BTreeMap<String, String>;
+type AnnotationMap = BTreeMap<String, String>;
 
 /// A workload of any kind.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct WorkloadDoor {
+pub struct WireWorkload {
     #[serde(deserialize_with = "nullable")]
     metadata: Meta,
     #[serde(deserialize_with = "nullable")]
@@ -46,7 +46,7 @@ pub struct WorkloadDoor {
 /// A pod.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct PodDoor {
+pub struct WirePod {
     #[serde(deserialize_with = "nullable")]
     metadata: Meta,
     #[serde(deserialize_with = "nullable")]
@@ -67,9 +67,9 @@ struct Meta {
     creation_timestamp: Option<String>,
     deletion_timestamp: Option<String>,
     #[serde(deserialize_with = "nullable")]
-    labels: Annotations,
+    labels: AnnotationMap,
     #[serde(deserialize_with = "nullable")]
-    annotations: Annotations,
+    annotations: AnnotationMap,
     #[serde(deserialize_with = "nullable")]
     owner_references: Vec<Owner>,
     #[serde(deserialize_with = "nullable")]
@@ -114,7 +114,7 @@ struct Spec {
 #[serde(rename_all = "camelCase", default)]
 struct Selector {
     #[serde(deserialize_with = "nullable")]
-    match_labels: Annotations,
+    match_labels: AnnotationMap,
     #[serde(deserialize_with = "nullable")]
     match_expressions: Vec<Requirement>,
 }
@@ -143,7 +143,7 @@ struct Template {
 #[serde(default)]
 struct TemplateMeta {
     #[serde(deserialize_with = "nullable")]
-    annotations: Annotations,
+    annotations: AnnotationMap,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -259,7 +259,7 @@ fn nullable<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) -
     Option::<T>::deserialize(from).map(Option::unwrap_or_default)
 }
 
-impl WorkloadDoor {
+impl WireWorkload {
     /// The state that a patch may rest on; none if the API server never gave it out.
     pub fn observed(&self) -> Option<Observed> {
         let Meta {
@@ -304,9 +304,9 @@ impl WorkloadDoor {
             match_expressions,
         } = spec.selector;
         let theirs = metadata.annotations.iter().chain(template);
-        let mut kept = Kept::default();
+        let mut kept = SizeBudget::default();
         Some(Workload {
-            wishes: Wishes::read(|name| metadata.annotations.get(name).map(String::as_str)),
+            annotations: Annotations::read(|name| metadata.annotations.get(name).map(String::as_str)),
             // In this order it is kept until there is too much.
             selector: kept.keep(
                 PodSelector {
@@ -429,7 +429,7 @@ fn progress(kind: WorkloadKind, replicas: Option<i32>, status: &Status) -> Progr
     }
 }
 
-impl PodDoor {
+impl WirePod {
     /// The pod; none without a name or the time when it was made, of which all depends.
     pub fn pod(self) -> Option<Pod> {
         let Self { metadata, status } = self;
@@ -487,12 +487,12 @@ impl PodDoor {
 
 /// Counts what is kept of one workload, in bytes.
 #[derive(Default)]
-struct Kept {
+struct SizeBudget {
     bytes: usize,
     is_too_much: bool,
 }
 
-impl Kept {
+impl SizeBudget {
     /// The part, or nothing of it if all that was kept so far leaves no room for it.
     fn keep<T: Default>(&mut self, part: T, size: impl FnOnce(&T) -> usize) -> T {
         let bytes = self.bytes + size(&part);
@@ -535,7 +535,7 @@ fn use_size(found: &Use) -> usize {
     PAIR + found.secret.len() + texts_sum(containers)
 }
 
-fn texts(texts: Annotations) -> Texts {
+fn texts(texts: AnnotationMap) -> Texts {
     let texts = texts.into_iter();
     texts.map(|(name, value)| (name.into(), value.into())).collect()
 }
@@ -554,14 +554,14 @@ fn hash(name: &str) -> Option<&str> {
     name.strip_prefix(RESTART_DOMAIN)?.strip_prefix('/')
 }
 
-fn tokens(annotations: &Annotations) -> Texts {
+fn tokens(annotations: &AnnotationMap) -> Texts {
     annotations
         .iter()
         .filter_map(|(name, value)| Some((hash(name)?.into(), value.as_str().into())))
         .collect()
 }
 
-fn records(annotations: &Annotations) -> LiteMap<Box<str>, Record> {
+fn records(annotations: &AnnotationMap) -> LiteMap<Box<str>, Record> {
     annotations
         .iter()
         .filter_map(|(name, value)| {
@@ -571,7 +571,7 @@ fn records(annotations: &Annotations) -> LiteMap<Box<str>, Record> {
         .collect()
 }
 
-fn failures(annotations: &Annotations) -> LiteMap<Box<str>, Option<FailureRecord>> {
+fn failures(annotations: &AnnotationMap) -> LiteMap<Box<str>, Option<FailureRecord>> {
     annotations
         .iter()
         .filter_map(|(name, value)| Some((notes::failed(hash(name)?)?.into(), notes::parse(value))))

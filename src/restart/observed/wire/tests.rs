@@ -3,22 +3,22 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{PodDoor, WorkloadDoor};
+use super::{WirePod, WireWorkload};
 use crate::{
     api::{WorkloadKind, caps},
-    restart::observed::model::{Pod, Progress, Record, Update, Wish, Workload},
+    restart::observed::model::{Pod, Progress, Record, RestartFlag, Update, Workload},
 };
 
 const TIME: &str = "2026-01-01T00:00:00Z";
 
 fn workload(kind: WorkloadKind, object: &Value) -> Option<Workload> {
-    serde_json::from_value::<WorkloadDoor>(object.clone())
+    serde_json::from_value::<WireWorkload>(object.clone())
         .unwrap()
         .workload(kind)
 }
 
 fn pod(object: &Value) -> Option<Pod> {
-    serde_json::from_value::<PodDoor>(object.clone()).unwrap().pod()
+    serde_json::from_value::<WirePod>(object.clone()).unwrap().pod()
 }
 
 /// A Deployment that uses a Secret, with `change` on top of it.
@@ -123,7 +123,7 @@ fn our_marks_and_those_of_others_are_told_apart() {
         })),
     )
     .unwrap();
-    assert_eq!(web.wishes.restart, Wish::No);
+    assert_eq!(web.annotations.restart, RestartFlag::No);
     assert_eq!(web.patched_at, Some("2026-01-01T00:00:09Z".parse().unwrap()));
     assert_eq!(
         web.tokens,
@@ -298,7 +298,7 @@ proptest! {
         let web = workload(WorkloadKind::Deployment, &deployment(&hostile)).unwrap();
         // The names of fields take more in this form than in memory.
         prop_assert!(kept(&web) < 4 * caps::WORKLOAD, "{}", kept(&web));
-        prop_assert_eq!(web.wishes.restart, Wish::Unreadable);
+        prop_assert_eq!(web.annotations.restart, RestartFlag::Unreadable);
         let text = [&web.labels, &web.tokens, &web.selector.labels];
         let text: usize = text.iter().flat_map(|texts| texts.iter()).map(|(name, value)| name.len() + value.len()).sum();
         prop_assert!(text <= caps::WORKLOAD);

@@ -3,36 +3,36 @@ use std::collections::BTreeMap;
 use crate::{
     api::{EventReason, ExternalSecretStatus, ObjectKey, Reason, RestartStatus, WorkloadKind},
     restart::{
-        judge::hold::Word,
-        publish::report::{Report, Seen, awaits_pods, report, report_of_fault},
-        schedule::decide::{Decisions, ObjectState, State},
+        judge::hold::WorkloadState,
+        publish::report::{EventDetector, Report, awaits_pods, report, report_of_fault},
+        schedule::decide::{Decisions, ObjectState, WorkloadStatus},
         tests::{at, content, key},
     },
     sync::entry::digest_of_restarts,
 };
 
-fn state(number: usize, word: Word) -> State {
-    State {
+fn status_of(number: usize, state: WorkloadState) -> WorkloadStatus {
+    WorkloadStatus {
         object: ObjectKey::new("shop", "db"),
         key: key(WorkloadKind::Deployment, &format!("w{number:02}")),
         token: "t".into(),
         changed_at: at(0),
-        word,
+        state,
         sentence: "a sentence".into(),
         until: None,
     }
 }
 
-fn decisions(words: &[Word], halted: bool) -> Decisions {
+fn decisions(states: &[WorkloadState], halted: bool) -> Decisions {
     let state_of = ObjectState {
         urgent: false,
         halted,
     };
     Decisions {
-        states: words
+        states: states
             .iter()
             .enumerate()
-            .map(|(number, word)| state(number, *word))
+            .map(|(number, state)| status_of(number, *state))
             .collect(),
         objects: BTreeMap::from([(ObjectKey::new("shop", "db"), state_of)]),
         ..Decisions::default()
@@ -41,11 +41,11 @@ fn decisions(words: &[Word], halted: bool) -> Decisions {
 
 #[test]
 fn the_condition_is_the_most_telling_word() {
-    use Word::{
+    use WorkloadState::{
         AwaitingApproval, Done, EvictNotAllowed, Failed, Halted, LeftToReloader, Looking, Reverted,
         RollingOut, Settling, Suspended, WaitingForTurn, WaitingForWindow,
     };
-    let table: [(&[Word], bool, Reason); 15] = [
+    let table: [(&[WorkloadState], bool, Reason); 15] = [
         (&[], false, Reason::NothingPending),
         (&[Done, Done], false, Reason::Complete),
         (&[Done, Looking], false, Reason::Pending),
@@ -62,9 +62,9 @@ fn the_condition_is_the_most_telling_word() {
         (&[Done, LeftToReloader], false, Reason::LeftToReloader),
         (&[LeftToReloader, Settling], false, Reason::Pending),
     ];
-    for (words, halted, expected) in table {
-        let found = report(&content("db", "t"), &decisions(words, halted));
-        assert_eq!(found.reason, expected, "{words:?}: {}", found.message);
+    for (states, halted, expected) in table {
+        let found = report(&content("db", "t"), &decisions(states, halted));
+        assert_eq!(found.reason, expected, "{states:?}: {}", found.message);
     }
     let mut baseline = content("db", "t");
     baseline.changed_at = None;
@@ -77,8 +77,13 @@ fn the_condition_is_the_most_telling_word() {
 
 #[test]
 fn the_status_counts_and_lists_at_most_fifty_exceptions() {
-    let words = [Word::Done, Word::RollingOut, Word::Failed, Word::WaitingForTurn];
-    let status = report(&content("db", "t"), &decisions(&words, true)).status;
+    let states = [
+        WorkloadState::Done,
+        WorkloadState::RollingOut,
+        WorkloadState::Failed,
+        WorkloadState::WaitingForTurn,
+    ];
+    let status = report(&content("db", "t"), &decisions(&states, true)).status;
     assert_eq!(status.progress.as_deref(), Some("1/4"));
     assert_eq!(
         (
@@ -92,7 +97,11 @@ fn the_status_counts_and_lists_at_most_fifty_exceptions() {
     );
     let exceptions = status.exceptions.unwrap();
     assert_eq!((exceptions.len(), &*exceptions[0].reason), (1, "Failed"));
-    let many = report(&content("db", "t"), &decisions(&[Word::Paused; 60], false)).status;
+    let many = report(
+        &content("db", "t"),
+        &decisions(&[WorkloadState::Paused; 60], false),
+    )
+    .status;
     assert_eq!(many.exceptions.unwrap().len(), 50);
 }
 
@@ -112,27 +121,42 @@ fn an_error_in_the_spec_is_told_with_what_follows() {
 
 #[test]
 fn nothing_changes_while_nothing_changes() {
-    let before = decisions(&[Word::Done, Word::RollingOut, Word::Failed], true);
+    let before = decisions(
+        &[
+            WorkloadState::Done,
+            WorkloadState::RollingOut,
+            WorkloadState::Failed,
+        ],
+        true,
+    );
     let content = content("db", "t");
     assert_eq!(report(&content, &before), report(&content, &before.clone()));
-    let mut seen = Seen::default();
+    let mut seen = EventDetector::default();
     assert_eq!(seen.look(&before), [], "a start is no event");
     assert_eq!(seen.look(&before), []);
 }
 
 #[test]
 fn what_happened_is_told_once() {
-    let mut seen = Seen::default();
+    let mut seen = EventDetector::default();
     seen.look(&decisions(
         &[
-            Word::RollingOut,
-            Word::RollingOut,
-            Word::TakenBack,
-            Word::Settling,
+            WorkloadState::RollingOut,
+            WorkloadState::RollingOut,
+            WorkloadState::TakenBack,
+            WorkloadState::Settling,
         ],
         false,
     ));
-    let after = decisions(&[Word::Done, Word::Failed, Word::Reverted, Word::Done], true);
+    let after = decisions(
+        &[
+            WorkloadState::Done,
+            WorkloadState::Failed,
+            WorkloadState::Reverted,
+            WorkloadState::Done,
+        ],
+        true,
+    );
     let happened = seen.look(&after);
     let told: Vec<EventReason> = happened.iter().map(|happening| happening.event).collect();
     assert_eq!(
@@ -149,8 +173,8 @@ fn what_happened_is_told_once() {
 
 #[test]
 fn a_report_waits_for_pods_unless_the_content_changed_since_the_last() {
-    use Word::{Done, Looking, Settling};
-    for (words, reported, waits) in [
+    use WorkloadState::{Done, Looking, Settling};
+    for (states, reported, waits) in [
         (&[Done, Looking][..], Some("t"), true),
         (&[Looking, Looking], Some("t"), true),
         (&[Done, Looking], Some("former"), false),
@@ -158,13 +182,13 @@ fn a_report_waits_for_pods_unless_the_content_changed_since_the_last() {
         (&[Done, Settling], Some("t"), false),
         (&[], Some("former"), false),
     ] {
-        let states = decisions(words, false).states;
+        let states = decisions(states, false).states;
         let found = awaits_pods(&content("db", "t"), &states, reported);
-        assert_eq!(found, waits, "{words:?} {reported:?}");
+        assert_eq!(found, waits, "{states:?} {reported:?}");
     }
     // What is not known yet is never told as complete, whatever the others hold.
-    for words in [&[Looking][..], &[Done, Looking]] {
-        let found = report(&content("db", "t"), &decisions(words, false));
+    for states in [&[Looking][..], &[Done, Looking]] {
+        let found = report(&content("db", "t"), &decisions(states, false));
         assert_eq!(
             (found.reason, found.status.rollout.as_deref()),
             (Reason::Pending, Some("t"))
@@ -185,14 +209,14 @@ fn the_message_names_the_rollout_and_an_earlier_version_said_the_same_without_it
         }))
         .unwrap()
     };
-    for words in [
+    for states in [
         &[][..],
-        &[Word::Done],
-        &[Word::Settling],
-        &[Word::RollingOut],
-        &[Word::AwaitingApproval],
+        &[WorkloadState::Done],
+        &[WorkloadState::Settling],
+        &[WorkloadState::RollingOut],
+        &[WorkloadState::AwaitingApproval],
     ] {
-        let found = report(&content, &decisions(words, false));
+        let found = report(&content, &decisions(states, false));
         let earlier = found.message.strip_suffix(" (rollout 0123456789ab)").unwrap();
         let digest = |message: &str| digest_of_restarts(&status(&found, message));
         assert_eq!(digest(earlier), digest(&found.message));

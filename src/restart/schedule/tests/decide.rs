@@ -9,24 +9,24 @@ use crate::{
     },
     restart::{
         judge::{
-            assess::{Claim, Standing, Target},
-            hold::{Block, Word},
+            assess::{Claim, Judgement, Standing},
+            hold::{Hold, WorkloadState},
             membership::Terms,
             memory::Memory,
             rollout::Failure,
         },
-        observed::managed_secrets::ObjectFacts,
+        observed::managed_secrets::ManagedSecret,
         schedule::decide::{Decisions, Limits, decide},
         tests::{at, key, object, seconds, with},
     },
     sync::entry::Restarts,
 };
 
-fn target(name: &str, object: &ObjectFacts, standing: Standing) -> Target {
+fn target(name: &str, object: &ManagedSecret, standing: Standing) -> Judgement {
     let rolling = standing == Standing::Rolling;
     let mut key = key(WorkloadKind::Deployment, name);
     key.key.namespace = object.key().namespace.clone();
-    Target {
+    Judgement {
         key,
         uid: name.into(),
         claims: vec![Claim {
@@ -39,12 +39,12 @@ fn target(name: &str, object: &ObjectFacts, standing: Standing) -> Target {
                 uses: true,
             },
             standing,
-            block: None,
+            hold: None,
             attempt: 1,
             rolling,
         }],
         rolling,
-        holds: rolling,
+        holds_slot: rolling,
         healthy: true,
         patched_at: None,
         changing_since: Some(at(0)),
@@ -54,11 +54,11 @@ fn target(name: &str, object: &ObjectFacts, standing: Standing) -> Target {
     }
 }
 
-pub(in crate::restart) fn stale(name: &str, object: &ObjectFacts) -> Target {
+pub(in crate::restart) fn stale(name: &str, object: &ManagedSecret) -> Judgement {
     target(name, object, Standing::Stale(1))
 }
 
-fn failed(name: &str, object: &ObjectFacts) -> Target {
+fn failed(name: &str, object: &ManagedSecret) -> Judgement {
     let failure = Failure::TimedOut;
     target(
         name,
@@ -70,48 +70,48 @@ fn failed(name: &str, object: &ObjectFacts) -> Target {
     )
 }
 
-fn in_wave(wave: i32, mut target: Target) -> Target {
+fn in_wave(wave: i32, mut target: Judgement) -> Judgement {
     target.claims[0].terms.wave = wave;
     target
 }
 
-fn blocked(word: Word, mut target: Target) -> Target {
-    target.claims[0].block = Some(Block::new(word, "why", None));
+fn blocked(state: WorkloadState, mut target: Judgement) -> Judgement {
+    target.claims[0].hold = Some(Hold::new(state, "why", None));
     target
 }
 
-fn decide_with(now: Timestamp, limits: &Limits, targets: &[Target], memory: &mut Memory) -> Decisions {
-    let targets: Vec<&Target> = targets.iter().collect();
+fn decide_with(now: Timestamp, limits: &Limits, targets: &[Judgement], memory: &mut Memory) -> Decisions {
+    let targets: Vec<&Judgement> = targets.iter().collect();
     decide(now, limits, &targets, memory)
 }
 
-fn at_time(now: Timestamp, targets: &[Target]) -> Decisions {
+fn at_time(now: Timestamp, targets: &[Judgement]) -> Decisions {
     decide_with(now, &Limits::default(), targets, &mut Memory::default())
 }
 
 /// Who goes at `second`.
-fn goes(second: i64, targets: &[Target]) -> Vec<String> {
+fn goes(second: i64, targets: &[Judgement]) -> Vec<String> {
     names(&at_time(at(second), targets))
 }
 
 fn names(decisions: &Decisions) -> Vec<String> {
     decisions
-        .go
+        .restarts
         .iter()
-        .map(|go| go.key.key.name.to_string())
+        .map(|restart| restart.key.key.name.to_string())
         .collect()
 }
 
-fn word(decisions: &Decisions, name: &str) -> Word {
+fn state(decisions: &Decisions, name: &str) -> WorkloadState {
     decisions
         .states
         .iter()
         .find(|state| *state.key.key.name == *name)
         .unwrap()
-        .word
+        .state
 }
 
-fn db(change: impl FnOnce(&mut Restarts)) -> ObjectFacts {
+fn db(change: impl FnOnce(&mut Restarts)) -> ManagedSecret {
     with(&object("db", "t"), change)
 }
 
@@ -139,8 +139,8 @@ fn a_change_settles_and_others_are_waited_for() {
     }
     let decisions = at_time(at(3), &[stale("a", &calm)]);
     assert_eq!(
-        (word(&decisions, "a"), decisions.wake),
-        (Word::Settling, Some(at(10)))
+        (state(&decisions, "a"), decisions.wake),
+        (WorkloadState::Settling, Some(at(10)))
     );
 }
 
@@ -175,8 +175,8 @@ fn windows_hold_what_is_not_urgent() {
     }
     let decisions = at_time(at(60), &[stale("a", &calm)]);
     assert_eq!(
-        (word(&decisions, "a"), decisions.wake),
-        (Word::WaitingForWindow, Some(at(OPENS)))
+        (state(&decisions, "a"), decisions.wake),
+        (WorkloadState::WaitingForWindow, Some(at(OPENS)))
     );
 }
 
@@ -185,10 +185,10 @@ fn a_window_that_closes_lets_what_runs_go_on_and_nothing_follow() {
     let calm = db(nightly);
     let targets = [target("a", &calm, Standing::Rolling), stale("b", &calm)];
     let decisions = at_time(at(OPENS + 7200), &targets);
-    assert!(decisions.go.is_empty());
+    assert!(decisions.restarts.is_empty());
     assert_eq!(
-        (word(&decisions, "a"), word(&decisions, "b")),
-        (Word::RollingOut, Word::WaitingForWindow)
+        (state(&decisions, "a"), state(&decisions, "b")),
+        (WorkloadState::RollingOut, WorkloadState::WaitingForWindow)
     );
 }
 
@@ -223,7 +223,7 @@ fn the_deadline_opens_in_time() {
         Some(at(20_000 - 3660))
     );
     // Six workloads, five at once: two rounds.
-    let six: Vec<Target> = (0..6)
+    let six: Vec<Judgement> = (0..6)
         .map(|number| stale(&format!("w{number}"), &object))
         .collect();
     assert_eq!(goes(20_000 - 3721, &six).len(), 0);
@@ -254,21 +254,29 @@ fn a_wave_waits_for_those_before_it_but_not_for_what_can_never_go() {
         ("stale", stale("first", &object), false),
         ("rolling", first(Standing::Rolling), false),
         ("unknown", first(Standing::Unknown), false),
-        ("paused", blocked(Word::Paused, stale("first", &object)), false),
+        (
+            "paused",
+            blocked(WorkloadState::Paused, stale("first", &object)),
+            false,
+        ),
         (
             "suspended",
-            blocked(Word::Suspended, stale("first", &object)),
+            blocked(WorkloadState::Suspended, stale("first", &object)),
             false,
         ),
         (
             "left to Reloader",
-            blocked(Word::LeftToReloader, stale("first", &object)),
+            blocked(WorkloadState::LeftToReloader, stale("first", &object)),
             true,
         ),
-        ("reverted", blocked(Word::Reverted, stale("first", &object)), true),
+        (
+            "reverted",
+            blocked(WorkloadState::Reverted, stale("first", &object)),
+            true,
+        ),
         (
             "on delete",
-            blocked(Word::AwaitingPodDeletion, stale("first", &object)),
+            blocked(WorkloadState::AwaitingPodDeletion, stale("first", &object)),
             true,
         ),
     ];
@@ -280,7 +288,11 @@ fn a_wave_waits_for_those_before_it_but_not_for_what_can_never_go() {
             "{name}"
         );
         if !expected {
-            assert_eq!(word(&decisions, "second"), Word::WaitingForWave, "{name}");
+            assert_eq!(
+                state(&decisions, "second"),
+                WorkloadState::WaitingForWave,
+                "{name}"
+            );
         }
     }
     let order = [in_wave(1, stale("a", &object)), in_wave(-1, stale("z", &object))];
@@ -291,7 +303,7 @@ fn a_wave_waits_for_those_before_it_but_not_for_what_can_never_go() {
 fn one_failure_halts_and_two_halt_what_is_urgent() {
     let go_on = |restarts: &mut Restarts| restarts.policy.on_failure = OnFailure::Continue;
     let urgent = |restarts: &mut Restarts| restarts.strategy = RotationStrategy::SingleUser;
-    let table: [(&str, ObjectFacts, usize, bool); 6] = [
+    let table: [(&str, ManagedSecret, usize, bool); 6] = [
         ("one", db(|_| {}), 1, true),
         ("continue", db(go_on), 3, false),
         ("urgent, one", db(urgent), 1, false),
@@ -310,13 +322,13 @@ fn one_failure_halts_and_two_halt_what_is_urgent() {
         ),
     ];
     for (name, object, failures, halted) in table {
-        let mut targets: Vec<Target> = (0..failures)
+        let mut targets: Vec<Judgement> = (0..failures)
             .map(|number| failed(&format!("f{number}"), &object))
             .collect();
         targets.push(stale("next", &object));
         let decisions = at_time(at(60), &targets);
         assert_eq!(decisions.objects[object.key()].halted, halted, "{name}");
-        assert_eq!(decisions.go.is_empty(), halted, "{name}");
+        assert_eq!(decisions.restarts.is_empty(), halted, "{name}");
     }
     let object = db(|_| {});
     let mut before = failed("broken", &object);
@@ -329,8 +341,9 @@ fn one_failure_halts_and_two_halt_what_is_urgent() {
 
 #[test]
 fn the_limit_of_an_external_secret_is_raised_by_urgency() {
-    let four =
-        |object: &ObjectFacts| -> Vec<Target> { (0..4).map(|n| stale(&format!("w{n}"), object)).collect() };
+    let four = |object: &ManagedSecret| -> Vec<Judgement> {
+        (0..4).map(|n| stale(&format!("w{n}"), object)).collect()
+    };
     assert_eq!(goes(60, &four(&db(|_| {}))), ["w0"]);
     assert_eq!(
         goes(60, &four(&db(|restarts| restarts.policy.max_concurrent = 3))).len(),
@@ -352,7 +365,7 @@ fn who_rolls_out_with_older_content_keeps_its_slot_and_goes_at_once() {
 }
 
 /// An ExternalSecret of a namespace that lets 100 workloads go at once.
-fn of(namespace: &str) -> ObjectFacts {
+fn of(namespace: &str) -> ManagedSecret {
     let mut object = db(|restarts| restarts.policy.max_concurrent = 100);
     let mut content = (*object.content).clone();
     content.object = ObjectKey::new(namespace, "db");
@@ -362,7 +375,7 @@ fn of(namespace: &str) -> ObjectFacts {
 
 #[test]
 fn namespaces_take_turns() {
-    let mut targets: Vec<Target> = (0..9).map(|n| stale(&format!("w{n}"), &of("big"))).collect();
+    let mut targets: Vec<Judgement> = (0..9).map(|n| stale(&format!("w{n}"), &of("big"))).collect();
     targets.push(stale("x", &of("small")));
     let limits = Limits {
         namespace: 5,
@@ -379,9 +392,9 @@ fn namespaces_take_turns() {
     let mut order = Vec::new();
     for _ in 0..4 {
         let decisions = decide_with(at(60), &limits, &targets, &mut memory);
-        let go = &decisions.go[0];
-        memory.sending(go, at(60));
-        order.push(go.key.key.namespace.to_string());
+        let restart = &decisions.restarts[0];
+        memory.sending(restart, at(60));
+        order.push(restart.key.key.namespace.to_string());
     }
     assert_eq!(order, ["big", "small", "big", "small"]);
 }
@@ -396,7 +409,7 @@ fn the_least_time_between_two_restarts_holds() {
     let mut done = target("a", &object, Standing::Done);
     done.patched_at = Some(at(60));
     let decisions = at_time(at(359), &[done.clone(), stale("b", &object)]);
-    assert_eq!((decisions.go.len(), decisions.wake), (0, Some(at(360))));
+    assert_eq!((decisions.restarts.len(), decisions.wake), (0, Some(at(360))));
     assert_eq!(goes(360, &[done, stale("b", &object)]), ["b"]);
 }
 
@@ -404,19 +417,19 @@ fn the_least_time_between_two_restarts_holds() {
 fn a_refused_workload_frees_its_slot() {
     let object = db(|_| {});
     let mut refused = stale("a", &object);
-    refused.refused = Some(Block::new(Word::Refused, "why", Some(at(90))));
+    refused.refused = Some(Hold::new(WorkloadState::Refused, "why", Some(at(90))));
     let decisions = at_time(at(60), &[refused, stale("b", &object)]);
     assert_eq!(names(&decisions), ["b"]);
     assert_eq!(
-        (word(&decisions, "a"), decisions.wake),
-        (Word::Refused, Some(at(90)))
+        (state(&decisions, "a"), decisions.wake),
+        (WorkloadState::Refused, Some(at(90)))
     );
 }
 
 #[test]
 fn decisions_do_not_depend_on_the_order_of_the_facts() {
     let object = db(|restarts| restarts.policy.max_concurrent = 2);
-    let mut targets: Vec<Target> = (0..5).map(|n| stale(&format!("w{n}"), &object)).collect();
+    let mut targets: Vec<Judgement> = (0..5).map(|n| stale(&format!("w{n}"), &object)).collect();
     let forward = at_time(at(60), &targets);
     targets.reverse();
     assert_eq!(at_time(at(60), &targets), forward);
@@ -426,11 +439,11 @@ fn decisions_do_not_depend_on_the_order_of_the_facts() {
 fn a_back_off_grows_to_five_minutes() {
     let object = db(|_| {});
     let decisions = at_time(at(60), &[stale("a", &object)]);
-    let go = &decisions.go[0];
+    let restart = &decisions.restarts[0];
     let mut memory = Memory::default();
     let mut waits = Vec::new();
     for _ in 0..40 {
-        memory.refused(go, at(0), "why");
+        memory.refused(restart, at(0), "why");
         waits.push(memory.refusal("a", at(0)).unwrap().until.duration_since(at(0)));
     }
     assert_eq!(waits[..6], [10, 20, 40, 80, 160, 300].map(seconds));
@@ -443,7 +456,7 @@ fn a_back_off_grows_to_five_minutes() {
 fn a_namespace_takes_no_more_of_the_clusters_slots_than_its_own() {
     // Their own annotations make them look as if they rolled out for us.
     let forged = (0..50).map(|n| target(&format!("w{n}"), &of("big"), Standing::Rolling));
-    let targets: Vec<Target> = forged
+    let targets: Vec<Judgement> = forged
         .chain([stale("v", &of("big")), stale("x", &of("small"))])
         .collect();
     let limits = Limits {
@@ -465,7 +478,7 @@ fn a_rollout_that_gave_its_slot_up_needs_one_for_newer_content() {
     };
     let other = target("b", &object, Standing::Rolling);
     for (holds, expected) in [(true, vec!["a"]), (false, vec![])] {
-        late.holds = holds;
+        late.holds_slot = holds;
         let targets = [late.clone(), other.clone()];
         let decisions = decide_with(at(60), &limits, &targets, &mut Memory::default());
         assert_eq!(names(&decisions), expected, "{holds}");
@@ -478,7 +491,7 @@ fn an_opening_is_found_once_and_again_when_it_ends_or_the_windows_change() {
     let object = db(nightly);
     let decisions = decide_with(at(60), &Limits::default(), &[stale("a", &object)], &mut memory);
     let state = &decisions.states[0];
-    assert_eq!(state.word, Word::WaitingForWindow);
+    assert_eq!(state.state, WorkloadState::WaitingForWindow);
     let next = decisions.wake.unwrap();
     assert!(
         state.sentence.contains(&format!("{next:.0}")),
@@ -487,7 +500,7 @@ fn an_opening_is_found_once_and_again_when_it_ends_or_the_windows_change() {
     );
     for (now, opens) in [(at(61), false), (next, true), (at(60), false)] {
         let decisions = decide_with(now, &Limits::default(), &[stale("a", &object)], &mut memory);
-        assert_eq!(!decisions.go.is_empty(), opens, "{now}");
+        assert_eq!(!decisions.restarts.is_empty(), opens, "{now}");
     }
     let always = db(|_| {});
     let decisions = decide_with(at(60), &Limits::default(), &[stale("a", &always)], &mut memory);
@@ -495,7 +508,7 @@ fn an_opening_is_found_once_and_again_when_it_ends_or_the_windows_change() {
 }
 
 /// A workload that uses the Secrets of several, all of them stale.
-fn stale_of_all(name: &str, objects: &[&ObjectFacts]) -> Target {
+fn stale_of_all(name: &str, objects: &[&ManagedSecret]) -> Judgement {
     let mut target = stale(name, objects[0]);
     for object in &objects[1..] {
         target.claims.extend(stale(name, object).claims);
@@ -504,7 +517,7 @@ fn stale_of_all(name: &str, objects: &[&ObjectFacts]) -> Target {
 }
 
 /// Where the workload `both` stands: by object, the word, whether it waits for another one's turn, and until when.
-fn stands(decisions: &Decisions) -> Vec<(&str, Word, bool, Option<Timestamp>)> {
+fn stands(decisions: &Decisions) -> Vec<(&str, WorkloadState, bool, Option<Timestamp>)> {
     let own = decisions
         .states
         .iter()
@@ -513,7 +526,7 @@ fn stands(decisions: &Decisions) -> Vec<(&str, Word, bool, Option<Timestamp>)> {
         let object = &*state.object.name;
         (
             object,
-            state.word,
+            state.state,
             state.sentence.contains("one restart brings both"),
             state.until,
         )
@@ -528,8 +541,8 @@ fn who_uses_two_secrets_waits_for_a_slot_of_both_and_one_restart_brings_them() {
     let decisions = at_time(at(60), &[both(), target("first", &db, Standing::Rolling)]);
     assert_eq!(names(&decisions), Vec::<String>::new());
     let expected = [
-        ("db", Word::WaitingForTurn, false, None),
-        ("mail", Word::WaitingForTurn, true, None),
+        ("db", WorkloadState::WaitingForTurn, false, None),
+        ("mail", WorkloadState::WaitingForTurn, true, None),
     ];
     assert_eq!(stands(&decisions), expected);
     let mail_says = &decisions
@@ -542,7 +555,7 @@ fn who_uses_two_secrets_waits_for_a_slot_of_both_and_one_restart_brings_them() {
 
     let decisions = at_time(at(60), &[both(), target("first", &db, Standing::Done)]);
     assert_eq!(names(&decisions), ["both"]);
-    assert_eq!(decisions.go[0].carried.len(), 2);
+    assert_eq!(decisions.restarts[0].causes.len(), 2);
     // It counts for both.
     assert_eq!(
         goes(60, &[both(), stale("z-db", &db), stale("z-mail", &mail)]),
@@ -566,7 +579,7 @@ fn no_secret_waits_for_the_least_time_between_two_restarts_of_another() {
     };
     let decisions = at_time(at(90), &[stale_of_all("both", &[&db, &mail]), done(&mail)]);
     assert_eq!(names(&decisions), ["both"]);
-    assert_eq!(decisions.go[0].carried.len(), 2);
+    assert_eq!(decisions.restarts[0].causes.len(), 2);
     // Where all have to wait, it goes when the first need not.
     let mut later = done(&files);
     later.key.key.name = "second".into();
@@ -577,7 +590,7 @@ fn no_secret_waits_for_the_least_time_between_two_restarts_of_another() {
     let expected = [("files", 70 + day), ("mail", 60 + day)];
     assert_eq!(
         stands(&decisions),
-        expected.map(|(object, until)| (object, Word::WaitingForTurn, false, Some(at(until))))
+        expected.map(|(object, until)| (object, WorkloadState::WaitingForTurn, false, Some(at(until))))
     );
     assert_eq!(decisions.wake, Some(at(60 + day)));
     assert_eq!(goes(60 + day, &targets), ["both"]);
@@ -596,12 +609,12 @@ fn what_is_urgent_waits_for_what_is_urgent_alone_and_takes_the_rest_along() {
     let both = || stale_of_all("both", &[&calm, &db]);
     let decisions = at_time(at(60), &[both(), target("first", &calm, Standing::Rolling)]);
     assert_eq!(names(&decisions), ["both"]);
-    assert_eq!(decisions.go[0].carried.len(), 2);
+    assert_eq!(decisions.restarts[0].causes.len(), 2);
     let decisions = at_time(at(60), &[both(), target("first", &db, Standing::Rolling)]);
     assert_eq!(names(&decisions), Vec::<String>::new());
     let expected = [
-        ("calm", Word::WaitingForTurn, true, None),
-        ("db", Word::WaitingForTurn, false, None),
+        ("calm", WorkloadState::WaitingForTurn, true, None),
+        ("db", WorkloadState::WaitingForTurn, false, None),
     ];
     assert_eq!(stands(&decisions), expected);
     // Its pods have a dead credential anyway: it does not wait for both.
@@ -628,8 +641,8 @@ fn what_is_urgent_but_has_not_settled_makes_nothing_else_urgent() {
     let decisions = at_time(at(64), &[both.clone(), target("first", &calm, Standing::Rolling)]);
     assert_eq!(names(&decisions), Vec::<String>::new());
     let decisions = at_time(at(64), &[both]);
-    assert!(!decisions.go[0].urgent);
-    assert_eq!(decisions.go[0].carried.len(), 1);
+    assert!(!decisions.restarts[0].urgent);
+    assert_eq!(decisions.restarts[0].causes.len(), 1);
 }
 
 #[test]
@@ -640,8 +653,14 @@ fn what_another_strategy_is_for_waits_and_says_so() {
     let decisions = at_time(at(60), &[both]);
     let words: Vec<_> = stands(&decisions)
         .into_iter()
-        .map(|(object, word, ..)| (object, word))
+        .map(|(object, state, ..)| (object, state))
         .collect();
-    assert_eq!(words, [("db", Word::RollingOut), ("mail", Word::WaitingForTurn)]);
-    assert_eq!(decisions.go[0].carried.len(), 1);
+    assert_eq!(
+        words,
+        [
+            ("db", WorkloadState::RollingOut),
+            ("mail", WorkloadState::WaitingForTurn)
+        ]
+    );
+    assert_eq!(decisions.restarts[0].causes.len(), 1);
 }
