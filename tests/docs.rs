@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use keyturn::{
     api::{ConditionType, Reason},
-    restart::judge::hold::WorkloadState,
+    restart::judge::state::WorkloadState,
 };
 use regex::Regex;
 use testbed::controlplane::{Binaries, ControlPlane};

@@ -15,23 +15,25 @@ use tokio::{
 
 use super::{
     Context,
-    execute::{record_writes, requests::FreshWorkload},
+    execute::{panics::caught, record_writes},
     judge::{
-        assess::{Judgement, Setting},
         memory::Memory,
-        notes::Note,
+        model::{Cause, Judgement, Note, Restart, Setting},
     },
-    observed::model::{Pod, WorkloadKey},
+    observed::{
+        live::FreshWorkload,
+        model::{Pod, WorkloadKey},
+    },
     publish::{
         report::{EventDetector, RestartEvent, report_of_fault},
         status_writer::{StatusWrite, StatusWriter},
     },
     schedule::{
-        decide::{self, Cause, Restart},
-        duty_cycle::DutyCycle,
-        in_flight::{ASTRAY, RequestPhase, caught},
+        decide,
+        in_flight::RequestPhase,
         namespace::{NamespaceView, instant},
     },
+    timing::{DECIDE, GRACE, REQUEST_LOST, ROLLOUTS_WAIT, SWEEP, WARM_UP},
 };
 use crate::{
     api::{ConditionType, ObjectKey},
@@ -40,20 +42,6 @@ use crate::{
 
 /// Namespaces whose pods are listed at once.
 const LISTS: usize = 4;
-/// Of decisions.
-const PACE: DutyCycle = DutyCycle {
-    part: 10,
-    least: Duration::from_millis(100),
-    longest: Duration::from_secs(10),
-};
-/// How long the first lists of pods may take before it is told what happens.
-pub(super) const WARM: Duration = Duration::from_mins(1);
-/// How long restarts wait for the first list of Rollouts, which readiness does not wait for.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often what is gone is forgotten.
-const SWEEP: Duration = Duration::from_mins(5);
-/// How long requests under way may take to end.
-const GRACE: Duration = Duration::from_secs(15);
 
 /// Works until `stop` completes, then lets requests under way end. Begin with complete indexes, as the leader.
 pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Output = ()>) {
@@ -62,7 +50,7 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
         biased;
         () = &mut stop => return,
         // What nobody knows of takes no part in waves, nor in what rolls out.
-        known = timeout(PATIENCE, context.workloads.known()) => if known.is_err() {
+        known = timeout(ROLLOUTS_WAIT, context.workloads.known()) => if known.is_err() {
             tracing::warn!("Rollouts could not be listed; the restarts begin without them");
         },
     }
@@ -166,7 +154,7 @@ impl Controller {
             tasks: JoinSet::new(),
             lists: 0,
             undecided: true,
-            decided: now.checked_sub(PACE.least).unwrap_or(now),
+            decided: now.checked_sub(DECIDE.least).unwrap_or(now),
             took: Duration::ZERO,
             wake: None,
             swept: now,
@@ -230,7 +218,7 @@ impl Controller {
             self.memory.taken(&restart, self.context.time.now());
             self.seen.triggered(&restart);
             self.context.tell_triggered(&restart, "patch", None);
-        } else if now < since + ASTRAY {
+        } else if now < since + REQUEST_LOST {
             self.doubts.insert(key.clone(), (restart, since));
         }
     }
@@ -352,14 +340,14 @@ impl Controller {
 
     /// When it may be decided again.
     fn decide_at(&self) -> Instant {
-        self.decided + PACE.after(self.took)
+        self.decided + DECIDE.after(self.took)
     }
 
     /// When a phase ends by time alone, or the time of warming up.
     fn phases_end(&self) -> Option<Instant> {
         let phases = self.phases.values().filter_map(RequestPhase::end);
         let phases = phases.chain(self.records.values().copied().flatten());
-        phases.chain((!self.warm).then_some(self.started + WARM)).min()
+        phases.chain((!self.warm).then_some(self.started + WARM_UP)).min()
     }
 
     /// Looks at the namespaces that are due.
@@ -475,7 +463,7 @@ impl Controller {
     fn sweep(&mut self, now: Instant) {
         self.swept = now;
         self.namespaces.retain(|_, view| !view.is_empty() || view.listing);
-        self.doubts.retain(|_, (_, since)| now < *since + ASTRAY);
+        self.doubts.retain(|_, (_, since)| now < *since + REQUEST_LOST);
         let namespaces = &self.namespaces;
         self.phases.retain(|key, phase| {
             !matches!(phase, RequestPhase::Answered) || namespaces.contains_key(&key.key.namespace)

@@ -11,9 +11,10 @@ pub mod metrics;
 pub mod observed;
 pub mod publish;
 pub mod schedule;
+mod timing;
 
 pub use controller::run;
-pub use observed::{Context, Workloads};
+pub use observed::{Context, Workloads, model::Limits};
 
 #[cfg(test)]
 mod tests;

@@ -9,22 +9,23 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    requests::FreshWorkload,
+    panics::caught,
     step::{self, Step},
 };
 use crate::{
     cluster::{self, Class, Verb},
     restart::{
         controller::{Controller, Done},
-        judge::assess::{self, ObservedWorkload, PodList, Setting},
+        judge::{
+            assess,
+            model::{ObservedWorkload, PodList, Restart, Setting},
+        },
         observed::{
+            live::FreshWorkload,
             managed_secrets::ManagedSecrets,
             model::{Annotations, Pod},
         },
-        schedule::{
-            decide::Restart,
-            in_flight::{RequestPhase, caught},
-        },
+        schedule::in_flight::RequestPhase,
     },
 };
 

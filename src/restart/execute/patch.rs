@@ -1,29 +1,20 @@
 //! What is sent: the bodies of patches, and the record that they leave behind. Pure.
 
-use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use crate::{
     api::{RestartStrategy, names::RESTART_DOMAIN},
     restart::{
-        judge::{notes, staleness::later},
-        observed::model::{Record, Workload},
+        judge::{
+            model::{Note, NoteKind, Stamp},
+            rollout::{Failure, RecordedOutcome, recorded_outcome, restart_at},
+        },
+        observed::{
+            model::Workload,
+            records::{self, FAILED, RECOVERED},
+        },
     },
 };
-
-/// A Rollout's pods made before this long after the change are replaced: one second more than makes a pod fresh.
-pub const RESTART_AT: SignedDuration = SignedDuration::from_secs(11);
-
-/// A content that a workload is brought to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// The hash of the Secret's name.
-    pub hash: Box<str>,
-    /// What its template and the workload itself will say.
-    pub record: Record,
-    /// When the content changed.
-    pub changed_at: Timestamp,
-}
 
 /// The merge patch that restarts the workload, as it was at `resource_version`. Nothing for a strategy that patches
 /// nothing.
@@ -46,9 +37,9 @@ pub fn patch(
         }
         RestartStrategy::Evict => return None,
     };
-    let mut records = annotations(stamps, |stamp| print(&stamp.record));
+    let mut records = annotations(stamps, |stamp| records::print(&stamp.record));
     records.extend(stamps.iter().filter_map(|stamp| {
-        let (name, value) = notes::starts_over(workload, &stamp.hash, &stamp.record.token)?;
+        let (name, value) = starts_over(workload, &stamp.hash, &stamp.record.token)?;
         Some((name, Value::String(value)))
     }));
     Some(json!({
@@ -56,41 +47,6 @@ pub fn patch(
         "spec": spec,
     }))
 }
-
-/// A Rollout's `spec.restartAt` for a change: the same in every retry.
-pub fn restart_at(changed_at: Timestamp) -> Timestamp {
-    // The API server keeps whole seconds.
-    let whole = Timestamp::from_second(changed_at.as_second()).unwrap_or(changed_at);
-    later(whole, RESTART_AT)
-}
-
-/// Reads a record; none if it is not one of ours.
-pub fn parse(text: &str) -> Option<Record> {
-    let (rest, was_healthy) = match text.strip_suffix(UNHEALTHY) {
-        Some(rest) => (rest, false),
-        None => (text, true),
-    };
-    let (token, attempt) = rest.rsplit_once('.')?;
-    let attempt = attempt.parse().ok().filter(|attempt| *attempt > 0)?;
-    (!token.is_empty()).then(|| Record {
-        token: token.into(),
-        attempt,
-        was_healthy,
-    })
-}
-
-/// Writes a record: `<token>.<attempt>`, and `.unhealthy` if it was so before.
-pub fn print(record: &Record) -> String {
-    let Record {
-        token,
-        attempt,
-        was_healthy,
-    } = record;
-    let end = if *was_healthy { "" } else { UNHEALTHY };
-    format!("{token}.{attempt}{end}")
-}
-
-const UNHEALTHY: &str = ".unhealthy";
 
 fn annotations(stamps: &[Stamp], value: impl Fn(&Stamp) -> String) -> Map<String, Value> {
     let entry = |stamp: &Stamp| {
@@ -100,4 +56,58 @@ fn annotations(stamps: &[Stamp], value: impl Fn(&Stamp) -> String) -> Map<String
         )
     };
     stamps.iter().map(entry).collect()
+}
+
+/// The merge patch by which the workload, as it was at `resource_version`, says `notes`; none if it says them already, or they
+/// do not hold any more.
+pub fn note_patch(workload: &Workload, resource_version: &str, notes: &[Note]) -> Option<Value> {
+    let annotations: Map<String, Value> = notes
+        .iter()
+        .filter_map(|note| {
+            let (end, text) = text(workload, note)?;
+            Some((
+                format!("{RESTART_DOMAIN}/{}{end}", note.hash),
+                Value::String(text),
+            ))
+        })
+        .collect();
+    (!annotations.is_empty()).then(|| {
+        json!({"metadata": {
+            "uid": workload.uid, "resourceVersion": resource_version, "annotations": annotations,
+        }})
+    })
+}
+
+/// What a workload is to say along with a restart for content that comes back: that the same failed before, when something
+/// else was asked of it since, does not count. The annotation and its value; none if there is nothing of that.
+pub fn starts_over(workload: &Workload, hash: &str, token: &str) -> Option<(String, String)> {
+    let record = workload.records.get(hash)?;
+    let failed = matches!(recorded_outcome(workload, hash, token), RecordedOutcome::Failed(failure) if failure != Failure::Unreadable);
+    (failed && *record.token != *token).then(|| {
+        (
+            format!("{RESTART_DOMAIN}/{hash}{FAILED}"),
+            format!("{token}.{RECOVERED}"),
+        )
+    })
+}
+
+/// The end of the annotation's name, and its value.
+fn text(workload: &Workload, note: &Note) -> Option<(&'static str, String)> {
+    let Note { hash, token, .. } = note;
+    let recorded = workload.records.get(hash);
+    let recorded = recorded.filter(|record| record.token == *token);
+    let brought = workload.tokens.get(hash) == Some(token);
+    let fails = matches!(
+        recorded_outcome(workload, hash, token),
+        RecordedOutcome::Failed(_)
+    );
+    match &note.what {
+        NoteKind::Failed(reason) => {
+            let holds = (brought || recorded.is_some()) && !fails;
+            let reason = reason.as_ref().filter(|_| holds)?;
+            Some((FAILED, format!("{token}.{reason}")))
+        }
+        NoteKind::Recovered => fails.then(|| (FAILED, format!("{token}.{RECOVERED}"))),
+        NoteKind::Attempts(record) => (!brought && recorded.is_none()).then(|| ("", records::print(record))),
+    }
 }

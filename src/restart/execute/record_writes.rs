@@ -4,24 +4,23 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use tokio::time::Instant;
 
+use super::panics::caught;
 use crate::{
     api::EventReason,
     cluster::{self, Class, Verb},
     restart::{
         controller::{Controller, Done},
         judge::{
-            assess::Judgement,
             memory::{Memory, NoteFailure},
-            notes::Note,
+            model::{Judgement, Note},
         },
         observed::model::WorkloadKey,
         publish::report::RestartEvent,
-        schedule::in_flight::caught,
+        timing::{NOTE_CONFLICTED, NOTE_FAILED},
     },
 };
 
@@ -29,9 +28,6 @@ use crate::{
 /// as with an admission webhook that does not answer, must not hold up the others.
 const AT_ONCE: usize = 8;
 const OF_NAMESPACE: usize = 2;
-/// How long a write waits after somebody else wrote first, and after one that failed otherwise.
-const CONFLICTED: Duration = Duration::from_secs(2);
-const FAILED: Duration = Duration::from_secs(10);
 
 impl Controller {
     /// Begins to write what workloads are to say of themselves.
@@ -98,15 +94,15 @@ impl Controller {
         let (wait, missed) = match &error.class {
             // The next leader tells.
             Class::NotLeading | Class::Unauthorized => {
-                self.records.insert(key.clone(), Some(now + FAILED));
+                self.records.insert(key.clone(), Some(now + NOTE_FAILED));
                 return;
             }
             Class::Conflict | Class::UidMismatch | Class::NotFound | Class::AlreadyExists => {
-                (CONFLICTED, NoteFailure::Passing)
+                (NOTE_CONFLICTED, NoteFailure::Passing)
             }
-            Class::Timeout => (FAILED, NoteFailure::Late),
+            Class::Timeout => (NOTE_FAILED, NoteFailure::Late),
             Class::Throttled { .. } | Class::Unavailable { .. } | Class::Disruption => {
-                (FAILED, NoteFailure::Passing)
+                (NOTE_FAILED, NoteFailure::Passing)
             }
             Class::Forbidden
             | Class::Invalid { .. }
@@ -114,7 +110,7 @@ impl Controller {
             | Class::TooLarge
             | Class::Expired
             | Class::Rejected { .. }
-            | Class::Malformed(_) => (FAILED, NoteFailure::Refused),
+            | Class::Malformed(_) => (NOTE_FAILED, NoteFailure::Refused),
         };
         self.records.insert(key.clone(), Some(now + wait));
         self.settle(key, uid, notes, now, |memory, note| {

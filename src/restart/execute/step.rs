@@ -2,17 +2,16 @@
 
 use serde_json::Value;
 
-use super::patch::{self, Stamp};
+use super::patch;
 use crate::{
     api::RestartStrategy,
     restart::{
         judge::{
-            assess::{Judgement, ObservedWorkload, Standing},
-            rollout,
-            staleness::{self, CREATED_MARGIN, later},
+            model::{Cause, Judgement, ObservedWorkload, Restart, Stamp, Standing},
+            rollout, staleness,
         },
-        observed::model::Pod,
-        schedule::decide::{Cause, Restart},
+        observed::{model::Pod, pods},
+        timing::{CREATED_MARGIN, later},
     },
 };
 
@@ -83,7 +82,7 @@ pub fn step(
 fn evict(restart: Restart, observed: &ObservedWorkload<'_>, fresh: &Judgement) -> Step {
     let ObservedWorkload { key, workload, .. } = *observed;
     let listed = observed.pods.map_or(&[][..], |listed| listed.pods);
-    let pods = staleness::pods_of(key, workload, listed.iter().copied());
+    let pods = pods::pods_of(key, workload, listed.iter().copied());
     let mut stale: Vec<&Pod> = fresh
         .claims
         .iter()
@@ -105,10 +104,7 @@ fn evict(restart: Restart, observed: &ObservedWorkload<'_>, fresh: &Judgement) -
     };
     let ending = pods.iter().any(|pod| pod.ending);
     // Its status may be old: nobody may have seen yet that the last pod is gone.
-    let working = pods
-        .iter()
-        .filter(|pod| staleness::lives(pod) && pod.ready)
-        .count();
+    let working = pods.iter().filter(|pod| pod.lives() && pod.ready).count();
     let all_work = usize::try_from(workload.progress.desired).is_ok_and(|desired| working >= desired)
         && rollout::steady(key.kind, workload);
     if ending || (first.ready && !all_work) {

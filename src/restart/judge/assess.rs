@@ -3,133 +3,29 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    hold::{self, Hold, WorkloadState},
-    membership::{Membership, Terms, member},
-    memory::{Memory, SENT},
-    notes::{self, Note, NoteKind, RecordedOutcome},
+    hold,
+    membership::{Membership, member},
+    memory::Memory,
+    model::{Claim, Judgement, Note, NoteKind, ObservedWorkload, Setting, Standing},
     reloader::Reloading,
-    rollout::{self, Failure, Health, Rollout},
-    staleness::{self, CREATED_MARGIN, later},
+    rollout::{self, Failure, Health, RecordedOutcome, Rollout},
+    staleness,
+    state::{Hold, WorkloadState},
 };
 use crate::{
     api::RestartStrategy,
-    cluster::Control,
     restart::{
-        execute::patch,
         observed::{
             managed_secrets::{ManagedSecret, ManagedSecrets},
-            model::{Annotations, Content, Pod, Record, Update, Workload, WorkloadKey},
+            model::{Content, Pod, Record, Update},
+            pods,
         },
+        timing::{CLOCK_SKEW, CREATED_MARGIN, PATCH_SHOWN, ROLLOUT_TIMEOUT, SLOT_HELD, later},
     },
 };
 
-/// How long a rollout may take whose ExternalSecret is gone.
-const TIMEOUT: std::time::Duration = std::time::Duration::from_mins(10);
 /// A restart that was taken back is tried this often at all.
 const ATTEMPTS: u8 = 2;
-/// A rollout that takes longer holds no slot of the namespace and the cluster any more: others must not wait for it for ever.
-const HELD: SignedDuration = SignedDuration::from_mins(30);
-/// Clocks of API servers differ by less. A patch from further ahead is none of ours.
-const SKEW: SignedDuration = SignedDuration::from_secs(60);
-
-/// What holds for all workloads.
-#[derive(Clone, Copy, Debug)]
-pub struct Setting<'a> {
-    /// The API server's time.
-    pub now: Timestamp,
-    /// The ConfigMap `keyturn-control`, if there is one.
-    pub control: Option<&'a Control>,
-    /// Whether the operator may evict pods.
-    pub evict_allowed: bool,
-}
-
-/// What is seen of a workload.
-#[derive(Clone, Copy, Debug)]
-pub struct ObservedWorkload<'a> {
-    /// Its name.
-    pub key: &'a WorkloadKey,
-    /// Itself.
-    pub workload: &'a Workload,
-    /// What its Namespace says.
-    pub namespace: &'a Annotations,
-    /// Pods, if they were listed.
-    pub pods: Option<PodList<'a>>,
-}
-
-/// Pods of a namespace.
-#[derive(Clone, Copy, Debug)]
-pub struct PodList<'a> {
-    /// All of them, or those of one workload at least.
-    pub pods: &'a [&'a Pod],
-    /// A time before they were listed.
-    pub at: Timestamp,
-}
-
-/// A workload that has to do with restarts.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Judgement {
-    /// Its name.
-    pub key: WorkloadKey,
-    /// Its uid.
-    pub uid: Box<str>,
-    /// What it must follow; empty if it only rolls out for what it had to follow before.
-    pub claims: Vec<Claim>,
-    /// Whether it rolls out for us now, for whatever content.
-    pub rolling: bool,
-    /// Whether it holds a slot of its namespace and of the cluster meanwhile.
-    pub holds_slot: bool,
-    /// Whether it is healthy, or was before the rollout that is under way.
-    pub healthy: bool,
-    /// When our last patch of it was taken.
-    pub patched_at: Option<Timestamp>,
-    /// The first of the changes that ask for its next restart and follow each other without a rest.
-    pub changing_since: Option<Timestamp>,
-    /// A request that was refused, for now.
-    pub refused: Option<Hold>,
-    /// When its pods must be listed to tell more.
-    pub pods_wanted: Option<Timestamp>,
-    /// What the workload is to say of itself.
-    pub notes: Vec<Note>,
-}
-
-/// A content that a workload must follow.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Claim {
-    /// Whose.
-    pub object: ManagedSecret,
-    /// When it changed.
-    pub changed_at: Timestamp,
-    /// How.
-    pub terms: Terms,
-    /// How far it is.
-    pub standing: Standing,
-    /// What holds it up, if it is stale.
-    pub hold: Option<Hold>,
-    /// The number of the attempt that comes next.
-    pub attempt: u8,
-    /// Whether the workload rolls out for this Secret, now or for older content: it holds one of its slots.
-    pub rolling: bool,
-}
-
-/// How far a workload is with a content.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Its pods are not known.
-    Unknown,
-    /// No pod holds older content.
-    Done,
-    /// So many pods do.
-    Stale(usize),
-    /// It was restarted and rolls out.
-    Rolling,
-    /// It was restarted and does not get there.
-    Failed {
-        /// Why.
-        failure: Failure,
-        /// Whether it was healthy before.
-        was_healthy: bool,
-    },
-}
 
 /// Where a workload stands with the contents of `facts`; none if it has nothing to do with any.
 pub fn assess(
@@ -142,7 +38,7 @@ pub fn assess(
     let objects = secrets.concerning(observed.workload);
     let mut claims: Vec<Claim> = objects
         .iter()
-        .filter(|object| staleness::counts(&object.content))
+        .filter(|object| object.content.asks_for_restarts())
         .filter_map(|object| look.claim(object, memory))
         .collect();
     claims.sort_by(|a, b| a.object.key().cmp(b.object.key()));
@@ -200,7 +96,7 @@ impl<'a> Assessment<'a> {
     fn new(setting: &'a Setting<'a>, observed: &'a ObservedWorkload<'a>) -> Self {
         let pods = observed
             .pods
-            .map(|listed| staleness::pods_of(observed.key, observed.workload, listed.pods.iter().copied()));
+            .map(|listed| pods::pods_of(observed.key, observed.workload, listed.pods.iter().copied()));
         Self {
             setting,
             observed,
@@ -251,7 +147,7 @@ impl<'a> Assessment<'a> {
         let content = &claim.object.content;
         let (uid, hash, token) = (&*workload.uid, &*content.hash, &*content.token);
         let changed = claim.changed_at;
-        if workload.oversized && staleness::counts(content) {
+        if workload.oversized && content.asks_for_restarts() {
             // Neither its pods nor what its template says are known for sure.
             return Standing::Stale(0);
         }
@@ -327,7 +223,7 @@ impl<'a> Assessment<'a> {
             .records
             .get(&content.hash)
             .is_some_and(|record| record.token == content.token);
-        let asked = patch::restart_at(claim.changed_at);
+        let asked = rollout::restart_at(claim.changed_at);
         recorded && workload.restart_at.is_some_and(|at| at >= asked)
     }
 
@@ -337,7 +233,7 @@ impl<'a> Assessment<'a> {
         let content = &claim.object.content;
         let (uid, hash, token) = (&*self.observed.workload.uid, &*content.hash, &*content.token);
         let seen = memory.failure(uid, hash, token).cloned();
-        let said = notes::said(self.observed.workload, hash, token);
+        let said = rollout::recorded_outcome(self.observed.workload, hash, token);
         let failed = seen.is_some() || matches!(said, RecordedOutcome::Failed(_));
         let new = self.new_pods(hash, token)?;
         let rollout = Rollout {
@@ -417,7 +313,7 @@ impl<'a> Assessment<'a> {
         let claimed = |hash: &str| claims.iter().any(|claim| *claim.object.content.hash == *hash);
         let timeout = |hash: &str| {
             let object = objects.iter().find(|object| *object.content.hash == *hash);
-            object.map_or(TIMEOUT, |object| object.restarts.policy.timeout)
+            object.map_or(ROLLOUT_TIMEOUT, |object| object.restarts.policy.timeout)
         };
         let records = &workload.records;
         let ours = |hash: &str, token: &str| records.get(hash).is_some_and(|record| *record.token == *token);
@@ -456,7 +352,7 @@ impl<'a> Assessment<'a> {
         let content = &claim.object.content;
         memory
             .sent(&self.observed.workload.uid, &content.hash)
-            .is_some_and(|sent| sent.token == content.token && self.setting.now < later(sent.at, SENT))
+            .is_some_and(|sent| sent.token == content.token && self.setting.now < later(sent.at, PATCH_SHOWN))
             && !self.taken_back(claim)
     }
 
@@ -500,7 +396,7 @@ impl<'a> Assessment<'a> {
         if said || attempts >= ATTEMPTS {
             return Some(Hold::new(WorkloadState::Reverted, REVERTED, None));
         }
-        let again = later(at?, SENT);
+        let again = later(at?, PATCH_SHOWN);
         (attempts > 0 && self.setting.now < again).then(|| {
             Hold::new(
                 WorkloadState::TakenBack,
@@ -526,10 +422,10 @@ impl<'a> Assessment<'a> {
     /// nothing that it says holds others up for long.
     fn holds_slot(&self, memory: &Memory) -> bool {
         let (workload, now) = (self.observed.workload, self.setting.now);
-        let is_late = |since: Timestamp| now >= later(since, HELD);
+        let is_late = |since: Timestamp| now >= later(since, SLOT_HELD);
         let patched = workload
             .patched_at
-            .is_some_and(|at| !workload.paused && at <= later(now, SKEW) && !is_late(at));
+            .is_some_and(|at| !workload.paused && at <= later(now, CLOCK_SKEW) && !is_late(at));
         let evicting = memory.evicting(&workload.uid);
         patched
             || memory.has_sent(&workload.uid, now)
@@ -541,10 +437,7 @@ impl<'a> Assessment<'a> {
         let ObservedWorkload { key, workload, .. } = *self.observed;
         let (pods, now) = (self.pods.as_deref()?, self.setting.now);
         let margin = later(claim.changed_at, CREATED_MARGIN);
-        let new = || {
-            pods.iter()
-                .filter(|pod| staleness::lives(pod) && pod.created > margin)
-        };
+        let new = || pods.iter().filter(|pod| pod.lives() && pod.created > margin);
         let stale = stale?;
         if stale == 0 && memory.evicting(&workload.uid).is_none() {
             return None;
@@ -603,7 +496,7 @@ impl<'a> Assessment<'a> {
     fn note(&self, claim: &Claim, memory: &Memory) -> Option<(NoteKind, Option<String>)> {
         let content = &claim.object.content;
         let (uid, hash, token) = (&*self.observed.workload.uid, &*content.hash, &*content.token);
-        let said = notes::said(self.observed.workload, hash, token);
+        let said = rollout::recorded_outcome(self.observed.workload, hash, token);
         let fails = matches!(said, RecordedOutcome::Failed(_));
         match (&claim.standing, &claim.hold) {
             (Standing::Failed { failure, was_healthy }, _) => {

@@ -1,137 +1,21 @@
 //! Why a workload may not go, in a word and a sentence. Pure.
 
-use std::{borrow::Cow, fmt};
-
-use jiff::Timestamp;
-
 use super::{
-    assess::Setting,
     membership::{Membership, Terms},
-    staleness::later,
+    model::Setting,
+    state::{Hold, WorkloadState},
 };
 use crate::{
     api::{RestartStrategy, caps},
     restart::{
-        execute::patch::RESTART_AT,
         observed::{
             managed_secrets::ManagedSecret,
-            model::{Annotations, Until, Update, Workload},
+            model::{Annotations, Update, Workload},
         },
+        timing::{RESTART_AT, later},
     },
     sync::entry::Suspension,
 };
-
-macro_rules! words {
-    ($($(#[doc = $doc:literal])+ $variant:ident,)+) => {
-        /// Where a workload stands with a content, in a word.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum WorkloadState { $($(#[doc = $doc])+ $variant,)+ }
-
-        impl WorkloadState {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// The word as it is written.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => stringify!($variant),)+ }
-            }
-        }
-    };
-}
-
-words! {
-    /// Its pods hold the content.
-    Done,
-    /// It rolls out.
-    RollingOut,
-    /// It was restarted and does not become healthy.
-    Failed,
-    /// So it is, but it was not healthy before.
-    StillUnhealthy,
-    /// It is not known yet which content its pods hold.
-    Looking,
-    /// The change is too young.
-    Settling,
-    /// It waits for a window.
-    WaitingForWindow,
-    /// It waits for workloads of an earlier wave.
-    WaitingForWave,
-    /// It waits until others have rolled out.
-    WaitingForTurn,
-    /// Another failed.
-    Halted,
-    /// The restart was refused; it is tried again.
-    Refused,
-    /// Somebody took the restart back; it is tried once more.
-    TakenBack,
-    /// Somebody took the restart back again.
-    Reverted,
-    /// Somebody holds restarts up.
-    Suspended,
-    /// Its rollouts are paused, or somebody planned its restart for later.
-    Paused,
-    /// Somebody must approve.
-    AwaitingApproval,
-    /// stakater Reloader restarts it.
-    LeftToReloader,
-    /// Its controller leaves pods to be deleted by somebody.
-    AwaitingPodDeletion,
-    /// Evictions are not allowed to the operator.
-    EvictNotAllowed,
-    /// Its template is another workload's.
-    BorrowedTemplate,
-    /// An annotation about restarts cannot be read.
-    Unreadable,
-}
-
-impl fmt::Display for WorkloadState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl WorkloadState {
-    /// Whether no passing of time and no other workload ends it: later waves do not wait for it.
-    pub const fn stays(self) -> bool {
-        matches!(
-            self,
-            Self::Done
-                | Self::StillUnhealthy
-                | Self::Reverted
-                | Self::LeftToReloader
-                | Self::AwaitingPodDeletion
-                | Self::EvictNotAllowed
-                | Self::BorrowedTemplate
-                | Self::Unreadable
-        )
-    }
-}
-
-/// Something that holds a workload up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hold {
-    /// In a word.
-    pub state: WorkloadState,
-    /// In a sentence, and what to do.
-    pub sentence: Cow<'static, str>,
-    /// When it ends by itself.
-    pub until: Option<Timestamp>,
-}
-
-impl Hold {
-    /// One that ends by itself at `until`, if that is known.
-    pub fn new(
-        state: WorkloadState,
-        sentence: impl Into<Cow<'static, str>>,
-        until: Option<Timestamp>,
-    ) -> Self {
-        Self {
-            state,
-            sentence: sentence.into(),
-            until,
-        }
-    }
-}
 
 /// What keeps a workload from following a content now, whatever its pods hold: the first no in the order of who says it.
 pub(in crate::restart) fn hold(
@@ -163,26 +47,21 @@ fn suspended(
         let sentence = "the ConfigMap keyturn-control in the operator's namespace suspends restarts";
         return Some(Hold::new(WorkloadState::Suspended, sentence, control.until));
     }
-    let by_object = match object.restarts.suspended {
-        Suspension::None => Until::Unset,
-        Suspension::Until(until) => Until::Time(until),
-        Suspension::Unreadable => Until::Unreadable,
-    };
     [
         (namespace.suspended, "the Namespace"),
-        (by_object, "the ExternalSecret"),
+        (object.restarts.suspended, "the ExternalSecret"),
         (workload.annotations.suspended, "the workload"),
     ]
     .into_iter()
-    .find_map(|(until, on)| match until {
-        Until::Unset => None,
-        Until::Time(until) if until <= now => None,
-        Until::Time(until) => Some(Hold::new(
+    .find_map(|(suspension, on)| match suspension {
+        Suspension::None => None,
+        Suspension::Until(until) if until <= now => None,
+        Suspension::Until(until) => Some(Hold::new(
             WorkloadState::Suspended,
             format!("the annotation keyturn.dev/suspend-restarts-until on {on} suspends restarts"),
             Some(until),
         )),
-        Until::Unreadable => Some(Hold::new(
+        Suspension::Unreadable => Some(Hold::new(
             WorkloadState::Suspended,
             format!(
                 "the annotation keyturn.dev/suspend-restarts-until on {on} is no time, so restarts are \

@@ -7,35 +7,25 @@ use jiff::{SignedDuration, Timestamp};
 use litemap::LiteMap;
 
 use super::{
-    notes::{Note, RecordedOutcome},
-    rollout::Failure,
-    staleness::later,
+    model::{Note, Restart},
+    rollout::{Failure, RecordedOutcome},
 };
 use crate::{
     api::{ObjectKey, Opening, RestartStrategy, window},
     restart::{
         observed::{managed_secrets::ManagedSecret, model::Texts},
-        schedule::decide::{COALESCE, Restart},
+        timing::{
+            BACK_OFF_FIRST, BACK_OFF_LONGEST, COALESCE, EVICT_AGAIN, PATCH_SHOWN, REST_FIRST, REST_LONGEST,
+            WINDOWS_AGAIN, later,
+        },
     },
     sync::entry::Restarts,
 };
 
-/// For how long an index may lag behind a patch that was sent, and how long after a patch was taken back the second one is
-/// tried.
-pub const SENT: SignedDuration = SignedDuration::from_secs(30);
-/// How long an eviction that a disruption budget refused waits.
-pub const EVICT_AGAIN: SignedDuration = SignedDuration::from_secs(30);
-const FIRST_BACK_OFF: i64 = 10;
-const LONGEST_BACK_OFF: i64 = 300;
-/// How long a decision rests that did not hold, the first time and at most.
-const REST: SignedDuration = SignedDuration::from_secs(2);
-const LONGEST_REST: SignedDuration = SignedDuration::from_secs(30);
 /// A record that cannot be written is tried this often.
 const TRIES: u8 = 30;
 /// After so many of them people are told all the same.
 const PATIENCE: u8 = 3;
-/// Windows that do not open within four years are looked at again after this time.
-const LOOK_AGAIN: SignedDuration = SignedDuration::from_hours(24);
 
 /// What the process remembers.
 #[derive(Clone, Debug, Default)]
@@ -204,7 +194,7 @@ impl Memory {
     pub fn doubted(&mut self, restart: &Restart, now: Timestamp, why: &str) {
         self.began(restart, now);
         let kept = self.workloads.entry(restart.uid.clone()).or_default();
-        kept.back_off(now, SENT, why, true);
+        kept.back_off(now, PATCH_SHOWN, why, true);
     }
 
     fn began(&mut self, restart: &Restart, now: Timestamp) {
@@ -284,7 +274,7 @@ impl Memory {
             since: now,
             until: match opening {
                 Opening::Open { until: end } | Opening::Closed { next: Some(end) } => end,
-                Opening::Closed { next: None } => later(now, LOOK_AGAIN),
+                Opening::Closed { next: None } => later(now, WINDOWS_AGAIN),
             },
         };
         self.openings.insert(object.key().clone(), known);
@@ -496,7 +486,7 @@ impl Memory {
     /// Whether a patch was sent that the workload, as it is known, may not show yet.
     pub(in crate::restart) fn has_sent(&self, uid: &str, now: Timestamp) -> bool {
         let kept = self.kept(uid);
-        kept.is_some_and(|kept| kept.sent.values().any(|sent| now < later(sent.at, SENT)))
+        kept.is_some_and(|kept| kept.sent.values().any(|sent| now < later(sent.at, PATCH_SHOWN)))
     }
 
     /// The refusal that is in force.
@@ -516,9 +506,9 @@ impl Memory {
     /// How long a decision rests that did not hold when the workload was read again: longer each time.
     pub(in crate::restart) fn rest(&mut self, uid: &str) -> SignedDuration {
         let kept = self.workloads.entry(uid.into()).or_default();
-        let wait = REST.saturating_mul(1_i32.checked_shl(kept.rests).unwrap_or(i32::MAX));
+        let wait = REST_FIRST.saturating_mul(1_i32.checked_shl(kept.rests).unwrap_or(i32::MAX));
         kept.rests = kept.rests.saturating_add(1).min(16);
-        wait.min(LONGEST_REST)
+        wait.min(REST_LONGEST)
     }
 
     pub(in crate::restart) fn evicting(&self, uid: &str) -> Option<Eviction> {
@@ -599,9 +589,9 @@ impl WorkloadMemory {
             .as_ref()
             .map_or(0, |refused| refused.times)
             .saturating_add(1);
-        let seconds = FIRST_BACK_OFF
+        let seconds = BACK_OFF_FIRST
             .saturating_mul(1_i64.checked_shl((times - 1).min(30)).unwrap_or(i64::MAX))
-            .clamp(FIRST_BACK_OFF, LONGEST_BACK_OFF);
+            .clamp(BACK_OFF_FIRST, BACK_OFF_LONGEST);
         self.refused = Some(Refusal {
             until: later(now, SignedDuration::from_secs(seconds).max(least)),
             times,

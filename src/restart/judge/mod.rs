@@ -4,10 +4,11 @@ pub mod assess;
 pub mod hold;
 pub mod membership;
 pub mod memory;
-pub mod notes;
+pub mod model;
 pub mod reloader;
 pub mod rollout;
 pub mod staleness;
+pub mod state;
 
 #[cfg(test)]
 mod tests;

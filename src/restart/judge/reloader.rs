@@ -13,17 +13,6 @@ const LONGEST_EXPRESSION: usize = 256;
 /// The most memory of one expression, in bytes.
 const EXPRESSION_SIZE: usize = 64 << 10;
 
-/// The annotations that are read on a workload.
-pub const READ: [&str; 7] = [
-    "reloader.stakater.com/ignore",
-    "reloader.stakater.com/auto",
-    "reloader.stakater.com/search",
-    "secret.reloader.stakater.com/auto",
-    "secret.reloader.stakater.com/reload",
-    "secret.reloader.stakater.com/exclude",
-    "secrets.exclude.reloader.stakater.com/reload",
-];
-
 type AnnotationMap = BTreeMap<Box<str>, Box<str>>;
 
 /// Reloader's annotations on one workload. Its lists are read once, however many Secrets are asked for.

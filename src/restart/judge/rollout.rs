@@ -4,18 +4,19 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::staleness::{later, lives};
 use crate::{
     api::WorkloadKind,
-    restart::observed::model::{Container, Pod, Update, Workload},
+    restart::{
+        observed::{
+            model::{Container, Pod, Update, Workload},
+            records::RECOVERED,
+        },
+        timing::{RECOVERY_PROOF, RESTART_AT, START_STUCK, later},
+    },
 };
 
 /// Containers that were restarted this often crash.
 const CRASHES: i32 = 3;
-/// One that crashed works again once it has run for so long: between two crashes it may look well.
-const PROOF: SignedDuration = SignedDuration::from_secs(60);
-/// What needs no restarts to be seen counts after this time: an image may be slow to come, a Secret late.
-const STUCK: SignedDuration = SignedDuration::from_secs(60);
 
 /// How a rollout goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,13 +210,13 @@ fn ours<'a>(rollout: &Rollout<'a>, end: Timestamp) -> impl Iterator<Item = &'a P
     let failed = rollout.failed;
     rollout.new.into_iter().flatten().copied().filter(move |pod| {
         let since = pod.readiness_since.unwrap_or(pod.created);
-        lives(pod) && pod.created <= end && (failed || since <= end)
+        pod.lives() && pod.created <= end && (failed || since <= end)
     })
 }
 
 /// Why the pod does not start, if it does not.
 pub fn broken(pod: &Pod, now: Timestamp) -> Option<Box<str>> {
-    let stuck = later(pod.created, STUCK) <= now;
+    let stuck = later(pod.created, START_STUCK) <= now;
     pod.containers.iter().find_map(|container| {
         let crashes = container.restarts >= CRASHES && !container.ready;
         match container.waiting.as_deref() {
@@ -234,7 +235,7 @@ pub fn broken(pod: &Pod, now: Timestamp) -> Option<Box<str>> {
 /// Whether a container of the pod crashed again and again, and did not run for long since, as seen not before `listed`.
 pub fn crashed_lately(pod: &Pod, listed: Timestamp) -> bool {
     let runs = |container: &Container| {
-        let proven = |since| later(since, PROOF) <= listed;
+        let proven = |since| later(since, RECOVERY_PROOF) <= listed;
         container.ready && container.started.is_some_and(proven)
     };
     let crashed = |container: &&Container| container.restarts >= CRASHES;
@@ -242,3 +243,33 @@ pub fn crashed_lately(pod: &Pod, listed: Timestamp) -> bool {
 }
 
 const CRASH_LOOP: &str = "CrashLoopBackOff";
+
+/// What a workload says of its rollout for a content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordedOutcome {
+    /// Nothing.
+    Nothing,
+    /// It failed.
+    Failed(Failure),
+    /// It failed, and works again.
+    Recovered,
+}
+
+/// What the workload says of its rollout for the content `token` of the Secret of this hash. What cannot be read speaks
+/// against it.
+pub fn recorded_outcome(workload: &Workload, hash: &str, token: &str) -> RecordedOutcome {
+    match workload.failures.get(hash) {
+        None => RecordedOutcome::Nothing,
+        Some(None) => RecordedOutcome::Failed(Failure::Unreadable),
+        Some(Some(said)) if *said.token != *token => RecordedOutcome::Nothing,
+        Some(Some(said)) if *said.reason == *RECOVERED => RecordedOutcome::Recovered,
+        Some(Some(said)) => RecordedOutcome::Failed(Failure::of(&said.reason)),
+    }
+}
+
+/// A Rollout's `spec.restartAt` for a change: the same in every retry.
+pub fn restart_at(changed_at: Timestamp) -> Timestamp {
+    // The API server keeps whole seconds.
+    let whole = Timestamp::from_second(changed_at.as_second()).unwrap_or(changed_at);
+    later(whole, RESTART_AT)
+}

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Annotations, RestartFlag, Until};
-use crate::api::{RestartStrategy, names::annotation};
+use super::model::{Annotations, RestartFlag};
+use crate::{
+    api::{RestartStrategy, names::annotation},
+    sync::entry::Suspension,
+};
 
 impl Annotations {
     /// Of a workload's or a Namespace's annotations; `value` gives the one of a full name.
@@ -17,11 +20,7 @@ impl Annotations {
             },
             strategy: value(annotation::RESTART_STRATEGY).and_then(RestartStrategy::parse),
             hot_reload: value(annotation::HOT_RELOAD) == Some("true"),
-            suspended: match value(annotation::SUSPEND_RESTARTS_UNTIL).map(str::parse) {
-                None => Until::Unset,
-                Some(Ok(until)) => Until::Time(until),
-                Some(Err(_)) => Until::Unreadable,
-            },
+            suspended: Suspension::parse(value(annotation::SUSPEND_RESTARTS_UNTIL)),
         }
     }
 
@@ -33,6 +32,17 @@ impl Annotations {
         })
     }
 }
+
+/// stakater Reloader's annotations that are read on a workload.
+pub const RELOADER: [&str; 7] = [
+    "reloader.stakater.com/ignore",
+    "reloader.stakater.com/auto",
+    "reloader.stakater.com/search",
+    "secret.reloader.stakater.com/auto",
+    "secret.reloader.stakater.com/reload",
+    "secret.reloader.stakater.com/exclude",
+    "secrets.exclude.reloader.stakater.com/reload",
+];
 
 #[cfg(test)]
 mod tests {
@@ -62,7 +72,7 @@ mod tests {
                 restart: RestartFlag::Unreadable,
                 strategy: None,
                 hot_reload: false,
-                suspended: Until::Unreadable,
+                suspended: Suspension::Unreadable,
             }
         );
     }
@@ -82,7 +92,7 @@ mod tests {
         assert!(annotations.hot_reload);
         assert_eq!(
             annotations.suspended,
-            Until::Time("2030-01-01T00:00:00Z".parse().unwrap())
+            Suspension::Until("2030-01-01T00:00:00Z".parse().unwrap())
         );
     }
 }

@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     managed_secrets::ManagedSecret,
-    model::{Annotations, Content, Pod, Workload, WorkloadKey},
+    model::{Annotations, Content, Limits, Pod, Workload, WorkloadKey},
     pods::Pods,
     workload::{self, IndexedWorkload, Kind as _},
 };
@@ -21,7 +21,7 @@ use crate::{
         Control, Demand, Events, Index, Indexed, NamespaceEntry, Pace, Rollout, SecretEntry, ServerTime,
         Watches, Writer,
     },
-    restart::{metrics::Metrics, schedule::decide::Limits},
+    restart::metrics::Metrics,
     sync::entry::{Entry, RestartFault},
 };
 

@@ -2,9 +2,11 @@
 
 pub mod annotations;
 mod context;
+pub(super) mod live;
 pub mod managed_secrets;
 pub mod model;
 pub mod pods;
+pub mod records;
 pub mod uses;
 pub mod wire;
 pub mod workload;

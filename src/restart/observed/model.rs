@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use jiff::Timestamp;
 use litemap::LiteMap;
 
-use crate::api::{ObjectKey, RestartStrategy, WorkloadKind};
+use crate::{
+    api::{ObjectKey, RestartStrategy, WorkloadKind},
+    sync::entry::Suspension,
+};
 
 /// Texts by name. Few of them: a sorted list takes a fraction of a tree.
 pub type Texts = LiteMap<Box<str>, Box<str>>;
@@ -80,7 +83,7 @@ pub struct Annotations {
     /// `keyturn.dev/hot-reload` is `true`.
     pub hot_reload: bool,
     /// `keyturn.dev/suspend-restarts-until`.
-    pub suspended: Until,
+    pub suspended: Suspension,
 }
 
 /// Whether somebody wants restarts.
@@ -94,18 +97,6 @@ pub enum RestartFlag {
     /// `false`.
     No,
     /// Neither: taken as a no, and said.
-    Unreadable,
-}
-
-/// The value of a suspension.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Until {
-    /// There is none.
-    #[default]
-    Unset,
-    /// Until then.
-    Time(Timestamp),
-    /// It is no time: taken as for ever, and said.
     Unreadable,
 }
 
@@ -226,6 +217,13 @@ pub struct Pod {
     pub finished: bool,
 }
 
+impl Pod {
+    /// Whether the pod does its work, or is about to.
+    pub const fn lives(&self) -> bool {
+        !self.ending && !self.finished
+    }
+}
+
 /// A container of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
@@ -258,4 +256,30 @@ pub struct Content {
     pub since: Option<Timestamp>,
     /// stakater Reloader's annotations on the Secret.
     pub reloader: Arc<BTreeMap<Box<str>, Box<str>>>,
+}
+
+impl Content {
+    /// Whether the last change asks for restarts at all. A change from before restarts were enabled does not.
+    pub fn asks_for_restarts(&self) -> bool {
+        self.changed_at
+            .is_some_and(|changed| self.since.is_none_or(|since| changed >= since))
+    }
+}
+
+/// How many workloads roll out at once, whatever ExternalSecrets say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// In one namespace.
+    pub namespace: usize,
+    /// In the cluster.
+    pub cluster: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            namespace: 5,
+            cluster: 20,
+        }
+    }
 }

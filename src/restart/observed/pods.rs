@@ -4,8 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::model::{Pod, PodSelector};
-use crate::restart::judge::staleness;
+use super::model::{Expression, Pod, PodSelector, Texts, Workload, WorkloadKey};
+use crate::api::WorkloadKind;
 
 /// The time of a list that lacks pods: before any change, so that what it does not show proves nothing.
 pub const PROVES_NOTHING: Timestamp = Timestamp::UNIX_EPOCH;
@@ -46,11 +46,11 @@ impl Pods {
         for pod in pods {
             let name = match &pod.controller {
                 Some((kind, controller)) if **kind == *"ReplicaSet" => {
-                    staleness::base(controller).filter(|name| is_workload(name))
+                    base(controller).filter(|name| is_workload(name))
                 }
                 Some((_, controller)) => Some(&**controller),
                 // A set of its name adopts it; nobody else does.
-                None => match staleness::base(&pod.name) {
+                None => match base(&pod.name) {
                     Some(name) => Some(name),
                     None => continue,
                 },
@@ -94,5 +94,72 @@ impl Pods {
             at: if count > STRAYS { PROVES_NOTHING } else { self.at },
             pods: named.chain(strays).collect(),
         }
+    }
+}
+
+/// The workload's pods.
+pub fn pods_of<'a>(
+    key: &WorkloadKey,
+    workload: &Workload,
+    pods: impl IntoIterator<Item = &'a Pod>,
+) -> Vec<&'a Pod> {
+    pods.into_iter().filter(|pod| is_of(key, workload, pod)).collect()
+}
+
+/// Whether the pod is one of the workload's.
+pub fn is_of(key: &WorkloadKey, workload: &Workload, pod: &Pod) -> bool {
+    controls(key, pod) && selects(&workload.selector, &pod.labels)
+}
+
+/// The label by which Argo Rollouts marks the pods of its `ReplicaSets`.
+const OF_ROLLOUT: &str = "rollouts-pod-template-hash";
+
+fn controls(key: &WorkloadKey, pod: &Pod) -> bool {
+    let Some((kind, name)) = &pod.controller else {
+        // One that lost its set is adopted by the next set of its name, a moment after that was made.
+        let adopts = matches!(key.kind, WorkloadKind::StatefulSet | WorkloadKind::DaemonSet);
+        return adopts && base(&pod.name) == Some(&*key.key.name);
+    };
+    match key.kind {
+        // A Rollout may borrow the template of a Deployment, and its selector with it.
+        WorkloadKind::Deployment => &**kind == "ReplicaSet" && !pod.labels.contains_key(OF_ROLLOUT),
+        WorkloadKind::Rollout => &**kind == "ReplicaSet" && pod.labels.contains_key(OF_ROLLOUT),
+        WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
+            **kind == *key.kind.as_str() && **name == *key.key.name
+        }
+    }
+}
+
+/// The name of who made what has this name: a hash or a number follows it.
+pub fn base(name: &str) -> Option<&str> {
+    name.rsplit_once('-').map(|(base, _)| base)
+}
+
+fn selects(selector: &PodSelector, labels: &Texts) -> bool {
+    let PodSelector {
+        labels: wanted,
+        expressions,
+    } = selector;
+    // The API server refuses an empty selector: here it is one that could not be read.
+    !(wanted.is_empty() && expressions.is_empty())
+        && wanted
+            .iter()
+            .all(|(label, value)| labels.get(label) == Some(value))
+        && expressions.iter().all(|expression| fits(expression, labels))
+}
+
+fn fits(expression: &Expression, labels: &Texts) -> bool {
+    let Expression {
+        key,
+        operator,
+        values,
+    } = expression;
+    let value = labels.get(key);
+    match &**operator {
+        "In" => value.is_some_and(|value| values.contains(value)),
+        "NotIn" => value.is_none_or(|value| !values.contains(value)),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        _ => false,
     }
 }

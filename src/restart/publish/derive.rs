@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -13,15 +12,13 @@ use super::report;
 use crate::{
     api::{EventReason, ObjectKey},
     restart::{
-        controller::{Controller, WARM},
-        judge::{assess::Standing, hold::WorkloadState},
+        controller::Controller,
+        judge::{model::Standing, state::WorkloadState},
         observed::{managed_secrets::ManagedSecret, model::WorkloadKey},
         schedule::decide::{Decisions, WorkloadStatus},
+        timing::{AWAIT_PODS, WARM_UP},
     },
 };
-
-/// How long a status waits for what is not known yet.
-const UNKNOWN: Duration = Duration::from_secs(30);
 
 impl Controller {
     /// Events and numbers of what happened.
@@ -46,7 +43,7 @@ impl Controller {
             .states
             .iter()
             .any(|status| status.state == WorkloadState::Looking);
-        self.warm |= !looking || now >= self.started + WARM;
+        self.warm |= !looking || now >= self.started + WARM_UP;
         if !self.warm {
             // What stands as it did before this process began is no event.
             return;
@@ -119,7 +116,7 @@ impl Controller {
             if states.iter().any(|status| status.state == WorkloadState::Looking) {
                 let since = *self.unknown.entry(object.clone()).or_insert(now);
                 let reported = secret.restarts.reverted.as_ref().map(|(rollout, _)| &**rollout);
-                if now < since + UNKNOWN && report::awaits_pods(&secret.content, states, reported) {
+                if now < since + AWAIT_PODS && report::awaits_pods(&secret.content, states, reported) {
                     continue;
                 }
             } else {

@@ -9,9 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::{
     api::{EventReason, ObjectKey, Reason, RestartException, RestartStatus},
     restart::{
-        judge::{hold::WorkloadState, staleness},
+        judge::{model::Restart, state::WorkloadState},
         observed::model::{Content, WorkloadKey},
-        schedule::decide::{Decisions, Restart, WorkloadStatus},
+        schedule::decide::{Decisions, WorkloadStatus},
     },
     sync::entry::rollout_note,
 };
@@ -53,7 +53,7 @@ pub fn report(content: &Content, decisions: &Decisions) -> Report {
         .collect();
     let counts = count(states.iter().copied());
     let halted = decisions.objects.get(object).is_some_and(|status| status.halted);
-    let changed = staleness::counts(content);
+    let changed = content.asks_for_restarts();
     let exceptions: Vec<RestartException> = states
         .iter()
         .filter(|status| is_exception(status.state))

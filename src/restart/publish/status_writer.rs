@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -25,16 +24,13 @@ use crate::{
     cluster::{self, Class},
     restart::{
         Context,
+        judge::model::{Cause, Restart},
         observed::{managed_secrets::ManagedSecret, model::WorkloadKey},
-        schedule::decide::{Cause, Restart},
+        timing::{STATUS_GAP, STATUS_SHOWN},
     },
     sync::entry::digest_of_restarts,
 };
 
-/// The least time between two writes of one status.
-const GAP: Duration = Duration::from_secs(5);
-/// How long the index has to show what was written. A status that does not show it by then was changed by somebody else.
-const SHOWN: Duration = Duration::from_secs(30);
 /// Statuses that are written at once.
 const AT_ONCE: usize = 8;
 
@@ -173,7 +169,7 @@ impl ObjectEntry {
     fn rested(&self) -> Option<Instant> {
         let wanted = self.wanted.as_ref().map(|wanted| wanted.digest);
         let is_written = self.digest.is_some() && wanted.is_none_or(|wanted| self.digest == Some(wanted));
-        let gap = if is_written { SHOWN } else { GAP };
+        let gap = if is_written { STATUS_SHOWN } else { STATUS_GAP };
         self.last.map(|last| last + gap)
     }
 }
@@ -396,6 +392,8 @@ fn reference(key: &WorkloadKey, uid: Option<&str>) -> ObjectReference {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::api::RestartStatus;
 
@@ -453,15 +451,15 @@ mod tests {
         assert!(write(&mut statuses, now));
         // The index does not show it yet: it is not written again.
         want(&mut statuses, 0, 1);
-        assert!(!write(&mut statuses, now + GAP));
+        assert!(!write(&mut statuses, now + STATUS_GAP));
         want(&mut statuses, digest(1), 2);
         want(&mut statuses, digest(1), 3);
-        assert!(!write(&mut statuses, now + GAP - Duration::from_millis(1)));
-        assert_eq!(statuses.next(), Some(now + GAP));
-        assert!(write(&mut statuses, now + GAP));
+        assert!(!write(&mut statuses, now + STATUS_GAP - Duration::from_millis(1)));
+        assert_eq!(statuses.next(), Some(now + STATUS_GAP));
+        assert!(write(&mut statuses, now + STATUS_GAP));
         // All is said, and the index shows it: nothing is kept.
         want(&mut statuses, digest(3), 3);
-        assert!(!write(&mut statuses, now + GAP * 3));
+        assert!(!write(&mut statuses, now + STATUS_GAP * 3));
         assert!(statuses.objects.is_empty());
     }
 
@@ -475,8 +473,8 @@ mod tests {
             statuses.want(&key(), uid, 0, Some(report(1)), Timestamp::UNIX_EPOCH);
         };
         another(&mut statuses);
-        assert_eq!(statuses.next(), Some(now + GAP));
-        assert!(write(&mut statuses, now + GAP));
+        assert_eq!(statuses.next(), Some(now + STATUS_GAP));
+        assert!(write(&mut statuses, now + STATUS_GAP));
         // What comes of a write to the former one is nothing of the other one's.
         let mut statuses = StatusWriter::default();
         want(&mut statuses, 0, 1);
@@ -493,11 +491,14 @@ mod tests {
         assert!(write(&mut statuses, now));
         // Somebody wiped the status.
         want(&mut statuses, 0, 1);
-        assert_eq!(statuses.next(), Some(now + SHOWN));
-        assert!(!write(&mut statuses, now + SHOWN - Duration::from_millis(1)));
-        assert!(write(&mut statuses, now + SHOWN));
+        assert_eq!(statuses.next(), Some(now + STATUS_SHOWN));
+        assert!(!write(
+            &mut statuses,
+            now + STATUS_SHOWN - Duration::from_millis(1)
+        ));
+        assert!(write(&mut statuses, now + STATUS_SHOWN));
         // Where nothing more is to be said, nothing is kept.
-        assert!(!write(&mut statuses, now + SHOWN * 3));
+        assert!(!write(&mut statuses, now + STATUS_SHOWN * 3));
         assert!(statuses.objects.is_empty());
     }
 
@@ -527,7 +528,7 @@ mod tests {
         };
         want(&mut statuses, 0, 1);
         for (class, again) in [(Class::Timeout, true), (Class::NotFound, false)] {
-            let (object, wanted) = statuses.due(now + GAP).pop().unwrap();
+            let (object, wanted) = statuses.due(now + STATUS_GAP).pop().unwrap();
             statuses.done(&object, wanted, Err(failed(class)), now);
             assert_eq!(statuses.next().is_some(), again);
         }

@@ -2,56 +2,27 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{
-    per_object::{ObjectPace, ObjectPaces},
+    candidate::Candidate,
+    debounce::{settled_at, settling},
+    per_object::{ObjectPaces, ObjectState},
     slots::Slots,
 };
 use crate::{
-    api::{ObjectKey, RestartStrategy},
+    api::ObjectKey,
     restart::{
-        execute::patch::Stamp,
         judge::{
-            assess::{Claim, Judgement, Standing},
-            hold::{Hold, WorkloadState},
             memory::Memory,
+            model::{Claim, Judgement, Restart, Standing},
             rollout::Failure,
-            staleness::{CREATED_MARGIN, later},
+            state::{Hold, WorkloadState},
         },
-        observed::model::{Record, WorkloadKey},
+        observed::model::{Limits, WorkloadKey},
+        timing::{SETTLE, later},
     },
 };
-
-/// A change settles: kubelets and the systems that know the credential follow with a delay. Five seconds, and one more since
-/// times of changes are cut to whole seconds.
-pub const SETTLE: SignedDuration = SignedDuration::from_secs(6);
-/// Other changes are waited for, so that they make one restart.
-pub const COALESCE: SignedDuration = SignedDuration::from_secs(10);
-/// What never rests is followed after this time all the same.
-pub const COALESCE_AT_MOST: SignedDuration = SignedDuration::from_secs(60);
-
-/// A pod that takes an evicted one's place carries no token: only one made so late is known to hold the new content. Times
-/// have whole seconds.
-pub const EVICT: SignedDuration = CREATED_MARGIN.saturating_add(SignedDuration::from_secs(2));
-
-/// How many workloads roll out at once, whatever ExternalSecrets say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// In one namespace.
-    pub namespace: usize,
-    /// In the cluster.
-    pub cluster: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            namespace: 5,
-            cluster: 20,
-        }
-    }
-}
 
 /// What follows from the facts.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -64,32 +35,6 @@ pub struct Decisions {
     pub objects: BTreeMap<ObjectKey, ObjectState>,
     /// When time alone may change a decision.
     pub wake: Option<Timestamp>,
-}
-
-/// A workload to restart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restart {
-    /// Its name.
-    pub key: WorkloadKey,
-    /// Its uid.
-    pub uid: Box<str>,
-    /// How.
-    pub strategy: RestartStrategy,
-    /// For which contents: never empty.
-    pub causes: Vec<Cause>,
-    /// Whether the old credential is dead or about to die.
-    pub urgent: bool,
-}
-
-/// One content that a restart is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cause {
-    /// The ExternalSecret.
-    pub object: ObjectKey,
-    /// The Secret's name.
-    pub secret: Box<str>,
-    /// What is written.
-    pub stamp: Stamp,
 }
 
 /// Where a workload stands with a content.
@@ -109,15 +54,6 @@ pub struct WorkloadStatus {
     pub sentence: Cow<'static, str>,
     /// When that may change by itself.
     pub until: Option<Timestamp>,
-}
-
-/// What holds for all workloads of an ExternalSecret.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ObjectState {
-    /// Whether the old credential is dead or about to die.
-    pub urgent: bool,
-    /// Whether nothing more is restarted, after failures.
-    pub halted: bool,
 }
 
 /// Decides. `targets` are all workloads of the cluster that have to do with restarts, each once.
@@ -191,121 +127,9 @@ pub fn decide(now: Timestamp, limits: &Limits, judgements: &[&Judgement], memory
     }
 }
 
-/// A workload that may go, if there is a slot.
-pub(super) struct Candidate<'a> {
-    pub(super) judgement: &'a Judgement,
-    /// What it goes for.
-    pub(super) claims: Vec<&'a Claim>,
-    /// What another strategy than theirs is for.
-    left: Vec<&'a Claim>,
-    pub(super) urgent: bool,
-    order: Priority<'a>,
-}
-
-/// Urgent ones first, then by deadline, wave, age and name.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Priority<'a> {
-    later: bool,
-    deadline: Timestamp,
-    wave: i32,
-    changed_at: Timestamp,
-    key: &'a WorkloadKey,
-}
-
-impl<'a> Candidate<'a> {
-    fn new(judgement: &'a Judgement, mut ready: Vec<&'a Claim>, objects: &ObjectPaces<'_>) -> Self {
-        // One patch is of one strategy: the one of the first content that is pressing.
-        ready.sort_by_key(|claim| (!objects.urgent(claim.object.key()), claim.object.key().clone()));
-        let strategy = ready.first().map(|claim| claim.terms.strategy);
-        let is_of = |claim: &&Claim| Some(claim.terms.strategy) == strategy;
-        let (claims, left): (Vec<_>, Vec<_>) = ready.into_iter().partition(is_of);
-        let urgent = claims.iter().any(|claim| objects.urgent(claim.object.key()));
-        let first = |of: fn(&Claim) -> Timestamp| {
-            claims
-                .iter()
-                .map(|claim| of(claim))
-                .min()
-                .unwrap_or(Timestamp::MAX)
-        };
-        let order = Priority {
-            later: !urgent,
-            deadline: first(|claim| claim.object.restarts.deadline.unwrap_or(Timestamp::MAX)),
-            wave: claims
-                .iter()
-                .map(|claim| claim.terms.wave)
-                .min()
-                .unwrap_or_default(),
-            changed_at: first(|claim| claim.changed_at),
-            key: &judgement.key,
-        };
-        Self {
-            judgement,
-            claims,
-            left,
-            urgent,
-            order,
-        }
-    }
-
-    fn restart(&self) -> Option<Restart> {
-        let judgement = self.judgement;
-        let causes = self
-            .claims
-            .iter()
-            .map(|claim| {
-                let content = &claim.object.content;
-                Cause {
-                    object: content.object.clone(),
-                    secret: content.secret.clone(),
-                    stamp: Stamp {
-                        hash: content.hash.clone(),
-                        record: Record {
-                            token: content.token.clone(),
-                            attempt: claim.attempt,
-                            was_healthy: judgement.healthy,
-                        },
-                        changed_at: claim.changed_at,
-                    },
-                }
-            })
-            .collect();
-        Some(Restart {
-            key: judgement.key.clone(),
-            uid: judgement.uid.clone(),
-            strategy: self.claims.first()?.terms.strategy,
-            causes,
-            urgent: self.urgent,
-        })
-    }
-}
-
 fn stale(judgement: &Judgement) -> impl Iterator<Item = &Claim> {
     let stale = |claim: &&Claim| matches!(claim.standing, Standing::Stale(_));
     judgement.claims.iter().filter(stale)
-}
-
-/// When the workload may go for what is `ready`.
-fn settled_at(judgement: &Judgement, ready: &[&Claim], urgent: bool, objects: &ObjectPaces<'_>) -> Timestamp {
-    let pressing = |claim: &&&Claim| !urgent || objects.urgent(claim.object.key());
-    let times = || ready.iter().filter(pressing).map(|claim| claim.changed_at);
-    let (Some(oldest), Some(latest)) = (times().min(), times().max()) else {
-        return Timestamp::MAX;
-    };
-    let first = judgement.changing_since.map_or(oldest, |since| since.min(oldest));
-    let rest = if urgent { SETTLE } else { COALESCE };
-    let at = later(latest, rest).min(later(first, COALESCE_AT_MOST));
-    let evicts = ready
-        .iter()
-        .any(|claim| claim.terms.strategy == RestartStrategy::Evict);
-    if evicts { at.max(later(latest, EVICT)) } else { at }
-}
-
-fn settling(at: Timestamp) -> Hold {
-    Hold::new(
-        WorkloadState::Settling,
-        "the Secret changed a moment ago; other changes are waited for",
-        Some(at),
-    )
 }
 
 fn other_strategy() -> Hold {
@@ -372,27 +196,5 @@ fn plain(judgement: &Judgement, claim: &Claim) -> (WorkloadState, Cow<'static, s
             };
             (state, failure.sentence(*was_healthy).into(), None)
         }
-    }
-}
-
-/// Whether a failure speaks against going on.
-pub(super) fn is_failure(claim: &Claim) -> bool {
-    matches!(
-        claim.standing,
-        Standing::Failed {
-            was_healthy: true,
-            ..
-        }
-    )
-}
-
-/// Whether later waves need not wait for the claim.
-pub(super) fn is_passed(claim: &Claim, pace: &ObjectPace) -> bool {
-    match (&claim.standing, &claim.hold) {
-        (Standing::Done, _) => true,
-        // Where failures hold up, they do so as such.
-        (Standing::Failed { was_healthy, .. }, _) => !was_healthy || pace.goes_on,
-        (Standing::Stale(_), Some(hold)) => hold.state.stays(),
-        (Standing::Stale(_), None) | (Standing::Unknown | Standing::Rolling, _) => false,
     }
 }

@@ -1,23 +1,18 @@
 //! How decisions are carried out, one at a time for a workload.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
-
-use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use crate::{
-    api::ObjectKey,
-    cluster::{self, Class, Verb},
-    restart::judge::{
-        assess::{Judgement, Standing},
-        hold::{Hold, WorkloadState},
-        staleness::later,
+    cluster,
+    restart::{
+        judge::{
+            model::{Judgement, Standing},
+            state::{Hold, WorkloadState},
+        },
+        timing::{REQUEST_LOST, later},
     },
 };
-
-/// A request that has not ended by then has gone astray.
-pub(in crate::restart) const ASTRAY: Duration = Duration::from_mins(1);
 
 /// How far the last decision on a workload is.
 pub(in crate::restart) enum RequestPhase {
@@ -35,7 +30,7 @@ impl RequestPhase {
     /// When it ends by time alone.
     pub(in crate::restart) fn end(&self) -> Option<Instant> {
         match self {
-            Self::Busy(since) => Some(*since + ASTRAY),
+            Self::Busy(since) => Some(*since + REQUEST_LOST),
             Self::Answered => None,
             Self::Resting(until) | Self::Blind(until, _) => Some(*until),
         }
@@ -83,32 +78,18 @@ impl RequestPhase {
     }
 }
 
-/// What `work` gives, or an error if it panics: who waits for it must hear of it. The panic's own text stays inside.
-pub(in crate::restart) async fn caught<T>(
-    verb: Verb,
-    key: &ObjectKey,
-    work: impl Future<Output = Result<T, cluster::Error>>,
-) -> Result<T, cluster::Error> {
-    let panicked = |_| {
-        Err(cluster::Error {
-            verb,
-            kind: "restarts",
-            key: key.clone(),
-            class: Class::Malformed("it panicked; this is a bug, please report it"),
-        })
-    };
-    AssertUnwindSafe(work)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(panicked)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::restart::{
         schedule::tests::decide::stale,
         tests::{at, object},
+    };
+    use crate::{
+        api::ObjectKey,
+        cluster::{Class, Verb},
     };
 
     #[test]

@@ -10,47 +10,27 @@ use std::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::duty_cycle::DutyCycle;
 use crate::{
     api::ObjectKey,
     restart::{
         Context,
         judge::{
-            assess::{self, Judgement, ObservedWorkload, PodList, Setting, Standing},
+            assess,
             memory::Memory,
-            staleness,
+            model::{Judgement, ObservedWorkload, PodList, Setting, Standing},
         },
         observed::{
             managed_secrets::{ManagedSecret, ManagedSecrets},
             model::{Pod, WorkloadKey},
+            pods,
         },
         publish::status_writer::tell_approved,
+        timing::{
+            JUDGE_NAMESPACE, JUDGE_WORKLOADS, LIST_AGAIN, LIST_BROKEN, LIST_FAILED, LIST_FIRST, LIST_ROLLING,
+            LIST_WAITING,
+        },
     },
 };
-
-/// Of looks at one namespace. Changes that come together are looked at together.
-const PACE: DutyCycle = DutyCycle {
-    part: 20,
-    least: Duration::from_millis(200),
-    longest: Duration::from_mins(5),
-};
-/// Of looks at single workloads.
-const PACE_OF_CHANGED: DutyCycle = DutyCycle {
-    least: Duration::from_millis(20),
-    ..PACE
-};
-/// Pods that were never listed are, after the last list, not before.
-const FIRST: Duration = Duration::from_secs(1);
-/// Pods are listed again after a change not before.
-const AGAIN: Duration = Duration::from_secs(5);
-/// While something rolls out, pods are listed this often.
-const ROLLING: Duration = Duration::from_secs(10);
-/// While something is broken, pods are listed this often.
-const BROKEN: Duration = Duration::from_mins(1);
-/// While something waits, pods are listed this often: who replaces them changes the workload, and that is seen.
-const WAITING: Duration = Duration::from_mins(5);
-/// After a list that failed.
-const FAILED: Duration = Duration::from_secs(10);
 
 /// A namespace.
 #[derive(Default)]
@@ -97,7 +77,7 @@ struct WorkloadPods {
 impl NamespaceView {
     /// Looks at it soon; the later, the longer that takes.
     pub(in crate::restart) fn mark(&mut self, now: Instant) {
-        self.mark_at(now + PACE.after(self.took));
+        self.mark_at(now + JUDGE_NAMESPACE.after(self.took));
     }
 
     /// Looks at it at `at`, or before.
@@ -117,7 +97,7 @@ impl NamespaceView {
             .and_then(|index| self.judgements.get(index))
             .is_some_and(is_open);
         self.changed.insert(key.clone());
-        let soon = now + PACE_OF_CHANGED.after(self.took_changed);
+        let soon = now + JUDGE_WORKLOADS.after(self.took_changed);
         self.changed_due.get_or_insert(soon);
     }
 
@@ -199,7 +179,7 @@ impl NamespaceView {
             blocks.chain(&judgement.refused).filter_map(|hold| hold.until)
         });
         if let Some(end) = ends.filter(|end| *end > setting.now).min() {
-            let rested = now + PACE.after(self.took);
+            let rested = now + JUDGE_NAMESPACE.after(self.took);
             self.mark_at(instant(end, setting.now, now).max(rested));
         }
     }
@@ -274,7 +254,7 @@ impl NamespaceView {
             let same = generations.get(name) == Some(&generation);
             let before = before.get(&key);
             // After a start, the status tells what was not approved before.
-            let approves = staleness::counts(&secret.content)
+            let approves = secret.content.asks_for_restarts()
                 && secret.takes_approval()
                 && before.map_or_else(
                     || context.awaits_approval(&key),
@@ -305,9 +285,9 @@ impl NamespaceView {
         for judgement in &self.judgements {
             let unseen = judgement.pods_wanted.map(|wanted| {
                 let floor = if self.pods.contains_key(&judgement.key) {
-                    AGAIN
+                    LIST_AGAIN
                 } else {
-                    FIRST
+                    LIST_FIRST
                 };
                 instant(wanted, time, now).max(since(floor))
             });
@@ -315,18 +295,18 @@ impl NamespaceView {
                 let any =
                     |is: fn(&Standing) -> bool| judgement.claims.iter().any(|claim| is(&claim.standing));
                 if self.touched {
-                    since(AGAIN)
+                    since(LIST_AGAIN)
                 } else if judgement.rolling || any(|standing| *standing == Standing::Rolling) {
-                    since(ROLLING)
+                    since(LIST_ROLLING)
                 } else if any(|standing| matches!(standing, Standing::Failed { .. })) {
-                    since(BROKEN)
+                    since(LIST_BROKEN)
                 } else {
-                    since(WAITING)
+                    since(LIST_WAITING)
                 }
             });
             at = at.into_iter().chain(unseen).chain(waiting).min();
         }
-        let floor = if self.failed { since(FAILED) } else { now };
+        let floor = if self.failed { since(LIST_FAILED) } else { now };
         self.list_at = at.map(|at| at.max(floor));
     }
 
@@ -366,7 +346,7 @@ impl NamespaceView {
             let own = pods.of(&key.key.name, &workload.selector);
             let at = own.at;
             let own = own.pods.into_iter();
-            let own = own.filter(|pod| staleness::is_of(&key, workload, pod)).cloned();
+            let own = own.filter(|pod| pods::is_of(&key, workload, pod)).cloned();
             self.keep(key.clone(), workload.uid.clone(), at, own.collect());
         }
     }

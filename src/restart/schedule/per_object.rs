@@ -4,22 +4,18 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::decide::{ObjectState, is_failure, is_passed};
 use crate::{
     api::{DeadlinePolicy, ObjectKey, OnFailure, Opening, RestartMode, RotationStrategy, window},
     restart::{
         judge::{
-            assess::{Claim, Judgement, Standing},
-            hold::{Hold, WorkloadState},
             memory::Memory,
-            staleness::later,
+            model::{Claim, Judgement, Standing},
+            state::{Hold, WorkloadState},
         },
         observed::managed_secrets::ManagedSecret,
+        timing::{ROUND, later},
     },
 };
-
-/// A minute for each round of workloads that roll out together.
-const ROUND: i64 = 60;
 
 /// The ExternalSecrets that workloads follow.
 pub(super) struct ObjectPaces<'a>(BTreeMap<&'a ObjectKey, ObjectPace>);
@@ -248,5 +244,36 @@ fn urgency(now: Timestamp, object: &ManagedSecret, stale: usize) -> Urgency {
                 Ok(_) | Err(_) => Urgency::Now,
             }
         }
+    }
+}
+
+/// What holds for all workloads of an ExternalSecret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectState {
+    /// Whether the old credential is dead or about to die.
+    pub urgent: bool,
+    /// Whether nothing more is restarted, after failures.
+    pub halted: bool,
+}
+
+/// Whether a failure speaks against going on.
+fn is_failure(claim: &Claim) -> bool {
+    matches!(
+        claim.standing,
+        Standing::Failed {
+            was_healthy: true,
+            ..
+        }
+    )
+}
+
+/// Whether later waves need not wait for the claim.
+fn is_passed(claim: &Claim, pace: &ObjectPace) -> bool {
+    match (&claim.standing, &claim.hold) {
+        (Standing::Done, _) => true,
+        // Where failures hold up, they do so as such.
+        (Standing::Failed { was_healthy, .. }, _) => !was_healthy || pace.goes_on,
+        (Standing::Stale(_), Some(hold)) => hold.state.stays(),
+        (Standing::Stale(_), None) | (Standing::Unknown | Standing::Rolling, _) => false,
     }
 }

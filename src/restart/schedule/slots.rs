@@ -8,15 +8,18 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    decide::{Candidate, Limits},
+    candidate::Candidate,
     per_object::{ObjectPace, ObjectPaces},
 };
 use crate::{
     api::ObjectKey,
-    restart::judge::{
-        assess::{Claim, Judgement},
-        hold::{Hold, WorkloadState},
-        memory::Memory,
+    restart::{
+        judge::{
+            memory::Memory,
+            model::{Claim, Judgement},
+            state::{Hold, WorkloadState},
+        },
+        observed::model::Limits,
     },
 };
 

@@ -10,12 +10,15 @@ use super::{
 use crate::{
     api::{ObjectKey, RestartStrategy},
     restart::{
-        execute::patch,
+        execute::patch::note_patch,
         judge::{
             memory::Memory,
-            notes::{Note, NoteKind, RECOVERED, body, failed, parse},
+            model::{Note, NoteKind},
         },
-        observed::model::{FailureRecord, Record, Texts, Workload},
+        observed::{
+            model::{FailureRecord, Record, Texts, Workload},
+            records::{self, RECOVERED, failed, parse_failure},
+        },
     },
 };
 
@@ -306,10 +309,10 @@ fn content_that_failed_and_comes_back_starts_over() {
 fn a_forged_or_broken_word_makes_nothing_go_that_would_not_go_without_it() {
     let words: [Option<FailureRecord>; 5] = [
         None,
-        parse("t1.CrashLoopBackOff"),
-        parse("t1.Recovered"),
-        parse("t9.CrashLoopBackOff"),
-        parse("t1.Whatever"),
+        parse_failure("t1.CrashLoopBackOff"),
+        parse_failure("t1.Recovered"),
+        parse_failure("t9.CrashLoopBackOff"),
+        parse_failure("t1.Whatever"),
     ];
     for said in words {
         let mut cluster = Cluster::new(&[Nature::Ready(3), Nature::Ready(3)]);
@@ -389,7 +392,7 @@ fn what_a_workload_says_is_written_into_its_own_metadata_alone_and_only_if_it_ho
     let failed = note(NoteKind::Failed(Some("TimedOut".into())));
     let metadata = |key: &str, value: &str| json!({"metadata": {"uid": "uid-api", "resourceVersion": "7", "annotations": {key: value}}});
     let mut workload = restarted();
-    let write = |workload: &Workload, note: &Note| body(workload, "7", std::slice::from_ref(note));
+    let write = |workload: &Workload, note: &Note| note_patch(workload, "7", std::slice::from_ref(note));
     assert_eq!(
         write(&workload, &failed),
         Some(metadata("restart.keyturn.dev/aa.failed", "t.TimedOut"))
@@ -398,12 +401,14 @@ fn what_a_workload_says_is_written_into_its_own_metadata_alone_and_only_if_it_ho
     for reason in ["TimedOut", "CrashLoopBackOff"] {
         workload
             .failures
-            .insert("aa".into(), parse(&format!("t.{reason}")));
+            .insert("aa".into(), parse_failure(&format!("t.{reason}")));
         assert_eq!(write(&workload, &failed), None);
     }
-    workload.failures.insert("aa".into(), parse("t.Recovered"));
+    workload
+        .failures
+        .insert("aa".into(), parse_failure("t.Recovered"));
     assert_eq!(write(&workload, &note(NoteKind::Recovered)), None);
-    workload.failures.insert("aa".into(), parse("t.TimedOut"));
+    workload.failures.insert("aa".into(), parse_failure("t.TimedOut"));
     let recovered = metadata("restart.keyturn.dev/aa.failed", "t.Recovered");
     assert_eq!(write(&workload, &note(NoteKind::Recovered)), Some(recovered));
     // Something else was asked of it since.
@@ -434,7 +439,7 @@ fn what_is_not_a_token_and_a_word_is_no_failure() {
         "t.TimedOut\n",
         &format!("t.{}", "x".repeat(64)),
     ] {
-        assert_eq!(parse(text), None, "{text}");
+        assert_eq!(parse_failure(text), None, "{text}");
     }
     assert_eq!(failed("aa.failed"), Some("aa"));
     assert_eq!(
@@ -511,8 +516,8 @@ proptest! {
     #[test]
     fn what_says_that_a_rollout_failed_is_no_record_of_a_restart(token in "[a-z0-9]{1,40}", reason in "[A-Za-z]{1,63}") {
         let text = format!("{token}.{reason}");
-        prop_assert_eq!(patch::parse(&text), None);
-        let read = parse(&text).unwrap();
+        prop_assert_eq!(records::parse(&text), None);
+        let read = parse_failure(&text).unwrap();
         prop_assert_eq!((&*read.token, &*read.reason), (&*token, &*reason));
     }
 }

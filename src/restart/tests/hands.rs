@@ -8,7 +8,7 @@ use crate::{
     api::{RestartMode, RestartTarget, WorkloadKind},
     restart::{
         judge::memory::Memory,
-        observed::model::{RestartFlag, Until, Update},
+        observed::model::{RestartFlag, Update},
     },
     sync::entry::Suspension,
 };
@@ -118,7 +118,11 @@ fn who_is_held_up_follows_once_he_may_and_once_only() {
         ),
         (
             |cluster, held| {
-                let until = if held { Until::Unreadable } else { Until::Unset };
+                let until = if held {
+                    Suspension::Unreadable
+                } else {
+                    Suspension::None
+                };
                 cluster.workloads[0].workload.annotations.suspended = until;
             },
             "Suspended",

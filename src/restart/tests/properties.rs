@@ -8,7 +8,7 @@ use super::{
     simulation::{Cluster, Fate, Nature},
     with,
 };
-use crate::restart::schedule::decide::Limits;
+use crate::restart::observed::model::Limits;
 
 fn natures() -> impl Strategy<Value = Vec<Nature>> {
     prop::collection::vec((1_i64..40).prop_map(Nature::Ready), 1..6)

@@ -9,18 +9,22 @@ use super::{at, key, object, pod, workload};
 use crate::{
     api::{ObjectKey, RestartStrategy, WorkloadKind},
     restart::{
-        execute::step::{Step, step},
+        execute::{
+            patch,
+            step::{Step, step},
+        },
         judge::{
-            assess::{Judgement, ObservedWorkload, PodList, Setting, assess},
+            assess::assess,
             memory::{Memory, NoteFailure},
-            notes::{self, Note, NoteKind},
-            staleness,
+            model::{Judgement, Note, NoteKind, ObservedWorkload, PodList, Restart, Setting},
         },
         observed::{
             managed_secrets::{ManagedSecret, ManagedSecrets},
-            model::{Annotations, Container, Pod, Texts, Workload, WorkloadKey},
+            model::{Annotations, Container, Limits, Pod, Texts, Workload, WorkloadKey},
+            records,
         },
-        schedule::decide::{Decisions, Limits, decide},
+        schedule::decide::{Decisions, decide},
+        timing,
     },
 };
 
@@ -262,7 +266,7 @@ impl Cluster {
                     workload: index,
                     tokens: Vec::new(),
                 };
-                let fate = match notes::body(
+                let fate = match patch::note_patch(
                     &self.workloads[index].workload,
                     "1",
                     std::slice::from_ref(written),
@@ -299,7 +303,7 @@ impl Cluster {
         let says = |index: &usize| {
             let said = self.workloads[*index].workload.failures.get(&content.hash);
             said.and_then(Option::as_ref)
-                .is_some_and(|said| said.token == content.token && *said.reason != *notes::RECOVERED)
+                .is_some_and(|said| said.token == content.token && *said.reason != *records::RECOVERED)
         };
         (0..self.workloads.len()).filter(says).collect()
     }
@@ -317,7 +321,7 @@ impl Cluster {
         let content = &self.objects[0].content;
         let workload = &self.workloads[workload];
         content.changed_at.is_some_and(|changed| {
-            let margin = staleness::later(changed, staleness::CREATED_MARGIN);
+            let margin = timing::later(changed, timing::CREATED_MARGIN);
             workload
                 .pods
                 .iter()
@@ -363,12 +367,12 @@ impl Simulated {
         simulated
     }
 
-    fn patch(&mut self, second: i64, restart: &crate::restart::schedule::decide::Restart) {
+    fn patch(&mut self, second: i64, restart: &Restart) {
         assert_eq!(restart.strategy, RestartStrategy::Template);
         for cause in &restart.causes {
             let stamp = &cause.stamp;
-            if notes::starts_over(&self.workload, &stamp.hash, &stamp.record.token).is_some() {
-                let said = notes::parse(&format!("{}.{}", stamp.record.token, notes::RECOVERED));
+            if patch::starts_over(&self.workload, &stamp.hash, &stamp.record.token).is_some() {
+                let said = records::parse_failure(&format!("{}.{}", stamp.record.token, records::RECOVERED));
                 self.workload.failures.insert(stamp.hash.clone(), said);
             }
             self.workload
@@ -387,13 +391,13 @@ impl Simulated {
         let reason: Box<str> = match &note.what {
             NoteKind::Failed(Some(reason)) => reason.clone(),
             NoteKind::Failed(None) => return,
-            NoteKind::Recovered => notes::RECOVERED.into(),
+            NoteKind::Recovered => records::RECOVERED.into(),
             NoteKind::Attempts(record) => {
                 self.workload.records.insert(hash.clone(), record.clone());
                 return;
             }
         };
-        let said = notes::parse(&format!("{token}.{reason}"));
+        let said = records::parse_failure(&format!("{token}.{reason}"));
         assert!(said.is_some(), "{note:?}");
         self.workload.failures.insert(hash.clone(), said);
     }
@@ -455,7 +459,7 @@ impl Simulated {
 
     fn is_available(&self, pod: &Pod, second: i64) -> bool {
         let since = pod.readiness_since.unwrap_or(Timestamp::MIN);
-        pod.ready && staleness::later(since, super::seconds(self.min_ready)) <= at(second)
+        pod.ready && timing::later(since, super::seconds(self.min_ready)) <= at(second)
     }
 
     fn create(&mut self, second: i64) {

@@ -1,10 +1,10 @@
-use proptest::prelude::*;
 use serde_json::json;
 
 use crate::{
     api::{RestartStrategy, names::restart_annotation},
     restart::{
-        execute::patch::{Stamp, parse, patch, print, restart_at},
+        execute::patch::patch,
+        judge::{model::Stamp, rollout::restart_at},
         observed::model::Record,
         tests::{at, workload},
     },
@@ -70,29 +70,4 @@ fn annotation_keys_are_valid_for_the_longest_names() {
         name.len() <= 63 && name.chars().all(|letter| letter.is_ascii_hexdigit()),
         "{key}"
     );
-}
-
-#[test]
-fn what_is_no_record_is_none() {
-    for text in [
-        "",
-        "t",
-        "t.",
-        "t.x",
-        ".1",
-        "t.0",
-        "t.300",
-        "t.1.healthy",
-        ".1.unhealthy",
-    ] {
-        assert_eq!(parse(text), None, "{text}");
-    }
-}
-
-proptest! {
-    #[test]
-    fn records_are_read_as_they_were_written(token in "[a-z0-9.]{1,40}", attempt in 1_u8.., was_healthy: bool) {
-        let record = Record { token: token.into(), attempt, was_healthy };
-        prop_assert_eq!(parse(&print(&record)), Some(record));
-    }
 }

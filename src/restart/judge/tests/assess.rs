@@ -7,19 +7,18 @@ use jiff::Timestamp;
 use crate::{
     api::{ObjectKey, RestartStrategy, RestartTarget, WorkloadKind},
     restart::{
-        execute::patch::Stamp,
         judge::{
-            assess::{Judgement, ObservedWorkload, PodList, Setting, Standing, assess},
-            hold::{Hold, WorkloadState},
+            assess::assess,
             memory::Memory,
+            model::{Cause, Judgement, ObservedWorkload, PodList, Restart, Setting, Stamp, Standing},
             rollout::Failure,
+            state::{Hold, WorkloadState},
         },
         observed::{
             managed_secrets::{ManagedSecret, ManagedSecrets},
-            model::{Annotations, Pod, PodSelector, Record, RestartFlag, Texts, Until, Workload},
+            model::{Annotations, Pod, PodSelector, Record, RestartFlag, Texts, Workload},
             pods::{PROVES_NOTHING, Pods},
         },
-        schedule::decide::{Cause, Restart},
         tests::{at, content, key, object, pod, restarts, with, workload},
     },
     sync::entry::{Restarts, Suspension},
@@ -384,17 +383,17 @@ fn what_holds_a_workload_up_is_named_with_what_to_do() {
             "spec.paused",
         ),
         (
-            |workload, _| workload.annotations.suspended = Until::Time(at(100)),
+            |workload, _| workload.annotations.suspended = Suspension::Until(at(100)),
             Some(WorkloadState::Suspended),
             "on the workload",
         ),
         (
-            |workload, _| workload.annotations.suspended = Until::Time(at(60)),
+            |workload, _| workload.annotations.suspended = Suspension::Until(at(60)),
             None,
             "",
         ),
         (
-            |workload, _| workload.annotations.suspended = Until::Unreadable,
+            |workload, _| workload.annotations.suspended = Suspension::Unreadable,
             Some(WorkloadState::Suspended),
             "is no time",
         ),

@@ -11,10 +11,12 @@ use litemap::LiteMap;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::{
+    annotations,
     model::{
         Annotations, Container, Expression, FailureRecord, Pod, PodSelector, Progress, Record, Texts, Update,
         Use, Workload,
     },
+    records,
     uses::{self, PodSpec},
 };
 use crate::{
@@ -23,10 +25,6 @@ use crate::{
         names::{GROUP, RESTART_DOMAIN, RESTART_MANAGER},
     },
     cluster::Observed,
-    restart::{
-        execute::patch,
-        judge::{notes, reloader},
-    },
 };
 
 type AnnotationMap = BTreeMap<String, String>;
@@ -336,7 +334,7 @@ impl WireWorkload {
             uses: kept.keep(uses, |uses| uses.iter().map(use_size).sum()),
             reloader: kept.keep(
                 theirs
-                    .filter(|(name, _)| reloader::READ.contains(&name.as_str()))
+                    .filter(|(name, _)| annotations::RELOADER.contains(&name.as_str()))
                     .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
                     .collect(),
                 |all: &BTreeMap<Box<str>, Box<str>>| {
@@ -565,8 +563,8 @@ fn records(annotations: &AnnotationMap) -> LiteMap<Box<str>, Record> {
     annotations
         .iter()
         .filter_map(|(name, value)| {
-            let hash = hash(name).filter(|hash| notes::failed(hash).is_none())?;
-            Some((hash.into(), patch::parse(value)?))
+            let hash = hash(name).filter(|hash| records::failed(hash).is_none())?;
+            Some((hash.into(), records::parse(value)?))
         })
         .collect()
 }
@@ -574,6 +572,11 @@ fn records(annotations: &AnnotationMap) -> LiteMap<Box<str>, Record> {
 fn failures(annotations: &AnnotationMap) -> LiteMap<Box<str>, Option<FailureRecord>> {
     annotations
         .iter()
-        .filter_map(|(name, value)| Some((notes::failed(hash(name)?)?.into(), notes::parse(value))))
+        .filter_map(|(name, value)| {
+            Some((
+                records::failed(hash(name)?)?.into(),
+                records::parse_failure(value),
+            ))
+        })
         .collect()
 }

@@ -3,9 +3,12 @@ use std::collections::BTreeMap;
 use crate::{
     api::{EventReason, ExternalSecretStatus, ObjectKey, Reason, RestartStatus, WorkloadKind},
     restart::{
-        judge::hold::WorkloadState,
+        judge::state::WorkloadState,
         publish::report::{EventDetector, Report, awaits_pods, report, report_of_fault},
-        schedule::decide::{Decisions, ObjectState, WorkloadStatus},
+        schedule::{
+            decide::{Decisions, WorkloadStatus},
+            per_object::ObjectState,
+        },
         tests::{at, content, key},
     },
     sync::entry::digest_of_restarts,

@@ -9,14 +9,14 @@ use crate::{
     },
     restart::{
         judge::{
-            assess::{Claim, Judgement, Standing},
-            hold::{Hold, WorkloadState},
             membership::Terms,
             memory::Memory,
+            model::{Claim, Judgement, Standing},
             rollout::Failure,
+            state::{Hold, WorkloadState},
         },
-        observed::managed_secrets::ManagedSecret,
-        schedule::decide::{Decisions, Limits, decide},
+        observed::{managed_secrets::ManagedSecret, model::Limits},
+        schedule::decide::{Decisions, decide},
         tests::{at, key, object, seconds, with},
     },
     sync::entry::Restarts,
