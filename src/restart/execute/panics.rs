@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
+use tokio::task::JoinError;
 
 use crate::{
     api::ObjectKey,
@@ -27,4 +28,12 @@ pub(in crate::restart) async fn caught<T>(
         .catch_unwind()
         .await
         .unwrap_or_else(panicked)
+}
+
+/// What a task hands back; none if it was lost. Panics are [`caught`] in the task, and tasks are never aborted.
+pub(in crate::restart) fn joined<T>(done: Result<T, JoinError>) -> Option<T> {
+    if done.is_err() {
+        tracing::error!("a request of restarts was lost; this is a bug, please report it");
+    }
+    done.ok()
 }

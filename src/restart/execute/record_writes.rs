@@ -1,5 +1,5 @@
-//! Having workloads say what became of their restarts: one small write each, and with it the alert, so that a failure is told
-//! once whoever leads.
+//! The writes by which a workload records what became of its restarts: one small patch each, and with it the alert, so that
+//! a failure is reported once, by whichever replica leads.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -8,18 +8,15 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::panics::caught;
 use crate::{
-    api::EventReason,
-    cluster::{self, Class, Verb},
+    api::ObjectKey,
+    cluster::{self, Class},
     restart::{
-        controller::{Controller, Done},
         judge::{
             memory::{Memory, NoteFailure},
             model::{Judgement, Note},
         },
         observed::model::WorkloadKey,
-        publish::report::RestartEvent,
         timing::{NOTE_CONFLICTED, NOTE_FAILED},
     },
 };
@@ -29,73 +26,77 @@ use crate::{
 const AT_ONCE: usize = 8;
 const OF_NAMESPACE: usize = 2;
 
-impl Controller {
-    /// Begins to write what workloads are to say of themselves.
-    pub(in crate::restart) fn record(&mut self, now: Instant) {
-        self.records
+/// The workloads that are being written to, and those that are not to be written to again before a time.
+#[derive(Default)]
+pub(in crate::restart) struct RecordWriter {
+    waits: HashMap<WorkloadKey, Option<Instant>>,
+    turns: WriteTurns,
+}
+
+impl RecordWriter {
+    /// The notes to write now, of workloads with these judgements.
+    pub(super) fn due<'a>(
+        &mut self,
+        judgements: impl Iterator<Item = &'a Judgement>,
+        now: Instant,
+    ) -> Vec<NoteWrite> {
+        self.waits
             .retain(|_, until| until.is_none_or(|until| now < until));
         let mut busy: HashMap<Arc<str>, usize> = HashMap::new();
-        for (key, _) in self.records.iter().filter(|(_, until)| until.is_none()) {
+        for (key, _) in self.waits.iter().filter(|(_, until)| until.is_none()) {
             *busy.entry(Arc::clone(&key.key.namespace)).or_default() += 1;
         }
-        let is_due = |judgement: &&Judgement| {
-            !judgement.notes.is_empty()
-                && !self.phases.contains_key(&judgement.key)
-                && !self.records.contains_key(&judgement.key)
-        };
-        let judgements = self.namespaces.values().flat_map(|view| &view.judgements);
+        let is_due =
+            |judgement: &&Judgement| !judgement.notes.is_empty() && !self.waits.contains_key(&judgement.key);
         let due: BTreeMap<&WorkloadKey, &Judgement> = judgements
             .filter(is_due)
             .map(|judgement| (&judgement.key, judgement))
             .collect();
-        let next = self.record_turns.next(due.keys().copied(), busy);
-        let due: Vec<Due> = next
+        let next = self.turns.next(due.keys().copied(), busy);
+        let due: Vec<NoteWrite> = next
             .iter()
             .filter_map(|key| due.get(key))
-            .map(|judgement| {
-                (
-                    judgement.key.clone(),
-                    judgement.uid.clone(),
-                    judgement.notes.clone(),
-                )
+            .map(|judgement| NoteWrite {
+                key: judgement.key.clone(),
+                uid: judgement.uid.clone(),
+                notes: judgement.notes.clone(),
             })
             .collect();
-        for (key, uid, notes) in due {
-            self.records.insert(key.clone(), None);
-            let context = Arc::clone(&self.context);
-            self.tasks.spawn(async move {
-                let written = context.write_notes(&key, &uid, &notes);
-                let written = caught(Verb::Patch, &key.key, written).await;
-                Done::Recorded {
-                    key,
-                    uid,
-                    notes,
-                    written,
-                }
-            });
+        for NoteWrite { key, .. } in &due {
+            self.waits.insert(key.clone(), None);
         }
+        due
     }
 
-    /// A workload says what it was to say, or does not.
-    pub(in crate::restart) fn recorded(
+    /// Whether a write is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.waits.values().any(Option::is_none)
+    }
+
+    /// When the next workload may be written to again.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.waits.values().copied().flatten().min()
+    }
+
+    /// The notes were written, or not. Returns the sentences that people are told now; none at all if another replica leads,
+    /// which tells them.
+    pub(super) fn written(
         &mut self,
-        key: &WorkloadKey,
-        uid: &str,
-        notes: &[Note],
+        due: &NoteWrite,
         written: Result<(), cluster::Error>,
+        memory: &mut Memory,
         now: Instant,
-    ) {
+    ) -> Option<Vec<Alert>> {
+        let NoteWrite { key, uid, .. } = due;
         let Err(error) = written else {
-            self.records.remove(key);
-            self.settle(key, uid, notes, now, |memory, note| memory.noted(uid, note));
-            return;
+            self.waits.remove(key);
+            return Some(alerts(due, |note| memory.noted(uid, note)));
         };
         tracing::warn!(workload = %key, %error, "a workload was not told what became of its restart");
         let (wait, missed) = match &error.class {
-            // The next leader tells.
             Class::NotLeading | Class::Unauthorized => {
-                self.records.insert(key.clone(), Some(now + NOTE_FAILED));
-                return;
+                self.waits.insert(key.clone(), Some(now + NOTE_FAILED));
+                return None;
             }
             Class::Conflict | Class::UidMismatch | Class::NotFound | Class::AlreadyExists => {
                 (NOTE_CONFLICTED, NoteFailure::Passing)
@@ -112,45 +113,45 @@ impl Controller {
             | Class::Rejected { .. }
             | Class::Malformed(_) => (NOTE_FAILED, NoteFailure::Refused),
         };
-        self.records.insert(key.clone(), Some(now + wait));
-        self.settle(key, uid, notes, now, |memory, note| {
-            memory.not_noted(uid, note, missed)
-        });
-    }
-
-    fn settle(
-        &mut self,
-        key: &WorkloadKey,
-        uid: &str,
-        notes: &[Note],
-        now: Instant,
-        mut alerts: impl FnMut(&mut Memory, &Note) -> bool,
-    ) {
-        for note in notes {
-            if let (true, Some(sentence)) = (alerts(&mut self.memory, note), &note.alert) {
-                let happened = RestartEvent {
-                    object: note.object.clone(),
-                    workload: Some(key.clone()),
-                    event: EventReason::RestartFailed,
-                    sentence: format!("{key}: {sentence}"),
-                    changed_at: None,
-                };
-                self.context.tell(&happened, &HashMap::from([(key, uid)]));
-            }
-        }
-        if let Some(view) = self.namespaces.get_mut(&key.key.namespace) {
-            view.forget_notes(key);
-            view.touch(key, now);
-        }
+        self.waits.insert(key.clone(), Some(now + wait));
+        Some(alerts(due, |note| memory.not_noted(uid, note, missed)))
     }
 }
 
-type Due = (WorkloadKey, Box<str>, Vec<Note>);
+/// The notes of one workload, to be written in one patch.
+pub(in crate::restart) struct NoteWrite {
+    pub(super) key: WorkloadKey,
+    pub(super) uid: Box<str>,
+    pub(super) notes: Vec<Note>,
+}
+
+/// A failure of which people are told.
+pub(in crate::restart) struct Alert {
+    pub(in crate::restart) object: ObjectKey,
+    pub(in crate::restart) key: WorkloadKey,
+    pub(in crate::restart) uid: Box<str>,
+    pub(in crate::restart) sentence: String,
+}
+
+fn alerts(due: &NoteWrite, mut is_told: impl FnMut(&Note) -> bool) -> Vec<Alert> {
+    let mut alerts = Vec::new();
+    for note in &due.notes {
+        if let (true, Some(sentence)) = (is_told(note), &note.alert) {
+            alerts.push(Alert {
+                object: note.object.clone(),
+                key: due.key.clone(),
+                uid: due.uid.clone(),
+                sentence: format!("{}: {sentence}", due.key),
+            });
+        }
+    }
+    alerts
+}
 
 /// Whose turn it is to be written to: the namespace's that was served least lately, and there the next workload's after the
 /// last one's.
 #[derive(Debug, Default)]
-pub(in crate::restart) struct WriteTurns {
+struct WriteTurns {
     count: u64,
     last: HashMap<Arc<str>, (u64, WorkloadKey)>,
 }
@@ -205,7 +206,7 @@ impl WriteTurns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{ObjectKey, WorkloadKind};
+    use crate::api::WorkloadKind;
 
     fn workloads(namespace: &str, count: usize) -> Vec<WorkloadKey> {
         let of = |n| WorkloadKey {

@@ -10,7 +10,10 @@ use crate::{
         names::{RECORD_MANAGER, RESTART_MANAGER},
     },
     cluster::{Error, Observed, Rollout, TimeLimit},
-    restart::{Context, judge::model::Note, observed::model::WorkloadKey},
+    restart::{
+        judge::model::Note,
+        observed::{Context, model::WorkloadKey},
+    },
 };
 
 impl Context {

@@ -38,7 +38,7 @@ impl Context {
     pub(in crate::restart) async fn read_fresh(
         &self,
         key: &WorkloadKey,
-    ) -> Result<Option<FreshWorkload>, Error> {
+    ) -> Result<Option<Box<FreshWorkload>>, Error> {
         let object = &key.key;
         let Some((observed, workload)) = self.read(key).await? else {
             return Ok(None);
@@ -51,13 +51,13 @@ impl Context {
         let own = pods.of(&object.name, &workload.selector);
         // The index may lag behind by as long as a broken connection goes unnoticed: too long in an incident.
         let control = self.writer.cluster().control(&self.operator_namespace).await;
-        Ok(Some(FreshWorkload {
+        Ok(Some(Box::new(FreshWorkload {
             observed,
             at: own.at,
             pods: own.pods.into_iter().cloned().collect(),
             workload,
             control,
-        }))
+        })))
     }
 
     /// A workload as it is now, and the state that a patch rests on; none if it is gone or cannot be restarted any more.

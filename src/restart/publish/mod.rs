@@ -1,8 +1,12 @@
-//! What people see of restarts: status, condition, events and numbers.
+//! What people see of restarts: status, condition, events, audit log and numbers.
 
-pub(super) mod derive;
+pub mod event_detector;
+mod events;
+pub(super) mod publisher;
 pub mod report;
-pub(super) mod status_writer;
+mod status_writer;
+
+pub(super) use events::log_approval;
 
 #[cfg(test)]
 mod tests;

@@ -1,16 +1,13 @@
 //! What is said of restarts: the status, the condition and what happened. Pure, and nothing in it changes while nothing
 //! changes.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    api::{EventReason, ObjectKey, Reason, RestartException, RestartStatus},
+    api::{Reason, RestartException, RestartStatus},
     restart::{
-        judge::{model::Restart, state::WorkloadState},
-        observed::model::{Content, WorkloadKey},
+        judge::state::WorkloadState,
+        observed::model::Content,
         schedule::decide::{Decisions, WorkloadStatus},
     },
     sync::entry::rollout_note,
@@ -207,97 +204,4 @@ fn condition(
             |status| format!("{rest}; {}: {}", status.key, status.sentence),
         ),
     )
-}
-
-/// What happened, to be told as an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RestartEvent {
-    /// The ExternalSecret.
-    pub object: ObjectKey,
-    /// The workload; none if it is about all of them.
-    pub workload: Option<WorkloadKey>,
-    /// What.
-    pub event: EventReason,
-    /// In a sentence.
-    pub sentence: String,
-    /// For a workload that is done: when the content changed.
-    pub changed_at: Option<Timestamp>,
-}
-
-/// What was seen before, to tell what happened since. Bounded by what exists: each look replaces the one before.
-#[derive(Clone, Debug, Default)]
-pub struct EventDetector {
-    words: BTreeMap<(ObjectKey, WorkloadKey), (Box<str>, WorkloadState)>,
-    halted: BTreeSet<ObjectKey>,
-    looked: bool,
-}
-
-impl EventDetector {
-    /// A restart was taken by the API server.
-    pub fn triggered(&mut self, restart: &Restart) {
-        for cause in &restart.causes {
-            let key = (cause.object.clone(), restart.key.clone());
-            self.words
-                .insert(key, (cause.stamp.record.token.clone(), WorkloadState::RollingOut));
-        }
-    }
-
-    /// What happened since the last look. The first one tells nothing: a start is no event.
-    pub fn look(&mut self, decisions: &Decisions) -> Vec<RestartEvent> {
-        let mut happened = Vec::new();
-        let mut words = BTreeMap::new();
-        for status in &decisions.states {
-            let key = (status.object.clone(), status.key.clone());
-            let before = self
-                .words
-                .get(&key)
-                .filter(|(token, _)| *token == status.token)
-                .map(|(_, state)| *state);
-            if let Some((event, sentence)) = event(before, status).filter(|_| self.looked) {
-                happened.push(RestartEvent {
-                    object: status.object.clone(),
-                    workload: Some(status.key.clone()),
-                    event,
-                    sentence,
-                    changed_at: (event == EventReason::RestartCompleted).then_some(status.changed_at),
-                });
-            }
-            words.insert(key, (status.token.clone(), status.state));
-        }
-        let halted: BTreeSet<ObjectKey> = decisions
-            .objects
-            .iter()
-            .filter(|(_, status)| status.halted)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for object in halted.difference(&self.halted).filter(|_| self.looked) {
-            happened.push(RestartEvent {
-                object: object.clone(),
-                workload: None,
-                event: EventReason::RestartHalted,
-                sentence: "no more workloads are restarted, since one did not become healthy".to_owned(),
-                changed_at: None,
-            });
-        }
-        (self.words, self.halted, self.looked) = (words, halted, true);
-        happened
-    }
-}
-
-fn event(before: Option<WorkloadState>, status: &WorkloadStatus) -> Option<(EventReason, String)> {
-    let key = &status.key;
-    match (before, status.state) {
-        (
-            Some(WorkloadState::RollingOut | WorkloadState::Failed | WorkloadState::StillUnhealthy),
-            WorkloadState::Done,
-        ) => Some((
-            EventReason::RestartCompleted,
-            format!("{key} holds the new content"),
-        )),
-        (before, WorkloadState::Reverted) if before != Some(WorkloadState::Reverted) => Some((
-            EventReason::RestartReverted,
-            format!("{key}: {}", status.sentence),
-        )),
-        _ => None,
-    }
 }

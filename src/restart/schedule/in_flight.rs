@@ -1,4 +1,6 @@
-//! How decisions are carried out, one at a time for a workload.
+//! How far the last decision on each workload is: one request at a time for a workload.
+
+use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -10,6 +12,7 @@ use crate::{
             model::{Judgement, Standing},
             state::{Hold, WorkloadState},
         },
+        observed::model::WorkloadKey,
         timing::{REQUEST_LOST, later},
     },
 };
@@ -28,7 +31,7 @@ pub(in crate::restart) enum RequestPhase {
 
 impl RequestPhase {
     /// When it ends by time alone.
-    pub(in crate::restart) fn end(&self) -> Option<Instant> {
+    fn end(&self) -> Option<Instant> {
         match self {
             Self::Busy(since) => Some(*since + REQUEST_LOST),
             Self::Answered => None,
@@ -37,7 +40,7 @@ impl RequestPhase {
     }
 
     /// What rests does so since `keyturn-control` could not be read.
-    pub(in crate::restart) fn blinded(&mut self, error: &cluster::Error) {
+    fn blinded(&mut self, error: &cluster::Error) {
         if let Self::Resting(until) = self {
             let why = format!(
                 "the ConfigMap keyturn-control, which may suspend restarts, cannot be read, so the workload is not restarted \
@@ -49,7 +52,7 @@ impl RequestPhase {
 
     /// The workload as decisions see it: one whose restart is being carried out rolls out, so that its slot is taken; one
     /// whose restart did not hold waits.
-    pub(in crate::restart) fn seen(&self, judgement: &Judgement, time: Timestamp, now: Instant) -> Judgement {
+    fn seen(&self, judgement: &Judgement, time: Timestamp, now: Instant) -> Judgement {
         let mut judgement = judgement.clone();
         match self {
             Self::Busy(_) | Self::Answered => {
@@ -75,6 +78,79 @@ impl RequestPhase {
             }
         }
         judgement
+    }
+}
+
+/// The workloads whose last decision is being carried out, or rests.
+#[derive(Default)]
+pub(in crate::restart) struct InFlight(HashMap<WorkloadKey, RequestPhase>);
+
+impl InFlight {
+    pub(in crate::restart) fn contains(&self, key: &WorkloadKey) -> bool {
+        self.0.contains_key(key)
+    }
+
+    pub(in crate::restart) fn set(&mut self, key: &WorkloadKey, phase: RequestPhase) {
+        self.0.insert(key.clone(), phase);
+    }
+
+    pub(in crate::restart) fn remove(&mut self, key: &WorkloadKey) {
+        self.0.remove(key);
+    }
+
+    /// How many requests are under way.
+    pub(in crate::restart) fn busy(&self) -> usize {
+        let phases = self.0.values();
+        phases
+            .filter(|phase| matches!(phase, RequestPhase::Busy(_)))
+            .count()
+    }
+
+    /// A workload that rests does so since `keyturn-control` could not be read.
+    pub(in crate::restart) fn blinded(&mut self, key: &WorkloadKey, error: &cluster::Error) {
+        if let Some(phase) = self.0.get_mut(key) {
+            phase.blinded(error);
+        }
+    }
+
+    /// The namespace was judged: answers to its requests are part of that.
+    pub(in crate::restart) fn judged(&mut self, namespace: &str) {
+        self.0.retain(|key, phase| {
+            !(matches!(phase, RequestPhase::Answered) && *key.key.namespace == *namespace)
+        });
+    }
+
+    /// Forgets answers in namespaces that are not `known` any more.
+    pub(in crate::restart) fn sweep(&mut self, known: impl Fn(&str) -> bool) {
+        self.0
+            .retain(|key, phase| !matches!(phase, RequestPhase::Answered) || known(&key.key.namespace));
+    }
+
+    /// Ends the phases whose time is over.
+    pub(in crate::restart) fn expire(&mut self, now: Instant) {
+        self.0.retain(|_, phase| phase.end().is_none_or(|end| now < end));
+    }
+
+    /// When the next phase ends by time alone.
+    pub(in crate::restart) fn next_end(&self) -> Option<Instant> {
+        self.0.values().filter_map(RequestPhase::end).min()
+    }
+
+    /// The judgements of workloads that rest or have a request under way, as decisions see them; and all others as they are.
+    pub(in crate::restart) fn split<'a>(
+        &self,
+        judgements: impl Iterator<Item = &'a Judgement>,
+        time: Timestamp,
+        now: Instant,
+    ) -> (Vec<Judgement>, Vec<&'a Judgement>) {
+        let (mut busy, mut others) = (Vec::new(), Vec::new());
+        for judgement in judgements {
+            match self.0.get(&judgement.key) {
+                Some(phase) => busy.push(phase.seen(judgement, time, now)),
+                None => others.push(judgement),
+            }
+        }
+        (busy, others)
     }
 }
 

@@ -13,24 +13,26 @@ use tokio::time::Instant;
 use crate::{
     api::ObjectKey,
     restart::{
-        Context,
         judge::{
             assess,
             memory::Memory,
             model::{Judgement, ObservedWorkload, PodList, Setting, Standing},
         },
         observed::{
+            Context,
             managed_secrets::{ManagedSecret, ManagedSecrets},
             model::{Pod, WorkloadKey},
             pods,
         },
-        publish::status_writer::tell_approved,
         timing::{
             JUDGE_NAMESPACE, JUDGE_WORKLOADS, LIST_AGAIN, LIST_BROKEN, LIST_FAILED, LIST_FIRST, LIST_ROLLING,
             LIST_WAITING,
         },
     },
 };
+
+/// The namespaces in which something concerns restarts.
+pub(in crate::restart) type Namespaces = BTreeMap<Arc<str>, NamespaceView>;
 
 /// A namespace.
 #[derive(Default)]
@@ -120,20 +122,22 @@ impl NamespaceView {
         }
     }
 
-    /// Looks at everything, or only at the workloads that changed.
-    pub(in crate::restart) fn look(
+    /// Judges all workloads, or only those that changed. Returns the Secrets whose restarts were approved since.
+    pub(in crate::restart) fn judge(
         &mut self,
         context: &Context,
         namespace: &Arc<str>,
         setting: &Setting<'_>,
         memory: &mut Memory,
         now: Instant,
-    ) {
+    ) -> Vec<ManagedSecret> {
         let began = Instant::now();
+        let mut approved = Vec::new();
         let changed = std::mem::take(&mut self.changed);
         self.changed_due = None;
         if !context.workloads.cover(namespace) {
-            return self.await_workloads();
+            self.await_workloads();
+            return Vec::new();
         }
         if self.known_since.is_none() {
             self.known_since = Some(now);
@@ -144,10 +148,10 @@ impl NamespaceView {
         }
         if self.due.is_some_and(|due| due <= now) {
             self.due = None;
-            self.learn(context, namespace);
+            approved = self.learn(context, namespace);
             let all = self.workloads.iter();
             self.judgements = Vec::new();
-            self.judgements = self.judge(all, context, namespace, setting, memory);
+            self.judgements = self.assess(all, context, namespace, setting, memory);
             let judgements = &self.judgements;
             // In the order of `workloads`, as they are.
             let is_kept = |key: &WorkloadKey| {
@@ -158,7 +162,7 @@ impl NamespaceView {
         } else {
             for key in changed {
                 let judged = self
-                    .judge([&key].into_iter(), context, namespace, setting, memory)
+                    .assess([&key].into_iter(), context, namespace, setting, memory)
                     .pop();
                 if !judged.as_ref().is_some_and(is_open) {
                     self.pods.remove(&key);
@@ -182,6 +186,7 @@ impl NamespaceView {
             let rested = now + JUDGE_NAMESPACE.after(self.took);
             self.mark_at(instant(end, setting.now, now).max(rested));
         }
+        approved
     }
 
     /// Not all workloads are known: nothing is decided and nothing reported, until [`crate::cluster::Change::Covered`] has
@@ -192,7 +197,7 @@ impl NamespaceView {
     }
 
     /// Where workloads stand.
-    fn judge<'a>(
+    fn assess<'a>(
         &self,
         keys: impl Iterator<Item = &'a WorkloadKey>,
         context: &Context,
@@ -236,8 +241,9 @@ impl NamespaceView {
         judgements
     }
 
-    /// Reads what its ExternalSecrets say.
-    fn learn(&mut self, context: &Context, namespace: &Arc<str>) {
+    /// Reads what its ExternalSecrets say. Returns those whose restarts were approved since.
+    fn learn(&mut self, context: &Context, namespace: &Arc<str>) -> Vec<ManagedSecret> {
+        let mut approved = Vec::new();
         let before = std::mem::take(&mut self.managed_secrets);
         let before: HashMap<&ObjectKey, &ManagedSecret> =
             before.iter().map(|secret| (secret.key(), secret)).collect();
@@ -254,14 +260,14 @@ impl NamespaceView {
             let same = generations.get(name) == Some(&generation);
             let before = before.get(&key);
             // After a start, the status tells what was not approved before.
-            let approves = secret.content.asks_for_restarts()
+            let is_new = secret.content.asks_for_restarts()
                 && secret.takes_approval()
                 && before.map_or_else(
                     || context.awaits_approval(&key),
                     |before| !before.takes_approval(),
                 );
-            if approves {
-                tell_approved(&secret);
+            if is_new {
+                approved.push(secret.clone());
             }
             match before {
                 Some(before) if same && **before == secret => now.push((*before).clone()),
@@ -272,6 +278,7 @@ impl NamespaceView {
             }
         }
         self.managed_secrets = ManagedSecrets::new(now);
+        approved
     }
 
     /// When pods are listed next.

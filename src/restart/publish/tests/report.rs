@@ -4,7 +4,10 @@ use crate::{
     api::{EventReason, ExternalSecretStatus, ObjectKey, Reason, RestartStatus, WorkloadKind},
     restart::{
         judge::state::WorkloadState,
-        publish::report::{EventDetector, Report, awaits_pods, report, report_of_fault},
+        publish::{
+            event_detector::EventDetector,
+            report::{Report, awaits_pods, report, report_of_fault},
+        },
         schedule::{
             decide::{Decisions, WorkloadStatus},
             per_object::ObjectState,
@@ -135,14 +138,14 @@ fn nothing_changes_while_nothing_changes() {
     let content = content("db", "t");
     assert_eq!(report(&content, &before), report(&content, &before.clone()));
     let mut seen = EventDetector::default();
-    assert_eq!(seen.look(&before), [], "a start is no event");
-    assert_eq!(seen.look(&before), []);
+    assert_eq!(seen.changes(&before), [], "a start is no event");
+    assert_eq!(seen.changes(&before), []);
 }
 
 #[test]
 fn what_happened_is_told_once() {
     let mut seen = EventDetector::default();
-    seen.look(&decisions(
+    seen.changes(&decisions(
         &[
             WorkloadState::RollingOut,
             WorkloadState::RollingOut,
@@ -160,7 +163,7 @@ fn what_happened_is_told_once() {
         ],
         true,
     );
-    let happened = seen.look(&after);
+    let happened = seen.changes(&after);
     let told: Vec<EventReason> = happened.iter().map(|happening| happening.event).collect();
     assert_eq!(
         told,
@@ -171,7 +174,7 @@ fn what_happened_is_told_once() {
         ]
     );
     assert_eq!(happened[0].changed_at, Some(at(0)));
-    assert_eq!(seen.look(&after), []);
+    assert_eq!(seen.changes(&after), []);
 }
 
 #[test]
