@@ -58,8 +58,8 @@ fn annotations(stamps: &[Stamp], value: impl Fn(&Stamp) -> String) -> Map<String
     stamps.iter().map(entry).collect()
 }
 
-/// The merge patch by which the workload, as it was at `resource_version`, says `notes`; none if it says them already, or they
-/// do not hold any more.
+/// The merge patch that writes `notes` on the workload, as it was at `resource_version`; none if the workload has them
+/// already, or they do not hold any more.
 pub fn note_patch(workload: &Workload, resource_version: &str, notes: &[Note]) -> Option<Value> {
     let annotations: Map<String, Value> = notes
         .iter()
@@ -78,8 +78,8 @@ pub fn note_patch(workload: &Workload, resource_version: &str, notes: &[Note]) -
     })
 }
 
-/// What a workload is to say along with a restart for content that comes back: that the same failed before, when something
-/// else was asked of it since, does not count. The annotation and its value; none if there is nothing of that.
+/// The annotation, and its value, that is written along with a restart for content that comes back: that the same content
+/// failed before does not count, since other content was requested meanwhile. None if it did not fail.
 pub fn starts_over(workload: &Workload, hash: &str, token: &str) -> Option<(String, String)> {
     let record = workload.records.get(hash)?;
     let failed = matches!(recorded_outcome(workload, hash, token), RecordedOutcome::Failed(failure) if failure != Failure::Unreadable);

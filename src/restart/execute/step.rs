@@ -1,4 +1,4 @@
-//! What is done for a workload that may go, once it and its pods were read again. Pure.
+//! The one request for a workload that is to restart, once it and its pods were read again. Pure.
 
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ pub enum Step {
     Nothing,
 }
 
-/// What is done for `go`, given `fresh`, the workload as it is now with pods that were listed just now.
+/// The request for `restart`, given `fresh`: the judgement of the workload as it is now, with pods that were just listed.
 pub fn step(
     restart: &Restart,
     resource_version: &str,
@@ -78,7 +78,7 @@ pub fn step(
     }
 }
 
-/// The pod to evict: one that does not work anyway, or any while all others work.
+/// The pod to evict: one that does not work anyway, or any pod while all others work.
 fn evict(restart: Restart, observed: &ObservedWorkload<'_>, fresh: &Judgement) -> Step {
     let ObservedWorkload { key, workload, .. } = *observed;
     let listed = observed.pods.map_or(&[][..], |listed| listed.pods);
@@ -103,7 +103,7 @@ fn evict(restart: Restart, observed: &ObservedWorkload<'_>, fresh: &Judgement) -
         return Step::Nothing;
     };
     let ending = pods.iter().any(|pod| pod.ending);
-    // Its status may be old: nobody may have seen yet that the last pod is gone.
+    // Its status may be old: its controller may not have seen yet that the last pod is gone.
     let working = pods.iter().filter(|pod| pod.lives() && pod.ready).count();
     let all_work = usize::try_from(workload.progress.desired).is_ok_and(|desired| working >= desired)
         && rollout::steady(key.kind, workload);

@@ -51,7 +51,7 @@ pub fn assess(
     let stale = |claim: &&Claim| matches!(claim.standing, Standing::Stale(_)) && claim.hold.is_none();
     let latest = claims.iter().filter(stale).map(|claim| claim.changed_at).max();
     let open = rolling || !claims.iter().all(|claim| claim.standing == Standing::Done);
-    // Before its pods were looked at, nothing is learnt of its changes.
+    // Before its pods were listed, nothing is known of its changes.
     let known = claims.iter().all(|claim| claim.standing != Standing::Unknown);
     let refused = memory.refusal(&workload.uid, setting.now);
     Some(Judgement {
@@ -83,7 +83,7 @@ pub fn assess(
 /// Pods that were made for a rollout; nothing in it if they were not listed.
 struct NewPods<'a>(Option<Vec<&'a Pod>>);
 
-/// One workload, being looked at.
+/// The assessment of one workload.
 struct Assessment<'a> {
     setting: &'a Setting<'a>,
     observed: &'a ObservedWorkload<'a>,
@@ -148,7 +148,7 @@ impl<'a> Assessment<'a> {
         let (uid, hash, token) = (&*workload.uid, &*content.hash, &*content.token);
         let changed = claim.changed_at;
         if workload.oversized && content.asks_for_restarts() {
-            // Neither its pods nor what its template says are known for sure.
+            // Neither its pods nor its template are known for sure.
             return Standing::Stale(0);
         }
         let stale = self.stale(claim);
@@ -212,7 +212,7 @@ impl<'a> Assessment<'a> {
         self.observed.pods.is_some_and(|listed| listed.at > time)
     }
 
-    /// Whether the workload says that it was asked to follow this very content.
+    /// Whether the workload was restarted for this very content, by its template or its record.
     fn carries(&self, claim: &Claim) -> bool {
         let workload = self.observed.workload;
         let content = &claim.object.content;
@@ -227,8 +227,8 @@ impl<'a> Assessment<'a> {
         recorded && workload.restart_at.is_some_and(|at| at >= asked)
     }
 
-    /// How the rollout for the claim's content goes: what failed stays failed until it is seen to be complete, however well it
-    /// looks for a moment.
+    /// The health of the rollout for the claim's content: what failed stays failed until it is seen to be complete,
+    /// however well it looks for a moment.
     fn health(&self, claim: &Claim, stale: Option<usize>, memory: &mut Memory) -> Option<Health> {
         let content = &claim.object.content;
         let (uid, hash, token) = (&*self.observed.workload.uid, &*content.hash, &*content.token);
@@ -266,7 +266,7 @@ impl<'a> Assessment<'a> {
         Some(Health::Failed(failure))
     }
 
-    /// What was asked of the workload for the content, if it says so.
+    /// The record of the restart for the content on the workload, if there is one.
     fn record(&self, content: &Content) -> Option<&'a Record> {
         let record = self.observed.workload.records.get(&content.hash)?;
         (record.token == content.token).then_some(record)
@@ -356,7 +356,7 @@ impl<'a> Assessment<'a> {
             && !self.taken_back(claim)
     }
 
-    /// Whether the workload says that it was patched, and its template lacks the token.
+    /// Whether the restart was taken back: the workload has the record of it, and its template lacks the token.
     fn taken_back(&self, claim: &Claim) -> bool {
         let content = &claim.object.content;
         let records = &self.observed.workload.records;
@@ -366,7 +366,7 @@ impl<'a> Assessment<'a> {
                 .is_some_and(|record| record.token == content.token)
     }
 
-    /// Whether somebody took the restart back; sets the number of the next attempt.
+    /// The hold after a restart that was taken back; sets the number of the next attempt.
     fn reverted(&self, claim: &mut Claim, memory: &Memory) -> Option<Hold> {
         let ObservedWorkload { key, workload, .. } = *self.observed;
         let content = &claim.object.content;
@@ -418,8 +418,8 @@ impl<'a> Assessment<'a> {
                 .is_some_and(|evicting| evicting.ours && evicting.holds_slot)
     }
 
-    /// Whether the workload, which rolls out, began to lately and goes on: people can write all that it says of itself, so
-    /// nothing that it says holds others up for long.
+    /// Whether the workload, which rolls out, still holds a slot. People can write all that a workload records, so no
+    /// record holds others up for long.
     fn holds_slot(&self, memory: &Memory) -> bool {
         let (workload, now) = (self.observed.workload, self.setting.now);
         let is_late = |since: Timestamp| now >= later(since, SLOT_HELD);
@@ -432,7 +432,7 @@ impl<'a> Assessment<'a> {
             || evicting.is_some_and(|evicting| evicting.holds_slot && !is_late(evicting.since))
     }
 
-    /// How an eviction of pods, one by one, goes; none while none is under way.
+    /// The standing of a workload whose pods are evicted one by one; none while no eviction is under way.
     fn evicting(&self, claim: &Claim, stale: Option<usize>, memory: &mut Memory) -> Option<Standing> {
         let ObservedWorkload { key, workload, .. } = *self.observed;
         let (pods, now) = (self.pods.as_deref()?, self.setting.now);
@@ -477,7 +477,7 @@ impl<'a> Assessment<'a> {
         (waiting || stale == 0).then_some(Standing::Rolling)
     }
 
-    /// What the workload is to say of its claims.
+    /// The notes of the claims: what is to be recorded on the workload.
     fn notes(&self, claims: &[Claim], memory: &Memory) -> Vec<Note> {
         let note = |claim: &Claim| {
             let (what, alert) = self.note(claim, memory)?;
@@ -501,7 +501,7 @@ impl<'a> Assessment<'a> {
         match (&claim.standing, &claim.hold) {
             (Standing::Failed { failure, was_healthy }, _) => {
                 let alert = memory.record_due(uid, hash, token)?;
-                // Who chose evictions wants nothing changed on the workload.
+                // With the strategy Evict nothing is written on the workload.
                 let writes = claim.terms.strategy != RestartStrategy::Evict && !fails;
                 let reason = writes.then(|| failure.reason().into());
                 let alert = alert.then(|| failure.sentence(*was_healthy));
@@ -535,7 +535,7 @@ impl<'a> Assessment<'a> {
         if self.pods.is_none() {
             return Some(self.setting.now);
         }
-        // A list that is too young cannot tell that nothing is stale.
+        // A list that is too young cannot prove that nothing is stale.
         claims
             .iter()
             .filter(|claim| claim.standing == Standing::Unknown)

@@ -1,4 +1,4 @@
-//! Why a workload may not go, in a word and a sentence. Pure.
+//! The rules that hold a workload up: suspension, size, membership, the workload itself, a missing approval. Pure.
 
 use super::{
     membership::{Membership, Terms},
@@ -17,7 +17,8 @@ use crate::{
     sync::entry::Suspension,
 };
 
-/// What keeps a workload from following a content now, whatever its pods hold: the first no in the order of who says it.
+/// What holds the restart of a workload for a content up now, whatever its pods hold. The first rule that applies is
+/// reported.
 pub(in crate::restart) fn hold(
     setting: &Setting<'_>,
     object: &ManagedSecret,
@@ -130,7 +131,8 @@ fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Opti
             Some(at),
         ));
     }
-    // Argo Rollouts replaces pods for restartAt whatever else is paused; it is a canary's step, not a wish of somebody's.
+    // Argo Rollouts replaces pods for restartAt whatever else is paused. A canary that is paused is at a step; that is
+    // not a request to hold restarts.
     if workload.paused {
         return Some(Hold::new(
             WorkloadState::Paused,

@@ -13,8 +13,8 @@ pub enum Membership {
     In(Terms),
     /// It would, but stakater Reloader restarts it.
     LeftToReloader(Terms),
-    /// It would, but `keyturn.dev/restart` on it or on its Namespace says neither `true` nor `false`, or there is more of it than
-    /// is kept: taken as a no.
+    /// It would, but `keyturn.dev/restart` on it or on its Namespace is neither `true` nor `false`, or the workload is
+    /// larger than what is kept of one. It is not restarted.
     Unreadable(Terms),
     /// It does not.
     Out,
@@ -33,7 +33,8 @@ pub struct Terms {
     pub uses: bool,
 }
 
-/// Whether and how `workload` follows `content`, under the policy of the content's ExternalSecret and what its Namespace says.
+/// Whether and how `workload` follows `content`, under the policy of the content's ExternalSecret and the annotations of
+/// its Namespace.
 pub fn member(
     policy: &RestartPolicy,
     key: &WorkloadKey,
@@ -63,7 +64,7 @@ pub fn member(
             Discovery::Explicit => listed.is_some(),
         }
     } else {
-        // Only a word on the workload itself makes us restart what does not name the Secret.
+        // Only an annotation on the workload itself enables restarts for a Secret that it does not reference.
         listed.is_some() && annotations.restart == RestartFlag::Yes
     };
     if !candidate || flag == RestartFlag::No {
@@ -88,7 +89,7 @@ pub fn member(
     }
 }
 
-/// Whether there is so much of the workload that nothing is known of the Secrets that it uses.
+/// Whether the workload is so large that the Secrets that it uses are unknown.
 fn may_use_any(workload: &Workload) -> bool {
     workload.oversized && workload.uses.is_empty()
 }

@@ -1,5 +1,5 @@
-//! What the process remembers of restarts besides what the cluster says. Pure, and all of it may be lost: then decisions are
-//! a little slower or more careful, never other restarts.
+//! What the process remembers of restarts besides what the cluster holds. Pure, and all of it may be lost: then decisions
+//! are a little slower or more careful, never other restarts.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -24,7 +24,7 @@ use crate::{
 
 /// A record that cannot be written is tried this often.
 const TRIES: u8 = 30;
-/// After so many of them people are told all the same.
+/// After so many tries the failure is reported all the same.
 const PATIENCE: u8 = 3;
 
 /// What the process remembers.
@@ -64,9 +64,9 @@ struct WorkloadMemory {
 pub struct Eviction {
     /// Since then.
     pub since: Timestamp,
-    /// Whether this process does. Before it, it may have been another one of ours, or anybody.
+    /// Whether this process evicts them. Before it, another replica or anything else may have.
     pub ours: bool,
-    /// Whether it goes on, so that it holds a slot.
+    /// Whether more pods are evicted, so that the workload holds a slot.
     pub holds_slot: bool,
 }
 
@@ -79,7 +79,7 @@ struct SeenFailure {
     over: bool,
     /// What the workload is to say of it.
     record: NoteStep,
-    /// Whether people are to be told of it once that is done.
+    /// Whether the failure is reported once that is done.
     alert: bool,
 }
 
@@ -110,7 +110,7 @@ struct ChangeBurst {
     latest: Timestamp,
 }
 
-/// Why a workload was not told what it is to say.
+/// Why a note was not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoteFailure {
     /// For a reason that passes.
@@ -148,7 +148,8 @@ pub struct Refusal {
 }
 
 impl Memory {
-    /// A request goes out: to be called before it, so that a lost answer is no second request at once.
+    /// Remembers a request. Call this before the request is sent, so that a lost answer does not cause a second request
+    /// at once.
     pub fn sending(&mut self, restart: &Restart, now: Timestamp) {
         self.turn += 1;
         self.served
@@ -320,8 +321,8 @@ impl Memory {
         note(&mut kept.rolled, hash, token);
     }
 
-    /// The rollout for the content was seen to fail, of which the workload says what `said` tells. Where it says nothing yet,
-    /// it is to, and people are told, unless it had failed before this process began.
+    /// The rollout for the content was seen to fail; `said` is the record on the workload. Without a record one is to be
+    /// written and the failure is reported, unless the rollout had failed before this process began.
     pub(in crate::restart) fn fail(
         &mut self,
         uid: &str,
@@ -360,7 +361,7 @@ impl Memory {
         kept.failed.insert(hash.into(), failed);
     }
 
-    /// A rollout that failed looks well for the moment: only what is remembered of it tells.
+    /// A rollout that failed looks well for the moment: only this memory shows the failure, so it is to be recorded.
     pub(in crate::restart) fn looks_well(&mut self, uid: &str, hash: &str, token: &str) {
         if let Some(failed) = self.failed_mut(uid, hash, token)
             && failed.record == NoteStep::No
@@ -376,19 +377,19 @@ impl Memory {
         }
     }
 
-    /// Whether the workload is to say that the rollout failed, and whether people are told then.
+    /// Whether the failure is to be recorded on the workload, and whether it is reported then.
     pub(in crate::restart) fn record_due(&self, uid: &str, hash: &str, token: &str) -> Option<bool> {
         let failed = self.failed(uid, hash, token)?;
         matches!(failed.record, NoteStep::Yes(_)).then_some(failed.alert)
     }
 
-    /// Whether the workload may be told again what it lost, or that it recovered: once.
+    /// Whether a record that the workload lost, or its recovery, may be written again: once.
     pub(in crate::restart) fn may_remind(&self, uid: &str, hash: &str, token: &str) -> bool {
         let reminded = self.kept(uid).and_then(|kept| kept.reminded.get(hash));
         !reminded.is_some_and(|(found, tries)| **found == *token && *tries >= TRIES)
     }
 
-    /// A note was written, or needs none: whether people are to be told now.
+    /// A note was written, or needs no write. Returns whether the failure is to be reported now.
     pub(in crate::restart) fn noted(&mut self, uid: &str, written: &Note) -> bool {
         if !written.what.is_failure() {
             self.reminded(uid, written, TRIES);
@@ -401,7 +402,7 @@ impl Memory {
         })
     }
 
-    /// A note was not written: whether people are to be told now. It may still be written later.
+    /// A note was not written; it may still be written later. Returns whether the failure is to be reported now.
     pub(in crate::restart) fn not_noted(&mut self, uid: &str, missed: &Note, why: NoteFailure) -> bool {
         let refused = why == NoteFailure::Refused;
         if !missed.what.is_failure() {
@@ -515,7 +516,7 @@ impl Memory {
         self.kept(uid)?.evicting
     }
 
-    /// Notes whether pods of the workload are being replaced, by whomever.
+    /// Notes whether pods of the workload are being replaced, by Keyturn or otherwise.
     pub(in crate::restart) fn watch_eviction(
         &mut self,
         uid: &str,

@@ -30,7 +30,7 @@ pub struct ObservedWorkload<'a> {
     pub key: &'a WorkloadKey,
     /// Itself.
     pub workload: &'a Workload,
-    /// What its Namespace says.
+    /// The annotations of its Namespace.
     pub namespace: &'a Annotations,
     /// Pods, if they were listed.
     pub pods: Option<PodList<'a>>,
@@ -66,9 +66,9 @@ pub struct Judgement {
     pub changing_since: Option<Timestamp>,
     /// A request that was refused, for now.
     pub refused: Option<Hold>,
-    /// When its pods must be listed to tell more.
+    /// When its pods must be listed to know more.
     pub pods_wanted: Option<Timestamp>,
-    /// What the workload is to say of itself.
+    /// What is to be recorded on the workload.
     pub notes: Vec<Note>,
 }
 
@@ -111,7 +111,7 @@ pub enum Standing {
     },
 }
 
-/// Something that a workload is to say of a content.
+/// A record of what became of a content, to be written on the workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     /// The ExternalSecret.
@@ -122,18 +122,18 @@ pub struct Note {
     pub token: Box<str>,
     /// What.
     pub what: NoteKind,
-    /// What people are told once it is written.
+    /// What is reported once the note is written.
     pub alert: Option<String>,
 }
 
-/// What a workload is to say.
+/// What is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoteKind {
     /// The rollout failed, for this reason; nothing is written where that is known already, or nothing may be.
     Failed(Option<Box<str>>),
     /// The rollout works again.
     Recovered,
-    /// It was restarted so often, and somebody took that back along with the record of it.
+    /// It was restarted so often, and that was taken back along with its record.
     Attempts(Record),
 }
 

@@ -1,4 +1,4 @@
-//! How the rollout that we asked for goes. Pure.
+//! How the rollout of a restart goes: complete, rolling or failed. Pure.
 
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ pub enum Health {
     Rolling,
     /// It does not get there.
     Failed(Failure),
-    /// The controller has replaced what it may; the others wait for somebody.
+    /// The controller has replaced the pods that it may; the others must be deleted by hand.
     AwaitingPodDeletion,
-    /// Its time is over, and only its pods tell how it ended.
+    /// Its time is over, and only its pods show how it ended.
     Unknown,
 }
 
@@ -42,14 +42,14 @@ pub enum Failure {
     TimedOut,
     /// A new pod does not start: the reason that its container gives.
     Pod(Box<str>),
-    /// The workload itself says so; its pods were not looked at yet.
+    /// The workload has a record of the failure; its pods were not listed yet.
     Recorded,
-    /// The workload says something of it that cannot be read.
+    /// The record on the workload cannot be read.
     Unreadable,
 }
 
 impl Failure {
-    /// The failure in a word, as it is recorded.
+    /// The reason of the failure, one word, as it is recorded.
     pub fn reason(&self) -> &str {
         match self {
             Self::DeadlineExceeded => "DeadlineExceeded",
@@ -60,7 +60,7 @@ impl Failure {
         }
     }
 
-    /// The failure of a recorded word.
+    /// The failure of a recorded reason.
     pub fn of(reason: &str) -> Self {
         match reason {
             "DeadlineExceeded" => Self::DeadlineExceeded,
@@ -110,7 +110,7 @@ pub struct Rollout<'a> {
     pub failed: bool,
 }
 
-/// Whether the workload's controller says that every pod is of the present template, and works.
+/// Whether every pod is of the present template and works, by the status that its controller writes.
 pub fn rolled_out(kind: WorkloadKind, workload: &Workload) -> bool {
     let progress = &workload.progress;
     if workload.observed_generation < workload.generation {
@@ -183,13 +183,13 @@ pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
     match (new, stale) {
         (None, _) | (_, None) => Health::Unknown,
         (Some(_), Some(stale)) if stale || ours().any(|pod| !pod.ready) => Health::Failed(Failure::TimedOut),
-        // Ours ended; what is not as it should be now is another's.
+        // The rollout ended; what is wrong now was caused by another change.
         _ => Health::Complete,
     }
 }
 
-/// Whether the rollout, which failed and now looks `well`, does so for good: pods that were looked at not before `listed` show
-/// it. None if that is not known.
+/// Whether the rollout, which failed and now looks `well`, recovered for good: pods that were listed not before `listed`
+/// show it. None if that is not known.
 pub fn recovered(rollout: &Rollout<'_>, well: &Health, listed: Timestamp) -> Option<bool> {
     rollout.new?;
     let proven = || !ours(rollout, rollout.end()).any(|pod| crashed_lately(pod, listed));
@@ -204,8 +204,8 @@ impl Rollout<'_> {
     }
 }
 
-/// The new pods that tell how the rollout goes, which ends at `end`. A pod that was made after the end is of another's
-/// rollout, and what befell one after it is another's doing, unless the rollout failed before.
+/// The new pods that show how the rollout goes, which ends at `end`. A pod that was made after the end belongs to another
+/// rollout. What happened to a pod after the end was caused by another change, unless the rollout failed before.
 fn ours<'a>(rollout: &Rollout<'a>, end: Timestamp) -> impl Iterator<Item = &'a Pod> {
     let failed = rollout.failed;
     rollout.new.into_iter().flatten().copied().filter(move |pod| {
@@ -226,7 +226,7 @@ pub fn broken(pod: &Pod, now: Timestamp) -> Option<Box<str>> {
                 | "CreateContainerConfigError"
                 | "InvalidImageName"),
             ) => (stuck || crashes).then(|| reason.into()),
-            // Whatever it does at this moment: it runs a little, ends, waits.
+            // Its present state does not matter: it runs a little, ends, waits.
             _ => crashes.then(|| CRASH_LOOP.into()),
         }
     })
@@ -244,7 +244,7 @@ pub fn crashed_lately(pod: &Pod, listed: Timestamp) -> bool {
 
 const CRASH_LOOP: &str = "CrashLoopBackOff";
 
-/// What a workload says of its rollout for a content.
+/// The record of a rollout on a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecordedOutcome {
     /// Nothing.
@@ -255,8 +255,8 @@ pub enum RecordedOutcome {
     Recovered,
 }
 
-/// What the workload says of its rollout for the content `token` of the Secret of this hash. What cannot be read speaks
-/// against it.
+/// The record of the rollout for the content `token` of the Secret of this hash. A record that cannot be read counts as a
+/// failure.
 pub fn recorded_outcome(workload: &Workload, hash: &str, token: &str) -> RecordedOutcome {
     match workload.failures.get(hash) {
         None => RecordedOutcome::Nothing,

@@ -29,8 +29,9 @@ pub fn stale<'a>(terms: &Terms, workload: &Workload, content: &Content, pods: &[
     pods.iter().copied().filter(stale).collect()
 }
 
-/// Whether it is known without its pods that nothing is stale: its template carries the token and its controller has replaced
-/// every pod. The age of a workload tells nothing: one that was made anew may have adopted the pods of its predecessor.
+/// Whether it is known without its pods that nothing is stale: its template carries the token and its controller has
+/// replaced every pod. The age of a workload proves nothing: a workload that was deleted and created again may have
+/// adopted the pods of its predecessor.
 pub fn told_by_template(key: &WorkloadKey, workload: &Workload, content: &Content) -> bool {
     content.changed_at.is_none()
         || workload.tokens.get(&content.hash) == Some(&content.token)

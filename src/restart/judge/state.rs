@@ -1,4 +1,4 @@
-//! Where a workload stands with a content, and what holds it up, in a word and a sentence. Pure.
+//! The state of a workload with a content, and what holds it up. Pure.
 
 use std::{borrow::Cow, fmt};
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 macro_rules! words {
     ($($(#[doc = $doc:literal])+ $variant:ident,)+) => {
-        /// Where a workload stands with a content, in a word.
+        /// The state of a workload with a content.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum WorkloadState { $($(#[doc = $doc])+ $variant,)+ }
 
@@ -14,7 +14,7 @@ macro_rules! words {
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// The word as it is written.
+            /// The state as it is written.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => stringify!($variant),)+ }
             }
@@ -29,7 +29,7 @@ words! {
     RollingOut,
     /// It was restarted and does not become healthy.
     Failed,
-    /// So it is, but it was not healthy before.
+    /// It does not become healthy, and was not healthy before the restart.
     StillUnhealthy,
     /// It is not known yet which content its pods hold.
     Looking,
@@ -41,23 +41,23 @@ words! {
     WaitingForWave,
     /// It waits until others have rolled out.
     WaitingForTurn,
-    /// Another failed.
+    /// Another workload failed.
     Halted,
-    /// The restart was refused; it is tried again.
+    /// The restart was refused; it is tried again later.
     Refused,
-    /// Somebody took the restart back; it is tried once more.
+    /// The restart was taken back; it is tried once more.
     TakenBack,
-    /// Somebody took the restart back again.
+    /// The restart was taken back again.
     Reverted,
-    /// Somebody holds restarts up.
+    /// Restarts are suspended.
     Suspended,
-    /// Its rollouts are paused, or somebody planned its restart for later.
+    /// Its rollouts are paused, or its restart is planned for later.
     Paused,
-    /// Somebody must approve.
+    /// An approval is missing.
     AwaitingApproval,
     /// stakater Reloader restarts it.
     LeftToReloader,
-    /// Its controller leaves pods to be deleted by somebody.
+    /// Its controller waits until its pods are deleted by hand.
     AwaitingPodDeletion,
     /// Evictions are not allowed to the operator.
     EvictNotAllowed,
@@ -93,7 +93,7 @@ impl WorkloadState {
 /// Something that holds a workload up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// In a word.
+    /// The state.
     pub state: WorkloadState,
     /// In a sentence, and what to do.
     pub sentence: Cow<'static, str>,

@@ -95,8 +95,8 @@ impl Workloads {
         let _end = known.wait_for(|known| *known).await;
     }
 
-    /// Whether all workloads of a namespace are known, in which an ExternalSecret asks for restarts: before, nothing can be
-    /// told of waves, of limits, or of what is left to do. Rollouts count once the cluster has them.
+    /// Whether all workloads of a namespace are known in which an ExternalSecret enables restarts. Before that, waves,
+    /// limits and progress cannot be computed. Rollouts count once the cluster has them.
     pub(in crate::restart) fn cover(&self, namespace: &str) -> bool {
         KINDS.iter().all(|kind| self.of(*kind).covers(namespace))
     }
@@ -155,7 +155,7 @@ impl Workloads {
 }
 
 impl Context {
-    /// What an ExternalSecret and its Secret say, if workloads are to follow it.
+    /// An ExternalSecret with its Secret, if workloads are to follow it.
     pub(in crate::restart) fn managed_secret(&self, object: &ObjectKey) -> Option<ManagedSecret> {
         let (restarts, target, uid) = self.objects.with(object, |indexed| {
             let entry = indexed.entry().filter(|entry| !entry.ending)?;
@@ -176,7 +176,7 @@ impl Context {
                 secret: (*target.name).into(),
                 hash: hash.into(),
                 token: secret.rollout.clone()?,
-                // Until the Secret says since when restarts are wanted, an old change must not be taken for a new one.
+                // Without `restart-since` on the Secret, an old change could be taken for a new one.
                 changed_at: secret.changed_at.filter(|_| secret.restart_since.is_some()),
                 since: secret.restart_since,
                 reloader: secret.reloader.clone().unwrap_or_default(),
@@ -188,7 +188,7 @@ impl Context {
         })
     }
 
-    /// What a Namespace says.
+    /// The annotations of a Namespace.
     pub(in crate::restart) fn namespace_annotations(&self, namespace: &Arc<str>) -> Annotations {
         let key = ObjectKey::new("", Arc::clone(namespace));
         let annotations = self.namespaces.with(&key, |indexed| {
@@ -206,12 +206,12 @@ impl Context {
         found
     }
 
-    /// Whether the status of an ExternalSecret says that somebody must approve.
+    /// Whether the status of an ExternalSecret shows that an approval is missing.
     pub(in crate::restart) fn awaits_approval(&self, object: &ObjectKey) -> bool {
         self.reported(object) == Some(Reason::AwaitingApproval)
     }
 
-    /// What the status of an ExternalSecret says of restarts, in a word.
+    /// The reason of the condition `RestartsComplete` in the status of an ExternalSecret.
     pub(in crate::restart) fn reported(&self, object: &ObjectKey) -> Option<Reason> {
         let reason = |indexed: &Indexed<Entry>| {
             let reasons = indexed.entry()?.reasons;
@@ -220,7 +220,7 @@ impl Context {
         self.objects.with(object, reason).flatten()
     }
 
-    /// What is wrong with the `restart` or `rotation` of an ExternalSecret.
+    /// The fault in the `restart` or `rotation` of an ExternalSecret.
     pub(in crate::restart) fn fault(&self, object: &ObjectKey) -> Option<Arc<RestartFault>> {
         let fault = |indexed: &Indexed<Entry>| {
             let entry = indexed.entry().filter(|entry| !entry.ending)?;

@@ -17,7 +17,7 @@ use crate::{
 pub struct ManagedSecret {
     /// What pods must hold.
     pub content: Arc<Content>,
-    /// What it says about restarts.
+    /// Its settings for restarts.
     pub restarts: Arc<Restarts>,
 }
 
@@ -27,12 +27,12 @@ impl ManagedSecret {
         &self.content.object
     }
 
-    /// Whether somebody must approve this content and has not.
+    /// Whether this content needs an approval and has none.
     pub fn lacks_approval(&self) -> bool {
         self.is_manual() && !self.is_approved()
     }
 
-    /// Whether somebody had to approve this content and has.
+    /// Whether this content needed an approval and has it.
     pub fn takes_approval(&self) -> bool {
         self.is_manual() && self.is_approved()
     }
@@ -46,7 +46,7 @@ impl ManagedSecret {
     }
 }
 
-/// All of a namespace. A workload has to do with few of them, and only those are looked at for it.
+/// All managed Secrets of a namespace. A workload depends on few of them, and only those are compared with it.
 #[derive(Clone, Debug, Default)]
 pub struct ManagedSecrets {
     /// Sorted by Secret.

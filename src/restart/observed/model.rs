@@ -36,7 +36,7 @@ pub struct Workload {
     pub uid: Box<str>,
     /// Its generation.
     pub generation: i64,
-    /// The generation that its status speaks of.
+    /// The generation that its controller has observed.
     pub observed_generation: i64,
     /// Whether it is being deleted.
     pub ending: bool,
@@ -86,17 +86,17 @@ pub struct Annotations {
     pub suspended: Suspension,
 }
 
-/// Whether somebody wants restarts.
+/// The value of `keyturn.dev/restart`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RestartFlag {
-    /// Nobody said.
+    /// Not set.
     #[default]
     Unset,
     /// `true`.
     Yes,
     /// `false`.
     No,
-    /// Neither: taken as a no, and said.
+    /// Neither: the workload is not restarted, and that is reported.
     Unreadable,
 }
 
@@ -120,7 +120,7 @@ pub struct Use {
 pub struct Record {
     /// The token that was put on the template.
     pub token: Box<str>,
-    /// How often: 1, or 2 after somebody took the first one back.
+    /// The number of the attempt: 1, or 2 after the first one was taken back.
     pub attempt: u8,
     /// Whether the workload was healthy before.
     pub was_healthy: bool,
@@ -131,7 +131,7 @@ pub struct Record {
 pub struct FailureRecord {
     /// The token that the rollout was for.
     pub token: Box<str>,
-    /// Why it failed, in a word.
+    /// The reason of the failure, one word.
     pub reason: Box<str>,
 }
 
@@ -163,11 +163,11 @@ pub enum Update {
         /// 0 for others.
         partition: i32,
     },
-    /// Only pods that somebody deletes.
+    /// Only pods that are deleted by hand.
     OnDelete,
 }
 
-/// How far a workload's controller is, as its status says.
+/// How far a workload's controller is, by its status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Pods that there should be (of a DaemonSet: `desiredNumberScheduled`).
@@ -250,9 +250,9 @@ pub struct Content {
     pub hash: Box<str>,
     /// `keyturn.dev/rollout`: what pods must hold.
     pub token: Box<str>,
-    /// `keyturn.dev/changed-at`. Without it nobody can be stale.
+    /// `keyturn.dev/changed-at`. Without it no pod can be stale.
     pub changed_at: Option<Timestamp>,
-    /// `keyturn.dev/restart-since`. What changed before asks for nothing.
+    /// `keyturn.dev/restart-since`. Earlier changes ask for no restart.
     pub since: Option<Timestamp>,
     /// stakater Reloader's annotations on the Secret.
     pub reloader: Arc<BTreeMap<Box<str>, Box<str>>>,

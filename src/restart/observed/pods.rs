@@ -10,15 +10,15 @@ use crate::api::WorkloadKind;
 /// The time of a list that lacks pods: before any change, so that what it does not show proves nothing.
 pub const PROVES_NOTHING: Timestamp = Timestamp::UNIX_EPOCH;
 
-/// Pods of one namespace. Selectors may overlap, by mistake or on purpose: what bears a workload's name is looked at for that
-/// one only, so that no pod is counted twice and a look is hardly longer than the list.
+/// Pods of one namespace. Selectors may overlap, by mistake or on purpose: a pod that bears a workload's name is assigned
+/// to that workload only. So no pod is counted twice, and judging takes hardly longer than the list is long.
 #[derive(Debug)]
 pub struct Pods {
     at: Timestamp,
     named: HashMap<Box<str>, Vec<Arc<Pod>>>,
-    /// Those of `ReplicaSets` that bear no workload's name: whoever adopted them, their selector tells.
+    /// Pods of `ReplicaSets` that bear no workload's name: another workload may have adopted them, as its selector shows.
     strays: Vec<Arc<Pod>>,
-    /// The places of strays by each of their labels, so that a workload goes through few of them.
+    /// The positions of strays by each of their labels, so that few of them are compared for a workload.
     labelled: HashMap<Box<str>, HashMap<Box<str>, Vec<usize>>>,
 }
 
@@ -35,7 +35,7 @@ pub struct OwnPods<'a> {
 const STRAYS: usize = 5000;
 
 impl Pods {
-    /// Sorts `pods`, listed after `at`; `is_workload` says whether there is a Deployment or a Rollout of a name.
+    /// Sorts `pods`, listed after `at`; `is_workload` tells whether a Deployment or a Rollout of a name exists.
     pub fn new(at: Timestamp, pods: Vec<Pod>, is_workload: impl Fn(&str) -> bool) -> Self {
         let mut sorted = Self {
             at,
@@ -49,7 +49,7 @@ impl Pods {
                     base(controller).filter(|name| is_workload(name))
                 }
                 Some((_, controller)) => Some(&**controller),
-                // A set of its name adopts it; nobody else does.
+                // Only a set of its name adopts it.
                 None => match base(&pod.name) {
                     Some(name) => Some(name),
                     None => continue,

@@ -31,8 +31,8 @@ pub fn print(record: &Record) -> String {
 
 const UNHEALTHY: &str = ".unhealthy";
 
-/// Ends the name of the annotation that says how a rollout failed; before it stands what the record of the restart is
-/// named by. Its value, `<token>.<reason>`, is no record of a restart: who does not know it passes over it.
+/// The end of the name of the annotation that records how a rollout failed; the rest of the name is the one of the record
+/// of the restart. Its value, `<token>.<reason>`, is not a record of a restart: older versions skip it.
 pub const FAILED: &str = ".failed";
 
 /// The reason of a rollout that failed and works again.
@@ -41,7 +41,7 @@ pub const RECOVERED: &str = "Recovered";
 /// Reasons are words, no longer than this.
 const LONGEST: usize = 63;
 
-/// The hash in the name of an annotation, without the domain, that says how a rollout failed; none for another one.
+/// The hash in the name of an annotation, without the domain, that records how a rollout failed; none for other names.
 pub fn failed(name: &str) -> Option<&str> {
     name.strip_suffix(FAILED).filter(|hash| !hash.is_empty())
 }

@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// What happened, to be told as an event.
+/// What happened, to be reported as an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestartEvent {
     /// The ExternalSecret.

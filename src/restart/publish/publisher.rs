@@ -204,7 +204,7 @@ impl Publisher {
             .any(|status| status.state == WorkloadState::Looking);
         self.warm |= !looking || now >= self.started + WARM_UP;
         if !self.warm {
-            // What stands as it did before this process began is no event.
+            // A state that this process found at its start is not an event.
             return;
         }
         let mut happened = std::mem::take(&mut self.delayed);
@@ -212,7 +212,7 @@ impl Publisher {
         if happened.is_empty() {
             return;
         }
-        // That the others are held up is told after the failure, which is told with its record.
+        // The halt of the others is reported after the failure, which is reported along with its record.
         let judgements = namespaces.values().flat_map(|view| &view.judgements);
         let untold: HashSet<&ObjectKey> = judgements
             .flat_map(|judgement| &judgement.notes)

@@ -1,5 +1,5 @@
-//! What is said of restarts: the status, the condition and what happened. Pure, and nothing in it changes while nothing
-//! changes.
+//! The status and the condition of restarts. Pure: the same states give the same report, so that nothing is written while
+//! nothing changes.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -16,7 +16,7 @@ use crate::{
 /// The most exceptions that a status lists.
 const EXCEPTIONS: usize = 50;
 
-/// What is said of one ExternalSecret.
+/// The report of one ExternalSecret.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// `status.restart`.
@@ -40,7 +40,7 @@ pub struct Counts {
     pub failed: usize,
 }
 
-/// What is said of the ExternalSecret that `content` is made for.
+/// The report of the ExternalSecret that `content` is made for.
 pub fn report(content: &Content, decisions: &Decisions) -> Report {
     let object = &content.object;
     let states: Vec<&WorkloadStatus> = decisions
@@ -79,8 +79,8 @@ pub fn report(content: &Content, decisions: &Decisions) -> Report {
     }
 }
 
-/// What is said of an ExternalSecret with this `fault` in `restart` or `rotation`. How far its restarts are stays as it was
-/// said last.
+/// The report of an ExternalSecret with this `fault` in `restart` or `rotation`. Its progress stays as it was reported
+/// last.
 pub fn report_of_fault(fault: &str) -> Report {
     Report {
         status: RestartStatus::default(),

@@ -33,7 +33,7 @@ pub(in crate::restart) struct StatusWriter {
 
 #[derive(Default)]
 struct ObjectEntry {
-    /// The uid of the object: another one of its name was told nothing yet.
+    /// The uid of the object: nothing was reported of another object with the same name.
     uid: Box<str>,
     /// When it was written last.
     last: Option<Instant>,
@@ -46,13 +46,14 @@ struct ObjectEntry {
 /// A status to write.
 pub(in crate::restart) struct StatusWrite {
     uid: Box<str>,
-    /// Nothing: what restarts said is taken back.
+    /// None: the fields that restarts own are removed.
     status: Option<ExternalSecretStatus>,
     digest: u64,
 }
 
 impl StatusWriter {
-    /// Sees to it that the status of `object`, whose index says `said`, says `report`.
+    /// Requests a write of `report` to the status of `object`, unless the index shows it already: `said` is the digest of
+    /// what it shows.
     pub(in crate::restart) fn want(
         &mut self,
         object: &ObjectKey,
@@ -155,7 +156,8 @@ impl StatusWriter {
 }
 
 impl ObjectEntry {
-    /// From when on it may be written again. What was written a moment ago is not written again before the index shows it.
+    /// From when on it may be written again. A status that was just written is not written again before the index shows
+    /// it.
     fn rested(&self) -> Option<Instant> {
         let wanted = self.wanted.as_ref().map(|wanted| wanted.digest);
         let is_written = self.digest.is_some() && wanted.is_none_or(|wanted| self.digest == Some(wanted));
@@ -302,7 +304,7 @@ mod tests {
         assert!(!write(&mut statuses, now + STATUS_GAP - Duration::from_millis(1)));
         assert_eq!(statuses.next(), Some(now + STATUS_GAP));
         assert!(write(&mut statuses, now + STATUS_GAP));
-        // All is said, and the index shows it: nothing is kept.
+        // Everything was written, and the index shows it: nothing is kept.
         want(&mut statuses, digest(3), 3);
         assert!(!write(&mut statuses, now + STATUS_GAP * 3));
         assert!(statuses.objects.is_empty());
@@ -342,7 +344,7 @@ mod tests {
             now + STATUS_SHOWN - Duration::from_millis(1)
         ));
         assert!(write(&mut statuses, now + STATUS_SHOWN));
-        // Where nothing more is to be said, nothing is kept.
+        // Where nothing more is to be written, nothing is kept.
         assert!(!write(&mut statuses, now + STATUS_SHOWN * 3));
         assert!(statuses.objects.is_empty());
     }

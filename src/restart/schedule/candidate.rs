@@ -8,12 +8,12 @@ use crate::restart::{
     observed::model::{Record, WorkloadKey},
 };
 
-/// A workload that may go, if there is a slot.
+/// A workload that may restart, if there is a slot.
 pub(super) struct Candidate<'a> {
     pub(super) judgement: &'a Judgement,
-    /// What it goes for.
+    /// What it is restarted for.
     pub(super) claims: Vec<&'a Claim>,
-    /// What another strategy than theirs is for.
+    /// Claims of another strategy, which follow later.
     pub(super) left: Vec<&'a Claim>,
     pub(super) urgent: bool,
     pub(super) order: Priority<'a>,

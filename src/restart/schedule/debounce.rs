@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// When the workload may go for what is `ready`.
+/// When the workload may restart for the claims that are `ready`.
 pub(super) fn settled_at(
     judgement: &Judgement,
     ready: &[&Claim],

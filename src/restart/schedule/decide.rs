@@ -1,4 +1,5 @@
-//! Who goes now, who waits and for what. Pure and level-triggered: the same facts give the same decisions.
+//! Which workloads restart now, which wait, and for what. Pure and level-triggered: the same facts give the same
+//! decisions.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -176,9 +177,9 @@ fn states(
 fn plain(judgement: &Judgement, claim: &Claim) -> (WorkloadState, Cow<'static, str>, Option<Timestamp>) {
     match &claim.standing {
         Standing::Done => (WorkloadState::Done, "its pods hold the content".into(), None),
-        // It goes in this very pass.
+        // It is restarted by this very decision.
         Standing::Stale(_) | Standing::Rolling => (WorkloadState::RollingOut, "it rolls out".into(), None),
-        // What failed holds others up meanwhile.
+        // A recorded failure halts the others meanwhile.
         Standing::Unknown
         | Standing::Failed {
             failure: Failure::Recorded,

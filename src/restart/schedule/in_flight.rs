@@ -21,11 +21,11 @@ use crate::{
 pub(in crate::restart) enum RequestPhase {
     /// A request is under way since then.
     Busy(Instant),
-    /// It was answered; what is remembered of it is not looked at yet.
+    /// It was answered; the workload was not judged since.
     Answered,
-    /// It did not hold; not again before.
+    /// The decision did not hold; it is not carried out again before this time.
     Resting(Instant),
-    /// It was not known whether it is suspended; not again before. Why, in a sentence.
+    /// It could not be read whether restarts are suspended; not again before this time. Why, in a sentence.
     Blind(Instant, Box<str>),
 }
 

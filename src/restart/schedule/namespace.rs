@@ -1,4 +1,4 @@
-//! One namespace: what is known of it, and when it is looked at.
+//! The view of one namespace: what is known of it, when it is judged, and when its pods are listed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -41,13 +41,13 @@ pub(in crate::restart) struct NamespaceView {
     pub(in crate::restart) objects: BTreeSet<Arc<str>>,
     /// Its workloads that restarts can concern.
     pub(in crate::restart) workloads: BTreeSet<WorkloadKey>,
-    /// What its ExternalSecrets say, as of the last look.
+    /// Its ExternalSecrets with their Secrets, as of the last judgement.
     pub(in crate::restart) managed_secrets: ManagedSecrets,
-    /// Where its workloads stand, as of the last look.
+    /// The judgements of its workloads.
     pub(in crate::restart) judgements: Vec<Judgement>,
-    /// When all of it is looked at next.
+    /// When all workloads are judged next.
     pub(in crate::restart) due: Option<Instant>,
-    /// The workloads that changed and are looked at alone, and when.
+    /// The workloads that changed and are judged alone, and when.
     changed: BTreeSet<WorkloadKey>,
     changed_due: Option<Instant>,
     /// When its pods are listed next.
@@ -57,7 +57,7 @@ pub(in crate::restart) struct NamespaceView {
     /// The ExternalSecrets of which something changed since the last report.
     pub(in crate::restart) fresh: BTreeSet<Arc<str>>,
     generations: BTreeMap<Arc<str>, i64>,
-    /// How long a look at all takes, and one at what changed.
+    /// How long judging all workloads takes, and judging those that changed.
     took: Duration,
     took_changed: Duration,
     listed: Option<Instant>,
@@ -77,17 +77,17 @@ struct WorkloadPods {
 }
 
 impl NamespaceView {
-    /// Looks at it soon; the later, the longer that takes.
+    /// Has all workloads judged soon; the later, the longer that takes.
     pub(in crate::restart) fn mark(&mut self, now: Instant) {
         self.mark_at(now + JUDGE_NAMESPACE.after(self.took));
     }
 
-    /// Looks at it at `at`, or before.
+    /// Has all workloads judged at `at`, or before.
     pub(in crate::restart) fn mark_at(&mut self, at: Instant) {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// When something of it is looked at next.
+    /// When a workload of it is judged next.
     pub(in crate::restart) fn next_look(&self) -> Option<Instant> {
         self.due.into_iter().chain(self.changed_due).min()
     }
@@ -114,7 +114,7 @@ impl NamespaceView {
         self.pods.remove(key);
     }
 
-    /// What a workload was to say was seen to, until it is looked at again.
+    /// Forgets the notes of a workload, which were written or given up, until it is judged again.
     pub(in crate::restart) fn forget_notes(&mut self, key: &WorkloadKey) {
         let found = find(&self.judgements, key).ok();
         if let Some(judgement) = found.and_then(|at| self.judgements.get_mut(at)) {
@@ -141,7 +141,7 @@ impl NamespaceView {
         }
         if self.known_since.is_none() {
             self.known_since = Some(now);
-            // What the index knows by now may not have been told yet.
+            // The index may know workloads of which no change was reported yet.
             let keys = context.workloads.keys_in(namespace);
             self.workloads.extend(keys);
             self.mark_at(now);
@@ -177,7 +177,7 @@ impl NamespaceView {
             self.took_changed = began.elapsed();
         }
         self.plan(setting.now, now);
-        // What holds a workload up and ends by itself was judged here, and ends here.
+        // Holds that end by time were judged here, so their end has them judged again.
         let ends = self.judgements.iter().flat_map(|judgement| {
             let blocks = judgement.claims.iter().filter_map(|claim| claim.hold.as_ref());
             blocks.chain(&judgement.refused).filter_map(|hold| hold.until)
@@ -189,8 +189,8 @@ impl NamespaceView {
         approved
     }
 
-    /// Not all workloads are known: nothing is decided and nothing reported, until [`crate::cluster::Change::Covered`] has
-    /// everything looked at.
+    /// Not all workloads are known: nothing is decided and nothing reported, until [`crate::cluster::Change::Covered`]
+    /// has all of them judged.
     fn await_workloads(&mut self) {
         (self.due, self.list_at, self.known_since) = (None, None, None);
         (self.managed_secrets, self.judgements) = (ManagedSecrets::default(), Vec::new());
@@ -241,7 +241,7 @@ impl NamespaceView {
         judgements
     }
 
-    /// Reads what its ExternalSecrets say. Returns those whose restarts were approved since.
+    /// Reads its ExternalSecrets and their Secrets. Returns those whose restarts were approved since.
     fn learn(&mut self, context: &Context, namespace: &Arc<str>) -> Vec<ManagedSecret> {
         let mut approved = Vec::new();
         let before = std::mem::take(&mut self.managed_secrets);
@@ -259,7 +259,7 @@ impl NamespaceView {
             self.generations.insert(Arc::clone(name), generation);
             let same = generations.get(name) == Some(&generation);
             let before = before.get(&key);
-            // After a start, the status tells what was not approved before.
+            // After a start, the status shows what was not approved before.
             let is_new = secret.content.asks_for_restarts()
                 && secret.takes_approval()
                 && before.map_or_else(
@@ -332,7 +332,7 @@ impl NamespaceView {
     ) {
         self.listing = false;
         self.failed = pods.is_none();
-        // A list that takes long is followed by as long a pause as any.
+        // The time counts from the end of the list: after a slow list the pause is as long as after any other.
         self.listed = Some(now);
         self.mark(now);
         let Some((at, pods)) = pods else { return };
@@ -375,7 +375,7 @@ fn find(judgements: &[Judgement], key: &WorkloadKey) -> Result<usize, usize> {
     judgements.binary_search_by(|judgement| judgement.key.cmp(key))
 }
 
-/// Whether something is still to come of the workload.
+/// Whether the workload is not done with all contents.
 fn is_open(judgement: &Judgement) -> bool {
     judgement.rolling
         || judgement

@@ -20,7 +20,7 @@ use crate::{
 /// The ExternalSecrets that workloads follow.
 pub(super) struct ObjectPaces<'a>(BTreeMap<&'a ObjectKey, ObjectPace>);
 
-/// How fast an ExternalSecret's workloads go.
+/// How fast the workloads of an ExternalSecret are restarted.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct ObjectPace {
     pub(super) urgent: bool,
@@ -29,7 +29,7 @@ pub(super) struct ObjectPace {
     pub(super) goes_on: bool,
     /// How many may roll out at once.
     pub(super) limit: usize,
-    /// When the next one may go, by the least time between two.
+    /// When the next workload may restart, by `minInterval`.
     pub(super) not_before: Option<Timestamp>,
     /// Whether there is a least time between two.
     pub(super) spaced: bool,
@@ -139,7 +139,7 @@ impl ObjectPace {
         let stale = stale.count();
         let urgency = urgency(now, object, stale);
         let urgent = urgency == Urgency::Now;
-        // Whoever approves says that it is time.
+        // The approval decides the time: windows do not apply.
         let opening = if stale == 0 || policy.mode == RestartMode::Manual {
             window::opening(&[], now)
         } else {
@@ -182,7 +182,7 @@ impl ObjectPace {
     }
 }
 
-/// When the next workload may go.
+/// When the next workload may restart, by `minInterval`.
 fn not_before(
     object: &ManagedSecret,
     claims: &[(&Judgement, &Claim)],
@@ -256,7 +256,7 @@ pub struct ObjectState {
     pub halted: bool,
 }
 
-/// Whether a failure speaks against going on.
+/// Whether a failure counts towards a halt.
 fn is_failure(claim: &Claim) -> bool {
     matches!(
         claim.standing,
@@ -271,7 +271,7 @@ fn is_failure(claim: &Claim) -> bool {
 fn is_passed(claim: &Claim, pace: &ObjectPace) -> bool {
     match (&claim.standing, &claim.hold) {
         (Standing::Done, _) => true,
-        // Where failures hold up, they do so as such.
+        // A failure that halts is reported as a halt, not as a wave that is not done.
         (Standing::Failed { was_healthy, .. }, _) => !was_healthy || pace.goes_on,
         (Standing::Stale(_), Some(hold)) => hold.state.stays(),
         (Standing::Stale(_), None) | (Standing::Unknown | Standing::Rolling, _) => false,

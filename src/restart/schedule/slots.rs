@@ -68,7 +68,8 @@ impl<'a> Slots<'a> {
                 *slots.of_object.entry(claim.object.key()).or_default() += 1;
             }
         }
-        // Whatever workloads of a namespace say of themselves, they take no more of the cluster's than their own.
+        // Workloads record their own rollouts, and people can forge that: a namespace takes no more of the cluster's
+        // slots than its own.
         let held = slots.in_namespace.values();
         slots.in_cluster = held.map(|held| (*held).min(limits.namespace)).sum();
         slots
@@ -101,7 +102,7 @@ impl<'a> Slots<'a> {
         best.map(|(_, index)| index)
     }
 
-    /// Gives the workload a slot, which counts for all that it goes for.
+    /// Gives the workload a slot, which counts for all contents that it is restarted for.
     pub(super) fn take(&mut self, candidate: &Candidate<'a>) {
         let judgement = candidate.judgement;
         for claim in &candidate.claims {
@@ -118,7 +119,7 @@ impl<'a> Slots<'a> {
         }
     }
 
-    /// What each claim of a candidate that did not go waits for.
+    /// What each claim of a candidate that was not restarted waits for.
     pub(super) fn waits<'c>(&self, candidate: &'c Candidate<'a>) -> Vec<(&'c Claim, Hold)> {
         let wait =
             |sentence: Cow<'static, str>, until| Hold::new(WorkloadState::WaitingForTurn, sentence, until);
@@ -169,8 +170,9 @@ impl<'a> Slots<'a> {
         free && self.lets(candidate)
     }
 
-    /// Whether its ExternalSecrets let the candidate go. One restart brings all of them, so it waits for a slot of each; but
-    /// not for the time of all, which may be a day away, nor with a credential that dies meanwhile.
+    /// Whether the ExternalSecrets of the candidate let it restart. One restart applies the contents of all of them, so
+    /// it waits for a slot of each. It does not wait for the `minInterval` of all, which may be a day away, nor with a
+    /// credential that expires meanwhile.
     fn lets(&self, candidate: &Candidate<'_>) -> bool {
         let mut pressing = self.pressing(candidate);
         if candidate.urgent {

@@ -29,7 +29,8 @@ fn fates() -> impl Strategy<Value = Vec<Fate>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// Invariants 1, 2, 13, 15, 16 and 22: whatever is lost, refused or crashes; and no status is known here.
+    /// At most one restart for a content, none without a stale pod, none forgotten, and no more at once than allowed:
+    /// whatever is lost, refused or crashes, and without any status.
     #[test]
     fn every_stale_workload_is_restarted_exactly_once_and_never_more_at_once_than_allowed(
         natures in natures(),
@@ -60,7 +61,7 @@ proptest! {
         prop_assert!(cluster.words().iter().all(|(_, _, state)| *state == "Done"), "{:?}", cluster.words());
     }
 
-    /// Invariants 5 and 6: changes at any time, also in one second.
+    /// The newest content wins: changes at any time, also in one second.
     #[test]
     fn the_newest_content_arrives_and_each_content_costs_one_restart_at_most(
         natures in natures(),
@@ -93,7 +94,7 @@ proptest! {
         }
     }
 
-    /// Invariants 4 and 22 over several Secrets: each workload uses the one of its number and the next.
+    /// One restart for several Secrets, within the limits: each workload uses the one of its number and the next.
     #[test]
     fn secrets_that_change_together_make_one_restart_however_few_go_at_once(
         natures in natures(),
@@ -140,7 +141,8 @@ proptest! {
         }
     }
 
-    /// Invariant 25, and 26 as far as changes rest for ten seconds at least once a minute.
+    /// Changes that follow each other closely make one restart, as far as they rest for ten seconds at least once a
+    /// minute.
     #[test]
     fn nothing_goes_before_the_change_has_settled(natures in natures(), changes in prop::collection::vec(11_i64..60, 1..5)) {
         let mut cluster = Cluster::new(&natures);
@@ -153,7 +155,8 @@ proptest! {
         }
     }
 
-    /// Invariant 27: a self-healer that strips the annotation within seconds, for ever, and crashes.
+    /// A restart that is taken back is tried twice at most: a self-healer strips the annotation within seconds, again and
+    /// again, and the process crashes.
     #[test]
     fn who_is_taken_back_is_tried_twice_at_most(
         ready in 10_i64..60,
@@ -176,7 +179,7 @@ proptest! {
         }
     }
 
-    /// Invariant 20: after a failure nothing follows, until other content comes.
+    /// A halt: after a failure nothing follows, until other content comes.
     #[test]
     fn a_failure_stops_what_follows(count in 2_usize..6, ready in 1_i64..20) {
         let mut natures = vec![Nature::Crashing];
@@ -196,7 +199,7 @@ proptest! {
         }
     }
 
-    /// Invariants 7, 8 and 11: adoption, starts, resyncs, scaling and other people's rollouts.
+    /// Nothing is restarted without a change: adoption, starts, resyncs, scaling and other rollouts.
     #[test]
     fn without_a_change_nothing_is_restarted(natures in natures(), deploys in prop::collection::vec(0_i64..60, 0..4)) {
         let mut cluster = Cluster::new(&natures);

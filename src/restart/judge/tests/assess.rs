@@ -206,7 +206,7 @@ fn what_comes_of_an_eviction_is_ours_though_the_next_one_was_refused() {
     assert_eq!(target.claims[0].standing, failed);
 }
 
-/// Invariant 20: nothing but recovery, other content or somebody's word ends a halt.
+/// Only recovery, other content or the annotation to resume ends a halt.
 #[test]
 fn a_rollout_that_failed_stays_failed_after_its_time() {
     let facts = with_timeout(Duration::from_mins(10));

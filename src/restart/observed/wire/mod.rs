@@ -271,7 +271,7 @@ impl WireWorkload {
         })
     }
 
-    /// The workload, if restarts can ever concern it: it uses Secrets, or somebody wrote a word of ours on it.
+    /// The workload, if restarts can ever concern it: it uses Secrets, or has an annotation of Keyturn.
     pub fn workload(self, kind: WorkloadKind) -> Option<Workload> {
         let Self {
             metadata,
@@ -438,7 +438,7 @@ impl WirePod {
         let containers = status
             .init_container_statuses
             .into_iter()
-            // Sidecars run beside the containers; of other init containers only those that wait or run tell something.
+            // Sidecars run beside the containers. Other init containers matter only while they wait or run.
             .filter(|container| container.state.running.is_some() || container.state.waiting.is_some())
             .chain(status.container_statuses)
             .map(|container| {

@@ -83,13 +83,13 @@ fn the_condition_is_the_most_telling_word() {
 
 #[test]
 fn the_status_counts_and_lists_at_most_fifty_exceptions() {
-    let states = [
+    let each = [
         WorkloadState::Done,
         WorkloadState::RollingOut,
         WorkloadState::Failed,
         WorkloadState::WaitingForTurn,
     ];
-    let status = report(&content("db", "t"), &decisions(&states, true)).status;
+    let status = report(&content("db", "t"), &decisions(&each, true)).status;
     assert_eq!(status.progress.as_deref(), Some("1/4"));
     assert_eq!(
         (
