@@ -7,7 +7,7 @@ use super::{
     membership::{Membership, member},
     memory::Memory,
     model::{Claim, Judgement, Note, NoteKind, ObservedWorkload, Setting, Standing},
-    reloader::Reloading,
+    reloader::ReloaderRules,
     rollout::{self, Failure, Health, RecordedOutcome, Rollout},
     staleness,
     state::{Hold, WorkloadState},
@@ -17,7 +17,7 @@ use crate::{
     restart::{
         observed::{
             managed_secrets::{ManagedSecret, ManagedSecrets},
-            model::{Content, Pod, Record, Update},
+            model::{Content, Pod, Record, UpdateStrategy},
             pods,
         },
         timing::{CLOCK_SKEW, CREATED_MARGIN, PATCH_SHOWN, ROLLOUT_TIMEOUT, SLOT_HELD, later},
@@ -89,7 +89,7 @@ struct Assessment<'a> {
     observed: &'a ObservedWorkload<'a>,
     /// Its pods, if they were listed.
     pods: Option<Vec<&'a Pod>>,
-    reloading: Reloading<'a>,
+    reloading: ReloaderRules<'a>,
 }
 
 impl<'a> Assessment<'a> {
@@ -101,7 +101,7 @@ impl<'a> Assessment<'a> {
             setting,
             observed,
             pods,
-            reloading: Reloading::new(observed.workload),
+            reloading: ReloaderRules::new(observed.workload),
         }
     }
 
@@ -328,7 +328,7 @@ impl<'a> Assessment<'a> {
 
     fn rolls_for(&self, hash: &str, token: &str, timeout: std::time::Duration, memory: &mut Memory) -> bool {
         let workload = self.observed.workload;
-        if workload.update == Update::OnDelete || memory.is_complete(&workload.uid, hash, token) {
+        if workload.update == UpdateStrategy::OnDelete || memory.is_complete(&workload.uid, hash, token) {
             return false;
         }
         let Some(since) = workload.patched_at else {

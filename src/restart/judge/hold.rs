@@ -10,7 +10,7 @@ use crate::{
     restart::{
         observed::{
             managed_secrets::ManagedSecret,
-            model::{Annotations, Update, Workload},
+            model::{Annotations, UpdateStrategy, Workload},
         },
         timing::{RESTART_AT, later},
     },
@@ -141,12 +141,14 @@ fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Opti
         ));
     }
     let sentence = match workload.update {
-        Update::Rolling { partition } if partition <= 0 => return None,
-        Update::Rolling { .. } => {
+        UpdateStrategy::Rolling { partition } if partition <= 0 => return None,
+        UpdateStrategy::Rolling { .. } => {
             "its update strategy has a partition, so its controller would leave pods with the old content: delete \
              its pods, remove the partition or choose the strategy Evict"
         }
-        Update::OnDelete => "its update strategy is OnDelete: delete its pods, or choose the strategy Evict",
+        UpdateStrategy::OnDelete => {
+            "its update strategy is OnDelete: delete its pods, or choose the strategy Evict"
+        }
     };
     (terms.strategy == RestartStrategy::Template)
         .then(|| Hold::new(WorkloadState::AwaitingPodDeletion, sentence, None))

@@ -1,6 +1,6 @@
 //! Which workloads must follow a Secret, and on what terms. Pure.
 
-use super::reloader::Reloading;
+use super::reloader::ReloaderRules;
 use crate::{
     api::{Discovery, Reloader, RestartPolicy, RestartStrategy, RestartTarget, WorkloadKind},
     restart::observed::model::{Annotations, Content, RestartFlag, Use, Workload, WorkloadKey},
@@ -39,7 +39,7 @@ pub fn member(
     policy: &RestartPolicy,
     key: &WorkloadKey,
     workload: &Workload,
-    reloading: &Reloading<'_>,
+    reloading: &ReloaderRules<'_>,
     namespace: &Annotations,
     content: &Content,
 ) -> Membership {

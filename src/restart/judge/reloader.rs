@@ -16,13 +16,13 @@ const EXPRESSION_SIZE: usize = 64 << 10;
 type AnnotationMap = BTreeMap<Box<str>, Box<str>>;
 
 /// Reloader's annotations on one workload. Its lists are read once, however many Secrets are asked for.
-pub struct Reloading<'a> {
+pub struct ReloaderRules<'a> {
     annotations: &'a AnnotationMap,
     included: OnceCell<Names<'a>>,
     excluded: OnceCell<Names<'a>>,
 }
 
-impl<'a> Reloading<'a> {
+impl<'a> ReloaderRules<'a> {
     /// Those of `workload`.
     pub fn new(workload: &'a Workload) -> Self {
         Self {

@@ -8,7 +8,7 @@ use crate::{
     api::WorkloadKind,
     restart::{
         observed::{
-            model::{Container, Pod, Update, Workload},
+            model::{Container, Pod, UpdateStrategy, Workload},
             records::RECOVERED,
         },
         timing::{RECOVERY_PROOF, RESTART_AT, START_STUCK, later},
@@ -123,8 +123,8 @@ pub fn rolled_out(kind: WorkloadKind, workload: &Workload) -> bool {
         }
         WorkloadKind::StatefulSet => {
             let partition = match workload.update {
-                Update::Rolling { partition } => partition.max(0),
-                Update::OnDelete => 0,
+                UpdateStrategy::Rolling { partition } => partition.max(0),
+                UpdateStrategy::OnDelete => 0,
             };
             progress.updated >= desired.saturating_sub(partition)
                 && progress.ready == desired
@@ -165,7 +165,7 @@ pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
         return Health::Complete;
     }
     let observed = workload.observed_generation >= workload.generation;
-    if workload.update == Update::OnDelete && observed {
+    if workload.update == UpdateStrategy::OnDelete && observed {
         return Health::AwaitingPodDeletion;
     }
     let end = rollout.end();

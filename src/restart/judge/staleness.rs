@@ -7,7 +7,7 @@ use super::{
     rollout,
 };
 use crate::restart::{
-    observed::model::{Container, Content, Pod, Update, Use, Workload, WorkloadKey},
+    observed::model::{Container, Content, Pod, UpdateStrategy, Use, Workload, WorkloadKey},
     timing::{CREATED_MARGIN, STARTED_MARGIN, later},
 };
 
@@ -35,7 +35,7 @@ pub fn stale<'a>(terms: &Terms, workload: &Workload, content: &Content, pods: &[
 pub fn told_by_template(key: &WorkloadKey, workload: &Workload, content: &Content) -> bool {
     content.changed_at.is_none()
         || workload.tokens.get(&content.hash) == Some(&content.token)
-            && workload.update == (Update::Rolling { partition: 0 })
+            && workload.update == (UpdateStrategy::Rolling { partition: 0 })
             && !workload.borrowed_template
             && rollout::rolled_out(key.kind, workload)
 }

@@ -78,11 +78,15 @@ impl Workloads {
     /// Adds their watches, after that of the ExternalSecrets, which demand them. Rollouts are followed once the cluster has
     /// them.
     pub fn watch(watches: &mut Watches, demand: &Demand) -> Self {
-        let (rollouts, rollouts_known) = watches.optional(workload::Workloads::<Rollout>::default(), demand);
+        let (rollouts, rollouts_known) =
+            watches.optional(workload::WorkloadProjection::<Rollout>::default(), demand);
         Self {
-            deployments: watches.watch_on_demand(workload::Workloads::<Deployment>::default(), demand),
-            stateful_sets: watches.watch_on_demand(workload::Workloads::<StatefulSet>::default(), demand),
-            daemon_sets: watches.watch_on_demand(workload::Workloads::<DaemonSet>::default(), demand),
+            deployments: watches
+                .watch_on_demand(workload::WorkloadProjection::<Deployment>::default(), demand),
+            stateful_sets: watches
+                .watch_on_demand(workload::WorkloadProjection::<StatefulSet>::default(), demand),
+            daemon_sets: watches
+                .watch_on_demand(workload::WorkloadProjection::<DaemonSet>::default(), demand),
             rollouts,
             rollouts_known,
         }

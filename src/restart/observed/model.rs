@@ -61,7 +61,7 @@ pub struct Workload {
     /// `spec.paused`.
     pub paused: bool,
     /// How its controller replaces pods.
-    pub update: Update,
+    pub update: UpdateStrategy,
     /// How far its controller is.
     pub progress: Progress,
     /// A Rollout's `spec.restartAt`.
@@ -157,7 +157,7 @@ pub struct Expression {
 
 /// How a workload's controller replaces pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Update {
+pub enum UpdateStrategy {
     /// By itself; a StatefulSet leaves its first `partition` pods.
     Rolling {
         /// 0 for others.

@@ -38,15 +38,15 @@ impl Kind for Rollout {
 
 /// The workloads of one kind.
 #[derive(Debug)]
-pub struct Workloads<K>(PhantomData<fn() -> K>);
+pub struct WorkloadProjection<K>(PhantomData<fn() -> K>);
 
-impl<K> Default for Workloads<K> {
+impl<K> Default for WorkloadProjection<K> {
     fn default() -> Self {
         Self(PhantomData)
     }
 }
 
-impl<K: Kind> Project for Workloads<K> {
+impl<K: Kind> Project for WorkloadProjection<K> {
     type Kind = K;
     type Object = WireWorkload;
     type Entry = IndexedWorkload;

@@ -8,7 +8,7 @@ use crate::{
     api::{RestartMode, RestartTarget, WorkloadKind},
     restart::{
         judge::memory::Memory,
-        observed::model::{RestartFlag, Update},
+        observed::model::{RestartFlag, UpdateStrategy},
     },
     sync::entry::Suspension,
 };
@@ -78,7 +78,7 @@ fn what_nobody_wants_any_more_is_not_restarted() {
 /// A workload that waits until its pods are deleted by hand holds up no later wave.
 #[test]
 fn who_waits_for_pods_to_be_deleted_holds_nobody_up_and_is_done_once_they_are() {
-    for update in [Update::OnDelete, Update::Rolling { partition: 1 }] {
+    for update in [UpdateStrategy::OnDelete, UpdateStrategy::Rolling { partition: 1 }] {
         let mut cluster = two();
         cluster.objects[0] = with(&cluster.objects[0], |restarts| {
             // An earlier wave, too.

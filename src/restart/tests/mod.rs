@@ -13,7 +13,7 @@ use litemap::LiteMap;
 use super::observed::{
     managed_secrets::ManagedSecret,
     model::{
-        Annotations, Container, Content, Pod, PodSelector, Progress, Texts, Update, Use, Workload,
+        Annotations, Container, Content, Pod, PodSelector, Progress, Texts, UpdateStrategy, Use, Workload,
         WorkloadKey,
     },
 };
@@ -135,7 +135,7 @@ pub(super) fn workload(name: &str) -> Workload {
         failures: LiteMap::new_vec(),
         patched_at: None,
         paused: false,
-        update: Update::Rolling { partition: 0 },
+        update: UpdateStrategy::Rolling { partition: 0 },
         progress: Progress {
             desired: 1,
             total: 1,

@@ -8,7 +8,7 @@ use crate::{
     restart::{
         judge::{
             membership::{self, Membership, Terms},
-            reloader::Reloading,
+            reloader::ReloaderRules,
         },
         observed::model::{Annotations, Content, RestartFlag, Workload, WorkloadKey},
         tests::{content, key, policy, workload},
@@ -28,7 +28,7 @@ fn member(
         policy,
         key,
         workload,
-        &Reloading::new(workload),
+        &ReloaderRules::new(workload),
         namespace,
         content,
     )
@@ -323,13 +323,13 @@ fn lists_of_reloader_cost_no_more_than_a_moment() {
     let mut hyphens = workload.clone();
     let list = (0..40).map(|n| format!("db-{n}")).collect::<Vec<_>>().join(",");
     hyphens.reloader = BTreeMap::from([(name.into(), format!("{list},\\w+-x-\\w+").into())]);
-    let reloading = Reloading::new(&hyphens);
+    let reloading = ReloaderRules::new(&hyphens);
     assert!(
         reloading.restarts(&content("a-x-b", "t")),
         "a hyphen makes no expression"
     );
     // Plain names are all read, and as many expressions as people write.
-    let reloading = Reloading::new(&workload);
+    let reloading = ReloaderRules::new(&workload);
     let secrets = [
         ("db", true),
         ("ax3", true),

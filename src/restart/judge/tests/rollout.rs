@@ -4,7 +4,7 @@ use crate::{
     api::WorkloadKind,
     restart::{
         judge::rollout::{Failure, Health, Rollout, broken, crashed_lately, health, rolled_out, steady},
-        observed::model::{Pod, Progress, Update, Workload},
+        observed::model::{Pod, Progress, UpdateStrategy, Workload},
         tests::{at, pod, workload},
     },
 };
@@ -52,20 +52,26 @@ type Row<'a> = (&'a str, Option<&'a [&'a Pod]>, Option<bool>, i64, Health);
 fn each_kind_says_in_its_own_way_that_it_is_done() {
     use WorkloadKind::{DaemonSet, Deployment, Rollout, StatefulSet};
     let full = workload("api").progress;
-    let table: [(&str, WorkloadKind, Progress, Update, bool); 11] = [
-        ("all", Deployment, full, Update::Rolling { partition: 0 }, true),
+    let table: [(&str, WorkloadKind, Progress, UpdateStrategy, bool); 11] = [
+        (
+            "all",
+            Deployment,
+            full,
+            UpdateStrategy::Rolling { partition: 0 },
+            true,
+        ),
         (
             "old left",
             Deployment,
             Progress { total: 2, ..full },
-            Update::Rolling { partition: 0 },
+            UpdateStrategy::Rolling { partition: 0 },
             false,
         ),
         (
             "not there",
             Deployment,
             Progress { available: 0, ..full },
-            Update::Rolling { partition: 0 },
+            UpdateStrategy::Rolling { partition: 0 },
             false,
         ),
         (
@@ -79,10 +85,16 @@ fn each_kind_says_in_its_own_way_that_it_is_done() {
                 available: 0,
                 ..full
             },
-            Update::Rolling { partition: 0 },
+            UpdateStrategy::Rolling { partition: 0 },
             true,
         ),
-        ("all", StatefulSet, full, Update::Rolling { partition: 0 }, true),
+        (
+            "all",
+            StatefulSet,
+            full,
+            UpdateStrategy::Rolling { partition: 0 },
+            true,
+        ),
         (
             "two revisions",
             StatefulSet,
@@ -90,7 +102,7 @@ fn each_kind_says_in_its_own_way_that_it_is_done() {
                 one_revision: false,
                 ..full
             },
-            Update::Rolling { partition: 0 },
+            UpdateStrategy::Rolling { partition: 0 },
             false,
         ),
         (
@@ -101,22 +113,22 @@ fn each_kind_says_in_its_own_way_that_it_is_done() {
                 updated: 0,
                 ..full
             },
-            Update::Rolling { partition: 1 },
+            UpdateStrategy::Rolling { partition: 1 },
             true,
         ),
         (
             "not ready",
             StatefulSet,
             Progress { ready: 0, ..full },
-            Update::Rolling { partition: 0 },
+            UpdateStrategy::Rolling { partition: 0 },
             false,
         ),
-        ("all", DaemonSet, full, Update::OnDelete, true),
+        ("all", DaemonSet, full, UpdateStrategy::OnDelete, true),
         (
             "some",
             DaemonSet,
             Progress { updated: 0, ..full },
-            Update::Rolling { partition: 0 },
+            UpdateStrategy::Rolling { partition: 0 },
             false,
         ),
         (
@@ -126,7 +138,7 @@ fn each_kind_says_in_its_own_way_that_it_is_done() {
                 phase_healthy: false,
                 ..full
             },
-            Update::Rolling { partition: 0 },
+            UpdateStrategy::Rolling { partition: 0 },
             false,
         ),
     ];
@@ -264,7 +276,7 @@ fn what_takes_too_long_fails_unless_it_is_another_s() {
 #[test]
 fn on_delete_is_no_failure() {
     let mut workload = half();
-    workload.update = Update::OnDelete;
+    workload.update = UpdateStrategy::OnDelete;
     assert_eq!(of(&workload, None, None, 99_999), Health::AwaitingPodDeletion);
 }
 

@@ -8,7 +8,7 @@ use crate::{
             membership::Terms,
             staleness::{stale, told_by_template},
         },
-        observed::model::{Pod, Update, Use},
+        observed::model::{Pod, UpdateStrategy, Use},
         tests::{container, content, env, key, pod, workload},
         timing::CREATED_MARGIN,
     },
@@ -135,9 +135,9 @@ fn a_template_tells_only_once_every_pod_is_of_it() {
         |workload: &mut crate::restart::observed::model::Workload| workload.generation = 2,
         |workload: &mut crate::restart::observed::model::Workload| workload.progress.total = 2,
         |workload: &mut crate::restart::observed::model::Workload| workload.progress.updated = 0,
-        |workload: &mut crate::restart::observed::model::Workload| workload.update = Update::OnDelete,
+        |workload: &mut crate::restart::observed::model::Workload| workload.update = UpdateStrategy::OnDelete,
         |workload: &mut crate::restart::observed::model::Workload| {
-            workload.update = Update::Rolling { partition: 1 }
+            workload.update = UpdateStrategy::Rolling { partition: 1 }
         },
         |workload: &mut crate::restart::observed::model::Workload| workload.borrowed_template = true,
     ] {

@@ -13,8 +13,8 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use super::{
     annotations,
     model::{
-        Annotations, Container, Expression, FailureRecord, Pod, PodSelector, Progress, Record, Texts, Update,
-        Use, Workload,
+        Annotations, Container, Expression, FailureRecord, Pod, PodSelector, Progress, Record, Texts,
+        UpdateStrategy, Use, Workload,
     },
     records,
     uses::{self, PodSpec},
@@ -103,7 +103,7 @@ struct Spec {
     #[serde(deserialize_with = "nullable")]
     template: Template,
     #[serde(deserialize_with = "nullable")]
-    update_strategy: UpdateStrategy,
+    update_strategy: WireUpdateStrategy,
     restart_at: Option<String>,
     workload_ref: Option<serde::de::IgnoredAny>,
 }
@@ -146,7 +146,7 @@ struct TemplateMeta {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct UpdateStrategy {
+struct WireUpdateStrategy {
     #[serde(rename = "type")]
     type_: Option<String>,
     #[serde(deserialize_with = "nullable")]
@@ -363,19 +363,19 @@ impl WireWorkload {
 }
 
 impl Spec {
-    fn update(&self, kind: WorkloadKind) -> Update {
-        let UpdateStrategy {
+    fn update(&self, kind: WorkloadKind) -> UpdateStrategy {
+        let WireUpdateStrategy {
             type_,
             rolling_update,
         } = &self.update_strategy;
         match kind {
             WorkloadKind::StatefulSet | WorkloadKind::DaemonSet if type_.as_deref() == Some("OnDelete") => {
-                Update::OnDelete
+                UpdateStrategy::OnDelete
             }
-            WorkloadKind::StatefulSet => Update::Rolling {
+            WorkloadKind::StatefulSet => UpdateStrategy::Rolling {
                 partition: rolling_update.partition.unwrap_or_default(),
             },
-            _ => Update::Rolling { partition: 0 },
+            _ => UpdateStrategy::Rolling { partition: 0 },
         }
     }
 }

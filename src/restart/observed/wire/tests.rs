@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{WirePod, WireWorkload};
 use crate::{
     api::{WorkloadKind, caps},
-    restart::observed::model::{Pod, Progress, Record, RestartFlag, Update, Workload},
+    restart::observed::model::{Pod, Progress, Record, RestartFlag, UpdateStrategy, Workload},
 };
 
 const TIME: &str = "2026-01-01T00:00:00Z";
@@ -61,7 +61,7 @@ fn a_deployment_is_read() {
         ["db"]
     );
     assert_eq!(web.selector.labels.get("app").map(|value| &**value), Some("web"));
-    assert_eq!(web.update, Update::Rolling { partition: 0 });
+    assert_eq!(web.update, UpdateStrategy::Rolling { partition: 0 });
     let progress = Progress {
         desired: 2,
         total: 2,
@@ -179,7 +179,7 @@ fn each_kind_says_in_its_own_words_how_far_it_is() {
         json!({"spec": {"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}},
             "status": {"currentRevision": "a", "updateRevision": "b"}}),
     );
-    assert_eq!(set.update, Update::Rolling { partition: 2 });
+    assert_eq!(set.update, UpdateStrategy::Rolling { partition: 2 });
     assert!(!set.progress.one_revision);
     let daemons = progress(
         WorkloadKind::DaemonSet,
@@ -187,7 +187,7 @@ fn each_kind_says_in_its_own_words_how_far_it_is() {
             "desiredNumberScheduled": 5, "currentNumberScheduled": 4, "updatedNumberScheduled": 3,
             "numberReady": 2, "numberAvailable": 1}}),
     );
-    assert_eq!(daemons.update, Update::OnDelete);
+    assert_eq!(daemons.update, UpdateStrategy::OnDelete);
     let Progress {
         desired,
         total,
