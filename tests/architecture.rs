@@ -28,24 +28,28 @@ const PURE: &[&str] = &[
     "sync/plan",
     "cli/status/report",
     "cli/status/table",
-    "restart/block",
-    "restart/facts",
-    "restart/health",
-    "restart/member",
-    "restart/memory",
-    "restart/model",
-    "restart/need",
-    "restart/note",
-    "restart/patch",
-    "restart/pods",
-    "restart/queue",
-    "restart/reloader",
-    "restart/report",
-    "restart/share",
-    "restart/step",
-    "restart/target",
+    "restart/execute/patch",
+    "restart/execute/step",
+    "restart/execute/tests",
+    "restart/judge/",
+    "restart/observed/annotations",
+    "restart/observed/managed_secrets",
+    "restart/observed/model",
+    "restart/observed/pods",
+    "restart/observed/records",
+    "restart/observed/tests",
+    "restart/observed/uses",
+    "restart/publish/event_detector",
+    "restart/publish/report",
+    "restart/publish/tests",
+    "restart/schedule/candidate",
+    "restart/schedule/debounce",
+    "restart/schedule/decide",
+    "restart/schedule/per_object",
+    "restart/schedule/slots",
+    "restart/schedule/tests",
     "restart/tests",
-    "restart/uses",
+    "restart/timing",
     "sync/deletions",
     "sync/rotation",
 ];
@@ -104,7 +108,7 @@ const IMPURE: &[&str] = &[
     "std::thread",
 ];
 
-/// Rooms by name, with what each may use: a room, or `room::path` for a part of it.
+/// Rooms by name, with what each may use: a room, or `room::path` for a part of it. A room inside a room is `room/part`.
 type Law = BTreeMap<String, Vec<Vec<String>>>;
 
 // The house as it stands.
@@ -127,14 +131,84 @@ fn the_table_and_the_folders_name_the_same_rooms() {
         .filter(|path| path.is_dir())
         .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
         .collect();
-    let named: BTreeSet<String> = law().into_keys().collect();
+    let (inner, named): (BTreeSet<String>, BTreeSet<String>) =
+        law().into_keys().partition(|room| room.contains('/'));
     assert_eq!(folders, named);
+    for outer in inner.iter().filter_map(|room| room.split_once('/')) {
+        let parts: BTreeSet<String> = parts(outer.0)
+            .into_iter()
+            .map(|part| format!("{}/{part}", outer.0))
+            .collect();
+        let named: BTreeSet<String> = inner
+            .iter()
+            .filter(|room| room.starts_with(&format!("{}/", outer.0)))
+            .cloned()
+            .collect();
+        assert_eq!(parts, named, "the table names all parts of {}", outer.0);
+    }
     assert!(folders.len() > 5, "the table was not found");
     let contents: BTreeSet<String> = contents(&read(&root().join("src/lib.rs")))
         .unwrap()
         .into_iter()
         .collect();
     assert_eq!(contents, folders, "lib.rs is the table of contents");
+}
+
+#[test]
+fn a_room_inside_a_room_uses_only_rooms_above_it_in_the_table() {
+    let rows = rows(&read(&root().join("ARCHITECTURE.md")));
+    let inner: Vec<&str> = rows.iter().map(|(room, _)| &**room).collect();
+    assert!(inner.contains(&"restart/judge"), "the table was not found");
+    for (at, (room, uses)) in rows
+        .iter()
+        .enumerate()
+        .filter(|(_, (room, _))| room.contains('/'))
+    {
+        for path in uses {
+            let used = path.join("/");
+            assert!(inner[..at].contains(&&*used), "{room} is above {used}");
+        }
+    }
+}
+
+#[test]
+fn no_files_of_a_room_with_an_order_use_each_other_in_a_circle() {
+    let law = law();
+    let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let files: BTreeMap<Vec<String>, String> = sources()
+        .iter()
+        .map(|file| inside(file))
+        .filter(|file| part_of(&law, file).is_some())
+        .map(|file| (module_of(&file), file))
+        .collect();
+    for file in files.values() {
+        let mut reader = Reader::default();
+        let source = read(&root().join("src").join(file));
+        reader.read(&Lexer::new(&source).tokens(), &module_of(file));
+        for Named { module, path, .. } in &reader.named {
+            let Some(ours) = absolute(module, &path.segments).filter(|_| !is_test(module)) else {
+                continue;
+            };
+            let used = (1..=ours.len()).rev().find_map(|end| files.get(&ours[..end]));
+            if let Some(used) = used.filter(|used| *used != file) {
+                edges.entry(file.clone()).or_default().insert(used.clone());
+            }
+        }
+    }
+    assert!(edges.len() > 20, "the imports were not found");
+    // A file that uses no file in a circle is outside of any, and so is one that none in a circle uses.
+    while let Some(outside) = edges
+        .iter()
+        .find(|(file, used)| {
+            let uses = used.iter().any(|used| edges.contains_key(used));
+            let is_used = edges.values().any(|used| used.contains(*file));
+            !uses || !is_used
+        })
+        .map(|(file, _)| file.clone())
+    {
+        edges.remove(&outside);
+    }
+    assert!(edges.is_empty(), "these use each other: {edges:#?}");
 }
 
 #[test]
@@ -247,6 +321,23 @@ fn what_the_law_forbids_is_found() {
             "main.rs",
             "fn main() { keyturn::aws::read() }",
             "crate::aws::read",
+        ),
+        // Rooms inside a room.
+        (
+            "sync/one/file.rs",
+            "use super::super::two::X;",
+            "crate::sync::two::X",
+        ),
+        ("sync/one.rs", "use super::two::X;", "crate::sync::two::X"),
+        (
+            "sync/one/file.rs",
+            "use crate::sync::Shared;",
+            "crate::sync::Shared",
+        ),
+        (
+            "sync/two/file.rs",
+            "use super::super::three;",
+            "crate::sync::three",
         ),
         // Ways round it.
         ("track/mod.rs", "use crate as all;", "the root of the crate"),
@@ -361,6 +452,16 @@ fn what_the_law_allows_is_left_alone() {
             "fn f() { Instant::now(); tokio::spawn(x); crate::cluster::get() }",
         ),
         ("aws/mod.rs", "use aws_sdk_sts::Client;"),
+        (
+            "sync/two/file.rs",
+            "use crate::sync::one::X; use super::other::Y; use crate::api::Z;",
+        ),
+        (
+            "sync/one/tests/file.rs",
+            "use crate::sync::{tests::builder, two::X};",
+        ),
+        ("sync/one/file.rs", "mod tests { use crate::sync::two::X; }"),
+        ("sync/mod.rs", "pub use self::two::X; use super::sync::one::Y;"),
         ("main.rs", "fn main() { keyturn::cli::main() }"),
     ] {
         let found = violations(&example(), file, source);
@@ -373,6 +474,17 @@ fn the_table_is_read_from_its_third_column() {
     let table = "| place | what | may use |\n| `src/one/` | uses `two` | `api`, part of `two::three` |\n| `tests/` | a | `b` |";
     let one = vec![vec!["api".to_owned()], vec!["two".to_owned(), "three".to_owned()]];
     assert_eq!(parse_law(table), Law::from([("one".to_owned(), one)]));
+    let inner = "| `src/one/two/` | | `one::three` |\n| `src/one/three.rs` | | |";
+    assert_eq!(
+        rows(inner),
+        [
+            (
+                "one/two".to_owned(),
+                vec![vec!["one".to_owned(), "three".to_owned()]]
+            ),
+            ("one/three".to_owned(), vec![]),
+        ]
+    );
 }
 
 #[test]
@@ -421,6 +533,7 @@ fn example() -> Law {
     parse_law(
         "| `src/api/` | | |\n| `src/value/` | | `api` |\n| `src/track/` | | `api` |\n| `src/aws/` | | `api` |\n\
          | `src/cluster/` | | `api`, `aws::tokens` |\n| `src/sync/` | | `api`, `track`, `aws`, `cluster` |\n\
+         | `src/sync/one/` | | |\n| `src/sync/two/` | | `sync::one` |\n\
          | `src/cli/` | | `api`, `value`, `track`, `aws`, `cluster`, `sync` |",
     )
 }
@@ -440,7 +553,12 @@ fn law() -> Law {
 }
 
 fn parse_law(text: &str) -> Law {
-    let mut law = Law::new();
+    rows(text).into_iter().collect()
+}
+
+/// The rooms of the tables, from top to bottom, with what each may use.
+fn rows(text: &str) -> Vec<(String, Vec<Vec<String>>)> {
+    let mut rows = Vec::new();
     for line in text.lines() {
         let columns: Vec<&str> = line.split('|').map(str::trim).collect();
         let [_, place, _, uses, ..] = columns[..] else {
@@ -448,19 +566,58 @@ fn parse_law(text: &str) -> Law {
         };
         let Some(room) = place
             .strip_prefix("`src/")
-            .and_then(|rest| rest.strip_suffix("/`"))
+            .and_then(|rest| rest.strip_suffix("/`").or_else(|| rest.strip_suffix(".rs`")))
+            .filter(|room| !matches!(*room, "main" | "lib"))
         else {
             continue;
         };
         let quoted = uses.split('`').skip(1).step_by(2);
-        law.insert(
-            room.into(),
-            quoted
-                .map(|path| path.split("::").map(Into::into).collect())
-                .collect(),
-        );
+        let uses = quoted.map(|path| path.split("::").map(Into::into).collect());
+        rows.push((room.into(), uses.collect()));
     }
-    law
+    rows
+}
+
+/// The folders and files of a room, but for its `mod.rs` and its tests.
+fn parts(room: &str) -> Vec<String> {
+    let entries = fs::read_dir(root().join("src").join(room)).unwrap();
+    entries
+        .map(|entry| {
+            entry
+                .unwrap()
+                .path()
+                .file_stem()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned()
+        })
+        .filter(|part| !matches!(&**part, "mod" | "tests"))
+        .collect()
+}
+
+/// The room inside a room that `file` belongs to, with what it may use.
+fn part_of<'a>(law: &'a Law, file: &str) -> Option<(&'a str, &'a [Vec<String>])> {
+    let is_of = |part: &str| {
+        let rest = file.strip_prefix(part);
+        part.contains('/') && rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+    };
+    law.iter()
+        .find(|(part, _)| is_of(part))
+        .map(|(part, uses)| (&**part, &**uses))
+}
+
+fn module_of(file: &str) -> Vec<String> {
+    file.trim_end_matches(".rs")
+        .trim_end_matches("/mod")
+        .split('/')
+        .map(Into::into)
+        .collect()
+}
+
+/// Tests may name any part of their room.
+fn is_test(module: &[String]) -> bool {
+    module.iter().any(|part| part == "tests")
 }
 
 /// All Rust files under `src`.
@@ -508,12 +665,7 @@ fn contents(source: &str) -> Result<Vec<String>, String> {
 
 /// What `source`, which is `file` under `src`, does against the law.
 fn violations(law: &Law, file: &str, source: &str) -> Vec<String> {
-    let mut module: Vec<String> = file
-        .trim_end_matches(".rs")
-        .trim_end_matches("/mod")
-        .split('/')
-        .map(Into::into)
-        .collect();
+    let mut module = module_of(file);
     if file == "main.rs" || file == "lib.rs" {
         module.clear();
     }
@@ -530,7 +682,15 @@ fn violations(law: &Law, file: &str, source: &str) -> Vec<String> {
             match ours.first() {
                 None if file == "main.rs" && !path.glob && !path.renamed => {}
                 None => tell("names the root of the crate, so that the law cannot follow"),
-                Some(other) if other == room => {}
+                Some(other) if other == room => {
+                    if let Some((part, uses)) = part_of(law, file)
+                        && !is_test(module)
+                        && !ours.starts_with(&part.split('/').map(Into::into).collect::<Vec<String>>())
+                        && !uses.iter().any(|allowed| ours.starts_with(allowed))
+                    {
+                        tell(&format!("names {full}, which {part} may not use"));
+                    }
+                }
                 Some(other) if !law.contains_key(other) => tell(&format!("names {full}, which is no room")),
                 Some(_) if may_use(law, room, &ours) => {}
                 Some(_) => tell(&format!("names {full}, which {room} may not use")),

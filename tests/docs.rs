@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use keyturn::{
     api::{ConditionType, Reason},
-    restart::block::Word,
+    restart::judge::state::WorkloadState,
 };
 use regex::Regex;
 use testbed::controlplane::{Binaries, ControlPlane};
@@ -33,16 +33,16 @@ const LATER: [Reason; 3] = [
 const FOREIGN: [&str; 1] = ["argoproj.io/"];
 
 /// Words of workloads that `status.restart.exceptions` never gives.
-const NO_EXCEPTIONS: [Word; 9] = [
-    Word::Done,
-    Word::RollingOut,
-    Word::Looking,
-    Word::Settling,
-    Word::WaitingForWindow,
-    Word::WaitingForWave,
-    Word::WaitingForTurn,
-    Word::Halted,
-    Word::AwaitingApproval,
+const NO_EXCEPTIONS: [WorkloadState; 9] = [
+    WorkloadState::Done,
+    WorkloadState::RollingOut,
+    WorkloadState::Looking,
+    WorkloadState::Settling,
+    WorkloadState::WaitingForWindow,
+    WorkloadState::WaitingForWave,
+    WorkloadState::WaitingForTurn,
+    WorkloadState::Halted,
+    WorkloadState::AwaitingApproval,
 ];
 
 fn root() -> PathBuf {
@@ -223,7 +223,7 @@ fn every_reason_that_can_be_seen_is_explained() {
     for condition in [ConditionType::RotationHealthy, ConditionType::RestartsComplete] {
         assert_eq!(section(condition.as_str()), given(&[condition]), "{condition}");
     }
-    let words: BTreeSet<String> = Word::ALL
+    let words: BTreeSet<String> = WorkloadState::ALL
         .iter()
         .filter(|word| !NO_EXCEPTIONS.contains(word))
         .map(|word| word.as_str().to_owned())

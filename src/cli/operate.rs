@@ -219,7 +219,7 @@ pub(super) async fn operate(
         writer: writer.clone(),
         events: events.clone(),
         time: cluster.time().clone(),
-        limits: restart::queue::Limits {
+        limits: restart::Limits {
             namespace: at_once(restart_settings.max_concurrent_per_namespace),
             cluster: at_once(restart_settings.max_concurrent),
         },

@@ -1,54 +1,42 @@
-//! Restarts at work: changes make namespaces worth a look, looks make decisions, decisions requests. One task owns all that
-//! is remembered; what waits for the API server runs beside it and hands back what it saw.
+//! The loop of restarts: changes mark namespaces, namespaces are judged, decisions follow from judgements, requests and reports
+//! from decisions. One task owns all that is remembered; requests run in tasks beside it and hand back what they saw.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use jiff::Timestamp;
 use tokio::{
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
 
 use super::{
-    Context,
-    apply::Looked,
-    memory::Memory,
-    model::{Pod, WorkloadKey},
-    note::Note,
-    phase::{ASTRAY, Phase, caught},
-    queue::{self, Carried, Go},
-    records,
-    report::{Happening, Seen, report_of_fault},
-    say::{Statuses, Wanted},
-    share::Share,
-    space::{Space, instant},
-    target::{Setting, Target},
+    execute::{
+        carry_out::{Executor, Response},
+        panics::{caught, joined},
+    },
+    judge::{memory::Memory, model::Setting},
+    observed::{
+        Context,
+        model::{Pod, WorkloadKey},
+    },
+    publish::{log_approval, publisher::Publisher},
+    schedule::{
+        decide,
+        namespace::{NamespaceView, Namespaces, instant},
+    },
+    timing::{DECIDE, GRACE, ROLLOUTS_WAIT, SWEEP},
 };
 use crate::{
     api::{ConditionType, ObjectKey},
-    cluster::{self, Change, Changes, Control, Verb},
+    cluster::{self, Change, Changes, Verb},
 };
 
 /// Namespaces whose pods are listed at once.
 const LISTS: usize = 4;
-/// Of decisions.
-const PACE: Share = Share {
-    part: 10,
-    least: Duration::from_millis(100),
-    longest: Duration::from_secs(10),
-};
-/// How long the first lists of pods may take before it is told what happens.
-pub(super) const WARM: Duration = Duration::from_mins(1);
-/// How long restarts wait for the first list of Rollouts, which readiness does not wait for.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often what is gone is forgotten.
-const SWEEP: Duration = Duration::from_mins(5);
-/// How long requests under way may take to end.
-const GRACE: Duration = Duration::from_secs(15);
 
 /// Works until `stop` completes, then lets requests under way end. Begin with complete indexes, as the leader.
 pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Output = ()>) {
@@ -56,8 +44,8 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
     tokio::select! {
         biased;
         () = &mut stop => return,
-        // What nobody knows of takes no part in waves, nor in what rolls out.
-        known = timeout(PATIENCE, context.workloads.known()) => if known.is_err() {
+        // A workload that is not known takes no part in waves, nor in the count of what rolls out.
+        known = timeout(ROLLOUTS_WAIT, context.workloads.known()) => if known.is_err() {
             tracing::warn!("Rollouts could not be listed; the restarts begin without them");
         },
     }
@@ -68,7 +56,14 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
         tokio::select! {
             biased;
             () = &mut stop => break,
-            Some(done) = controller.tasks.join_next(), if !controller.tasks.is_empty() => controller.ended(done),
+            Some(done) = controller.executor.next() => controller.executed(done),
+            Some(done) = controller.lists.join_next() => controller.listed(done),
+            Some(done) = controller.publisher.next() => {
+                controller.undecided = true;
+                if let Some(response) = done {
+                    controller.publisher.written(response, Instant::now());
+                }
+            }
             change = changes.next() => {
                 let mut next = Some(change);
                 while let Some(change) = next {
@@ -82,91 +77,42 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
     controller.end().await;
 }
 
-/// What a task hands back.
-pub(super) enum Done {
-    Listed {
-        namespace: Arc<str>,
-        pods: Result<(Timestamp, Vec<Pod>), cluster::Error>,
-    },
-    Looked {
-        go: Go,
-        looked: Result<Option<Looked>, cluster::Error>,
-    },
-    Sent {
-        go: Go,
-        evicted: Option<Box<str>>,
-        sent: Result<(), cluster::Error>,
-    },
-    Said {
-        object: ObjectKey,
-        wanted: Wanted,
-        written: Result<(), cluster::Error>,
-    },
-    Recorded {
-        key: WorkloadKey,
-        uid: Box<str>,
-        notes: Vec<Note>,
-        written: Result<(), cluster::Error>,
-    },
+/// The pods of a namespace, and a time before they were listed.
+struct PodsListed {
+    namespace: Arc<str>,
+    pods: Result<(Timestamp, Vec<Pod>), cluster::Error>,
 }
 
-pub(super) struct Controller {
-    pub(super) context: Arc<Context>,
-    pub(super) spaces: BTreeMap<Arc<str>, Space>,
-    pub(super) memory: Memory,
-    pub(super) seen: Seen,
-    /// What happened and is told once something else is.
-    pub(super) held: Vec<Happening>,
-    pub(super) phases: HashMap<WorkloadKey, Phase>,
-    /// Workloads that are being written to that they say something: not again before, or before that ends.
-    pub(super) records: HashMap<WorkloadKey, Option<Instant>>,
-    pub(super) record_turns: records::Turns,
-    pub(super) statuses: Statuses,
-    /// What was reported last of an object, as a digest of its states.
-    pub(super) reported: HashMap<ObjectKey, u64>,
-    /// Patches whose answers were lost, until a workload shows them or they are given up.
-    pub(super) doubts: HashMap<WorkloadKey, (Go, Instant)>,
-    /// Since when something of an object is not known.
-    pub(super) unknown: HashMap<ObjectKey, Instant>,
-    pub(super) control: Option<Control>,
-    pub(super) tasks: JoinSet<Done>,
-    pub(super) lists: usize,
-    pub(super) undecided: bool,
-    pub(super) decided: Instant,
+struct Controller {
+    context: Arc<Context>,
+    namespaces: Namespaces,
+    memory: Memory,
+    executor: Executor,
+    publisher: Publisher,
+    lists: JoinSet<PodsListed>,
+    undecided: bool,
+    decided: Instant,
     /// How long the last decision took.
-    pub(super) took: Duration,
-    pub(super) wake: Option<Instant>,
-    pub(super) swept: Instant,
-    pub(super) started: Instant,
-    pub(super) warm: bool,
+    took: Duration,
+    wake: Option<Instant>,
+    swept: Instant,
 }
 
 impl Controller {
     fn new(context: Arc<Context>) -> Self {
         let now = Instant::now();
         Self {
+            executor: Executor::new(Arc::clone(&context)),
+            publisher: Publisher::new(Arc::clone(&context), now),
             context,
-            spaces: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             memory: Memory::default(),
-            seen: Seen::default(),
-            held: Vec::new(),
-            phases: HashMap::new(),
-            records: HashMap::new(),
-            record_turns: records::Turns::default(),
-            statuses: Statuses::default(),
-            reported: HashMap::new(),
-            doubts: HashMap::new(),
-            unknown: HashMap::new(),
-            control: None,
-            tasks: JoinSet::new(),
-            lists: 0,
+            lists: JoinSet::new(),
             undecided: true,
-            decided: now.checked_sub(PACE.least).unwrap_or(now),
+            decided: now.checked_sub(DECIDE.least).unwrap_or(now),
             took: Duration::ZERO,
             wake: None,
             swept: now,
-            started: now,
-            warm: false,
         }
     }
 
@@ -183,50 +129,25 @@ impl Controller {
             }
         });
         for object in others {
-            self.report_without_restarts(&object, false);
+            self.publisher.report_without_restarts(&object, false);
         }
         for object in objects {
-            let space = self.spaces.entry(object.namespace).or_default();
-            space.objects.insert(object.name);
+            let view = self.namespaces.entry(object.namespace).or_default();
+            view.objects.insert(object.name);
         }
         // Asked before the workloads are, so that none is missing where all are known.
         let now = Instant::now();
-        for (namespace, space) in &mut self.spaces {
-            space.known_since = self.context.workloads.cover(namespace).then_some(now);
+        for (namespace, view) in &mut self.namespaces {
+            view.known_since = self.context.workloads.cover(namespace).then_some(now);
         }
         let mut workloads = Vec::new();
         self.context.workloads.for_each(|key, _| workloads.push(key));
         for key in workloads {
-            let space = self.spaces.entry(Arc::clone(&key.key.namespace)).or_default();
-            space.workloads.insert(key);
+            let view = self.namespaces.entry(Arc::clone(&key.key.namespace)).or_default();
+            view.workloads.insert(key);
         }
-        for space in self.spaces.values_mut() {
-            space.mark_at(now);
-        }
-    }
-
-    /// Tells of a restart whose answer was lost, if the workload shows that it was taken.
-    pub(super) fn resolve(&mut self, key: &WorkloadKey, now: Instant) {
-        let Some((go, since)) = self.doubts.remove(key) else {
-            return;
-        };
-        let known = self.context.workloads.get(key);
-        let taken = known
-            .as_deref()
-            .and_then(Option::as_deref)
-            .is_some_and(|workload| {
-                let asked = |carried: &Carried| {
-                    let asked = &carried.asked;
-                    workload.records.get(&asked.hash) == Some(&asked.record)
-                };
-                workload.uid == go.uid && go.carried.iter().all(asked)
-            });
-        if taken {
-            self.memory.taken(&go, self.context.time.now());
-            self.seen.triggered(&go);
-            self.context.tell_triggered(&go, "patch", None);
-        } else if now < since + ASTRAY {
-            self.doubts.insert(key.clone(), (go, since));
+        for view in self.namespaces.values_mut() {
+            view.mark_at(now);
         }
     }
 
@@ -236,31 +157,34 @@ impl Controller {
         match change {
             Change::Ready | Change::SecretStore(_) | Change::ClusterSecretStore(_) => {}
             Change::Control => {
-                for space in self.spaces.values_mut() {
-                    space.mark_at(now);
+                for view in self.namespaces.values_mut() {
+                    view.mark_at(now);
                 }
             }
             Change::Namespace(name) | Change::Covered(name) => {
-                if let Some(space) = self.spaces.get_mut(&name) {
-                    space.mark(now);
+                if let Some(view) = self.namespaces.get_mut(&name) {
+                    view.mark(now);
                 }
             }
             Change::Secret(secret) => {
-                if let Some(space) = self.spaces.get_mut(&secret.namespace) {
-                    space.mark(now);
+                if let Some(view) = self.namespaces.get_mut(&secret.namespace) {
+                    view.mark(now);
                 }
             }
             Change::ExternalSecret(object) => self.learn_object(object, now),
             Change::Workload(kind, key) => {
                 let key = WorkloadKey { kind, key };
-                self.resolve(&key, now);
+                let resolved = self.executor.resolve(&key, &mut self.memory, now);
+                if let Some(outcome) = resolved {
+                    self.publisher.executed(outcome);
+                }
                 if self.context.workloads.get(&key).is_some() {
-                    let space = self.spaces.entry(Arc::clone(&key.key.namespace)).or_default();
-                    space.touch(&key, now);
-                    space.workloads.insert(key);
-                } else if let Some(space) = self.spaces.get_mut(&key.key.namespace) {
-                    space.forget(&key);
-                    space.touch(&key, now);
+                    let view = self.namespaces.entry(Arc::clone(&key.key.namespace)).or_default();
+                    view.touch(&key, now);
+                    view.workloads.insert(key);
+                } else if let Some(view) = self.namespaces.get_mut(&key.key.namespace) {
+                    view.forget(&key);
+                    view.touch(&key, now);
                 }
             }
         }
@@ -271,74 +195,44 @@ impl Controller {
             indexed.entry().is_some_and(|entry| entry.restart.is_some())
         });
         if wants == Some(true) {
-            let space = self.spaces.entry(object.namespace).or_default();
-            space.objects.insert(object.name);
-            space.mark(now);
+            let view = self.namespaces.entry(object.namespace).or_default();
+            view.objects.insert(object.name);
+            view.mark(now);
             return;
         }
-        let space = self.spaces.get_mut(&object.namespace);
-        let removed = space.is_some_and(|space| {
-            let removed = space.objects.remove(&object.name);
+        let view = self.namespaces.get_mut(&object.namespace);
+        let removed = view.is_some_and(|view| {
+            let removed = view.objects.remove(&object.name);
             if removed {
-                space.mark(now);
+                view.mark(now);
             }
             removed
         });
-        if removed {
-            self.reported.remove(&object);
-        }
-        self.report_without_restarts(&object, removed);
+        self.publisher.report_without_restarts(&object, removed);
     }
 
-    /// Reports what is wrong with an ExternalSecret for which nothing is restarted. What was said of restarts holds no more
-    /// where they are disabled: `former` if something may have been said that the index does not show. Where the object is gone
-    /// there is nobody to say it to.
-    fn report_without_restarts(&mut self, object: &ObjectKey, former: bool) {
-        let Some(identity) = self.context.identity(object) else {
-            return;
-        };
-        let time = self.context.time.now();
-        if let Some(fault) = self.context.fault(object) {
-            let report = report_of_fault(&fault.message);
-            self.statuses
-                .want(object, identity, fault.said, Some(report), time);
-        } else if former || self.context.reported(object).is_some() {
-            self.statuses.want(object, identity, 1, None, time);
-        }
-    }
-
-    /// Does what is due, and says when it is to be called again at the latest.
+    /// Does what is due, and returns when it is to be called again at the latest.
     fn turn(&mut self) -> Instant {
         let now = Instant::now();
-        self.look(now);
+        self.judge(now);
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if now >= self.decide_at() && (self.undecided || is_due(self.wake) || is_due(self.phases_end())) {
             self.decide(now);
         }
         self.list(now);
-        for (object, wanted) in self.statuses.due(now) {
-            let context = Arc::clone(&self.context);
-            self.tasks.spawn(async move {
-                let written = caught(Verb::Apply, &object, context.write_status(&object, &wanted)).await;
-                Done::Said {
-                    object,
-                    wanted,
-                    written,
-                }
-            });
-        }
+        self.publisher.write(now);
         if now >= self.swept + SWEEP {
             self.sweep(now);
         }
-        let spaces = self.spaces.values();
-        let listing = self.lists < LISTS;
-        let times = spaces.flat_map(|space| [space.next_look(), space.list_at.filter(|_| listing)]);
+        let namespaces = self.namespaces.values();
+        let listing = self.lists.len() < LISTS;
+        let times = namespaces.flat_map(|view| [view.next_look(), view.list_at.filter(|_| listing)]);
         let decide_at = self.decide_at();
         let decisions = [self.undecided.then_some(decide_at), self.wake, self.phases_end()];
         let alarm = times
             .flatten()
             .chain(decisions.into_iter().flatten().map(|at| at.max(decide_at)))
-            .chain(self.statuses.next())
+            .chain(self.publisher.next_write())
             .fold(self.swept + SWEEP, Instant::min);
         // What is due is done: a time that has come would come again and again.
         debug_assert!(alarm > now, "the turn spins");
@@ -347,34 +241,32 @@ impl Controller {
 
     /// When it may be decided again.
     fn decide_at(&self) -> Instant {
-        self.decided + PACE.after(self.took)
+        self.decided + DECIDE.after(self.took)
     }
 
     /// When a phase ends by time alone, or the time of warming up.
     fn phases_end(&self) -> Option<Instant> {
-        let phases = self.phases.values().filter_map(Phase::end);
-        let phases = phases.chain(self.records.values().copied().flatten());
-        phases.chain((!self.warm).then_some(self.started + WARM)).min()
+        let ends = self.executor.next_end().into_iter();
+        ends.chain(self.publisher.warm_up_end()).min()
     }
 
-    /// Looks at the namespaces that are due.
-    fn look(&mut self, now: Instant) {
-        let is_due = |space: &Space| space.next_look().is_some_and(|due| due <= now);
-        if !self.spaces.values().any(is_due) {
+    /// Judges the namespaces that are due.
+    fn judge(&mut self, now: Instant) {
+        let is_due = |view: &NamespaceView| view.next_look().is_some_and(|due| due <= now);
+        if !self.namespaces.values().any(is_due) {
             return;
         }
-        self.control = self.context.control();
+        let control = self.context.control();
         let setting = Setting {
             now: self.context.time.now(),
-            control: self.control.as_ref(),
+            control: control.as_ref(),
             evict_allowed: self.context.evict_allowed,
         };
-        for (namespace, space) in &mut self.spaces {
-            if is_due(space) {
-                space.look(&self.context, namespace, &setting, &mut self.memory, now);
-                self.phases.retain(|key, phase| {
-                    !(matches!(phase, Phase::Answered) && key.key.namespace == *namespace)
-                });
+        for (namespace, view) in &mut self.namespaces {
+            if is_due(view) {
+                let approved = view.judge(&self.context, namespace, &setting, &mut self.memory, now);
+                approved.iter().for_each(log_approval);
+                self.executor.in_flight.judged(namespace);
                 self.undecided = true;
             }
         }
@@ -382,19 +274,18 @@ impl Controller {
 
     /// Lists pods where it is due.
     fn list(&mut self, now: Instant) {
-        let spaces = self.spaces.iter_mut();
-        let mut due: Vec<_> = spaces
-            .filter_map(|(namespace, space)| Some((space.list_at.filter(|at| *at <= now)?, namespace, space)))
+        let namespaces = self.namespaces.iter_mut();
+        let mut due: Vec<_> = namespaces
+            .filter_map(|(namespace, view)| Some((view.list_at.filter(|at| *at <= now)?, namespace, view)))
             .collect();
         due.sort_by_key(|(at, ..)| *at);
-        for (_, namespace, space) in due.into_iter().take(LISTS.saturating_sub(self.lists)) {
-            space.lists();
-            self.lists += 1;
+        for (_, namespace, view) in due.into_iter().take(LISTS.saturating_sub(self.lists.len())) {
+            view.lists();
             let (context, namespace) = (Arc::clone(&self.context), Arc::clone(namespace));
-            self.tasks.spawn(async move {
+            self.lists.spawn(async move {
                 let all = ObjectKey::new(Arc::clone(&namespace), "");
                 let pods = caught(Verb::List, &all, context.pods(&namespace, None)).await;
-                Done::Listed { namespace, pods }
+                PodsListed { namespace, pods }
             });
         }
     }
@@ -402,75 +293,51 @@ impl Controller {
     fn decide(&mut self, now: Instant) {
         (self.undecided, self.decided, self.wake) = (false, now, None);
         let time = self.context.time.now();
-        self.phases
-            .retain(|_, phase| phase.end().is_none_or(|end| now < end));
-        let spaces = self.spaces.values();
-        let (busy, others): (Vec<&Target>, Vec<&Target>) = spaces
-            .flat_map(|space| &space.targets)
-            .partition(|target| self.phases.contains_key(&target.key));
-        let busy: Vec<Target> = busy
-            .into_iter()
-            .filter_map(|target| Some(self.phases.get(&target.key)?.seen(target, time, now)))
-            .collect();
-        let targets: Vec<&Target> = others.into_iter().chain(&busy).collect();
-        let mut decisions = queue::decide(time, &self.context.limits, &targets, &mut self.memory);
+        self.executor.in_flight.expire(now);
+        let judgements = self.namespaces.values().flat_map(|view| &view.judgements);
+        let (busy, mut judgements) = self.executor.in_flight.split(judgements, time, now);
+        judgements.extend(&busy);
+        let mut decisions = decide::decide(time, &self.context.limits, &judgements, &mut self.memory);
         self.wake = decisions.wake.map(|wake| instant(wake, time, now));
-        for go in std::mem::take(&mut decisions.go) {
-            self.go(go, now);
+        for restart in std::mem::take(&mut decisions.restarts) {
+            self.executor.start(restart, now);
         }
-        self.record(now);
-        self.tell(&decisions, now);
-        self.report(&decisions, time, now);
+        self.executor.write_notes(&self.namespaces, now);
+        self.publisher
+            .decided(&decisions, &mut self.namespaces, time, now);
         self.took = now.elapsed();
     }
 
-    fn ended(&mut self, done: Result<Done, tokio::task::JoinError>) {
-        let now = Instant::now();
+    /// Follows the response to a request.
+    fn executed(&mut self, response: Option<Response>) {
         self.undecided = true;
-        match done {
-            Ok(Done::Listed { namespace, pods }) => self.listed(&namespace, pods, now),
-            Ok(Done::Looked { go, looked }) => self.looked(go, looked, now),
-            Ok(Done::Sent { go, evicted, sent }) => self.sent(&go, evicted.as_deref(), sent, now),
-            Ok(Done::Said {
-                object,
-                wanted,
-                written,
-            }) => self.statuses.done(&object, wanted, written, now),
-            Ok(Done::Recorded {
-                key,
-                uid,
-                notes,
-                written,
-            }) => self.recorded(&key, &uid, &notes, written, now),
-            // Panics are caught in the task, and nobody aborts it.
-            Err(_) => tracing::error!("a request of restarts was lost; this is a bug, please report it"),
+        let Some(response) = response else { return };
+        let outcomes = self
+            .executor
+            .ended(response, &mut self.namespaces, &mut self.memory, Instant::now());
+        for outcome in outcomes {
+            self.publisher.executed(outcome);
         }
     }
 
-    fn listed(
-        &mut self,
-        namespace: &Arc<str>,
-        pods: Result<(Timestamp, Vec<Pod>), cluster::Error>,
-        now: Instant,
-    ) {
-        self.lists = self.lists.saturating_sub(1);
+    fn listed(&mut self, done: Result<PodsListed, JoinError>) {
+        self.undecided = true;
+        let Some(PodsListed { namespace, pods }) = joined(done) else {
+            return;
+        };
         let pods = pods
             .inspect_err(|error| tracing::warn!(%error, "pods were not listed; it is tried again"))
             .ok();
-        if let Some(space) = self.spaces.get_mut(namespace) {
-            space.listed(&self.context, namespace, pods, now);
+        if let Some(view) = self.namespaces.get_mut(&namespace) {
+            view.listed(&self.context, &namespace, pods, Instant::now());
         }
     }
 
     /// Forgets what is gone.
     fn sweep(&mut self, now: Instant) {
         self.swept = now;
-        self.spaces.retain(|_, space| !space.is_empty() || space.listing);
-        self.doubts.retain(|_, (_, since)| now < *since + ASTRAY);
-        let spaces = &self.spaces;
-        self.phases.retain(|key, phase| {
-            !matches!(phase, Phase::Answered) || spaces.contains_key(&key.key.namespace)
-        });
+        self.namespaces.retain(|_, view| !view.is_empty() || view.listing);
+        self.executor.sweep(&self.namespaces, now);
         let mut uids: HashSet<Box<str>> = HashSet::new();
         self.context.workloads.for_each(|_, workload| {
             uids.insert(workload.uid.clone());
@@ -480,30 +347,17 @@ impl Controller {
             |uid| uids.contains(uid),
             |object| objects.with(object, |_| ()).is_some(),
         );
-        self.unknown
-            .retain(|object, _| objects.with(object, |_| ()).is_some());
-        self.reported
-            .retain(|object, _| objects.with(object, |_| ()).is_some());
+        self.publisher.sweep();
     }
 
     /// Lets requests that change something end.
     async fn end(mut self) {
-        let busy = |controller: &Self| {
-            let mut phases = controller.phases.values();
-            phases.any(|phase| matches!(phase, Phase::Busy(_)))
-                || controller.records.values().any(Option::is_none)
-        };
+        self.executor.stop();
         let all = async {
-            while busy(&self)
-                && let Some(done) = self.tasks.join_next().await
+            while self.executor.is_busy()
+                && let Some(done) = self.executor.next().await
             {
-                match done {
-                    // Nothing more begins.
-                    Ok(Done::Looked { go, .. }) => {
-                        self.phases.remove(&go.key);
-                    }
-                    done => self.ended(done),
-                }
+                self.executed(done);
             }
         };
         if timeout(GRACE, all).await.is_err() {

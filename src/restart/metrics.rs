@@ -38,7 +38,7 @@ pub struct Metrics {
     pub stale_pods: Gauge,
     /// The first deadline of what is not done: seconds since 1970, 0 without one.
     pub deadline: Gauge,
-    /// Restarts that somebody took back.
+    /// Restarts that were taken back.
     pub reverted: Counter,
     /// From the change of the Secret until a workload is healthy with it.
     pub lag: Histogram,

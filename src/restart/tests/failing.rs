@@ -10,10 +10,15 @@ use super::{
 use crate::{
     api::{ObjectKey, RestartStrategy},
     restart::{
-        memory::Memory,
-        model::{FailureRecord, Record, Texts, Workload},
-        note::{Note, RECOVERED, What, body, failed, parse},
-        patch,
+        execute::patch::note_patch,
+        judge::{
+            memory::Memory,
+            model::{Note, NoteKind},
+        },
+        observed::{
+            model::{FailureRecord, Record, Texts, Workload},
+            records::{self, RECOVERED, failed, parse_failure},
+        },
     },
 };
 
@@ -26,7 +31,7 @@ fn flapping(count: usize) -> Cluster {
     cluster
 }
 
-fn word(cluster: &Cluster) -> &'static str {
+fn state(cluster: &Cluster) -> &'static str {
     cluster.words()[0].2
 }
 
@@ -54,11 +59,11 @@ fn a_workload_that_looks_well_between_crashes_stays_failed_and_nothing_follows()
     let mut failed = false;
     for _ in 0..500 {
         cluster.run(1);
-        failed |= word(&cluster) == "Failed";
+        failed |= state(&cluster) == "Failed";
         assert!(
-            !failed || word(&cluster) == "Failed",
+            !failed || state(&cluster) == "Failed",
             "{} at {}",
-            word(&cluster),
+            state(&cluster),
             cluster.second
         );
     }
@@ -78,7 +83,7 @@ fn the_next_leader_knows_what_failed_and_tells_it_no_more() {
         // Another leader every second: each one begins with nothing.
         cluster.memory = Memory::default();
         cluster.run(1);
-        assert_eq!(word(&cluster), "Failed", "{}", cluster.second);
+        assert_eq!(state(&cluster), "Failed", "{}", cluster.second);
     }
     assert_eq!(cluster.taken.len(), 1, "{:?}", cluster.taken);
     assert_eq!(cluster.alerts.len(), 1);
@@ -116,7 +121,7 @@ fn what_recovers_says_so_once_and_the_others_follow() {
     cluster.workloads[0].nature = Nature::Ready(3);
     cluster.run(20);
     // Ready, but for less than a minute since its last crash.
-    assert_eq!((word(&cluster), cluster.taken.len()), ("Failed", 1));
+    assert_eq!((state(&cluster), cluster.taken.len()), ("Failed", 1));
     cluster.run(200);
     assert!(cluster.is_done(), "{:?}", cluster.words());
     assert_eq!(says(&cluster.workloads[0]), [RECOVERED]);
@@ -127,9 +132,9 @@ fn what_recovers_says_so_once_and_the_others_follow() {
     for _ in 0..60 {
         cluster.run(1);
         assert!(
-            word(&cluster) == "Done" || word(&cluster) == "RollingOut",
+            state(&cluster) == "Done" || state(&cluster) == "RollingOut",
             "{}",
-            word(&cluster)
+            state(&cluster)
         );
     }
     assert_eq!((cluster.noted.len(), cluster.alerts.len()), (2, 1));
@@ -142,7 +147,7 @@ fn where_what_is_said_is_pruned_the_process_remembers_and_writes_once() {
     cluster.pruned = true;
     cluster.change(0, "t1");
     cluster.run(900);
-    assert_eq!((word(&cluster), cluster.taken.len()), ("Failed", 1));
+    assert_eq!((state(&cluster), cluster.taken.len()), ("Failed", 1));
     assert_eq!(
         (cluster.noted.len(), cluster.alerts.len()),
         (1, 1),
@@ -166,7 +171,7 @@ fn what_cannot_be_written_is_told_all_the_same_and_not_tried_for_ever() {
                 fate
             });
         }
-        assert_eq!((word(&cluster), cluster.taken.len()), ("Failed", 1), "{fate:?}");
+        assert_eq!((state(&cluster), cluster.taken.len()), ("Failed", 1), "{fate:?}");
         assert_eq!(cluster.alerts.len(), 1, "{fate:?}");
         assert!((1..=30).contains(&tries), "{fate:?}: {tries} tries");
     }
@@ -200,20 +205,20 @@ fn what_failed_before_a_start_is_no_event_and_is_written_only_once_it_looks_well
     let mut cluster = Cluster::new(&[Nature::Crashing, Nature::Ready(3)]);
     cluster.change(0, "t1");
     cluster.run(60);
-    assert_eq!((word(&cluster), cluster.noted.len()), ("Failed", 1));
+    assert_eq!((state(&cluster), cluster.noted.len()), ("Failed", 1));
     // As a former version leaves it.
     cluster.workloads[0].workload.failures.clear();
     cluster.memory = Memory::default();
     cluster.run(100);
     assert_eq!(
-        (word(&cluster), cluster.noted.len(), cluster.alerts.len()),
+        (state(&cluster), cluster.noted.len(), cluster.alerts.len()),
         ("Failed", 1, 1)
     );
     cluster.workloads[0].nature = Nature::Flapping(12, 20);
     cluster.workloads[0].min_ready = 30;
     cluster.run(100);
     assert_eq!(
-        (word(&cluster), cluster.noted.len(), cluster.alerts.len()),
+        (state(&cluster), cluster.noted.len(), cluster.alerts.len()),
         ("Failed", 2, 1)
     );
     assert_eq!(cluster.taken.len(), 1);
@@ -241,7 +246,7 @@ fn who_loses_the_record_of_what_was_taken_back_is_told_it_again_once() {
         let reverted = cluster
             .words()
             .iter()
-            .filter(|(_, _, word)| *word == "Reverted")
+            .filter(|(_, _, state)| *state == "Reverted")
             .count();
         if reverted == 60 {
             break;
@@ -256,7 +261,7 @@ fn who_loses_the_record_of_what_was_taken_back_is_told_it_again_once() {
         cluster.run(60);
     }
     assert_eq!(cluster.taken.len(), before, "{:?}", cluster.words());
-    assert!(cluster.words().iter().all(|(_, _, word)| *word == "Reverted"));
+    assert!(cluster.words().iter().all(|(_, _, state)| *state == "Reverted"));
     // Stripped for ever, the present leader knows and writes no more.
     let written = cluster.noted.len();
     cluster.run(30);
@@ -292,7 +297,7 @@ fn content_that_failed_and_comes_back_starts_over() {
         cluster.change(0, "t1");
         for _ in 0..100 {
             cluster.run(1);
-            assert_ne!(word(&cluster), "Failed", "{}", cluster.second);
+            assert_ne!(state(&cluster), "Failed", "{}", cluster.second);
         }
         assert!(cluster.is_done(), "{:?}", cluster.words());
         assert_eq!(cluster.count(0, "t1"), 2);
@@ -304,10 +309,10 @@ fn content_that_failed_and_comes_back_starts_over() {
 fn a_forged_or_broken_word_makes_nothing_go_that_would_not_go_without_it() {
     let words: [Option<FailureRecord>; 5] = [
         None,
-        parse("t1.CrashLoopBackOff"),
-        parse("t1.Recovered"),
-        parse("t9.CrashLoopBackOff"),
-        parse("t1.Whatever"),
+        parse_failure("t1.CrashLoopBackOff"),
+        parse_failure("t1.Recovered"),
+        parse_failure("t9.CrashLoopBackOff"),
+        parse_failure("t1.Whatever"),
     ];
     for said in words {
         let mut cluster = Cluster::new(&[Nature::Ready(3), Nature::Ready(3)]);
@@ -332,7 +337,7 @@ fn a_forged_or_broken_word_makes_nothing_go_that_would_not_go_without_it() {
     cluster.change(0, "t1");
     cluster.run(40);
     let state = &cluster.decisions.states[0];
-    assert_eq!(state.word.as_str(), "Failed");
+    assert_eq!(state.state.as_str(), "Failed");
     assert!(
         state.sentence.contains("restart.keyturn.dev/*.failed"),
         "{}",
@@ -346,19 +351,19 @@ fn evictions_stop_at_a_pod_that_looks_well_between_crashes() {
     cluster.evict_allowed = true;
     cluster.workloads[0].min_ready = 30;
     for simulated in &mut cluster.workloads {
-        simulated.workload.wishes.strategy = Some(RestartStrategy::Evict);
+        simulated.workload.annotations.strategy = Some(RestartStrategy::Evict);
     }
     cluster.change(0, "t1");
     for _ in 0..500 {
         cluster.run(1);
-        if word(&cluster) == "Failed" {
+        if state(&cluster) == "Failed" {
             break;
         }
     }
     let before = cluster.taken.len();
     for _ in 0..300 {
         cluster.run(1);
-        assert_eq!(word(&cluster), "Failed", "{}", cluster.second);
+        assert_eq!(state(&cluster), "Failed", "{}", cluster.second);
     }
     assert_eq!(cluster.taken.len(), before, "{:?}", cluster.taken);
     // Nothing is written on it: that is what the strategy is for.
@@ -366,7 +371,7 @@ fn evictions_stop_at_a_pod_that_looks_well_between_crashes() {
     assert_eq!(cluster.alerts, [(0, "t1".into())]);
 }
 
-fn note(what: What) -> Note {
+fn note(what: NoteKind) -> Note {
     Note {
         object: ObjectKey::new("shop", "db"),
         hash: "aa".into(),
@@ -384,10 +389,10 @@ fn restarted() -> Workload {
 
 #[test]
 fn what_a_workload_says_is_written_into_its_own_metadata_alone_and_only_if_it_holds() {
-    let failed = note(What::Failed(Some("TimedOut".into())));
+    let failed = note(NoteKind::Failed(Some("TimedOut".into())));
     let metadata = |key: &str, value: &str| json!({"metadata": {"uid": "uid-api", "resourceVersion": "7", "annotations": {key: value}}});
     let mut workload = restarted();
-    let write = |workload: &Workload, note: &Note| body(workload, "7", std::slice::from_ref(note));
+    let write = |workload: &Workload, note: &Note| note_patch(workload, "7", std::slice::from_ref(note));
     assert_eq!(
         write(&workload, &failed),
         Some(metadata("restart.keyturn.dev/aa.failed", "t.TimedOut"))
@@ -396,14 +401,16 @@ fn what_a_workload_says_is_written_into_its_own_metadata_alone_and_only_if_it_ho
     for reason in ["TimedOut", "CrashLoopBackOff"] {
         workload
             .failures
-            .insert("aa".into(), parse(&format!("t.{reason}")));
+            .insert("aa".into(), parse_failure(&format!("t.{reason}")));
         assert_eq!(write(&workload, &failed), None);
     }
-    workload.failures.insert("aa".into(), parse("t.Recovered"));
-    assert_eq!(write(&workload, &note(What::Recovered)), None);
-    workload.failures.insert("aa".into(), parse("t.TimedOut"));
+    workload
+        .failures
+        .insert("aa".into(), parse_failure("t.Recovered"));
+    assert_eq!(write(&workload, &note(NoteKind::Recovered)), None);
+    workload.failures.insert("aa".into(), parse_failure("t.TimedOut"));
     let recovered = metadata("restart.keyturn.dev/aa.failed", "t.Recovered");
-    assert_eq!(write(&workload, &note(What::Recovered)), Some(recovered));
+    assert_eq!(write(&workload, &note(NoteKind::Recovered)), Some(recovered));
     // Something else was asked of it since.
     workload.failures.clear();
     workload.tokens.insert("aa".into(), "u".into());
@@ -413,7 +420,7 @@ fn what_a_workload_says_is_written_into_its_own_metadata_alone_and_only_if_it_ho
         attempt: 2,
         was_healthy: true,
     };
-    let attempts = note(What::Attempts(record.clone()));
+    let attempts = note(NoteKind::Attempts(record.clone()));
     let again = metadata("restart.keyturn.dev/aa", "t.2");
     assert_eq!(write(&workload, &attempts), Some(again));
     workload.records.insert("aa".into(), record);
@@ -432,7 +439,7 @@ fn what_is_not_a_token_and_a_word_is_no_failure() {
         "t.TimedOut\n",
         &format!("t.{}", "x".repeat(64)),
     ] {
-        assert_eq!(parse(text), None, "{text}");
+        assert_eq!(parse_failure(text), None, "{text}");
     }
     assert_eq!(failed("aa.failed"), Some("aa"));
     assert_eq!(
@@ -509,8 +516,8 @@ proptest! {
     #[test]
     fn what_says_that_a_rollout_failed_is_no_record_of_a_restart(token in "[a-z0-9]{1,40}", reason in "[A-Za-z]{1,63}") {
         let text = format!("{token}.{reason}");
-        prop_assert_eq!(patch::parse(&text), None);
-        let read = parse(&text).unwrap();
+        prop_assert_eq!(records::parse(&text), None);
+        let read = parse_failure(&text).unwrap();
         prop_assert_eq!((&*read.token, &*read.reason), (&*token, &*reason));
     }
 }

@@ -7,8 +7,8 @@ use super::{
 use crate::{
     api::{RestartMode, RestartTarget, WorkloadKind},
     restart::{
-        memory::Memory,
-        model::{Until, Update, Wish},
+        judge::memory::Memory,
+        observed::model::{RestartFlag, UpdateStrategy},
     },
     sync::entry::Suspension,
 };
@@ -25,7 +25,7 @@ fn word(cluster: &Cluster, name: &str) -> &'static str {
         .map_or("", |(_, _, word)| *word)
 }
 
-/// Invariant 28.
+/// A rollout that was undone by hand is not repeated.
 #[test]
 fn a_rollout_that_is_undone_is_not_done_again() {
     let mut cluster = two();
@@ -43,7 +43,7 @@ fn a_rollout_that_is_undone_is_not_done_again() {
     assert_eq!((cluster.taken.len(), cluster.is_done()), (2, true));
 }
 
-/// Invariant 30.
+/// Disabling restarts, or removing the object, ends what is pending.
 #[test]
 fn what_nobody_wants_any_more_is_not_restarted() {
     type End = fn(&mut Cluster);
@@ -52,7 +52,7 @@ fn what_nobody_wants_any_more_is_not_restarted() {
         |cluster| cluster.objects.clear(),
         |cluster| {
             for workload in &mut cluster.workloads {
-                workload.workload.wishes.restart = Wish::No;
+                workload.workload.annotations.restart = RestartFlag::No;
             }
         },
         |cluster| {
@@ -75,10 +75,10 @@ fn what_nobody_wants_any_more_is_not_restarted() {
     }
 }
 
-/// Invariant 19.
+/// A workload that waits until its pods are deleted by hand holds up no later wave.
 #[test]
 fn who_waits_for_pods_to_be_deleted_holds_nobody_up_and_is_done_once_they_are() {
-    for update in [Update::OnDelete, Update::Rolling { partition: 1 }] {
+    for update in [UpdateStrategy::OnDelete, UpdateStrategy::Rolling { partition: 1 }] {
         let mut cluster = two();
         cluster.objects[0] = with(&cluster.objects[0], |restarts| {
             // An earlier wave, too.
@@ -107,7 +107,7 @@ fn who_waits_for_pods_to_be_deleted_holds_nobody_up_and_is_done_once_they_are() 
     }
 }
 
-/// Invariant 18.
+/// Every hold ends: the workload follows then, and once only.
 #[test]
 fn who_is_held_up_follows_once_he_may_and_once_only() {
     type Hold = fn(&mut Cluster, bool);
@@ -118,8 +118,12 @@ fn who_is_held_up_follows_once_he_may_and_once_only() {
         ),
         (
             |cluster, held| {
-                let until = if held { Until::Unreadable } else { Until::Unset };
-                cluster.workloads[0].workload.wishes.suspended = until;
+                let until = if held {
+                    Suspension::Unreadable
+                } else {
+                    Suspension::None
+                };
+                cluster.workloads[0].workload.annotations.suspended = until;
             },
             "Suspended",
         ),
@@ -163,7 +167,7 @@ fn who_is_held_up_follows_once_he_may_and_once_only() {
     }
 }
 
-/// Invariant 16, and what a least time between two restarts adds to it.
+/// No workload waits indefinitely for others, also with a least time between two restarts.
 #[test]
 fn a_workload_that_is_always_refused_does_not_keep_the_others_waiting() {
     for interval in [0, 60] {
@@ -187,7 +191,7 @@ fn a_workload_that_is_always_refused_does_not_keep_the_others_waiting() {
     }
 }
 
-/// Invariant 13.
+/// No restart is lost over a crash, and a retry sends the same patch.
 #[test]
 fn a_process_that_dies_before_its_request_asks_again_in_the_same_words() {
     let mut cluster = Cluster::new(&[Nature::Ready(5)]);

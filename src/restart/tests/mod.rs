@@ -2,26 +2,19 @@
 
 mod failing;
 mod hands;
-mod health;
-mod member;
-mod need;
-mod patch;
 mod properties;
-pub(super) mod queue;
-mod report;
 mod simulation;
-mod target;
-mod uses;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use litemap::LiteMap;
 
-use super::{
-    facts::ObjectFacts,
+use super::observed::{
+    managed_secrets::ManagedSecret,
     model::{
-        Container, Content, Pod, PodSelector, Progress, Texts, Update, Use, Wishes, Workload, WorkloadKey,
+        Annotations, Container, Content, Pod, PodSelector, Progress, Texts, UpdateStrategy, Use, Workload,
+        WorkloadKey,
     },
 };
 use crate::{
@@ -39,18 +32,18 @@ pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(CHANGED + second).unwrap()
 }
 
-fn seconds(count: i64) -> SignedDuration {
+pub(super) fn seconds(count: i64) -> SignedDuration {
     SignedDuration::from_secs(count)
 }
 
-fn key(kind: WorkloadKind, name: &str) -> WorkloadKey {
+pub(super) fn key(kind: WorkloadKind, name: &str) -> WorkloadKey {
     WorkloadKey {
         kind,
         key: ObjectKey::new("shop", name),
     }
 }
 
-fn policy() -> RestartPolicy {
+pub(super) fn policy() -> RestartPolicy {
     RestartPolicy {
         mode: RestartMode::Automatic,
         discovery: Discovery::Auto,
@@ -67,7 +60,7 @@ fn policy() -> RestartPolicy {
     }
 }
 
-fn restarts() -> Restarts {
+pub(super) fn restarts() -> Restarts {
     Restarts {
         policy: policy(),
         approved: None,
@@ -83,7 +76,7 @@ fn restarts() -> Restarts {
 }
 
 /// The content `token` of the Secret `secret`, changed at 0.
-fn content(secret: &str, token: &str) -> Content {
+pub(super) fn content(secret: &str, token: &str) -> Content {
     Content {
         object: ObjectKey::new("shop", secret),
         secret: secret.into(),
@@ -95,25 +88,25 @@ fn content(secret: &str, token: &str) -> Content {
     }
 }
 
-pub(super) fn object(secret: &str, token: &str) -> ObjectFacts {
-    ObjectFacts {
+pub(super) fn object(secret: &str, token: &str) -> ManagedSecret {
+    ManagedSecret {
         content: Arc::new(content(secret, token)),
         restarts: Arc::new(restarts()),
     }
 }
 
 /// `object` with another policy or other words.
-fn with(object: &ObjectFacts, change: impl FnOnce(&mut Restarts)) -> ObjectFacts {
+pub(super) fn with(object: &ManagedSecret, change: impl FnOnce(&mut Restarts)) -> ManagedSecret {
     let mut restarts = (*object.restarts).clone();
     change(&mut restarts);
-    ObjectFacts {
+    ManagedSecret {
         content: Arc::clone(&object.content),
         restarts: Arc::new(restarts),
     }
 }
 
 /// Its container `app` has the Secret in its environment.
-fn env(secret: &str) -> Use {
+pub(super) fn env(secret: &str) -> Use {
     Use {
         secret: secret.into(),
         fixed: vec!["app".into()],
@@ -123,14 +116,14 @@ fn env(secret: &str) -> Use {
 }
 
 /// A healthy workload of one pod, labelled `app: <name>`, with the Secret `db` in its environment; made long ago.
-fn workload(name: &str) -> Workload {
+pub(super) fn workload(name: &str) -> Workload {
     Workload {
         uid: format!("uid-{name}").into(),
         generation: 1,
         observed_generation: 1,
         ending: false,
         labels: Texts::from_iter([("app".into(), name.into())]),
-        wishes: Wishes::default(),
+        annotations: Annotations::default(),
         reloader: BTreeMap::new(),
         selector: PodSelector {
             labels: Texts::from_iter([("app".into(), name.into())]),
@@ -142,7 +135,7 @@ fn workload(name: &str) -> Workload {
         failures: LiteMap::new_vec(),
         patched_at: None,
         paused: false,
-        update: Update::Rolling { partition: 0 },
+        update: UpdateStrategy::Rolling { partition: 0 },
         progress: Progress {
             desired: 1,
             total: 1,
@@ -161,7 +154,7 @@ fn workload(name: &str) -> Workload {
 }
 
 /// A ready pod of the workload `name`, made at `created`.
-fn pod(name: &str, created: i64) -> Pod {
+pub(super) fn pod(name: &str, created: i64) -> Pod {
     Pod {
         name: format!("{name}-{created}").into(),
         uid: format!("pod-{name}-{created}").into(),
@@ -177,7 +170,7 @@ fn pod(name: &str, created: i64) -> Pod {
     }
 }
 
-fn container(name: &str, started: i64) -> Container {
+pub(super) fn container(name: &str, started: i64) -> Container {
     Container {
         name: name.into(),
         started: Some(at(started)),

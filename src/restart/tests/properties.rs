@@ -8,7 +8,7 @@ use super::{
     simulation::{Cluster, Fate, Nature},
     with,
 };
-use crate::restart::queue::Limits;
+use crate::restart::observed::model::Limits;
 
 fn natures() -> impl Strategy<Value = Vec<Nature>> {
     prop::collection::vec((1_i64..40).prop_map(Nature::Ready), 1..6)
@@ -29,7 +29,8 @@ fn fates() -> impl Strategy<Value = Vec<Fate>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// Invariants 1, 2, 13, 15, 16 and 22: whatever is lost, refused or crashes; and no status is known here.
+    /// At most one restart for a content, none without a stale pod, none forgotten, and no more at once than allowed:
+    /// whatever is lost, refused or crashes, and without any status.
     #[test]
     fn every_stale_workload_is_restarted_exactly_once_and_never_more_at_once_than_allowed(
         natures in natures(),
@@ -44,7 +45,7 @@ proptest! {
         cluster.change(0, "t1");
         for _ in 0..2400 {
             if crashes.contains(&cluster.second) {
-                cluster.memory = crate::restart::memory::Memory::default();
+                cluster.memory = crate::restart::judge::memory::Memory::default();
             }
             cluster.tick(|_| fates.next().unwrap_or(Fate::Taken));
             if cluster.second > 400 && cluster.is_done() {
@@ -57,10 +58,10 @@ proptest! {
             prop_assert!(!cluster.is_stale(index));
         }
         prop_assert!(cluster.most_rolling <= limit as usize, "{} at once", cluster.most_rolling);
-        prop_assert!(cluster.words().iter().all(|(_, _, word)| *word == "Done"), "{:?}", cluster.words());
+        prop_assert!(cluster.words().iter().all(|(_, _, state)| *state == "Done"), "{:?}", cluster.words());
     }
 
-    /// Invariants 5 and 6: changes at any time, also in one second.
+    /// The newest content wins: changes at any time, also in one second.
     #[test]
     fn the_newest_content_arrives_and_each_content_costs_one_restart_at_most(
         natures in natures(),
@@ -76,7 +77,7 @@ proptest! {
         }
         for _ in 0..1500 {
             if cluster.second == crash {
-                cluster.memory = crate::restart::memory::Memory::default();
+                cluster.memory = crate::restart::judge::memory::Memory::default();
             }
             cluster.tick(|_| Fate::Taken);
             if cluster.second > 300 && cluster.is_done() {
@@ -93,7 +94,7 @@ proptest! {
         }
     }
 
-    /// Invariants 4 and 22 over several Secrets: each workload uses the one of its number and the next.
+    /// One restart for several Secrets, within the limits: each workload uses the one of its number and the next.
     #[test]
     fn secrets_that_change_together_make_one_restart_however_few_go_at_once(
         natures in natures(),
@@ -140,7 +141,8 @@ proptest! {
         }
     }
 
-    /// Invariant 25, and 26 as far as changes rest for ten seconds at least once a minute.
+    /// Changes that follow each other closely make one restart, as far as they rest for ten seconds at least once a
+    /// minute.
     #[test]
     fn nothing_goes_before_the_change_has_settled(natures in natures(), changes in prop::collection::vec(11_i64..60, 1..5)) {
         let mut cluster = Cluster::new(&natures);
@@ -153,7 +155,8 @@ proptest! {
         }
     }
 
-    /// Invariant 27: a self-healer that strips the annotation within seconds, for ever, and crashes.
+    /// A restart that is taken back is tried twice at most: a self-healer strips the annotation within seconds, again and
+    /// again, and the process crashes.
     #[test]
     fn who_is_taken_back_is_tried_twice_at_most(
         ready in 10_i64..60,
@@ -166,7 +169,7 @@ proptest! {
         cluster.change(0, "t1");
         for _ in 0..900 {
             if crashes.contains(&cluster.second) {
-                cluster.memory = crate::restart::memory::Memory::default();
+                cluster.memory = crate::restart::judge::memory::Memory::default();
             }
             cluster.tick(|_| fates.next().unwrap_or(Fate::Taken));
         }
@@ -176,7 +179,7 @@ proptest! {
         }
     }
 
-    /// Invariant 20: after a failure nothing follows, until other content comes.
+    /// A halt: after a failure nothing follows, until other content comes.
     #[test]
     fn a_failure_stops_what_follows(count in 2_usize..6, ready in 1_i64..20) {
         let mut natures = vec![Nature::Crashing];
@@ -186,7 +189,7 @@ proptest! {
         cluster.run(700);
         prop_assert_eq!(cluster.taken.len(), 1);
         prop_assert_eq!(cluster.words()[0].2, "Failed");
-        prop_assert!(cluster.words()[1..].iter().all(|(_, _, word)| *word == "Halted"));
+        prop_assert!(cluster.words()[1..].iter().all(|(_, _, state)| *state == "Halted"));
         cluster.workloads[0].nature = Nature::Ready(ready);
         cluster.change(0, "t2");
         cluster.run(400);
@@ -196,14 +199,14 @@ proptest! {
         }
     }
 
-    /// Invariants 7, 8 and 11: adoption, starts, resyncs, scaling and other people's rollouts.
+    /// Nothing is restarted without a change: adoption, starts, resyncs, scaling and other rollouts.
     #[test]
     fn without_a_change_nothing_is_restarted(natures in natures(), deploys in prop::collection::vec(0_i64..60, 0..4)) {
         let mut cluster = Cluster::new(&natures);
         for pause in deploys {
             cluster.run(pause);
             cluster.workloads[0].deploy();
-            cluster.memory = crate::restart::memory::Memory::default();
+            cluster.memory = crate::restart::judge::memory::Memory::default();
         }
         cluster.run(120);
         prop_assert_eq!(cluster.taken.len(), 0);
@@ -251,7 +254,7 @@ fn a_paused_workload_goes_once_it_is_resumed_also_over_a_start() {
     cluster.change(0, "t1");
     cluster.run(60);
     assert_eq!((cluster.taken.len(), cluster.words()[0].2), (0, "Paused"));
-    cluster.memory = crate::restart::memory::Memory::default();
+    cluster.memory = crate::restart::judge::memory::Memory::default();
     cluster.workloads[0].workload.paused = false;
     cluster.run(60);
     assert_eq!(cluster.count(0, "t1"), 1);
@@ -328,7 +331,7 @@ fn the_annotation_stripped_after_completion_is_not_put_back() {
     cluster.run(60);
     assert_eq!(cluster.count(0, "t1"), 1);
     cluster.workloads[0].healed = true;
-    cluster.memory = crate::restart::memory::Memory::default();
+    cluster.memory = crate::restart::judge::memory::Memory::default();
     cluster.run(200);
     assert_eq!(cluster.taken.len(), 1);
 }
@@ -338,7 +341,7 @@ fn evictions_go_one_by_one_until_no_pod_is_old() {
     let mut cluster = Cluster::new(&[Nature::Ready(7), Nature::Ready(7)]);
     cluster.evict_allowed = true;
     for simulated in &mut cluster.workloads {
-        simulated.workload.wishes.strategy = Some(crate::api::RestartStrategy::Evict);
+        simulated.workload.annotations.strategy = Some(crate::api::RestartStrategy::Evict);
     }
     cluster.change(0, "t1");
     cluster.run(200);

@@ -9,14 +9,22 @@ use super::{at, key, object, pod, workload};
 use crate::{
     api::{ObjectKey, RestartStrategy, WorkloadKind},
     restart::{
-        facts::{Facts, ObjectFacts},
-        memory::{Memory, Missed},
-        model::{Container, Pod, Texts, Wishes, Workload, WorkloadKey},
-        need,
-        note::{self, Note, What},
-        queue::{Decisions, Limits, decide},
-        step::{Step, step},
-        target::{Listed, Observed, Setting, Target, assess},
+        execute::{
+            patch,
+            step::{Step, step},
+        },
+        judge::{
+            assess::assess,
+            memory::{Memory, NoteFailure},
+            model::{Judgement, Note, NoteKind, ObservedWorkload, PodList, Restart, Setting},
+        },
+        observed::{
+            managed_secrets::{ManagedSecret, ManagedSecrets},
+            model::{Annotations, Container, Limits, Pod, Texts, Workload, WorkloadKey},
+            records,
+        },
+        schedule::decide::{Decisions, decide},
+        timing,
     },
 };
 
@@ -73,7 +81,7 @@ pub(super) struct Taken {
 
 pub(super) struct Cluster {
     pub(super) second: i64,
-    pub(super) objects: Vec<ObjectFacts>,
+    pub(super) objects: Vec<ManagedSecret>,
     pub(super) workloads: Vec<Simulated>,
     pub(super) memory: Memory,
     pub(super) limits: Limits,
@@ -149,7 +157,7 @@ impl Cluster {
         }
     }
 
-    fn assess(&mut self, index: usize) -> Option<Target> {
+    fn assess(&mut self, index: usize) -> Option<Judgement> {
         let now = self.now();
         let setting = Setting {
             now,
@@ -159,77 +167,81 @@ impl Cluster {
         let Simulated {
             key, workload, pods, ..
         } = &self.workloads[index];
-        let namespace = Wishes::default();
-        let mut observed = Observed {
+        let namespace = Annotations::default();
+        let mut observed = ObservedWorkload {
             key,
             workload,
             namespace: &namespace,
             pods: None,
         };
-        let facts = Facts::new(self.objects.clone());
+        let facts = ManagedSecrets::new(self.objects.clone());
         let target = assess(&setting, &facts, &observed, &mut self.memory)?;
         if target.pods_wanted.is_none_or(|wanted| wanted > now) {
             return Some(target);
         }
         let pods: Vec<&Pod> = pods.iter().collect();
-        observed.pods = Some(Listed { pods: &pods, at: now });
+        observed.pods = Some(PodList { pods: &pods, at: now });
         assess(&setting, &facts, &observed, &mut self.memory)
     }
 
     fn pass(&mut self, fate: &mut impl FnMut(&Taken) -> Fate) {
-        let judged: Vec<Target> = (0..self.workloads.len())
+        let judged: Vec<Judgement> = (0..self.workloads.len())
             .filter_map(|index| self.assess(index))
             .collect();
         let now = self.now();
-        let targets: Vec<&Target> = judged.iter().collect();
+        let targets: Vec<&Judgement> = judged.iter().collect();
         self.decisions = decide(now, &self.limits, &targets, &mut self.memory);
         self.note(&judged, fate);
-        for go in self.decisions.go.clone() {
-            let Some(index) = self.workloads.iter().position(|workload| workload.key == go.key) else {
+        for restart in self.decisions.restarts.clone() {
+            let Some(index) = self
+                .workloads
+                .iter()
+                .position(|workload| workload.key == restart.key)
+            else {
                 continue;
             };
             let Some(fresh) = self.assess(index) else { continue };
             let Simulated {
                 key, workload, pods, ..
             } = &self.workloads[index];
-            let namespace = Wishes::default();
+            let namespace = Annotations::default();
             let pods: Vec<&Pod> = pods.iter().collect();
-            let observed = Observed {
+            let observed = ObservedWorkload {
                 key,
                 workload,
                 namespace: &namespace,
-                pods: Some(Listed { pods: &pods, at: now }),
+                pods: Some(PodList { pods: &pods, at: now }),
             };
-            let next = step(&go, "1", &observed, &fresh);
-            let go = match &next {
+            let next = step(&restart, "1", &observed, &fresh);
+            let restart = match &next {
                 Step::Nothing => continue,
-                Step::Patch { go, .. } | Step::Evict { go, .. } => go.clone(),
+                Step::Patch { restart, .. } | Step::Evict { restart, .. } => restart.clone(),
             };
             let taken = Taken {
                 second: self.second,
                 workload: index,
-                tokens: go
-                    .carried
+                tokens: restart
+                    .causes
                     .iter()
-                    .map(|carried| carried.asked.record.token.clone())
+                    .map(|cause| cause.stamp.record.token.clone())
                     .collect(),
             };
             let fate = fate(&taken);
-            self.memory.sending(&go, now);
+            self.memory.sending(&restart, now);
             if matches!(fate, Fate::Taken | Fate::Lost | Fate::CrashAfter) {
                 self.taken.push(taken);
                 let second = self.second;
                 let workload = &mut self.workloads[index];
                 match &next {
                     Step::Evict { uid, .. } => workload.pods.retain(|pod| pod.uid != *uid),
-                    _ => workload.patch(second, &go),
+                    _ => workload.patch(second, &restart),
                 }
             }
             match fate {
-                Fate::Taken => self.memory.taken(&go, now),
+                Fate::Taken => self.memory.taken(&restart, now),
                 Fate::Lost | Fate::Late => {}
-                Fate::Conflict => self.memory.conflicted(&go),
-                Fate::Denied => self.memory.refused(&go, now, "not allowed"),
+                Fate::Conflict => self.memory.conflicted(&restart),
+                Fate::Denied => self.memory.refused(&restart, now, "not allowed"),
                 Fate::CrashBefore | Fate::CrashAfter => {
                     self.memory = Memory::default();
                     return;
@@ -239,7 +251,7 @@ impl Cluster {
     }
 
     /// Has workloads say what they are to say; a process that dies before that tells nobody.
-    fn note(&mut self, targets: &[Target], fate: &mut impl FnMut(&Taken) -> Fate) {
+    fn note(&mut self, targets: &[Judgement], fate: &mut impl FnMut(&Taken) -> Fate) {
         for target in targets {
             for written in &target.notes {
                 let Some(index) = self
@@ -254,7 +266,7 @@ impl Cluster {
                     workload: index,
                     tokens: Vec::new(),
                 };
-                let fate = match note::body(
+                let fate = match patch::note_patch(
                     &self.workloads[index].workload,
                     "1",
                     std::slice::from_ref(written),
@@ -269,10 +281,10 @@ impl Cluster {
                 let told = match fate {
                     Fate::Taken => self.memory.noted(&target.uid, written),
                     Fate::Lost | Fate::Conflict => {
-                        self.memory.not_noted(&target.uid, written, Missed::Passing)
+                        self.memory.not_noted(&target.uid, written, NoteFailure::Passing)
                     }
-                    Fate::Late => self.memory.not_noted(&target.uid, written, Missed::Late),
-                    Fate::Denied => self.memory.not_noted(&target.uid, written, Missed::Refused),
+                    Fate::Late => self.memory.not_noted(&target.uid, written, NoteFailure::Late),
+                    Fate::Denied => self.memory.not_noted(&target.uid, written, NoteFailure::Refused),
                     Fate::CrashBefore | Fate::CrashAfter => {
                         self.memory = Memory::default();
                         return;
@@ -291,7 +303,7 @@ impl Cluster {
         let says = |index: &usize| {
             let said = self.workloads[*index].workload.failures.get(&content.hash);
             said.and_then(Option::as_ref)
-                .is_some_and(|said| said.token == content.token && *said.reason != *note::RECOVERED)
+                .is_some_and(|said| said.token == content.token && *said.reason != *records::RECOVERED)
         };
         (0..self.workloads.len()).filter(says).collect()
     }
@@ -309,7 +321,7 @@ impl Cluster {
         let content = &self.objects[0].content;
         let workload = &self.workloads[workload];
         content.changed_at.is_some_and(|changed| {
-            let margin = need::later(changed, need::CREATED_MARGIN);
+            let margin = timing::later(changed, timing::CREATED_MARGIN);
             workload
                 .pods
                 .iter()
@@ -319,7 +331,7 @@ impl Cluster {
 
     /// Whether every workload that has to do with it is done.
     pub(super) fn is_done(&self) -> bool {
-        self.words().iter().all(|(_, _, word)| *word == "Done")
+        self.words().iter().all(|(_, _, state)| *state == "Done")
     }
 
     pub(super) fn words(&self) -> Vec<(ObjectKey, String, &'static str)> {
@@ -329,7 +341,7 @@ impl Cluster {
                 (
                     state.object.clone(),
                     state.key.key.name.to_string(),
-                    state.word.as_str(),
+                    state.state.as_str(),
                 )
             })
             .collect()
@@ -355,20 +367,20 @@ impl Simulated {
         simulated
     }
 
-    fn patch(&mut self, second: i64, go: &crate::restart::queue::Go) {
-        assert_eq!(go.strategy, RestartStrategy::Template);
-        for carried in &go.carried {
-            let asked = &carried.asked;
-            if note::starts_over(&self.workload, &asked.hash, &asked.record.token).is_some() {
-                let said = note::parse(&format!("{}.{}", asked.record.token, note::RECOVERED));
-                self.workload.failures.insert(asked.hash.clone(), said);
+    fn patch(&mut self, second: i64, restart: &Restart) {
+        assert_eq!(restart.strategy, RestartStrategy::Template);
+        for cause in &restart.causes {
+            let stamp = &cause.stamp;
+            if patch::starts_over(&self.workload, &stamp.hash, &stamp.record.token).is_some() {
+                let said = records::parse_failure(&format!("{}.{}", stamp.record.token, records::RECOVERED));
+                self.workload.failures.insert(stamp.hash.clone(), said);
             }
             self.workload
                 .tokens
-                .insert(asked.hash.clone(), asked.record.token.clone());
+                .insert(stamp.hash.clone(), stamp.record.token.clone());
             self.workload
                 .records
-                .insert(asked.hash.clone(), asked.record.clone());
+                .insert(stamp.hash.clone(), stamp.record.clone());
         }
         self.workload.generation += 1;
         self.workload.patched_at = Some(at(second));
@@ -377,15 +389,15 @@ impl Simulated {
     fn say(&mut self, note: &Note) {
         let Note { hash, token, .. } = note;
         let reason: Box<str> = match &note.what {
-            What::Failed(Some(reason)) => reason.clone(),
-            What::Failed(None) => return,
-            What::Recovered => note::RECOVERED.into(),
-            What::Attempts(record) => {
+            NoteKind::Failed(Some(reason)) => reason.clone(),
+            NoteKind::Failed(None) => return,
+            NoteKind::Recovered => records::RECOVERED.into(),
+            NoteKind::Attempts(record) => {
                 self.workload.records.insert(hash.clone(), record.clone());
                 return;
             }
         };
-        let said = note::parse(&format!("{token}.{reason}"));
+        let said = records::parse_failure(&format!("{token}.{reason}"));
         assert!(said.is_some(), "{note:?}");
         self.workload.failures.insert(hash.clone(), said);
     }
@@ -447,7 +459,7 @@ impl Simulated {
 
     fn is_available(&self, pod: &Pod, second: i64) -> bool {
         let since = pod.readiness_since.unwrap_or(Timestamp::MIN);
-        pod.ready && need::later(since, super::seconds(self.min_ready)) <= at(second)
+        pod.ready && timing::later(since, super::seconds(self.min_ready)) <= at(second)
     }
 
     fn create(&mut self, second: i64) {

@@ -1,0 +1,98 @@
+//! Carrying a decision out: the workload and its pods are read again, judged again, and one request is sent.
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use serde_json::Value;
+
+use super::{patch, step::Step};
+use crate::{
+    api::{
+        ObjectKey, WorkloadKind,
+        names::{RECORD_MANAGER, RESTART_MANAGER},
+    },
+    cluster::{Error, Observed, Rollout, TimeLimit},
+    restart::{
+        judge::model::Note,
+        observed::{Context, model::WorkloadKey},
+    },
+};
+
+impl Context {
+    /// Has the workload of this uid say `notes`, unless it does or they do not hold any more.
+    pub(in crate::restart) async fn write_notes(
+        &self,
+        key: &WorkloadKey,
+        uid: &str,
+        notes: &[Note],
+    ) -> Result<(), Error> {
+        if !notes.iter().any(|note| note.what.is_written()) {
+            return Ok(());
+        }
+        let Some((observed, workload)) = self.read(key).await? else {
+            return Ok(());
+        };
+        if *workload.uid != *uid {
+            return Ok(());
+        }
+        match patch::note_patch(&workload, &observed.resource_version, notes) {
+            Some(body) => {
+                self.patch(TimeLimit::Usual, key, &observed, RECORD_MANAGER, body)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Sends the one request.
+    pub(in crate::restart) async fn send(
+        &self,
+        key: &WorkloadKey,
+        observed: &Observed,
+        step: Step,
+    ) -> Result<(), Error> {
+        let object = &key.key;
+        let body = match step {
+            Step::Nothing => return Ok(()),
+            Step::Evict { pod, uid, restart: _ } => {
+                let pod = ObjectKey::new(object.namespace.clone(), pod);
+                return self.writer.evict(&pod, &uid).await;
+            }
+            Step::Patch { body, restart: _ } => body,
+        };
+        self.patch(TimeLimit::Fenced, key, observed, RESTART_MANAGER, body)
+            .await
+    }
+
+    async fn patch(
+        &self,
+        limit: TimeLimit,
+        key: &WorkloadKey,
+        observed: &Observed,
+        by: &str,
+        body: Value,
+    ) -> Result<(), Error> {
+        let (writer, object) = (&self.writer, &key.key);
+        match key.kind {
+            WorkloadKind::Deployment => {
+                writer
+                    .patch_within::<Deployment>(limit, object, observed, by, body)
+                    .await
+            }
+            WorkloadKind::StatefulSet => {
+                writer
+                    .patch_within::<StatefulSet>(limit, object, observed, by, body)
+                    .await
+            }
+            WorkloadKind::DaemonSet => {
+                writer
+                    .patch_within::<DaemonSet>(limit, object, observed, by, body)
+                    .await
+            }
+            WorkloadKind::Rollout => {
+                writer
+                    .patch_within::<Rollout>(limit, object, observed, by, body)
+                    .await
+            }
+        }
+        .map(|_| ())
+    }
+}

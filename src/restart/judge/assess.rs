@@ -1,0 +1,548 @@
+//! Where a workload stands with each content that it must follow. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    hold,
+    membership::{Membership, member},
+    memory::Memory,
+    model::{Claim, Judgement, Note, NoteKind, ObservedWorkload, Setting, Standing},
+    reloader::ReloaderRules,
+    rollout::{self, Failure, Health, RecordedOutcome, Rollout},
+    staleness,
+    state::{Hold, WorkloadState},
+};
+use crate::{
+    api::RestartStrategy,
+    restart::{
+        observed::{
+            managed_secrets::{ManagedSecret, ManagedSecrets},
+            model::{Content, Pod, Record, UpdateStrategy},
+            pods,
+        },
+        timing::{CLOCK_SKEW, CREATED_MARGIN, PATCH_SHOWN, ROLLOUT_TIMEOUT, SLOT_HELD, later},
+    },
+};
+
+/// A restart that was taken back is tried this often at all.
+const ATTEMPTS: u8 = 2;
+
+/// Where a workload stands with the contents of `facts`; none if it has nothing to do with any.
+pub fn assess(
+    setting: &Setting<'_>,
+    secrets: &ManagedSecrets,
+    observed: &ObservedWorkload<'_>,
+    memory: &mut Memory,
+) -> Option<Judgement> {
+    let look = Assessment::new(setting, observed);
+    let objects = secrets.concerning(observed.workload);
+    let mut claims: Vec<Claim> = objects
+        .iter()
+        .filter(|object| object.content.asks_for_restarts())
+        .filter_map(|object| look.claim(object, memory))
+        .collect();
+    claims.sort_by(|a, b| a.object.key().cmp(b.object.key()));
+    claims.shrink_to_fit();
+    let rolling = look.rolls_otherwise(&objects, &claims, memory) || claims.iter().any(|claim| claim.rolling);
+    if claims.is_empty() && !rolling {
+        return None;
+    }
+    let ObservedWorkload { key, workload, .. } = *observed;
+    let stale = |claim: &&Claim| matches!(claim.standing, Standing::Stale(_)) && claim.hold.is_none();
+    let latest = claims.iter().filter(stale).map(|claim| claim.changed_at).max();
+    let open = rolling || !claims.iter().all(|claim| claim.standing == Standing::Done);
+    // Before its pods were listed, nothing is known of its changes.
+    let known = claims.iter().all(|claim| claim.standing != Standing::Unknown);
+    let refused = memory.refusal(&workload.uid, setting.now);
+    Some(Judgement {
+        key: key.clone(),
+        uid: workload.uid.clone(),
+        rolling,
+        holds_slot: rolling && look.holds_slot(memory),
+        healthy: rollout::steady(key.kind, workload)
+            || (rolling && workload.records.values().any(|record| record.was_healthy)),
+        patched_at: workload.patched_at,
+        refused: refused.map(|refused| {
+            Hold::new(
+                WorkloadState::Refused,
+                refused.why.to_string(),
+                Some(refused.until),
+            )
+        }),
+        pods_wanted: look.pods_wanted(open, &claims),
+        notes: look.notes(&claims, memory),
+        changing_since: if known {
+            memory.changed(&workload.uid, latest)
+        } else {
+            None
+        },
+        claims,
+    })
+}
+
+/// Pods that were made for a rollout; nothing in it if they were not listed.
+struct NewPods<'a>(Option<Vec<&'a Pod>>);
+
+/// The assessment of one workload.
+struct Assessment<'a> {
+    setting: &'a Setting<'a>,
+    observed: &'a ObservedWorkload<'a>,
+    /// Its pods, if they were listed.
+    pods: Option<Vec<&'a Pod>>,
+    reloading: ReloaderRules<'a>,
+}
+
+impl<'a> Assessment<'a> {
+    fn new(setting: &'a Setting<'a>, observed: &'a ObservedWorkload<'a>) -> Self {
+        let pods = observed
+            .pods
+            .map(|listed| pods::pods_of(observed.key, observed.workload, listed.pods.iter().copied()));
+        Self {
+            setting,
+            observed,
+            pods,
+            reloading: ReloaderRules::new(observed.workload),
+        }
+    }
+
+    fn claim(&self, object: &ManagedSecret, memory: &mut Memory) -> Option<Claim> {
+        let ObservedWorkload {
+            key,
+            workload,
+            namespace,
+            ..
+        } = *self.observed;
+        let content = &object.content;
+        let policy = &object.restarts.policy;
+        let membership = member(policy, key, workload, &self.reloading, namespace, content);
+        let terms = match membership {
+            Membership::Out => return None,
+            Membership::In(terms) | Membership::LeftToReloader(terms) | Membership::Unreadable(terms) => {
+                terms
+            }
+        };
+        let mut claim = Claim {
+            object: object.clone(),
+            changed_at: content.changed_at?,
+            terms,
+            standing: Standing::Unknown,
+            hold: None,
+            attempt: 1,
+            rolling: false,
+        };
+        claim.standing = self.standing(&claim, memory);
+        if matches!(claim.standing, Standing::Stale(_)) {
+            let reverted = self.reverted(&mut claim, memory);
+            claim.hold =
+                hold::hold(self.setting, object, &membership, terms, workload, namespace).or(reverted);
+        }
+        claim.rolling = claim.standing == Standing::Rolling
+            || self.rolls_for_older(&claim, memory)
+            || self.evicts(&claim, memory);
+        Some(claim)
+    }
+
+    fn standing(&self, claim: &Claim, memory: &mut Memory) -> Standing {
+        let ObservedWorkload { key, workload, .. } = *self.observed;
+        let content = &claim.object.content;
+        let (uid, hash, token) = (&*workload.uid, &*content.hash, &*content.token);
+        let changed = claim.changed_at;
+        if workload.oversized && content.asks_for_restarts() {
+            // Neither its pods nor its template are known for sure.
+            return Standing::Stale(0);
+        }
+        let stale = self.stale(claim);
+        let asked = self.carries(claim) && workload.patched_at.is_some();
+        if asked && !memory.is_complete(uid, hash, token) {
+            match self.health(claim, stale, memory) {
+                Some(Health::Rolling) => {
+                    if self.pods.is_some() {
+                        memory.rolls(uid, hash, token);
+                    }
+                    return Standing::Rolling;
+                }
+                Some(Health::Failed(failure)) => {
+                    return Standing::Failed {
+                        failure,
+                        was_healthy: self.record(content).is_none_or(|record| record.was_healthy),
+                    };
+                }
+                Some(Health::Complete) if stale.is_some_and(|stale| stale == 0) || self.tells(content) => {
+                    memory.complete(uid, hash, token);
+                    memory.satisfy(uid, hash, token, changed);
+                    return Standing::Done;
+                }
+                Some(Health::Complete | Health::AwaitingPodDeletion | Health::Unknown) | None => {}
+            }
+        }
+        if staleness::told_by_template(key, workload, content) {
+            memory.satisfy(uid, hash, token, changed);
+        }
+        if claim.terms.strategy == RestartStrategy::Evict
+            && let Some(standing) = self.evicting(claim, stale, memory)
+        {
+            return standing;
+        }
+        if memory.is_satisfied(uid, hash, token, changed) {
+            return Standing::Done;
+        }
+        match stale {
+            Some(0) if self.listed_after(later(claim.changed_at, CREATED_MARGIN)) => {
+                memory.satisfy(uid, hash, token, changed);
+                Standing::Done
+            }
+            None | Some(0) => Standing::Unknown,
+            Some(_) if self.sent_lately(claim, memory) => Standing::Rolling,
+            Some(stale) => Standing::Stale(stale),
+        }
+    }
+
+    /// How many pods are stale, if they were listed.
+    fn stale(&self, claim: &Claim) -> Option<usize> {
+        let pods = self.pods.as_deref()?;
+        let content = &claim.object.content;
+        Some(staleness::stale(&claim.terms, self.observed.workload, content, pods).len())
+    }
+
+    fn tells(&self, content: &Content) -> bool {
+        staleness::told_by_template(self.observed.key, self.observed.workload, content)
+    }
+
+    fn listed_after(&self, time: Timestamp) -> bool {
+        self.observed.pods.is_some_and(|listed| listed.at > time)
+    }
+
+    /// Whether the workload was restarted for this very content, by its template or its record.
+    fn carries(&self, claim: &Claim) -> bool {
+        let workload = self.observed.workload;
+        let content = &claim.object.content;
+        if workload.tokens.get(&content.hash) == Some(&content.token) {
+            return true;
+        }
+        let recorded = workload
+            .records
+            .get(&content.hash)
+            .is_some_and(|record| record.token == content.token);
+        let asked = rollout::restart_at(claim.changed_at);
+        recorded && workload.restart_at.is_some_and(|at| at >= asked)
+    }
+
+    /// The health of the rollout for the claim's content: what failed stays failed until it is seen to be complete,
+    /// however well it looks for a moment.
+    fn health(&self, claim: &Claim, stale: Option<usize>, memory: &mut Memory) -> Option<Health> {
+        let content = &claim.object.content;
+        let (uid, hash, token) = (&*self.observed.workload.uid, &*content.hash, &*content.token);
+        let seen = memory.failure(uid, hash, token).cloned();
+        let said = rollout::recorded_outcome(self.observed.workload, hash, token);
+        let failed = seen.is_some() || matches!(said, RecordedOutcome::Failed(_));
+        let new = self.new_pods(hash, token)?;
+        let rollout = Rollout {
+            stale: stale.map(|stale| stale > 0),
+            failed,
+            ..self.rollout(claim.object.restarts.policy.timeout, &new)?
+        };
+        let live = rollout::health(&rollout, self.setting.now);
+        let (seen, failure) = match (seen, &said) {
+            (Some(failure), _) => (true, failure),
+            (None, RecordedOutcome::Failed(failure)) => (false, failure.clone()),
+            (None, RecordedOutcome::Nothing | RecordedOutcome::Recovered) => {
+                if let Health::Failed(failure) = &live {
+                    memory.fail(uid, hash, token, failure, &said);
+                }
+                return Some(live);
+            }
+        };
+        let listed = self.observed.pods.map_or(Timestamp::MIN, |listed| listed.at);
+        let recovered = rollout::recovered(&rollout, &live, listed);
+        match recovered {
+            Some(true) if stale == Some(0) || self.tells(content) => return Some(Health::Complete),
+            None if !seen => return Some(Health::Failed(Failure::Recorded)),
+            Some(_) | None => {}
+        }
+        memory.fail(uid, hash, token, &failure, &said);
+        if rollout.new.is_some() && !matches!(live, Health::Failed(_)) {
+            memory.looks_well(uid, hash, token);
+        }
+        Some(Health::Failed(failure))
+    }
+
+    /// The record of the restart for the content on the workload, if there is one.
+    fn record(&self, content: &Content) -> Option<&'a Record> {
+        let record = self.observed.workload.records.get(&content.hash)?;
+        (record.token == content.token).then_some(record)
+    }
+
+    /// Its pods that were made for the last rollout that we asked for; none if there was none.
+    fn new_pods(&self, hash: &str, token: &str) -> Option<NewPods<'a>> {
+        let since = self.observed.workload.patched_at?;
+        let holds = |pod: &Pod| pod.tokens.get(hash).is_some_and(|held| **held == *token);
+        let is_new = |pod: &&&Pod| pod.created > since || holds(pod);
+        let pods = self.pods.as_ref();
+        Some(NewPods(
+            pods.map(|pods| pods.iter().filter(is_new).copied().collect()),
+        ))
+    }
+
+    /// The last rollout that we asked for, of which no more is known than its new pods.
+    fn rollout<'b>(&'b self, timeout: std::time::Duration, new: &'b NewPods<'a>) -> Option<Rollout<'b>> {
+        let ObservedWorkload { key, workload, .. } = *self.observed;
+        Some(Rollout {
+            kind: key.kind,
+            workload,
+            since: workload.patched_at?,
+            timeout,
+            new: new.0.as_deref(),
+            stale: None,
+            failed: false,
+        })
+    }
+
+    /// Whether the workload still rolls out for older content of the same Secret.
+    fn rolls_for_older(&self, claim: &Claim, memory: &mut Memory) -> bool {
+        let content = &claim.object.content;
+        let token = self.observed.workload.tokens.get(&content.hash);
+        token.is_some_and(|token| {
+            *token != content.token
+                && self.rolls_for(&content.hash, token, claim.object.restarts.policy.timeout, memory)
+        })
+    }
+
+    /// Whether the workload rolls out for something that it need not follow any more.
+    fn rolls_otherwise(&self, objects: &[&ManagedSecret], claims: &[Claim], memory: &mut Memory) -> bool {
+        let workload = self.observed.workload;
+        let claimed = |hash: &str| claims.iter().any(|claim| *claim.object.content.hash == *hash);
+        let timeout = |hash: &str| {
+            let object = objects.iter().find(|object| *object.content.hash == *hash);
+            object.map_or(ROLLOUT_TIMEOUT, |object| object.restarts.policy.timeout)
+        };
+        let records = &workload.records;
+        let ours = |hash: &str, token: &str| records.get(hash).is_some_and(|record| *record.token == *token);
+        workload
+            .tokens
+            .iter()
+            .filter(|(hash, token)| !claimed(hash) && ours(hash, token))
+            .fold(false, |rolls, (hash, token)| {
+                self.rolls_for(hash, token, timeout(hash), memory) || rolls
+            })
+    }
+
+    fn rolls_for(&self, hash: &str, token: &str, timeout: std::time::Duration, memory: &mut Memory) -> bool {
+        let workload = self.observed.workload;
+        if workload.update == UpdateStrategy::OnDelete || memory.is_complete(&workload.uid, hash, token) {
+            return false;
+        }
+        let Some(since) = workload.patched_at else {
+            return false;
+        };
+        if rollout::rolled_out(self.observed.key.kind, workload) {
+            memory.complete(&workload.uid, hash, token);
+            return false;
+        }
+        let timeout_at =
+            SignedDuration::try_from(timeout).map_or(Timestamp::MAX, |timeout| later(since, timeout));
+        self.setting.now < timeout_at
+            && self.new_pods(hash, token).is_some_and(|new| {
+                let rollout = self.rollout(timeout, &new);
+                rollout.is_some_and(|rollout| rollout::health(&rollout, self.setting.now) == Health::Rolling)
+            })
+    }
+
+    /// A patch that was sent and that the workload, as it is known, does not show yet.
+    fn sent_lately(&self, claim: &Claim, memory: &Memory) -> bool {
+        let content = &claim.object.content;
+        memory
+            .sent(&self.observed.workload.uid, &content.hash)
+            .is_some_and(|sent| sent.token == content.token && self.setting.now < later(sent.at, PATCH_SHOWN))
+            && !self.taken_back(claim)
+    }
+
+    /// Whether the restart was taken back: the workload has the record of it, and its template lacks the token.
+    fn taken_back(&self, claim: &Claim) -> bool {
+        let content = &claim.object.content;
+        let records = &self.observed.workload.records;
+        !self.carries(claim)
+            && records
+                .get(&content.hash)
+                .is_some_and(|record| record.token == content.token)
+    }
+
+    /// The hold after a restart that was taken back; sets the number of the next attempt.
+    fn reverted(&self, claim: &mut Claim, memory: &Memory) -> Option<Hold> {
+        let ObservedWorkload { key, workload, .. } = *self.observed;
+        let content = &claim.object.content;
+        if claim.terms.strategy == RestartStrategy::Evict || self.carries(claim) {
+            return None;
+        }
+        let recorded = self
+            .record(content)
+            .map(|record| (record.attempt, workload.patched_at));
+        let sent = memory
+            .sent(&workload.uid, &content.hash)
+            .filter(|sent| sent.taken && sent.token == content.token)
+            .map(|sent| (sent.attempt, Some(sent.at)));
+        let said = claim
+            .object
+            .restarts
+            .reverted
+            .as_ref()
+            .is_some_and(|(rollout, workloads)| {
+                *rollout == content.token
+                    && workloads
+                        .iter()
+                        .any(|(kind, name)| **kind == *key.kind.as_str() && **name == *key.key.name)
+            });
+        let (attempts, at) = recorded.max(sent).unwrap_or((0, None));
+        claim.attempt = attempts.saturating_add(1);
+        if said || attempts >= ATTEMPTS {
+            return Some(Hold::new(WorkloadState::Reverted, REVERTED, None));
+        }
+        let again = later(at?, PATCH_SHOWN);
+        (attempts > 0 && self.setting.now < again).then(|| {
+            Hold::new(
+                WorkloadState::TakenBack,
+                "somebody took the annotation of the restart back; it is tried once more",
+                Some(again),
+            )
+        })
+    }
+
+    /// Whether some of its pods were evicted and others are to follow: it keeps its slot meanwhile.
+    fn evicts(&self, claim: &Claim, memory: &Memory) -> bool {
+        let uid = &self.observed.workload.uid;
+        claim.terms.strategy == RestartStrategy::Evict
+            && matches!(claim.standing, Standing::Stale(_))
+            && claim.hold.is_none()
+            && memory.refusal(uid, self.setting.now).is_none()
+            && memory
+                .evicting(uid)
+                .is_some_and(|evicting| evicting.ours && evicting.holds_slot)
+    }
+
+    /// Whether the workload, which rolls out, still holds a slot. People can write all that a workload records, so no
+    /// record holds others up for long.
+    fn holds_slot(&self, memory: &Memory) -> bool {
+        let (workload, now) = (self.observed.workload, self.setting.now);
+        let is_late = |since: Timestamp| now >= later(since, SLOT_HELD);
+        let patched = workload
+            .patched_at
+            .is_some_and(|at| !workload.paused && at <= later(now, CLOCK_SKEW) && !is_late(at));
+        let evicting = memory.evicting(&workload.uid);
+        patched
+            || memory.has_sent(&workload.uid, now)
+            || evicting.is_some_and(|evicting| evicting.holds_slot && !is_late(evicting.since))
+    }
+
+    /// The standing of a workload whose pods are evicted one by one; none while no eviction is under way.
+    fn evicting(&self, claim: &Claim, stale: Option<usize>, memory: &mut Memory) -> Option<Standing> {
+        let ObservedWorkload { key, workload, .. } = *self.observed;
+        let (pods, now) = (self.pods.as_deref()?, self.setting.now);
+        let margin = later(claim.changed_at, CREATED_MARGIN);
+        let new = || pods.iter().filter(|pod| pod.lives() && pod.created > margin);
+        let stale = stale?;
+        if stale == 0 && memory.evicting(&workload.uid).is_none() {
+            return None;
+        }
+        let content = &claim.object.content;
+        let (uid, hash, token) = (&*workload.uid, &*content.hash, &*content.token);
+        let listed = self.observed.pods.map_or(Timestamp::MIN, |listed| listed.at);
+        let going = pods.iter().any(|pod| pod.ending && pod.created <= margin);
+        let waiting = going || new().any(|pod| !pod.ready || rollout::crashed_lately(pod, listed));
+        let ended = !waiting && rollout::steady(key.kind, workload);
+        let evicting = memory.watch_eviction(uid, waiting, now);
+        let was_healthy = evicting.is_some_and(|evicting| evicting.ours);
+        let timeout =
+            SignedDuration::try_from(claim.object.restarts.policy.timeout).unwrap_or(SignedDuration::MAX);
+        let late = evicting.is_some_and(|evicting| now >= later(evicting.since, timeout)) && !ended;
+        let failure = new()
+            .find_map(|pod| rollout::broken(pod, now))
+            .map(Failure::Pod)
+            .or_else(|| late.then_some(Failure::TimedOut));
+        if let Some(failure) = &failure {
+            memory.fail(uid, hash, token, failure, &RecordedOutcome::Nothing);
+        }
+        if ended {
+            memory.recover(uid, hash, token);
+        }
+        // What failed stays failed until it has ended.
+        if let Some(failure) = memory.failure(uid, hash, token).cloned() {
+            return Some(Standing::Failed { failure, was_healthy });
+        }
+        if stale == 0 && ended {
+            memory.evicted(uid);
+            return None;
+        }
+        if waiting {
+            memory.rolls(uid, hash, token);
+        }
+        (waiting || stale == 0).then_some(Standing::Rolling)
+    }
+
+    /// The notes of the claims: what is to be recorded on the workload.
+    fn notes(&self, claims: &[Claim], memory: &Memory) -> Vec<Note> {
+        let note = |claim: &Claim| {
+            let (what, alert) = self.note(claim, memory)?;
+            let content = &claim.object.content;
+            Some(Note {
+                object: content.object.clone(),
+                hash: content.hash.clone(),
+                token: content.token.clone(),
+                what,
+                alert,
+            })
+        };
+        claims.iter().filter_map(note).collect()
+    }
+
+    fn note(&self, claim: &Claim, memory: &Memory) -> Option<(NoteKind, Option<String>)> {
+        let content = &claim.object.content;
+        let (uid, hash, token) = (&*self.observed.workload.uid, &*content.hash, &*content.token);
+        let said = rollout::recorded_outcome(self.observed.workload, hash, token);
+        let fails = matches!(said, RecordedOutcome::Failed(_));
+        match (&claim.standing, &claim.hold) {
+            (Standing::Failed { failure, was_healthy }, _) => {
+                let alert = memory.record_due(uid, hash, token)?;
+                // With the strategy Evict nothing is written on the workload.
+                let writes = claim.terms.strategy != RestartStrategy::Evict && !fails;
+                let reason = writes.then(|| failure.reason().into());
+                let alert = alert.then(|| failure.sentence(*was_healthy));
+                Some((NoteKind::Failed(reason), alert))
+            }
+            (Standing::Done, _) => {
+                let recovered = fails && memory.is_complete(uid, hash, token);
+                (recovered && memory.may_remind(uid, hash, token)).then_some((NoteKind::Recovered, None))
+            }
+            (Standing::Stale(_), Some(hold)) if hold.state == WorkloadState::Reverted => {
+                let sent = memory.sent(uid, hash)?;
+                let lost = *sent.token == *token
+                    && sent.taken
+                    && sent.attempt >= ATTEMPTS
+                    && self.record(content).is_none();
+                let record = Record {
+                    token: token.into(),
+                    attempt: sent.attempt,
+                    was_healthy: true,
+                };
+                (lost && memory.may_remind(uid, hash, token)).then_some((NoteKind::Attempts(record), None))
+            }
+            _ => None,
+        }
+    }
+
+    fn pods_wanted(&self, open: bool, claims: &[Claim]) -> Option<Timestamp> {
+        if !open {
+            return None;
+        }
+        if self.pods.is_none() {
+            return Some(self.setting.now);
+        }
+        // A list that is too young cannot prove that nothing is stale.
+        claims
+            .iter()
+            .filter(|claim| claim.standing == Standing::Unknown)
+            .map(|claim| later(claim.changed_at, CREATED_MARGIN + SignedDuration::from_secs(1)))
+            .min()
+    }
+}
+
+const REVERTED: &str = "somebody takes the annotation of the restart back, so its pods keep the old content: let your GitOps \
+     tool ignore the annotations restart.keyturn.dev/* (ignoreDifferences of Argo CD), or choose the strategy Evict";

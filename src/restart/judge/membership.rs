@@ -1,0 +1,136 @@
+//! Which workloads must follow a Secret, and on what terms. Pure.
+
+use super::reloader::ReloaderRules;
+use crate::{
+    api::{Discovery, Reloader, RestartPolicy, RestartStrategy, RestartTarget, WorkloadKind},
+    restart::observed::model::{Annotations, Content, RestartFlag, Use, Workload, WorkloadKey},
+};
+
+/// Whether a workload follows a Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// It does.
+    In(Terms),
+    /// It would, but stakater Reloader restarts it.
+    LeftToReloader(Terms),
+    /// It would, but `keyturn.dev/restart` on it or on its Namespace is neither `true` nor `false`, or the workload is
+    /// larger than what is kept of one. It is not restarted.
+    Unreadable(Terms),
+    /// It does not.
+    Out,
+}
+
+/// How a workload follows a Secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Its place in the order.
+    pub wave: i32,
+    /// How it is restarted.
+    pub strategy: RestartStrategy,
+    /// Its application reads mounted files again by itself.
+    pub hot_reload: bool,
+    /// Whether its template names the Secret at all.
+    pub uses: bool,
+}
+
+/// Whether and how `workload` follows `content`, under the policy of the content's ExternalSecret and the annotations of
+/// its Namespace.
+pub fn member(
+    policy: &RestartPolicy,
+    key: &WorkloadKey,
+    workload: &Workload,
+    reloading: &ReloaderRules<'_>,
+    namespace: &Annotations,
+    content: &Content,
+) -> Membership {
+    if workload.ending || key.key.namespace != content.object.namespace {
+        return Membership::Out;
+    }
+    let annotations = &workload.annotations;
+    let flag = match annotations.restart {
+        RestartFlag::Unset => namespace.restart,
+        flag => flag,
+    };
+    let uses = use_of(workload, content).is_some() || may_use_any(workload);
+    let listed = policy.targets.iter().find(|target| lists(target, key, workload));
+    let theirs = uses && policy.reloader != Reloader::Ignore && reloading.restarts(content);
+    let candidate = if uses {
+        match policy.discovery {
+            Discovery::Auto => true,
+            Discovery::OptIn => {
+                matches!(flag, RestartFlag::Yes | RestartFlag::Unreadable)
+                    || (theirs && policy.reloader == Reloader::Honour)
+            }
+            Discovery::Explicit => listed.is_some(),
+        }
+    } else {
+        // Only an annotation on the workload itself enables restarts for a Secret that it does not reference.
+        listed.is_some() && annotations.restart == RestartFlag::Yes
+    };
+    if !candidate || flag == RestartFlag::No {
+        return Membership::Out;
+    }
+    let asked = annotations
+        .strategy
+        .or(namespace.strategy)
+        .or_else(|| listed.and_then(|target| target.strategy));
+    let terms = Terms {
+        wave: listed.and_then(|target| target.wave).unwrap_or_default(),
+        strategy: strategy(key.kind, asked),
+        hot_reload: annotations.hot_reload || namespace.hot_reload,
+        uses,
+    };
+    if flag == RestartFlag::Unreadable || workload.oversized {
+        Membership::Unreadable(terms)
+    } else if theirs && policy.reloader == Reloader::Defer {
+        Membership::LeftToReloader(terms)
+    } else {
+        Membership::In(terms)
+    }
+}
+
+/// Whether the workload is so large that the Secrets that it uses are unknown.
+fn may_use_any(workload: &Workload) -> bool {
+    workload.oversized && workload.uses.is_empty()
+}
+
+/// How the workload uses the Secret, if it does.
+pub fn use_of<'a>(workload: &'a Workload, content: &Content) -> Option<&'a Use> {
+    let uses = &workload.uses;
+    let at = uses
+        .binary_search_by(|found| found.secret.cmp(&content.secret))
+        .ok()?;
+    uses.get(at)
+}
+
+fn strategy(kind: WorkloadKind, asked: Option<RestartStrategy>) -> RestartStrategy {
+    match (kind, asked) {
+        (WorkloadKind::Rollout, None) => RestartStrategy::RestartAt,
+        (WorkloadKind::Rollout, Some(asked)) => asked,
+        (_, Some(RestartStrategy::Evict)) => RestartStrategy::Evict,
+        _ => RestartStrategy::Template,
+    }
+}
+
+fn lists(target: &RestartTarget, key: &WorkloadKey, workload: &Workload) -> bool {
+    let RestartTarget {
+        kind, name, selector, ..
+    } = target;
+    if *kind != key.kind || (name.is_none() && selector.is_none()) {
+        return false;
+    }
+    let named = name.as_deref().is_none_or(|name| *name == *key.key.name);
+    // Its labels may be among what was left out.
+    let may_have_any = workload.oversized && workload.labels.is_empty();
+    named
+        && selector.as_ref().is_none_or(|selector| {
+            let mut labels = selector.match_labels.iter();
+            labels.all(|(label, value)| {
+                workload
+                    .labels
+                    .get(label.as_str())
+                    .is_some_and(|found| **found == **value)
+                    || may_have_any
+            })
+        })
+}

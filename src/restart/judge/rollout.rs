@@ -1,0 +1,275 @@
+//! How the rollout of a restart goes: complete, rolling or failed. Pure.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    api::WorkloadKind,
+    restart::{
+        observed::{
+            model::{Container, Pod, UpdateStrategy, Workload},
+            records::RECOVERED,
+        },
+        timing::{RECOVERY_PROOF, RESTART_AT, START_STUCK, later},
+    },
+};
+
+/// Containers that were restarted this often crash.
+const CRASHES: i32 = 3;
+
+/// How a rollout goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// All pods are of the present template and work.
+    Complete,
+    /// It is under way.
+    Rolling,
+    /// It does not get there.
+    Failed(Failure),
+    /// The controller has replaced the pods that it may; the others must be deleted by hand.
+    AwaitingPodDeletion,
+    /// Its time is over, and only its pods show how it ended.
+    Unknown,
+}
+
+/// Why a rollout does not get there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Its controller gave up.
+    DeadlineExceeded,
+    /// It takes too long.
+    TimedOut,
+    /// A new pod does not start: the reason that its container gives.
+    Pod(Box<str>),
+    /// The workload has a record of the failure; its pods were not listed yet.
+    Recorded,
+    /// The record on the workload cannot be read.
+    Unreadable,
+}
+
+impl Failure {
+    /// The reason of the failure, one word, as it is recorded.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::TimedOut => "TimedOut",
+            Self::Pod(reason) => reason,
+            Self::Recorded => "Recorded",
+            Self::Unreadable => "Unreadable",
+        }
+    }
+
+    /// The failure of a recorded reason.
+    pub fn of(reason: &str) -> Self {
+        match reason {
+            "DeadlineExceeded" => Self::DeadlineExceeded,
+            "TimedOut" => Self::TimedOut,
+            "Unreadable" => Self::Unreadable,
+            reason => Self::Pod(reason.into()),
+        }
+    }
+
+    /// The failure in a sentence, and what to do.
+    pub fn sentence(&self, was_healthy: bool) -> String {
+        let why = match self {
+            Self::DeadlineExceeded => "its controller gave up on the rollout".to_owned(),
+            Self::TimedOut => "its rollout takes longer than restart.health.timeout".to_owned(),
+            Self::Pod(reason) => format!("a new pod does not start: {reason}"),
+            Self::Recorded => "an earlier look found that its rollout failed".to_owned(),
+            Self::Unreadable => {
+                "an annotation restart.keyturn.dev/*.failed on it cannot be read, so it counts as failed \
+                 until its rollout is complete: remove the annotation"
+                    .to_owned()
+            }
+        };
+        if was_healthy {
+            format!("{why}; look at its pods")
+        } else {
+            format!("{why}; it was not healthy before the restart either")
+        }
+    }
+}
+
+/// What is known of a rollout.
+#[derive(Clone, Copy, Debug)]
+pub struct Rollout<'a> {
+    /// Which kind of workload.
+    pub kind: WorkloadKind,
+    /// The workload.
+    pub workload: &'a Workload,
+    /// When we asked for it.
+    pub since: Timestamp,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// Its pods that were made for it; none if they were not listed.
+    pub new: Option<&'a [&'a Pod]>,
+    /// Whether pods hold old content; none if that is not known.
+    pub stale: Option<bool>,
+    /// Whether it was seen to fail.
+    pub failed: bool,
+}
+
+/// Whether every pod is of the present template and works, by the status that its controller writes.
+pub fn rolled_out(kind: WorkloadKind, workload: &Workload) -> bool {
+    let progress = &workload.progress;
+    if workload.observed_generation < workload.generation {
+        return false;
+    }
+    let desired = progress.desired;
+    match kind {
+        WorkloadKind::Deployment => {
+            progress.updated == desired && progress.total == desired && progress.available == desired
+        }
+        WorkloadKind::StatefulSet => {
+            let partition = match workload.update {
+                UpdateStrategy::Rolling { partition } => partition.max(0),
+                UpdateStrategy::OnDelete => 0,
+            };
+            progress.updated >= desired.saturating_sub(partition)
+                && progress.ready == desired
+                && (partition > 0 || progress.one_revision)
+        }
+        WorkloadKind::DaemonSet => progress.updated == desired && progress.available == desired,
+        WorkloadKind::Rollout => {
+            progress.phase_healthy
+                && progress.updated == desired
+                && progress.available >= desired
+                && workload
+                    .restart_at
+                    .is_none_or(|asked| progress.restarted_at.is_some_and(|done| done >= asked))
+        }
+    }
+}
+
+/// Whether as many pods work as there should be, of whatever template.
+pub fn steady(kind: WorkloadKind, workload: &Workload) -> bool {
+    let progress = &workload.progress;
+    let working = match kind {
+        WorkloadKind::StatefulSet => progress.ready,
+        _ => progress.available,
+    };
+    working >= progress.desired && !progress.deadline_exceeded
+}
+
+/// How the rollout goes.
+pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
+    let Rollout {
+        kind,
+        workload,
+        new,
+        stale,
+        ..
+    } = *rollout;
+    if rolled_out(kind, workload) {
+        return Health::Complete;
+    }
+    let observed = workload.observed_generation >= workload.generation;
+    if workload.update == UpdateStrategy::OnDelete && observed {
+        return Health::AwaitingPodDeletion;
+    }
+    let end = rollout.end();
+    let ours = || ours(rollout, end);
+    if let Some(reason) = ours().find_map(|pod| broken(pod, now)) {
+        return Health::Failed(Failure::Pod(reason));
+    }
+    let over = now >= end;
+    if observed && workload.progress.deadline_exceeded && (!over || stale == Some(true)) {
+        return Health::Failed(Failure::DeadlineExceeded);
+    }
+    if !over {
+        return Health::Rolling;
+    }
+    match (new, stale) {
+        (None, _) | (_, None) => Health::Unknown,
+        (Some(_), Some(stale)) if stale || ours().any(|pod| !pod.ready) => Health::Failed(Failure::TimedOut),
+        // The rollout ended; what is wrong now was caused by another change.
+        _ => Health::Complete,
+    }
+}
+
+/// Whether the rollout, which failed and now looks `well`, recovered for good: pods that were listed not before `listed`
+/// show it. None if that is not known.
+pub fn recovered(rollout: &Rollout<'_>, well: &Health, listed: Timestamp) -> Option<bool> {
+    rollout.new?;
+    let proven = || !ours(rollout, rollout.end()).any(|pod| crashed_lately(pod, listed));
+    Some(*well == Health::Complete && proven())
+}
+
+impl Rollout<'_> {
+    /// When its time is over.
+    fn end(&self) -> Timestamp {
+        let timeout = SignedDuration::try_from(self.timeout).unwrap_or(SignedDuration::MAX);
+        later(self.since, timeout)
+    }
+}
+
+/// The new pods that show how the rollout goes, which ends at `end`. A pod that was made after the end belongs to another
+/// rollout. What happened to a pod after the end was caused by another change, unless the rollout failed before.
+fn ours<'a>(rollout: &Rollout<'a>, end: Timestamp) -> impl Iterator<Item = &'a Pod> {
+    let failed = rollout.failed;
+    rollout.new.into_iter().flatten().copied().filter(move |pod| {
+        let since = pod.readiness_since.unwrap_or(pod.created);
+        pod.lives() && pod.created <= end && (failed || since <= end)
+    })
+}
+
+/// Why the pod does not start, if it does not.
+pub fn broken(pod: &Pod, now: Timestamp) -> Option<Box<str>> {
+    let stuck = later(pod.created, START_STUCK) <= now;
+    pod.containers.iter().find_map(|container| {
+        let crashes = container.restarts >= CRASHES && !container.ready;
+        match container.waiting.as_deref() {
+            Some(
+                reason @ ("ImagePullBackOff"
+                | "ErrImagePull"
+                | "CreateContainerConfigError"
+                | "InvalidImageName"),
+            ) => (stuck || crashes).then(|| reason.into()),
+            // Its present state does not matter: it runs a little, ends, waits.
+            _ => crashes.then(|| CRASH_LOOP.into()),
+        }
+    })
+}
+
+/// Whether a container of the pod crashed again and again, and did not run for long since, as seen not before `listed`.
+pub fn crashed_lately(pod: &Pod, listed: Timestamp) -> bool {
+    let runs = |container: &Container| {
+        let proven = |since| later(since, RECOVERY_PROOF) <= listed;
+        container.ready && container.started.is_some_and(proven)
+    };
+    let crashed = |container: &&Container| container.restarts >= CRASHES;
+    !pod.containers.iter().filter(crashed).all(runs)
+}
+
+const CRASH_LOOP: &str = "CrashLoopBackOff";
+
+/// The record of a rollout on a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordedOutcome {
+    /// Nothing.
+    Nothing,
+    /// It failed.
+    Failed(Failure),
+    /// It failed, and works again.
+    Recovered,
+}
+
+/// The record of the rollout for the content `token` of the Secret of this hash. A record that cannot be read counts as a
+/// failure.
+pub fn recorded_outcome(workload: &Workload, hash: &str, token: &str) -> RecordedOutcome {
+    match workload.failures.get(hash) {
+        None => RecordedOutcome::Nothing,
+        Some(None) => RecordedOutcome::Failed(Failure::Unreadable),
+        Some(Some(said)) if *said.token != *token => RecordedOutcome::Nothing,
+        Some(Some(said)) if *said.reason == *RECOVERED => RecordedOutcome::Recovered,
+        Some(Some(said)) => RecordedOutcome::Failed(Failure::of(&said.reason)),
+    }
+}
+
+/// A Rollout's `spec.restartAt` for a change: the same in every retry.
+pub fn restart_at(changed_at: Timestamp) -> Timestamp {
+    // The API server keeps whole seconds.
+    let whole = Timestamp::from_second(changed_at.as_second()).unwrap_or(changed_at);
+    later(whole, RESTART_AT)
+}

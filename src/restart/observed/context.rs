@@ -1,0 +1,244 @@
+//! What restarts are decided from, as the indexes have it.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    managed_secrets::ManagedSecret,
+    model::{Annotations, Content, Limits, Pod, Workload, WorkloadKey},
+    pods::Pods,
+    workload::{self, IndexedWorkload, Kind as _},
+};
+use crate::{
+    api::{
+        ConditionType, ObjectKey, Reason, WorkloadKind,
+        names::{RESTART_DOMAIN, restart_annotation},
+    },
+    cluster::{
+        Control, Demand, Events, Index, Indexed, NamespaceEntry, Pace, Rollout, SecretEntry, ServerTime,
+        Watches, Writer,
+    },
+    restart::metrics::Metrics,
+    sync::entry::{Entry, RestartFault},
+};
+
+/// What the controller of restarts works with.
+pub struct Context {
+    /// ExternalSecrets.
+    pub objects: Arc<Index<Entry>>,
+    /// Secrets with our label.
+    pub secrets: Arc<Index<SecretEntry>>,
+    /// Namespaces; empty where only some are watched.
+    pub namespaces: Arc<Index<NamespaceEntry>>,
+    /// The ConfigMap by which people hold everything up.
+    pub control: Arc<Index<Control>>,
+    /// Where it is.
+    pub operator_namespace: Arc<str>,
+    /// Workloads.
+    pub workloads: Workloads,
+    /// Writes.
+    pub writer: Writer,
+    /// Tells people.
+    pub events: Events,
+    /// The API server's clock.
+    pub time: ServerTime,
+    /// How many workloads roll out at once.
+    pub limits: Limits,
+    /// Whether pods may be evicted.
+    pub evict_allowed: bool,
+    /// Of writes of status.
+    pub pace: Pace,
+    /// When the clock of `pace` was at zero.
+    pub started: Instant,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+/// The workloads of all kinds.
+#[derive(Debug)]
+pub struct Workloads {
+    deployments: Arc<Index<IndexedWorkload>>,
+    stateful_sets: Arc<Index<IndexedWorkload>>,
+    daemon_sets: Arc<Index<IndexedWorkload>>,
+    rollouts: Arc<Index<IndexedWorkload>>,
+    rollouts_known: watch::Receiver<bool>,
+}
+
+const KINDS: [WorkloadKind; 4] = [
+    Deployment::KIND,
+    StatefulSet::KIND,
+    DaemonSet::KIND,
+    Rollout::KIND,
+];
+
+impl Workloads {
+    /// Adds their watches, after that of the ExternalSecrets, which demand them. Rollouts are followed once the cluster has
+    /// them.
+    pub fn watch(watches: &mut Watches, demand: &Demand) -> Self {
+        let (rollouts, rollouts_known) =
+            watches.optional(workload::WorkloadProjection::<Rollout>::default(), demand);
+        Self {
+            deployments: watches
+                .watch_on_demand(workload::WorkloadProjection::<Deployment>::default(), demand),
+            stateful_sets: watches
+                .watch_on_demand(workload::WorkloadProjection::<StatefulSet>::default(), demand),
+            daemon_sets: watches
+                .watch_on_demand(workload::WorkloadProjection::<DaemonSet>::default(), demand),
+            rollouts,
+            rollouts_known,
+        }
+    }
+
+    /// Returns once the Rollouts are known too, or that there are none.
+    pub(in crate::restart) async fn known(&self) {
+        let mut known = self.rollouts_known.clone();
+        // An error is the end of the watches, which ends the process.
+        let _end = known.wait_for(|known| *known).await;
+    }
+
+    /// Whether all workloads of a namespace are known in which an ExternalSecret enables restarts. Before that, waves,
+    /// limits and progress cannot be computed. Rollouts count once the cluster has them.
+    pub(in crate::restart) fn cover(&self, namespace: &str) -> bool {
+        KINDS.iter().all(|kind| self.of(*kind).covers(namespace))
+    }
+
+    fn of(&self, kind: WorkloadKind) -> &Index<IndexedWorkload> {
+        match kind {
+            WorkloadKind::Deployment => &self.deployments,
+            WorkloadKind::StatefulSet => &self.stateful_sets,
+            WorkloadKind::DaemonSet => &self.daemon_sets,
+            WorkloadKind::Rollout => &self.rollouts,
+        }
+    }
+
+    /// The workload, if it is known and restarts can concern it.
+    pub(in crate::restart) fn get(&self, key: &WorkloadKey) -> Option<Arc<IndexedWorkload>> {
+        match self.of(key.kind).get(&key.key)? {
+            Indexed::Entry(known) => known.is_some().then_some(known),
+            Indexed::Malformed(_) => None,
+        }
+    }
+
+    /// Sorts the pods of a namespace, listed after `at`, by workload.
+    pub(in crate::restart) fn sort_pods(&self, namespace: &Arc<str>, at: Timestamp, pods: Vec<Pod>) -> Pods {
+        Pods::new(at, pods, |name| {
+            let key = ObjectKey::new(Arc::clone(namespace), name);
+            [&self.deployments, &self.rollouts]
+                .iter()
+                .any(|index| index.with(&key, |_| ()).is_some())
+        })
+    }
+
+    /// Those of a namespace that restarts can concern, in no order.
+    pub(in crate::restart) fn keys_in(&self, namespace: &str) -> Vec<WorkloadKey> {
+        let mut keys = Vec::new();
+        for kind in KINDS {
+            let is_in = |key: &ObjectKey, indexed: &Indexed<IndexedWorkload>| {
+                *key.namespace == *namespace && indexed.entry().is_some_and(Option::is_some)
+            };
+            let found = self.of(kind).keys_where(is_in);
+            keys.extend(found.into_iter().map(|key| WorkloadKey { kind, key }));
+        }
+        keys
+    }
+
+    /// Those that restarts can concern, in no order.
+    pub(in crate::restart) fn for_each(&self, mut look: impl FnMut(WorkloadKey, &Workload)) {
+        for kind in KINDS {
+            self.of(kind).for_each(|key, indexed| {
+                if let Some(workload) = indexed.entry().and_then(Option::as_deref) {
+                    let key = key.clone();
+                    look(WorkloadKey { kind, key }, workload);
+                }
+            });
+        }
+    }
+}
+
+impl Context {
+    /// An ExternalSecret with its Secret, if workloads are to follow it.
+    pub(in crate::restart) fn managed_secret(&self, object: &ObjectKey) -> Option<ManagedSecret> {
+        let (restarts, target, uid) = self.objects.with(object, |indexed| {
+            let entry = indexed.entry().filter(|entry| !entry.ending)?;
+            let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
+            Some((Arc::clone(entry.restart.as_ref()?), target, entry.uid.clone()))
+        })??;
+        let content = self.secrets.with(&target, |indexed| {
+            let secret = indexed.entry()?;
+            let owned = secret.owner.as_deref() == Some(&*object.name)
+                && secret.controller_uid.as_ref().is_none_or(|owner| *owner == uid);
+            if !owned {
+                return None;
+            }
+            let annotation = restart_annotation(&target.name);
+            let hash = annotation.strip_prefix(RESTART_DOMAIN)?.strip_prefix('/')?;
+            Some(Content {
+                object: object.clone(),
+                secret: (*target.name).into(),
+                hash: hash.into(),
+                token: secret.rollout.clone()?,
+                // Without `restart-since` on the Secret, an old change could be taken for a new one.
+                changed_at: secret.changed_at.filter(|_| secret.restart_since.is_some()),
+                since: secret.restart_since,
+                reloader: secret.reloader.clone().unwrap_or_default(),
+            })
+        })??;
+        Some(ManagedSecret {
+            content: Arc::new(content),
+            restarts,
+        })
+    }
+
+    /// The annotations of a Namespace.
+    pub(in crate::restart) fn namespace_annotations(&self, namespace: &Arc<str>) -> Annotations {
+        let key = ObjectKey::new("", Arc::clone(namespace));
+        let annotations = self.namespaces.with(&key, |indexed| {
+            let entry = indexed.entry()?;
+            Some(Annotations::of_namespace(&entry.annotations))
+        });
+        annotations.flatten().unwrap_or_default()
+    }
+
+    /// The ConfigMap, if there is one.
+    pub(in crate::restart) fn control(&self) -> Option<Control> {
+        let mut found = None;
+        self.control
+            .for_each(|_, indexed| found = indexed.entry().cloned());
+        found
+    }
+
+    /// Whether the status of an ExternalSecret shows that an approval is missing.
+    pub(in crate::restart) fn awaits_approval(&self, object: &ObjectKey) -> bool {
+        self.reported(object) == Some(Reason::AwaitingApproval)
+    }
+
+    /// The reason of the condition `RestartsComplete` in the status of an ExternalSecret.
+    pub(in crate::restart) fn reported(&self, object: &ObjectKey) -> Option<Reason> {
+        let reason = |indexed: &Indexed<Entry>| {
+            let reasons = indexed.entry()?.reasons;
+            reasons.of_condition(ConditionType::RestartsComplete)
+        };
+        self.objects.with(object, reason).flatten()
+    }
+
+    /// The fault in the `restart` or `rotation` of an ExternalSecret.
+    pub(in crate::restart) fn fault(&self, object: &ObjectKey) -> Option<Arc<RestartFault>> {
+        let fault = |indexed: &Indexed<Entry>| {
+            let entry = indexed.entry().filter(|entry| !entry.ending)?;
+            entry.fault.clone()
+        };
+        self.objects.with(object, fault).flatten()
+    }
+
+    /// The uid and generation of an ExternalSecret.
+    pub(in crate::restart) fn identity(&self, object: &ObjectKey) -> Option<(Box<str>, i64)> {
+        let identity = |indexed: &Indexed<Entry>| {
+            let entry = indexed.entry()?;
+            Some((entry.uid.clone(), entry.generation))
+        };
+        self.objects.with(object, identity).flatten()
+    }
+}

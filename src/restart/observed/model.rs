@@ -1,0 +1,285 @@
+//! The words of the room: workloads, pods and Secrets, cut down to what restarts depend on. Pure.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use jiff::Timestamp;
+use litemap::LiteMap;
+
+use crate::{
+    api::{ObjectKey, RestartStrategy, WorkloadKind},
+    sync::entry::Suspension,
+};
+
+/// Texts by name. Few of them: a sorted list takes a fraction of a tree.
+pub type Texts = LiteMap<Box<str>, Box<str>>;
+
+/// A workload by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadKey {
+    /// Which kind.
+    pub kind: WorkloadKind,
+    /// Where, and its name.
+    pub key: ObjectKey,
+}
+
+impl fmt::Display for WorkloadKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.key.name)
+    }
+}
+
+/// A workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct Workload {
+    /// Its uid.
+    pub uid: Box<str>,
+    /// Its generation.
+    pub generation: i64,
+    /// The generation that its controller has observed.
+    pub observed_generation: i64,
+    /// Whether it is being deleted.
+    pub ending: bool,
+    /// Its own labels: targets choose by them.
+    pub labels: Texts,
+    /// What people wrote on it about restarts.
+    pub annotations: Annotations,
+    /// stakater Reloader's annotations on it and on its template: full name and value, those of the template winning.
+    pub reloader: BTreeMap<Box<str>, Box<str>>,
+    /// Chooses its pods.
+    pub selector: PodSelector,
+    /// The Secrets that its pods use, sorted by name, each once.
+    pub uses: Vec<Use>,
+    /// Our annotations on its pod template: the hash of the Secret's name (without the domain) and the token.
+    pub tokens: Texts,
+    /// Our annotations on the workload itself: what was asked for last, by the same hash.
+    pub records: LiteMap<Box<str>, Record>,
+    /// Our other annotations on the workload itself: which rollout failed, by the same hash; none where one cannot be read.
+    pub failures: LiteMap<Box<str>, Option<FailureRecord>>,
+    /// When our last patch of it was taken, by the API server's record of field managers.
+    pub patched_at: Option<Timestamp>,
+    /// `spec.paused`.
+    pub paused: bool,
+    /// How its controller replaces pods.
+    pub update: UpdateStrategy,
+    /// How far its controller is.
+    pub progress: Progress,
+    /// A Rollout's `spec.restartAt`.
+    pub restart_at: Option<Timestamp>,
+    /// A Rollout that borrows its template from another workload (`spec.workloadRef`), which we do not follow.
+    pub borrowed_template: bool,
+    /// It has more labels, references and annotations than are kept of one workload ([`WORKLOAD`](crate::api::caps::WORKLOAD)), and the rest was left
+    /// out: it is not restarted. Without any [`uses`](Self::uses) it may use any Secret.
+    pub oversized: bool,
+}
+
+/// What people wrote on a workload or a Namespace about restarts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Annotations {
+    /// `keyturn.dev/restart`; anything but `true` and `false` is [`RestartFlag::Unreadable`].
+    pub restart: RestartFlag,
+    /// `keyturn.dev/restart-strategy`, if it is one.
+    pub strategy: Option<RestartStrategy>,
+    /// `keyturn.dev/hot-reload` is `true`.
+    pub hot_reload: bool,
+    /// `keyturn.dev/suspend-restarts-until`.
+    pub suspended: Suspension,
+}
+
+/// The value of `keyturn.dev/restart`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RestartFlag {
+    /// Not set.
+    #[default]
+    Unset,
+    /// `true`.
+    Yes,
+    /// `false`.
+    No,
+    /// Neither: the workload is not restarted, and that is reported.
+    Unreadable,
+}
+
+/// How a workload's pods use one Secret.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Use {
+    /// The Secret's name.
+    pub secret: Box<str>,
+    /// Containers that have it in their environment or mounted by `subPath`: what they hold is what was there when they
+    /// started. Init containers count; sorted.
+    pub fixed: Vec<Box<str>>,
+    /// Whether an init container uses it in any way, which only another pod runs again (a sidecar, an init container with
+    /// `restartPolicy: Always`, is a container in this).
+    pub init: bool,
+    /// Whether a container mounts it in a way in which the kubelet renews the files.
+    pub mounted: bool,
+}
+
+/// What we wrote on the workload itself beside its template, in the same patch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The token that was put on the template.
+    pub token: Box<str>,
+    /// The number of the attempt: 1, or 2 after the first one was taken back.
+    pub attempt: u8,
+    /// Whether the workload was healthy before.
+    pub was_healthy: bool,
+}
+
+/// What we wrote on the workload itself when its rollout failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailureRecord {
+    /// The token that the rollout was for.
+    pub token: Box<str>,
+    /// The reason of the failure, one word.
+    pub reason: Box<str>,
+}
+
+/// Chooses the pods of a workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodSelector {
+    /// Labels with these values.
+    pub labels: Texts,
+    /// `matchExpressions`.
+    pub expressions: Vec<Expression>,
+}
+
+/// One of `matchExpressions`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expression {
+    /// The label.
+    pub key: Box<str>,
+    /// `In`, `NotIn`, `Exists` or `DoesNotExist`; another one chooses nothing.
+    pub operator: Box<str>,
+    /// The values.
+    pub values: Vec<Box<str>>,
+}
+
+/// How a workload's controller replaces pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateStrategy {
+    /// By itself; a StatefulSet leaves its first `partition` pods.
+    Rolling {
+        /// 0 for others.
+        partition: i32,
+    },
+    /// Only pods that are deleted by hand.
+    OnDelete,
+}
+
+/// How far a workload's controller is, by its status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Pods that there should be (of a DaemonSet: `desiredNumberScheduled`).
+    pub desired: i32,
+    /// Pods that there are.
+    pub total: i32,
+    /// Pods of the present template.
+    pub updated: i32,
+    /// Pods that are ready.
+    pub ready: i32,
+    /// Pods that have been ready for long enough.
+    pub available: i32,
+    /// A StatefulSet whose `currentRevision` is its `updateRevision`; true for others.
+    pub one_revision: bool,
+    /// A Deployment whose condition `Progressing` is `ProgressDeadlineExceeded`, or a Rollout whose phase is `Degraded`.
+    pub deadline_exceeded: bool,
+    /// A Rollout whose phase is `Healthy`; true for others.
+    pub phase_healthy: bool,
+    /// A Rollout's `status.restartedAt`.
+    pub restarted_at: Option<Timestamp>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name.
+    pub name: Box<str>,
+    /// Its uid.
+    pub uid: Box<str>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Its labels: selectors choose by them.
+    pub labels: Texts,
+    /// The kind and name of its controller, if it has one.
+    pub controller: Option<(Box<str>, Box<str>)>,
+    /// Our annotations on it: hash of the Secret's name and token.
+    pub tokens: Texts,
+    /// Its containers and sidecars.
+    pub containers: Vec<Container>,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Since when it is, or is not.
+    pub readiness_since: Option<Timestamp>,
+    /// Whether it is being deleted.
+    pub ending: bool,
+    /// Whether it ran to its end: its phase is `Succeeded` or `Failed`.
+    pub finished: bool,
+}
+
+impl Pod {
+    /// Whether the pod does its work, or is about to.
+    pub const fn lives(&self) -> bool {
+        !self.ending && !self.finished
+    }
+}
+
+/// A container of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its name.
+    pub name: Box<str>,
+    /// Since when it runs, if it does.
+    pub started: Option<Timestamp>,
+    /// How often it was restarted.
+    pub restarts: i32,
+    /// Whether it is ready; an init container: whether it has run to its end.
+    pub ready: bool,
+    /// Why it waits, if it does: `CrashLoopBackOff`, `ImagePullBackOff`, `CreateContainerConfigError`, ...
+    pub waiting: Option<Box<str>>,
+}
+
+/// A managed Secret, as far as pods must follow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// The ExternalSecret that it is made for.
+    pub object: ObjectKey,
+    /// The Secret's name.
+    pub secret: Box<str>,
+    /// The hash of its name, as in annotations of workloads.
+    pub hash: Box<str>,
+    /// `keyturn.dev/rollout`: what pods must hold.
+    pub token: Box<str>,
+    /// `keyturn.dev/changed-at`. Without it no pod can be stale.
+    pub changed_at: Option<Timestamp>,
+    /// `keyturn.dev/restart-since`. Earlier changes ask for no restart.
+    pub since: Option<Timestamp>,
+    /// stakater Reloader's annotations on the Secret.
+    pub reloader: Arc<BTreeMap<Box<str>, Box<str>>>,
+}
+
+impl Content {
+    /// Whether the last change asks for restarts at all. A change from before restarts were enabled does not.
+    pub fn asks_for_restarts(&self) -> bool {
+        self.changed_at
+            .is_some_and(|changed| self.since.is_none_or(|since| changed >= since))
+    }
+}
+
+/// How many workloads roll out at once, whatever ExternalSecrets say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// In one namespace.
+    pub namespace: usize,
+    /// In the cluster.
+    pub cluster: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            namespace: 5,
+            cluster: 20,
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What a status and its condition say.
+
+mod report;
