@@ -14,7 +14,7 @@ use crate::{
     api::{AllowedKeys, DeletionPolicy, ExternalSecret, ObjectKey, Reason, Selector, VersionId},
     aws::{self, Ask, RemoteValue, Urgency},
     sync::{driver, entry::Entry, queue::Class, resolve::Refusal, slice::TimeSlice},
-    track::{Known, Pass, Tracker},
+    track::{Freshness, Known, Tracker},
     value::{self, Fault, Fetched},
 };
 
@@ -160,11 +160,11 @@ fn withheld(
     tracker: &mut Tracker,
     now: Duration,
     needs: &[Wanted],
-    pass: Pass,
+    freshness: Freshness,
     pinned: bool,
 ) -> Result<(), Stop> {
     let wants = called(needs, pinned).map(|need| (need.source, &*need.key, &need.selector));
-    let Some(known) = tracker.withheld(now, pass, wants) else {
+    let Some(known) = tracker.withheld(now, freshness, wants) else {
         return Ok(());
     };
     let again = known.again.map(|again| again.saturating_sub(now));
@@ -191,7 +191,7 @@ impl Context {
         fresh: bool,
         pinned: bool,
     ) -> Result<Answers<'_>, Stop> {
-        let pass = Pass {
+        let freshness = Freshness {
             since: self.recall(object).since(),
             fresh,
         };
@@ -199,12 +199,12 @@ impl Context {
         let properties = if remotes.len() > WHOLE {
             // What must not be read needs no spec either.
             self.tracking
-                .tell(|tracker, now| withheld(tracker, now, needs, pass, pinned))?;
+                .tell(|tracker, now| withheld(tracker, now, needs, freshness, pinned))?;
             Some(self.properties(object, entry).await?)
         } else {
             None
         };
-        let since = self.permit(needs, pass, pinned)?;
+        let since = self.permit(needs, freshness, pinned)?;
         let ask = Ask {
             asker: object,
             since: self.clock.instant(since),
@@ -219,7 +219,7 @@ impl Context {
         let read = async |entries: Vec<usize>| {
             let need = entries.first().and_then(|first| needs.get(*first));
             let answer = match need {
-                Some(need) => self.read_one(need, ask, since, pass, pinned).await,
+                Some(need) => self.read_one(need, ask, since, freshness, pinned).await,
                 None => Err(Stop::Waiting),
             };
             (entries, answer)
@@ -272,12 +272,12 @@ impl Context {
     }
 
     /// Notes the calls that a pass is about to make, if it may make them. Gives since when an answer counts.
-    fn permit(&self, needs: &[Wanted], pass: Pass, pinned: bool) -> Result<Duration, Stop> {
+    fn permit(&self, needs: &[Wanted], freshness: Freshness, pinned: bool) -> Result<Duration, Stop> {
         self.tracking.tell(|tracker, now| {
-            withheld(tracker, now, needs, pass, pinned)?;
-            let mut since = pass.since;
+            withheld(tracker, now, needs, freshness, pinned)?;
+            let mut since = freshness.since;
             for need in called(needs, pinned) {
-                if tracker.lend(now, need.source, &need.key, &need.selector, pass) {
+                if tracker.lend(now, need.source, &need.key, &need.selector, freshness) {
                     // Only a call that begins now tells more than is known.
                     since = now;
                 }
@@ -305,7 +305,7 @@ impl Context {
         need: &Wanted,
         ask: Ask<'_>,
         since: Duration,
-        pass: Pass,
+        freshness: Freshness,
         pinned: bool,
     ) -> Result<Reading, Stop> {
         let Wanted {
@@ -317,7 +317,7 @@ impl Context {
         } = need;
         // Described as gone: reading it again would only be denied again, whichever version. The tracker wakes us when it is back.
         let known = self.tracking.ask(|tracker| {
-            let is_known = tracker.is_gone_for(*source, key, pass);
+            let is_known = tracker.is_gone_for(*source, key, freshness);
             is_known.then(|| tracker.known(*source, key, selector))
         });
         if let Some(Known::Gone { deleted }) = known {
@@ -333,7 +333,7 @@ impl Context {
         {
             return Ok(Reading::Value(value));
         }
-        let read = if pass.fresh {
+        let read = if freshness.fresh {
             self.reader.read_fresh(*source, key, selector, ask).await
         } else {
             self.reader.read(*source, key, selector, ask).await
