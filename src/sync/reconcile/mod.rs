@@ -4,20 +4,20 @@
 //! read before a write slot is taken; what is written starts from live objects.
 
 mod budget;
-mod gate;
-mod gone;
-mod hold;
-mod limit;
+mod control;
+mod delete;
+mod deletion_hold;
+mod deletion_policy;
 mod memory;
 mod places;
 mod read;
 mod record;
-mod remove;
-mod rotate;
-mod say;
+mod resolve;
+mod restart_annotations;
+mod rotation_status;
 mod shares;
 mod slots;
-mod stamp;
+mod status_writer;
 mod versions;
 mod write;
 

@@ -8,12 +8,13 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
     Context, Ended, Resolved, Wanted,
-    gone::Answered,
+    deletion_policy::Answered,
     places::{Outcome, SLOW},
     read::Answer,
     record::{self, Origin},
-    say::{READ_ONLY, synced_message},
-    sooner, versions,
+    sooner,
+    status_writer::{READ_ONLY, synced_message},
+    versions,
 };
 use crate::{
     api::{

@@ -2,7 +2,7 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use super::{Context, Ended, Resolved, Wanted, gone::Answered};
+use super::{Context, Ended, Resolved, Wanted, deletion_policy::Answered};
 use crate::{
     api::{
         ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, ObjectKey, Reason, names::annotation,
