@@ -247,7 +247,8 @@ impl Context {
     /// The Secret of the former name, which goes when the one of the new name is written, if that holds less.
     async fn find_former(&self, pass: Answered<'_>) -> Result<Vec<Losing>, Ended> {
         let target = pass.target();
-        let Some(former) = Self::recorded(pass.live).filter(|recorded| *recorded.name != *target.name) else {
+        let Some(former) = plan::Recorded::of(pass.live).filter(|recorded| *recorded.name != *target.name)
+        else {
             return Ok(Vec::new());
         };
         let key = ObjectKey::new(target.namespace.clone(), former.name);

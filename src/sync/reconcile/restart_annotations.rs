@@ -75,11 +75,11 @@ impl Context {
             said(annotation::CONTENT) == Some(content.as_str()) && said(annotation::INPUTS) == Some(inputs);
         let labels = carried(live.metadata.labels.as_ref());
         let annotations = carried(live.metadata.annotations.as_ref());
-        let wanted = plan::Wanted {
+        let wanted = plan::DesiredSecret {
             object,
             uid: &entry.uid,
             target: &target.name,
-            recorded: Self::recorded(&live),
+            recorded: plan::Recorded::of(&live),
             creation: entry.creation,
             adopt_existing: false,
             immutable: live.spec.immutable(),
@@ -109,18 +109,5 @@ impl Context {
             Some(Err(NotWritten::Refused(..) | NotWritten::Contended)) => Err(Ended::Failed),
             Some(Err(NotWritten::Held)) | None => Err(Ended::Again(BEHIND)),
         }
-    }
-
-    /// What the status remembers of the target.
-    pub(super) fn recorded(live: &ExternalSecret) -> Option<plan::Recorded<'_>> {
-        let status = live.status.as_ref()?;
-        let target = status.target.as_ref()?;
-        Some(plan::Recorded {
-            name: &target.name,
-            content: target.content.as_deref(),
-            rollout: target.rollout.as_deref(),
-            changed_at: target.changed_at.as_ref().map(|at| at.0),
-            restart_since: target.restart_since.as_ref().map(|at| at.0),
-        })
     }
 }

@@ -47,7 +47,7 @@ const PLANS: usize = 3;
 
 /// Why a Secret was not written.
 pub(super) enum NotWritten {
-    Refused(plan::Refusal, Option<Observed>),
+    Refused(plan::Conflict, Option<Observed>),
     /// It changes faster than plans can be made.
     Contended,
     /// Somebody suspended it since the pass began.
@@ -181,8 +181,8 @@ impl Context {
         let source = self.source(&target, resolved, needs, answers, inputs, &versions);
         let labels = carried(live.metadata.labels.as_ref());
         let annotations = carried(live.metadata.annotations.as_ref());
-        let recorded = Self::recorded(&live);
-        let wanted = plan::Wanted {
+        let recorded = plan::Recorded::of(&live);
+        let wanted = plan::DesiredSecret {
             object,
             uid: &entry.uid,
             target: &target.name,
@@ -206,14 +206,9 @@ impl Context {
         }
         let written = match applied {
             Ok(written) => written,
-            Err(NotWritten::Refused(refusal, observed)) => {
-                let immutable = matches!(refusal, plan::Refusal::Immutable { .. });
-                let reason = if immutable {
-                    Reason::TargetImmutable
-                } else {
-                    Reason::TargetConflict
-                };
-                let refusal = Refusal::new(reason, refusal.to_string());
+            Err(NotWritten::Refused(conflict, observed)) => {
+                let immutable = conflict.is_immutable();
+                let refusal = Refusal::new(conflict.reason(), conflict.to_string());
                 let ended = self.refuse(object, &same, Some(&live), refusal).await;
                 // Only what was said need not be said again.
                 if !matches!(ended, Ended::Failed | Ended::Unsaid(_)) {
@@ -292,7 +287,7 @@ impl Context {
     /// Carries out the plan; planned again from another live read when the Secret changed meanwhile.
     pub(super) async fn apply(
         &self,
-        wanted: &plan::Wanted<'_>,
+        wanted: &plan::DesiredSecret<'_>,
         target: &ObjectKey,
         indexed: bool,
     ) -> Result<Written, NotWritten> {
@@ -321,7 +316,7 @@ impl Context {
             let began = self.clock.now();
             let (sent, why, written) = match plan {
                 Plan::Nothing(written) => return Ok(written),
-                Plan::Refuse(refusal) => return Err(NotWritten::Refused(refusal, observed)),
+                Plan::Refuse(conflict) => return Err(NotWritten::Refused(conflict, observed)),
                 Plan::Create(mut secret, written) => {
                     let limit = times.limit_of(&written);
                     let sent = self.writer.create_secret_within(limit, &secret).await;
@@ -403,7 +398,7 @@ impl Context {
     /// Remembers, audits and tells of a write.
     fn wrote(
         &self,
-        wanted: &plan::Wanted<'_>,
+        wanted: &plan::DesiredSecret<'_>,
         target: &ObjectKey,
         answer: &cluster::Written,
         why: Option<Why>,
