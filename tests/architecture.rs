@@ -46,6 +46,7 @@ const PURE: &[&str] = &[
     "restart/target",
     "restart/tests",
     "restart/uses",
+    "sync/decide",
     "sync/deletions",
     "sync/rotation",
 ];

@@ -7,8 +7,8 @@ use crate::{
     api::{ObjectKey, Reason, names::CONTROL_CONFIG_MAP},
     cluster::Control,
     sync::{
+        decide::admission::control_message,
         entry::Entry,
-        plan::seconds,
         queue::Class,
         status::{Draft, Verdict},
     },
@@ -64,7 +64,7 @@ impl Context {
         // Nothing is promised meanwhile.
         self.remember(object, |memory| memory.wanted_since = None);
         let draft = Draft {
-            current: Some(Verdict::fails(Reason::Suspended, held_message(control))),
+            current: Some(Verdict::fails(Reason::Suspended, control_message(control))),
             ..Draft::default()
         };
         let ended = match control.until {
@@ -85,56 +85,6 @@ impl Context {
                 self.unsubscribe(&object);
             }
             self.work.push(object, Class::Periodic);
-        }
-    }
-}
-
-fn held_message(control: &Control) -> String {
-    let message = match control.until {
-        Some(until) => format!(
-            "suspended until {} by ConfigMap {CONTROL_CONFIG_MAP} in the operator's namespace",
-            seconds(until)
-        ),
-        None => format!(
-            "suspended by ConfigMap {CONTROL_CONFIG_MAP} in the operator's namespace, which names no end: it lasts until \
-             somebody removes suspendSync from it"
-        ),
-    };
-    if control.unreadable.is_empty() {
-        return message;
-    }
-    let unreadable = control.unreadable.join(" and ");
-    format!("{message}. It holds up because its entries {unreadable} cannot be read: mend them")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_message_says_until_when_and_what_cannot_be_read() {
-        let control = |until: Option<&str>, unreadable: &[&'static str]| Control {
-            sync: true,
-            until: until.map(|until| until.parse().unwrap()),
-            unreadable: unreadable.to_vec(),
-            ..Control::default()
-        };
-        let until = Some("2026-11-01T08:00:00Z");
-        for (control, parts) in [
-            (
-                control(until, &[]),
-                &["until 2026-11-01T08:00:00Z", "keyturn-control"][..],
-            ),
-            (control(None, &[]), &["names no end", "suspendSync"]),
-            (
-                control(None, &["until"]),
-                &["names no end", "entries until cannot be read"],
-            ),
-        ] {
-            let message = held_message(&control);
-            for part in parts {
-                assert!(message.contains(part), "{part}: {message}");
-            }
         }
     }
 }

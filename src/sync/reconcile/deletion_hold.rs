@@ -2,13 +2,14 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use super::{Context, Ended, Resolved, Wanted, deletion_policy::Answered};
+use super::{Context, Ended, deletion_policy::Answered};
 use crate::{
     api::{
         ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, ObjectKey, Reason, names::annotation,
         token,
     },
     sync::{
+        decide::references::{ReadRequest, Resolved},
         deletions::{Confirmed, Decision, Deletions, Place, WINDOW},
         entry::Entry,
         queue::Class,
@@ -46,7 +47,7 @@ impl Context {
         &self,
         pass: Answered<'_>,
         secret: &str,
-        made: &[&Wanted],
+        made: &[&ReadRequest],
         account: &str,
         confirmed: bool,
     ) -> Result<(), Ended> {

@@ -6,17 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::Secret;
 use zeroize::Zeroizing;
 
-use super::{
-    Context, Ended, RECHECK_HELD, Resolved, Wanted,
-    read::Answer,
-    record::{Origin, Record, Standing},
-    sooner,
-    write::wipe,
-};
+use super::{Context, Ended, RECHECK_HELD, sooner, write::wipe};
 use crate::{
     api::{ConditionType, DeletionPolicy, ExternalSecret, ObjectKey, Reason, names::annotation},
     aws,
     sync::{
+        decide::{
+            answers::Answer,
+            comparison::inputs_of_source,
+            record::{Origin, Record, Standing},
+            references::{ReadRequest, Resolved},
+        },
         entry::Entry,
         plan,
         resolve::{Refusal, fingerprint},
@@ -31,7 +31,7 @@ pub(super) struct Answered<'a> {
     pub(super) entry: &'a Entry,
     pub(super) live: &'a ExternalSecret,
     pub(super) resolved: &'a Resolved,
-    pub(super) needs: &'a [Wanted],
+    pub(super) needs: &'a [ReadRequest],
     pub(super) answers: &'a [Answer],
     /// What the Secret would hold.
     pub(super) data: &'a BTreeMap<String, Zeroizing<Vec<u8>>>,
@@ -54,7 +54,7 @@ impl Answered<'_> {
             .all(|answer| matches!(answer, Answer::Gone { .. }))
     }
 
-    fn gone(&self) -> impl Iterator<Item = (&Wanted, bool)> {
+    fn gone(&self) -> impl Iterator<Item = (&ReadRequest, bool)> {
         let each = self.needs.iter().zip(self.answers);
         each.filter_map(|(need, answer)| match answer {
             Answer::Gone { deleted } => Some((need, *deleted)),
@@ -150,7 +150,7 @@ impl Context {
         } in &losing
         {
             let known = self.is_of(pass, key, record, &account);
-            let standing = |need: &Wanted| {
+            let standing = |need: &ReadRequest| {
                 if known && record.tells_account(identity, &need.key) {
                     record.standing(&need.hash)
                 } else {
@@ -302,7 +302,7 @@ impl Context {
         let inputs: Vec<String> = [Some(entry.asked), Some(0), answered]
             .into_iter()
             .flatten()
-            .filter_map(|asked| self.inputs_of_source(entry, asked, secret, resolved))
+            .filter_map(|asked| inputs_of_source(&self.key, entry, asked, secret, resolved))
             .collect();
         record.is_of(&[origin, by_arn], &inputs)
     }
@@ -311,7 +311,7 @@ impl Context {
     async fn refuse_gone(
         &self,
         pass: Answered<'_>,
-        gone: &[(&Wanted, bool)],
+        gone: &[(&ReadRequest, bool)],
         secret: &ObjectKey,
         usable: bool,
         account: Option<&str>,

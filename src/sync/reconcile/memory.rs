@@ -298,14 +298,6 @@ impl Memories {
     }
 }
 
-/// Whether the index's view of a Secret is this object's own.
-pub(super) fn is_ours(object: &ObjectKey, entry: &Entry, secret: &SecretEntry) -> bool {
-    match &secret.controller_uid {
-        Some(controller) => **controller == *entry.uid,
-        None => secret.owner.as_deref() == Some(&*object.name),
-    }
-}
-
 /// Whether resourceVersion `one` is older than `other`: since Kubernetes 1.35 they are documented to compare as numbers,
 /// and etcd's always did. What is no number is taken for current.
 fn older(one: &str, other: &str) -> bool {
@@ -317,8 +309,6 @@ fn older(one: &str, other: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -392,46 +382,6 @@ mod tests {
             ("a", "b", false),
         ] {
             assert_eq!(older(one, other), is_older, "{one} {other}");
-        }
-    }
-
-    #[test]
-    fn a_secret_is_its_controllers_else_its_names() {
-        let key = ObjectKey::new("shop", "db");
-        let object = json!({
-            "apiVersion": "keyturn.dev/v1", "kind": "ExternalSecret",
-            "metadata": {"name": "db", "namespace": "shop", "uid": "u1"}, "spec": {},
-        });
-        let object = serde_json::from_value(object).unwrap();
-        let entry = Entry::of(&key, &object, Duration::ZERO, crate::api::RestartMode::Disabled);
-        for (controller, owner, ours) in [
-            (Some("u1"), Some("db"), true),
-            (Some("u1"), None, true),
-            // Of an earlier object of this name, or of somebody else.
-            (Some("u2"), Some("db"), false),
-            (None, Some("db"), true),
-            (None, Some("other"), false),
-            (None, None, false),
-        ] {
-            let secret = SecretEntry {
-                uid: "s".into(),
-                resource_version: "1".into(),
-                owner: owner.map(Into::into),
-                controller_uid: controller.map(Into::into),
-                content: "c".into(),
-                content_intact: true,
-                inputs: None,
-                versions: None,
-                absent: None,
-                rollout: None,
-                changed_at: None,
-                scope: None,
-                restart_since: None,
-                reloader: None,
-                immutable: false,
-                type_: None,
-            };
-            assert_eq!(is_ours(&key, &entry, &secret), ours, "{controller:?} {owner:?}");
         }
     }
 }

@@ -11,14 +11,12 @@ mod deletion_policy;
 mod memory;
 mod places;
 mod read;
-mod record;
 mod resolve;
 mod restart_annotations;
 mod rotation_status;
 mod shares;
 mod slots;
 mod status_writer;
-mod versions;
 mod write;
 
 use std::{
@@ -28,23 +26,28 @@ use std::{
 
 use k8s_openapi::api::core::v1::Secret;
 
-use self::memory::is_ours;
 pub use self::{budget::ValueBudget, memory::Memories, slots::WriteSlots};
 use crate::{
-    api::{CreationPolicy, ObjectKey, Reason, RestartMode, Selector, SourceId, TokenKey, VersionId},
+    api::{CreationPolicy, ObjectKey, Reason, RestartMode, TokenKey, VersionId},
     aws::{self, Aws, Reader},
     cluster::{
         self, Control, Events, Index, Indexed, NamespaceEntry, Observed, Pace, SecretEntry, ServerTime,
         Writer,
     },
     sync::{
+        decide::{
+            answers::Answer,
+            comparison::{inputs_of_source, is_ours},
+            references::{ReadRequest, Resolved},
+            versions,
+        },
         deletions::Deletions,
         driver::{self, Tracking},
         entry::{Entry, Refresh},
         metrics::Metrics,
         queue::Class,
-        resolve::{Refusal, fingerprint},
-        stores::{Stores, Usable},
+        resolve::Refusal,
+        stores::Stores,
         work::{Clock, Work},
     },
     track::{self, Known, Subscription, Want},
@@ -123,27 +126,6 @@ pub enum Ended {
     Unsaid(Duration),
     /// It failed for a reason that may pass: look again after the next back-off.
     Failed,
-}
-
-/// A resolved need: what to read, and where.
-#[derive(Clone, Debug)]
-struct Wanted {
-    source: SourceId,
-    key: Arc<str>,
-    selector: Selector,
-    /// Its name in `keyturn.dev/versions`.
-    hash: String,
-    recorded: Option<VersionId>,
-    /// The Secret records that it was made without it, since it was gone.
-    absent: bool,
-}
-
-/// An ExternalSecret whose references were all found good.
-struct Resolved {
-    /// `Kind/name` of the store, as the status has it.
-    label: String,
-    usable: Usable,
-    needs: Vec<Wanted>,
 }
 
 /// Why a pass does not get to write.
@@ -271,10 +253,10 @@ impl Context {
             .as_ref()
             .filter(|_| same_inputs && entry.creation != CreationPolicy::None)
             .and_then(|secret| secret.absent.as_deref());
-        let needs: Vec<Wanted> = resolved
+        let needs: Vec<ReadRequest> = resolved
             .needs
             .iter()
-            .map(|need| Wanted {
+            .map(|need| ReadRequest {
                 recorded: recorded.get(&need.hash).map(|id| VersionId(id.as_str().into())),
                 absent: absent.is_some_and(|absent| absent.contains(&need.hash)),
                 ..need.clone()
@@ -413,7 +395,7 @@ impl Context {
             self.remember(object, |memory| memory.answered = Some(entry.asked));
         }
         // What is gone is judged by the account that was asked. To find it out may take long, and holds no place to write.
-        let gone = |answer: &read::Answer| matches!(answer, read::Answer::Gone { .. });
+        let gone = |answer: &Answer| answer.is_gone();
         if entry.creation != CreationPolicy::None
             && answers.all.iter().any(gone)
             && let Err(error) = self.aws.prove(resolved.usable.id).await
@@ -525,33 +507,14 @@ impl Context {
 
     /// What the data are made from besides values. A refresh annotation is part of it, so that none is lost.
     fn inputs(&self, entry: &Entry, target: &ObjectKey, resolved: &Resolved) -> String {
-        self.inputs_of_source(entry, entry.asked, target, resolved)
-            .unwrap_or_else(|| {
-                let asked = entry.asked.to_be_bytes();
-                // Read once: edits of the spec are no reason to read again.
-                self.key.inputs(target, [asked.as_slice()]).to_string()
-            })
+        inputs_of_source(&self.key, entry, entry.asked, target, resolved).unwrap_or_else(|| {
+            let asked = entry.asked.to_be_bytes();
+            // Read once: edits of the spec are no reason to read again.
+            self.key.inputs(target, [asked.as_slice()]).to_string()
+        })
     }
 
-    /// The same with another refresh annotation; none where it says nothing of the source.
-    fn inputs_of_source(
-        &self,
-        entry: &Entry,
-        asked: u64,
-        target: &ObjectKey,
-        resolved: &Resolved,
-    ) -> Option<String> {
-        if entry.refresh == Refresh::Once {
-            return None;
-        }
-        let asked = asked.to_be_bytes();
-        let usable = &resolved.usable;
-        let source = fingerprint(&usable.source, usable.spec.aws().prefix());
-        let parts = [asked.as_slice(), &entry.made_from, source.as_bytes()];
-        Some(self.key.inputs(target, parts).to_string())
-    }
-
-    fn subscribe(&self, object: &ObjectKey, entry: &Entry, needs: &[Wanted]) {
+    fn subscribe(&self, object: &ObjectKey, entry: &Entry, needs: &[ReadRequest]) {
         let wants = needs
             .iter()
             .map(|need| Want {
@@ -576,7 +539,7 @@ impl Context {
     }
 
     /// The versions that the tracker holds to be right, as they would be recorded.
-    fn known_versions(&self, needs: &[Wanted]) -> String {
+    fn known_versions(&self, needs: &[ReadRequest]) -> String {
         let known = needs.iter().filter_map(|need| {
             match self
                 .tracking

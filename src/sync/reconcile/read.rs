@@ -3,51 +3,32 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use zeroize::Zeroizing;
 
 use super::{
-    Context, Resolved, Stop, Wanted,
+    Context, Stop,
     budget::{Allowance, MOST},
     write::BEHIND,
 };
 use crate::{
     api::{AllowedKeys, DeletionPolicy, ExternalSecret, ObjectKey, Reason, Selector, VersionId},
     aws::{self, Ask, RemoteValue, Urgency},
-    sync::{driver, entry::Entry, queue::Class, resolve::Refusal, slice::TimeSlice},
+    sync::{
+        decide::{
+            answers::{Answer, EntryValue},
+            references::{ReadRequest, Resolved},
+        },
+        driver,
+        entry::Entry,
+        queue::Class,
+        resolve::Refusal,
+        slice::TimeSlice,
+    },
     track::{Freshness, Known, Tracker},
-    value::{self, Fault, Fetched},
 };
 
 /// An object that reads more secrets than this has each value reduced to the wanted properties as it arrives. That takes
 /// one more read of its spec, which is not kept: it may be large.
 const WHOLE: usize = 8;
-
-/// What came of one entry.
-pub(super) enum Answer {
-    Value(EntryValue),
-    /// Proven by `DescribeSecret`.
-    Gone {
-        deleted: bool,
-    },
-}
-
-/// What AWS answered for one entry, as far as the entry needs it.
-pub(super) struct EntryValue {
-    pub(super) version: VersionId,
-    name: Arc<str>,
-    pub(super) arn: Arc<str>,
-    content: Content,
-}
-
-/// The value, or the part of it that an entry needs.
-#[derive(Clone)]
-enum Content {
-    Whole(Arc<RemoteValue>),
-    Property {
-        part: Result<Arc<Zeroizing<Vec<u8>>>, Fault>,
-        username: Option<Arc<Zeroizing<String>>>,
-    },
-}
 
 /// The answers for all entries, and the room that they take.
 pub(super) struct Answers<'a> {
@@ -68,70 +49,8 @@ impl Answers<'_> {
     }
 }
 
-impl EntryValue {
-    fn new(value: &RemoteValue, content: Content) -> Self {
-        Self {
-            version: value.version.clone(),
-            name: value.name.clone(),
-            arn: value.arn.clone(),
-            content,
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn whole(value: RemoteValue) -> Self {
-        let value = Arc::new(value);
-        Self::new(&value, Content::Whole(value.clone()))
-    }
-
-    /// What the Secret is built from.
-    pub(super) fn fetched(&self) -> Fetched<'_> {
-        match &self.content {
-            Content::Whole(value) => Fetched::Value(value.payload()),
-            Content::Property { part, .. } => Fetched::Part(part.as_ref().map(|part| part.as_slice())),
-        }
-    }
-
-    /// The user name in the whole value.
-    pub(super) fn username(&self) -> Option<Zeroizing<String>> {
-        match &self.content {
-            Content::Whole(value) => value::username(value.payload()),
-            Content::Property { username, .. } => username.as_deref().cloned(),
-        }
-    }
-}
-
-/// What the entries with these properties need of the value, and how many bytes of it that keeps: never more than it has.
-fn reduced(value: &Arc<RemoteValue>, properties: &[Option<&str>]) -> (Vec<Content>, usize) {
-    let payload = value.payload();
-    let whole = || {
-        (
-            vec![Content::Whole(value.clone()); properties.len()],
-            payload.len(),
-        )
-    };
-    let username = value::username(payload).map(Arc::new);
-    let mut bytes = username.as_ref().map_or(0, |name| name.len());
-    let mut parts = Vec::with_capacity(properties.len());
-    for property in properties {
-        let Some(property) = property else {
-            return whole();
-        };
-        let part = value::part(payload, property);
-        bytes += part.as_ref().map_or(0, |part| part.len());
-        if bytes >= payload.len() {
-            return whole();
-        }
-        parts.push(Content::Property {
-            part: part.map(Arc::new),
-            username: username.clone(),
-        });
-    }
-    (parts, bytes)
-}
-
 /// The entries by what they read, which is read once for all of them.
-fn by_remote(needs: &[Wanted]) -> Vec<Vec<usize>> {
+fn by_remote(needs: &[ReadRequest]) -> Vec<Vec<usize>> {
     let mut places = HashMap::new();
     let mut remotes: Vec<Vec<usize>> = Vec::new();
     for (index, need) in needs.iter().enumerate() {
@@ -147,7 +66,7 @@ fn by_remote(needs: &[Wanted]) -> Vec<Vec<usize>> {
 }
 
 /// What a pass reads by the selector. What is pinned is another version, and none that fails.
-fn called(needs: &[Wanted], pinned: bool) -> impl Iterator<Item = &Wanted> {
+fn called(needs: &[ReadRequest], pinned: bool) -> impl Iterator<Item = &ReadRequest> {
     needs
         .iter()
         .filter(move |need| !pinned || need.recorded.is_none())
@@ -159,7 +78,7 @@ fn called(needs: &[Wanted], pinned: bool) -> impl Iterator<Item = &Wanted> {
 fn withheld(
     tracker: &mut Tracker,
     now: Duration,
-    needs: &[Wanted],
+    needs: &[ReadRequest],
     freshness: Freshness,
     pinned: bool,
 ) -> Result<(), Stop> {
@@ -186,7 +105,7 @@ impl Context {
         object: &ObjectKey,
         entry: &Entry,
         resolved: &Resolved,
-        needs: &[Wanted],
+        needs: &[ReadRequest],
         class: Class,
         fresh: bool,
         pinned: bool,
@@ -272,7 +191,7 @@ impl Context {
     }
 
     /// Notes the calls that a pass is about to make, if it may make them. Gives since when an answer counts.
-    fn permit(&self, needs: &[Wanted], freshness: Freshness, pinned: bool) -> Result<Duration, Stop> {
+    fn permit(&self, needs: &[ReadRequest], freshness: Freshness, pinned: bool) -> Result<Duration, Stop> {
         self.tracking.tell(|tracker, now| {
             withheld(tracker, now, needs, freshness, pinned)?;
             let mut since = freshness.since;
@@ -302,13 +221,13 @@ impl Context {
 
     async fn read_one(
         &self,
-        need: &Wanted,
+        need: &ReadRequest,
         ask: Ask<'_>,
         since: Duration,
         freshness: Freshness,
         pinned: bool,
     ) -> Result<Reading, Stop> {
-        let Wanted {
+        let ReadRequest {
             source,
             key,
             selector,
@@ -361,7 +280,7 @@ impl Context {
         }
     }
 
-    async fn pinned(&self, need: &Wanted, ask: Ask<'_>, version: &VersionId) -> Result<Reading, Stop> {
+    async fn pinned(&self, need: &ReadRequest, ask: Ask<'_>, version: &VersionId) -> Result<Reading, Stop> {
         let selector = Selector::Version(version.clone());
         let read = self.reader.read(need.source, &need.key, &selector, ask).await;
         read.map(Reading::Value).map_err(|error| match error.class() {
@@ -374,8 +293,8 @@ impl Context {
     }
 
     /// What a failed read means. "Not found" is believed only once `DescribeSecret` says so too.
-    async fn unread(&self, need: &Wanted, error: &aws::Error, since: Duration) -> Result<Reading, Stop> {
-        let Wanted {
+    async fn unread(&self, need: &ReadRequest, error: &aws::Error, since: Duration) -> Result<Reading, Stop> {
+        let ReadRequest {
             source,
             key,
             selector,
@@ -454,10 +373,8 @@ fn answers(
         .iter()
         .map(|index| properties?.get(*index)?.as_deref())
         .collect();
-    let (contents, bytes) = reduced(&value, &wanted);
-    let answers = contents
-        .into_iter()
-        .map(|content| Ok(Answer::Value(EntryValue::new(&value, content))));
+    let (values, bytes) = EntryValue::of_each(&value, &wanted);
+    let answers = values.into_iter().map(|value| Ok(Answer::Value(value)));
     (answers.collect(), bytes)
 }
 
@@ -471,7 +388,7 @@ fn too_large(entries: usize) -> Refusal {
     )
 }
 
-fn gone(need: &Wanted, deleted: bool) -> Refusal {
+fn gone(need: &ReadRequest, deleted: bool) -> Refusal {
     let key = &need.key;
     if deleted {
         Refusal::new(
@@ -497,51 +414,9 @@ mod tests {
     use super::*;
     use crate::api::SourceId;
 
-    fn value(payload: &str) -> Arc<RemoteValue> {
-        let version = VersionId("v1".into());
-        Arc::new(RemoteValue::new("arn", "name", version, payload.into()))
-    }
-
-    fn parts(payload: &str, properties: &[Option<&str>]) -> (Vec<Option<String>>, usize) {
-        let (contents, bytes) = reduced(&value(payload), properties);
-        let parts = contents.iter().map(|content| match content {
-            Content::Whole(_) => None,
-            Content::Property { part, .. } => Some(match part {
-                Ok(part) => String::from_utf8(part.to_vec()).unwrap(),
-                Err(fault) => format!("{fault:?}"),
-            }),
-        });
-        (parts.collect(), bytes)
-    }
-
-    #[test]
-    fn of_a_large_value_only_the_wanted_properties_are_kept() {
-        let large = format!(
-            r#"{{"username":"app","password":"p","rest":"{}"}}"#,
-            "x".repeat(60_000)
-        );
-        let (kept, bytes) = parts(&large, &[Some("password"), Some("missing")]);
-        assert_eq!(kept[0].as_deref(), Some("p"));
-        assert_eq!(kept[1].as_deref(), Some(r#"NoProperty { property: "missing" }"#));
-        assert_eq!(bytes, "app".len() + "p".len());
-        let (contents, _) = reduced(&value(&large), &[Some("password")]);
-        let entry = EntryValue::new(&value(&large), contents[0].clone());
-        assert_eq!(entry.username().unwrap().as_str(), "app", "of the whole value");
-    }
-
-    #[test]
-    fn a_value_is_kept_whole_where_its_parts_are_not_smaller() {
-        let nested = format!(r#"{{"a":{{"b":{{"c":"{}"}}}}}}"#, "x".repeat(1000));
-        let all = [Some("a"), Some("a.b"), Some("a.b.c")];
-        assert_eq!(parts(&nested, &all), (vec![None; 3], nested.len()));
-        assert_eq!(parts("text", &[None]), (vec![None], 4));
-        let some_whole = [Some("a"), None];
-        assert_eq!(parts(&nested, &some_whole), (vec![None; 2], nested.len()));
-    }
-
     #[test]
     fn entries_that_read_one_secret_read_it_once() {
-        let need = |source, key: &str, stage| Wanted {
+        let need = |source, key: &str, stage| ReadRequest {
             source: SourceId(source),
             key: key.into(),
             selector: Selector::parse(stage),

@@ -4,22 +4,23 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Context, Ended, Resolved, Stop, Wanted};
+use super::{Context, Ended, Stop};
 use crate::{
-    api::{ObjectKey, Reason, StoreKind, allowed::AllowedKeys, token},
+    api::{AllowedKeys, ObjectKey, Reason},
     cluster::Indexed,
     sync::{
+        decide::{
+            admission::{latest, suspension_of},
+            references::{Resolved, Resolver},
+        },
         entry::{Entry, Suspension},
         plan::seconds,
-        resolve::{Asked, Refusal},
+        resolve::Refusal,
         slice::TimeSlice,
         status::{Draft, Verdict},
         stores::Unusable,
     },
 };
-
-/// The suspend annotation as the index of Namespaces has it.
-const SUSPEND_SHORT: &str = "suspend-sync-until";
 
 impl Context {
     /// The latest suspension in force and what it is written on.
@@ -29,14 +30,11 @@ impl Context {
         entry: &Entry,
     ) -> Result<Option<(Timestamp, String)>, Refusal> {
         let now = self.time.now();
+        let key = ObjectKey::new("", object.namespace.clone());
         let namespace = self
             .namespaces
-            .with(&ObjectKey::new("", object.namespace.clone()), |namespace| {
-                let annotation = namespace.entry()?.annotations.get(SUSPEND_SHORT)?;
-                Some(Suspension::parse(Some(annotation)))
-            })
-            .flatten()
-            .unwrap_or_default();
+            .with(&key, |indexed| indexed.entry().map(suspension_of));
+        let namespace = namespace.flatten().unwrap_or_default();
         let store = self.stores.meant(entry.store.as_ref()).ok();
         let of_store = store.as_ref().map_or(Suspension::None, |store| {
             self.stores.suspended(store, &object.namespace)
@@ -116,100 +114,27 @@ impl Context {
             Err(Unusable::NotYet) => return Err(Stop::Waiting),
             Err(Unusable::Refused(refusal)) => return Err(refusal.into()),
         };
-        let (uid, spec) = (usable.uid.clone(), usable.spec.clone());
-        let asked = Asked {
-            store: &store,
-            uid: &uid,
-            namespace: (store.kind == StoreKind::SecretStore).then_some(&*object.namespace),
-            spec: &spec,
-        };
-        let keys: Vec<_> = entry.needs.iter().map(|need| asked.key(need)).collect();
         // An ARN means the store's account or another one, which only AWS can tell.
-        if usable.account.is_none() && keys.iter().any(|key| key.starts_with("arn:")) {
+        if usable.account.is_none() && usable.names_arn(&entry.needs) {
             self.stores
                 .prove(&mut usable)
                 .await
                 .map_err(|error| Stop::of(&error))?;
         }
-        let allowed = AllowedKeys::new(spec.allowed_keys.as_deref(), &object.namespace)
-            .map_err(|bad| Refusal::new(Reason::StoreNotReady, format!("{store}: {bad}")))?;
-        let mut resolved = Resolved {
-            label: format!("{}/{}", store.kind, store.name),
-            usable,
-            needs: Vec::with_capacity(keys.len()),
-        };
-        let scope = resolved.usable.verdict_scope(&object.namespace);
+        let resolver = Resolver::new(&store, &object.namespace, &usable)?;
+        let scope = usable.verdict_scope(&object.namespace);
         let mut slice = TimeSlice::start(self.clock);
-        for (need, key) in entry.needs.iter().zip(keys) {
+        let mut needs = Vec::with_capacity(entry.needs.len());
+        for need in &entry.needs {
             slice.yield_if_spent().await;
-            if !self.stores.allows(&resolved.usable, allowed, &scope, &key) {
-                self.audit_refusal(object, entry, &key);
-                return Err(asked.denied(&object.namespace, &key).into());
-            }
-            resolved.needs.push(Wanted {
-                source: resolved.usable.id,
-                hash: token::remote_hash(store.kind, &store.name, &key, &need.selector),
-                key,
-                selector: need.selector.clone(),
-                recorded: None,
-                absent: false,
+            let allows =
+                |allowed: AllowedKeys<'_>, key: &_| self.stores.allows(&usable, allowed, &scope, key);
+            let request = resolver.request(need, allows).map_err(|denied| {
+                self.audit_refusal(object, entry, &denied.key);
+                denied.refusal
             });
+            needs.push(request?);
         }
-        Ok(resolved)
-    }
-}
-
-/// The latest suspension in force and its place; refused if one cannot be read.
-fn latest(
-    now: Timestamp,
-    places: impl IntoIterator<Item = (Suspension, String)>,
-) -> Result<Option<(Timestamp, String)>, Refusal> {
-    let mut latest: Option<(Timestamp, String)> = None;
-    for (suspension, place) in places {
-        match suspension {
-            Suspension::Unreadable => return Err(Refusal::unreadable_suspension(&place)),
-            Suspension::Until(until)
-                if until > now && latest.as_ref().is_none_or(|(latest, _)| until > *latest) =>
-            {
-                latest = Some((until, place));
-            }
-            Suspension::Until(_) | Suspension::None => {}
-        }
-    }
-    Ok(latest)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_latest_suspension_in_force_counts() {
-        let at = |hour: i64| Timestamp::from_second(hour * 3600).unwrap();
-        let until = |hour| Suspension::Until(at(hour));
-        for (suspensions, expected) in [
-            ([Suspension::None; 3], None),
-            ([until(9), until(10), Suspension::None], None),
-            ([until(9), until(11), Suspension::None], Some((11, "1"))),
-            ([until(11), until(13), until(12)], Some((13, "1"))),
-            ([until(11), until(11), until(11)], Some((11, "0"))),
-        ] {
-            let places = (0..).map(|place: i32| place.to_string());
-            let found = latest(at(10), suspensions.into_iter().zip(places)).unwrap();
-            let expected = expected.map(|(hour, place)| (at(hour), place.to_owned()));
-            assert_eq!(found, expected, "{suspensions:?}");
-        }
-    }
-
-    #[test]
-    fn a_suspension_that_is_no_time_is_named_by_its_place() {
-        let later = Suspension::Until(Timestamp::from_second(7200).unwrap());
-        let places = [
-            (later, "ExternalSecret db".to_owned()),
-            (Suspension::Unreadable, "Namespace shop".to_owned()),
-        ];
-        let refusal = latest(Timestamp::UNIX_EPOCH, places).unwrap_err();
-        assert_eq!(refusal.reason, Reason::InvalidSpec);
-        assert!(refusal.message.contains("Namespace shop"), "{refusal}");
+        Ok(Resolved::new(&store, usable, needs))
     }
 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use kube::runtime::events::EventType;
 
-use super::{Context, Wanted};
+use super::Context;
 use crate::{
     api::{ConditionType, EventReason, ExternalSecret, ObjectKey, Reason},
     sync::{
+        decide::references::ReadRequest,
         entry::Entry,
         events,
         rotation::{self, Judged, Seen, Traces},
@@ -17,7 +18,7 @@ use crate::{
 
 impl Context {
     /// What is to be said of the rotation.
-    pub(super) fn rotation(&self, object: &ObjectKey, entry: &Entry, needs: &[Wanted]) -> RotationPart {
+    pub(super) fn rotation(&self, object: &ObjectKey, entry: &Entry, needs: &[ReadRequest]) -> RotationPart {
         let Some(rule) = &entry.rotation else {
             return RotationPart::Gone;
         };

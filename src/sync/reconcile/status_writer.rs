@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::runtime::events::EventType;
 
-use super::{Context, Ended, Resolved, Wanted, memory::is_ours, places::Outcome, sooner};
+use super::{Context, Ended, places::Outcome, sooner};
 use crate::{
     api::{
         ConditionType, CreationPolicy, EventReason, ExternalSecret, ObjectKey, Reason, Status, VersionId,
@@ -12,6 +12,10 @@ use crate::{
     },
     cluster::{self, Malformed, SecretEntry},
     sync::{
+        decide::{
+            comparison::is_ours,
+            references::{ReadRequest, Resolved},
+        },
         entry::{Entry, Refresh},
         events,
         plan::Written,
@@ -55,7 +59,7 @@ impl Context {
         object: &ObjectKey,
         entry: &Entry,
         resolved: &Resolved,
-        needs: &[Wanted],
+        needs: &[ReadRequest],
         secret: Option<&SecretEntry>,
     ) -> Draft {
         let versions = needs
@@ -101,7 +105,7 @@ impl Context {
         ready: Verdict,
         sources: Vec<SourceDraft>,
         target: Option<TargetDraft>,
-        needs: &[Wanted],
+        needs: &[ReadRequest],
     ) -> Draft {
         Draft {
             generation: Some(entry.generation),

@@ -7,14 +7,11 @@ use std::time::Duration;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
-    Context, Ended, Resolved, Wanted,
+    Context, Ended,
     deletion_policy::Answered,
     places::{Outcome, SLOW},
-    read::Answer,
-    record::{self, Origin},
     sooner,
     status_writer::{READ_ONLY, synced_message},
-    versions,
 };
 use crate::{
     api::{
@@ -24,6 +21,12 @@ use crate::{
     },
     cluster::{self, Absent, CALL_TIMEOUT, FENCED_TIMEOUT, Observed, SecretEntry, TimeLimit},
     sync::{
+        decide::{
+            answers::Answer,
+            record::{self, Origin},
+            references::{ReadRequest, Resolved},
+            versions,
+        },
         entry::{Entry, carried},
         events,
         plan::{self, Data, Plan, Times, Why, Written},
@@ -66,7 +69,7 @@ impl Context {
         object: &ObjectKey,
         entry: &Entry,
         resolved: &Resolved,
-        needs: &[Wanted],
+        needs: &[ReadRequest],
         answers: &[Answer],
         inputs: &str,
         indexed: bool,
@@ -265,7 +268,7 @@ impl Context {
         &self,
         target: &ObjectKey,
         resolved: &Resolved,
-        needs: &[Wanted],
+        needs: &[ReadRequest],
         answers: &[Answer],
         inputs: &str,
         versions: &str,
@@ -483,7 +486,7 @@ impl Times {
 }
 
 /// The needs that are gone.
-fn absent<'a>(needs: &'a [Wanted], answers: &'a [Answer]) -> impl Iterator<Item = &'a Wanted> {
+fn absent<'a>(needs: &'a [ReadRequest], answers: &'a [Answer]) -> impl Iterator<Item = &'a ReadRequest> {
     let each = needs.iter().zip(answers);
     each.filter(|(_, answer)| matches!(answer, Answer::Gone { .. }))
         .map(|(need, _)| need)

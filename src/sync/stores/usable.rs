@@ -10,8 +10,8 @@ use crate::{
     aws::{self, Source},
     cluster::{Indexed, NamespaceEntry},
     sync::{
-        entry::{StoreRef, Suspension},
-        resolve::Refusal,
+        entry::{Need, StoreRef, Suspension},
+        resolve::{Refusal, full_key},
     },
 };
 
@@ -41,6 +41,13 @@ impl Usable {
             region: &self.source.region,
             account: self.account.as_deref(),
         }
+    }
+
+    /// Whether one of these needs names an ARN, whose account only AWS can compare with the store's.
+    pub fn names_arn(&self, needs: &[Need]) -> bool {
+        needs
+            .iter()
+            .any(|need| full_key(&self.spec, need).starts_with("arn:"))
     }
 
     /// What verdicts on keys that `namespace` reads rest on.
