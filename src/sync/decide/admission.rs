@@ -104,7 +104,7 @@ pub fn suspension_of(namespace: &NamespaceEntry) -> Suspension {
 }
 
 /// The latest suspension in force and its place; refused if one cannot be read.
-pub(in crate::sync) fn latest(
+fn latest(
     now: Timestamp,
     places: impl IntoIterator<Item = (Suspension, String)>,
 ) -> Result<Option<(Timestamp, String)>, Refusal> {
@@ -123,7 +123,7 @@ pub(in crate::sync) fn latest(
     Ok(latest)
 }
 
-pub(in crate::sync) fn control_message(control: &Control) -> String {
+fn control_message(control: &Control) -> String {
     let message = match control.until {
         Some(until) => format!(
             "suspended until {} by ConfigMap {CONTROL_CONFIG_MAP} in the operator's namespace",

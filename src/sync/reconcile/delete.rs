@@ -1,28 +1,25 @@
-//! Removing a Secret: everything in AWS is gone, or the target has another name. Only what is ours goes.
+//! Deleting a Secret: everything in AWS is gone, or the target has another name. Only what is ours goes.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::events::EventType;
 
 use super::{
-    Context, Ended, sooner,
+    pass::{Outcome, Pass, Stop},
     write::{RECHECK_CONFLICT, wipe},
 };
 use crate::{
-    api::{EventReason, ExternalSecret, ObjectKey, Reason},
+    api::{EventReason, ObjectKey, Reason},
     cluster::{self, Observed},
-    sync::{entry::Entry, events, plan, resolve::Refusal, status::Verdict},
+    sync::{plan, resolve::Refusal, status::Verdict},
 };
 
-impl Context {
+impl Pass<'_> {
     /// All remote secrets are gone and the policy is Delete: the Secret goes, if it is ours.
-    pub(super) async fn delete(&self, object: &ObjectKey, entry: &Entry, live: &ExternalSecret) -> Ended {
-        let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
-        let secret = match self.writer.cluster().find::<Secret>(&target).await {
-            Ok(secret) => secret,
-            Err(error) => return self.kubernetes_failed(object, entry, Some(live), &error).await,
-        };
-        if let Some(mut secret) = secret {
-            let ours = plan::is_ours(object, &entry.uid, &target.name, &secret);
+    pub(super) async fn delete(&self, target: &ObjectKey) -> Result<Outcome, Stop> {
+        let cluster = self.context.writer.cluster();
+        let secret = cluster.find::<Secret>(target).await;
+        if let Some(mut secret) = secret.map_err(|error| self.kubernetes(&error))? {
+            let ours = plan::is_ours(self.object, &self.entry.uid, &target.name, &secret);
             let observed = Observed::of(&secret);
             wipe(&mut secret);
             if !ours {
@@ -30,93 +27,67 @@ impl Context {
                     "everything in AWS is gone, but Secret {target} is not of this ExternalSecret, so it was not deleted"
                 );
                 let refusal = Refusal::new(Reason::TargetConflict, message);
-                return sooner(
-                    self.refuse(object, entry, Some(live), refusal).await,
-                    RECHECK_CONFLICT,
-                );
+                return Err(Stop::from(refusal).again_after(RECHECK_CONFLICT));
             }
-            let Some(observed) = observed else {
-                return Ended::Failed;
-            };
-            if let Err(ended) = self.may_delete(object).await {
-                return ended;
-            }
-            match self.writer.delete_secret(&target, &observed).await {
-                Ok(()) => {
-                    self.deletions().lose(object);
-                    self.deleted(
-                        object,
-                        entry,
-                        &target,
-                        "everything that it was made from is gone from AWS",
-                    );
-                }
-                Err(error) if error.class == cluster::Class::NotFound => {}
-                Err(error)
-                    if matches!(
-                        error.class,
-                        cluster::Class::Conflict | cluster::Class::UidMismatch
-                    ) =>
-                {
-                    return Ended::Failed;
-                }
-                Err(error) => return self.kubernetes_failed(object, entry, Some(live), &error).await,
-            }
+            self.delete_target(target, &observed.ok_or(Stop::Retry)?).await?;
         }
         let message = format!(
             "Secret {} was deleted, since everything that it was made from is gone from AWS and target.deletionPolicy is Delete",
             target.name
         );
-        let draft = self.draft(
-            object,
-            entry,
-            Verdict::holds(Reason::Deleted, message),
-            Vec::new(),
-            None,
-            &[],
-        );
-        self.say(object, entry, draft, Some(live), Ended::Well).await
+        let ready = Verdict::holds(Reason::Deleted, message);
+        Ok(Outcome {
+            draft: self.draft(ready, Vec::new(), &[]),
+            again: None,
+        })
+    }
+
+    async fn delete_target(&self, target: &ObjectKey, observed: &Observed) -> Result<(), Stop> {
+        self.may_delete().await?;
+        match self.context.writer.delete_secret(target, observed).await {
+            Ok(()) => {
+                self.context.deletions().lose(self.object);
+                self.deleted(target, "everything that it was made from is gone from AWS");
+                Ok(())
+            }
+            Err(error) => match error.class {
+                cluster::Class::NotFound => Ok(()),
+                cluster::Class::Conflict | cluster::Class::UidMismatch => Err(Stop::Retry),
+                _ => Err(self.kubernetes(&error)),
+            },
+        }
     }
 
     /// After a rename: the Secret of the former name goes, if this very object controls it.
-    pub(super) async fn remove_former(
-        &self,
-        object: &ObjectKey,
-        entry: &Entry,
-        live: &ExternalSecret,
-        former: &str,
-    ) -> Result<(), Ended> {
-        let failed = async |error| self.kubernetes_failed(object, entry, Some(live), &error).await;
-        let key = ObjectKey::new(object.namespace.clone(), former);
-        let mut secret = match self.writer.cluster().find::<Secret>(&key).await {
-            Ok(Some(secret)) => secret,
-            Ok(None) => return Ok(()),
-            Err(error) => return Err(failed(error).await),
+    pub(super) async fn delete_former(&self, former: &str) -> Result<(), Stop> {
+        let key = ObjectKey::new(self.object.namespace.clone(), former);
+        let secret = self.context.writer.cluster().find::<Secret>(&key).await;
+        let Some(mut secret) = secret.map_err(|error| self.kubernetes(&error))? else {
+            return Ok(());
         };
-        let ours = plan::controller(&secret).is_some_and(|controller| controller.uid == *entry.uid);
+        let ours = plan::controller(&secret).is_some_and(|controller| controller.uid == *self.entry.uid);
         let observed = Observed::of(&secret);
         wipe(&mut secret);
         let (true, Some(observed)) = (ours, observed) else {
             return Ok(());
         };
-        self.may_delete(object).await?;
-        match self.writer.delete_secret(&key, &observed).await {
+        self.may_delete().await?;
+        match self.context.writer.delete_secret(&key, &observed).await {
             Ok(()) => {
-                self.deleted(object, entry, &key, "target.name is another one now");
+                self.deleted(&key, "target.name is another one now");
                 Ok(())
             }
             Err(error) if error.class == cluster::Class::NotFound => Ok(()),
-            Err(error) => Err(failed(error).await),
+            Err(error) => Err(self.kubernetes(&error)),
         }
     }
 
-    fn deleted(&self, object: &ObjectKey, entry: &Entry, secret: &ObjectKey, why: &str) {
-        tracing::info!(target: "audit", action = "delete", external_secret = %object, %secret, reason = why);
-        self.remember(object, |memory| memory.written = None);
-        let regarding = events::reference("ExternalSecret", object, &entry.uid);
+    fn deleted(&self, secret: &ObjectKey, why: &str) {
+        tracing::info!(target: "audit", action = "delete", external_secret = %self.object, %secret, reason = why);
+        self.remember(|memory| memory.written = None);
         let note = format!("Secret {} was deleted: {why}", secret.name);
-        self.events.emit(
-            regarding,
+        self.context.events.emit(
+            self.reference(),
             EventType::Normal,
             EventReason::Deleted.as_str(),
             "Sync",

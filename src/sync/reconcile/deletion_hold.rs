@@ -1,19 +1,22 @@
 //! Deletions of many at once: held until a person confirms them.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::{
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use super::{Context, Ended, deletion_policy::Answered};
+use super::{
+    Context,
+    deletion_policy::Missing,
+    pass::{Pass, Stop},
+};
 use crate::{
-    api::{
-        ConditionType, CreationPolicy, DeletionPolicy, ExternalSecret, ObjectKey, Reason, names::annotation,
-        token,
-    },
+    api::{ConditionType, ExternalSecret, ObjectKey, Reason, names::annotation, token},
     sync::{
-        decide::references::{ReadRequest, Resolved},
+        decide::references::ReadRequest,
         deletions::{Confirmed, Decision, Deletions, Place, WINDOW},
-        entry::Entry,
         queue::Class,
-        status::{Draft, Verdict},
+        status::Verdict,
         stores::Stores,
     },
 };
@@ -21,98 +24,6 @@ use crate::{
 impl Context {
     pub(super) fn deletions(&self) -> MutexGuard<'_, Deletions> {
         self.deletions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The object has a Secret, or none, that follows what is deleted in AWS.
-    pub(super) fn count_in(&self, object: &ObjectKey, entry: &Entry, resolved: &Resolved, exists: bool) {
-        if entry.deletion == DeletionPolicy::Retain || entry.creation == CreationPolicy::None {
-            self.deletions().forget(object);
-            return;
-        }
-        let Ok(store) = self.stores.meant(entry.store.as_ref()) else {
-            return;
-        };
-        let store = Stores::key(&store, &object.namespace);
-        let place = resolved.usable.account.clone().map(|account| Place {
-            account,
-            region: resolved.usable.source.region.clone(),
-        });
-        let now = self.clock.now();
-        self.deletions().see(now, object, &store, place.as_ref(), exists);
-    }
-
-    /// Whether the data that are made from `made` may go. `Err` ends the pass: AWS has yet to confirm that it is gone, or a
-    /// person has to confirm the deletion.
-    pub(super) async fn limit(
-        &self,
-        pass: Answered<'_>,
-        secret: &str,
-        made: &[&ReadRequest],
-        account: &str,
-        confirmed: bool,
-    ) -> Result<(), Ended> {
-        let Answered {
-            object,
-            entry,
-            live,
-            resolved,
-            ..
-        } = pass;
-        let Ok(store) = self.stores.meant(entry.store.as_ref()) else {
-            return Err(Ended::Failed);
-        };
-        let store = Stores::key(&store, &object.namespace);
-        let place = Place {
-            account: account.into(),
-            region: resolved.usable.source.region.clone(),
-        };
-        // Another deletion of the same gets another token: the Secret is another one, or something was deleted since.
-        let last = live.status.as_ref().and_then(|status| status.deleted_at.as_ref());
-        let last = last.map_or(0, |at| at.0.as_second()).to_string();
-        let mut parts: Vec<&str> = made.iter().map(|need| need.hash.as_str()).collect();
-        parts.sort_unstable();
-        parts.dedup();
-        parts.extend([&*entry.uid, secret, &last]);
-        let token = token::of_set(parts);
-        let (now, time) = (self.clock.now(), self.time.now().as_second());
-        let held = entry.reasons.of_condition(ConditionType::Ready) == Some(Reason::DeletionHeld);
-        let text = {
-            let mut deletions = self.deletions();
-            deletions.see(now, object, &store, Some(&place), true);
-            if !confirmed {
-                deletions.expect(now, object, &token);
-                return Ok(());
-            }
-            if deletions.decide(now, time, object, &token, held) == Decision::Go {
-                return Ok(());
-            }
-            // Only an answer to what the status asked for counts: any other has been there since before. An earlier process may
-            // have asked for another token than the first.
-            let asks = |text: &str| asks_for(live, text);
-            if held {
-                deletions.resume(object, asks);
-            }
-            if let Some(answer) = entry.confirmed.as_deref()
-                && deletions.text(object).as_deref() == Some(answer)
-            {
-                if !held || !asks(answer) {
-                    deletions.reject(object);
-                } else if deletions.confirm(now, object, answer)
-                    && deletions.decide(now, time, object, &token, held) == Decision::Go
-                {
-                    return Ok(());
-                }
-            }
-            deletions.text(object).unwrap_or(token)
-        };
-        let message = held_message(pass, &text);
-        let draft = Draft {
-            generation: Some(entry.generation),
-            ready: Some(Verdict::holds(Reason::DeletionHeld, message)),
-            current: Some(self.current(object, entry)),
-            ..Draft::default()
-        };
-        Err(self.say(object, entry, draft, Some(live), Ended::Well).await)
     }
 
     /// What an earlier process deleted a moment ago counts with what this one deletes.
@@ -127,7 +38,7 @@ impl Context {
                 return;
             };
             if age < WINDOW.as_secs() {
-                let at_process = now.saturating_sub(std::time::Duration::from_secs(age));
+                let at_process = now.saturating_sub(Duration::from_secs(age));
                 deletions.recall(object, &Stores::key(&store, &object.namespace), at_process, at);
             }
         });
@@ -174,6 +85,73 @@ impl Context {
     }
 }
 
+impl Pass<'_> {
+    /// Names a deletion of what is made from `made`. Another one of the same gets another token: the Secret is another one, or
+    /// something was deleted since.
+    pub(super) fn deletion_token(&self, missing: Missing<'_>, secret: &str, made: &[&ReadRequest]) -> String {
+        let status = missing.live.object.status.as_ref();
+        let last = status.and_then(|status| status.deleted_at.as_ref());
+        let last = last.map_or(0, |at| at.0.as_second()).to_string();
+        let mut parts: Vec<&str> = made.iter().map(|need| need.hash.as_str()).collect();
+        parts.sort_unstable();
+        parts.dedup();
+        parts.extend([&*self.entry.uid, secret, &last]);
+        token::of_set(parts)
+    }
+
+    /// Holds the deletion of that name if so much is gone at once that a person has to confirm it, or else lets it go. While AWS
+    /// has yet to confirm that it is gone, the deletion is only counted.
+    pub(super) fn hold_deletion(
+        &self,
+        missing: Missing<'_>,
+        account: &str,
+        token: String,
+        confirmed: bool,
+    ) -> Result<(), Stop> {
+        let Self { context, object, .. } = self;
+        let (live, entry) = (&missing.live.object, &missing.live.entry);
+        let store = context.stores.meant(entry.store.as_ref());
+        let store = Stores::key(&store.map_err(|_| Stop::Retry)?, &object.namespace);
+        let place = Place {
+            account: account.into(),
+            region: missing.comparison.resolved.usable.source.region.clone(),
+        };
+        let (now, time) = (context.clock.now(), context.time.now().as_second());
+        let held = entry.reasons.of_condition(ConditionType::Ready) == Some(Reason::DeletionHeld);
+        let text = {
+            let mut deletions = context.deletions();
+            deletions.see(now, object, &store, Some(&place), true);
+            if !confirmed {
+                deletions.expect(now, object, &token);
+                return Ok(());
+            }
+            if deletions.decide(now, time, object, &token, held) == Decision::Go {
+                return Ok(());
+            }
+            // Only an answer to what the status asked for counts: any other has been there since before. An earlier process may
+            // have asked for another token than the first.
+            let asks = |text: &str| asks_for(live, text);
+            if held {
+                deletions.resume(object, asks);
+            }
+            if let Some(answer) = entry.confirmed.as_deref()
+                && deletions.text(object).as_deref() == Some(answer)
+            {
+                if !held || !asks(answer) {
+                    deletions.reject(object);
+                } else if deletions.confirm(now, object, answer)
+                    && deletions.decide(now, time, object, &token, held) == Decision::Go
+                {
+                    return Ok(());
+                }
+            }
+            deletions.text(object).unwrap_or(token)
+        };
+        let message = held_message(object, missing, &text);
+        Err(Verdict::holds(Reason::DeletionHeld, message).into())
+    }
+}
+
 /// Whether the status asks for this token.
 fn asks_for(live: &ExternalSecret, token: &str) -> bool {
     let conditions = live.status.iter().flat_map(|status| &status.conditions).flatten();
@@ -187,13 +165,8 @@ fn answer_of(token: &str) -> String {
     format!("{}={token}`", annotation::CONFIRM_DELETION)
 }
 
-fn held_message(pass: Answered<'_>, token: &str) -> String {
-    let Answered {
-        object,
-        entry,
-        resolved,
-        ..
-    } = pass;
+fn held_message(object: &ObjectKey, missing: Missing<'_>, token: &str) -> String {
+    let (entry, comparison) = (&missing.live.entry, missing.comparison);
     let name = annotation::CONFIRM_DELETION;
     let wrong = match &entry.confirmed {
         Some(wrong) => {
@@ -207,10 +180,10 @@ fn held_message(pass: Answered<'_>, token: &str) -> String {
          deletion is held and the Secret is kept.{wrong} Restore the secrets in AWS. If the deletion is meant, run `kubectl \
          annotate externalsecrets.keyturn.dev {} --namespace {} --overwrite {}, or confirm all that is held of \
          {} with the token of its event DeletionHeld",
-        entry.target(object),
+        comparison.target.name,
         object.name,
         object.namespace,
         answer_of(token),
-        resolved.label,
+        comparison.resolved.label,
     )
 }

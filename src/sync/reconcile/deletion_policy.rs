@@ -1,40 +1,38 @@
 //! Secrets that AWS does not have, where the policy is to follow: what was deleted there goes here too, and what only seems
 //! to be gone, such as a key with a typing error, takes nothing with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Secret;
-use zeroize::Zeroizing;
 
-use super::{Context, Ended, RECHECK_HELD, sooner, write::wipe};
+use super::{
+    pass::{Live, Pass, Stop},
+    read::RECHECK_HELD,
+    write::wipe,
+};
 use crate::{
-    api::{ConditionType, DeletionPolicy, ExternalSecret, ObjectKey, Reason, names::annotation},
-    aws,
+    api::{ConditionType, DeletionPolicy, ObjectKey, Reason, names::annotation},
     sync::{
         decide::{
             answers::Answer,
-            comparison::inputs_of_source,
+            comparison::{Comparison, inputs_of_source},
             record::{Origin, Record, Standing},
-            references::{ReadRequest, Resolved},
+            references::ReadRequest,
         },
-        entry::Entry,
-        plan,
+        plan::{self, Data},
         resolve::{Refusal, fingerprint},
-        status::{self, Draft, Verdict},
+        status::{self, Verdict},
     },
 };
 
 /// A pass whose answers show something as gone.
 #[derive(Clone, Copy)]
-pub(super) struct Answered<'a> {
-    pub(super) object: &'a ObjectKey,
-    pub(super) entry: &'a Entry,
-    pub(super) live: &'a ExternalSecret,
-    pub(super) resolved: &'a Resolved,
-    pub(super) needs: &'a [ReadRequest],
+pub(super) struct Missing<'a> {
+    pub(super) live: &'a Live,
+    pub(super) comparison: &'a Comparison,
     pub(super) answers: &'a [Answer],
     /// What the Secret would hold.
-    pub(super) data: &'a BTreeMap<String, Zeroizing<Vec<u8>>>,
+    pub(super) data: &'a Data,
 }
 
 /// A Secret that would lose something.
@@ -46,24 +44,36 @@ struct Losing {
     record: Record,
 }
 
-impl Answered<'_> {
+/// What a look at the target found.
+enum Found {
+    Nothing,
+    /// Neither ours nor to be adopted: nothing of it goes, and the plan says why.
+    Foreign,
+    /// What it would lose, if anything.
+    Ours(Vec<Losing>),
+}
+
+impl<'a> Missing<'a> {
     /// Nothing of all that it needs is there.
-    fn is_empty(&self) -> bool {
-        self.answers
-            .iter()
-            .all(|answer| matches!(answer, Answer::Gone { .. }))
+    pub(super) fn is_all(&self) -> bool {
+        self.answers.iter().all(Answer::is_gone)
     }
 
-    fn gone(&self) -> impl Iterator<Item = (&ReadRequest, bool)> {
-        let each = self.needs.iter().zip(self.answers);
+    fn is_deleted(&self) -> bool {
+        self.is_all() && self.live.entry.deletion == DeletionPolicy::Delete
+    }
+
+    fn needs(&self) -> &'a [ReadRequest] {
+        &self.comparison.resolved.needs
+    }
+
+    /// What is gone, and whether it is marked for deletion.
+    fn gone(&self) -> impl Iterator<Item = (&'a ReadRequest, bool)> + use<'a> {
+        let each = self.needs().iter().zip(self.answers);
         each.filter_map(|(need, answer)| match answer {
             Answer::Gone { deleted } => Some((need, *deleted)),
             Answer::Value(_) => None,
         })
-    }
-
-    fn target(&self) -> ObjectKey {
-        ObjectKey::new(self.object.namespace.clone(), self.entry.target(self.object))
     }
 
     /// Whether `secret` would lose something if it came to hold what is wanted now.
@@ -75,16 +85,17 @@ impl Answered<'_> {
         // What is gone may have given keys that another entry gives now: only the record tells.
         let hidden = self
             .live
+            .object
             .spec
             .entries()
             .zip(self.answers)
-            .filter(|(_, answer)| matches!(answer, Answer::Gone { .. }))
+            .filter(|(_, answer)| answer.is_gone())
             .any(|(entry, _)| entry.secret_key.is_none_or(|name| self.data.contains_key(name)));
         let there: BTreeSet<&str> = self
-            .needs
+            .needs()
             .iter()
             .zip(self.answers)
-            .filter(|(_, answer)| matches!(answer, Answer::Value(_)))
+            .filter(|(_, answer)| !answer.is_gone())
             .map(|(need, _)| need.hash.as_str())
             .collect();
         hidden && record.exceeds(&there)
@@ -92,87 +103,75 @@ impl Answered<'_> {
 
     /// Whether there is no Secret because what it was made from was deleted in AWS.
     fn was_deleted(&self) -> bool {
-        let Some(status) = &self.live.status else {
+        let Some(status) = &self.live.object.status else {
             return false;
         };
         let said = status::condition(status, ConditionType::Ready)
             .is_some_and(|ready| ready.reason == Reason::Deleted.as_str());
-        if said && status.observed_generation == Some(self.entry.generation) {
+        let entry = &self.live.entry;
+        if said && status.observed_generation == Some(entry.generation) {
             return true;
         }
         // The process ended after it had deleted the Secret and before it said so.
-        self.entry.needs.iter().all(|need| {
+        let label = &self.comparison.resolved.label;
+        entry.needs.iter().all(|need| {
             let stage = need.selector.to_string();
-            status.sources.iter().flatten().any(|source| {
-                source.store == self.resolved.label && source.key == *need.key && source.stage == stage
-            })
+            status
+                .sources
+                .iter()
+                .flatten()
+                .any(|source| source.store == *label && source.key == *need.key && source.stage == stage)
         })
     }
 }
 
-impl Context {
-    /// Whether what is gone may take with it what was made from it. `Err` ends the pass, and the Secret stays as it is.
+impl Losing {
+    fn new(key: &ObjectKey, wanted: bool, secret: Secret, record: Record) -> Self {
+        Self {
+            key: key.clone(),
+            wanted,
+            uid: secret.metadata.uid.unwrap_or_default(),
+            record,
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// Whether what is gone may take with it what was made from it. If not, the Secret stays as it is.
     ///
     /// It may if the Secret records that it was made from just these references through just this source, and if Describe
     /// has shown them as gone twice, a minute apart.
-    pub(super) async fn follow_gone(&self, pass: Answered<'_>) -> Result<(), Ended> {
-        let Answered {
-            object, entry, live, ..
-        } = pass;
-        let deletes = pass.is_empty() && entry.deletion == DeletionPolicy::Delete;
-        let target = pass.target();
-        let found = self.find_losing(pass, &target, deletes).await?;
-        let losing = match found {
+    pub(super) async fn follow_gone(&self, missing: Missing<'_>) -> Result<(), Stop> {
+        let target = &missing.comparison.target;
+        let losing = match self.find_losing(missing).await? {
             Found::Foreign => return Ok(()),
-            Found::Nothing if pass.is_empty() => {
+            Found::Nothing if missing.is_all() => {
                 // The status may not have said so yet: it takes turns.
-                if deletes && (pass.was_deleted() || self.deletions().time_of(object).is_some()) {
+                let deleted = || self.context.deletions().time_of(self.object).is_some();
+                if missing.is_deleted() && (missing.was_deleted() || deleted()) {
                     return Ok(());
                 }
-                let gone: Vec<_> = pass.gone().collect();
-                return Err(self.refuse_gone(pass, &gone, &target, false, None).await);
+                let gone: Vec<_> = missing.gone().collect();
+                return Err(self.keep(Place::new(missing, &gone, None).refusal(target)));
             }
-            Found::Nothing => self.find_former(pass).await?,
-            Found::Ours(losing) => losing.into_iter().chain(self.find_former(pass).await?).collect(),
+            Found::Nothing => self.find_former(missing).await?,
+            Found::Ours(losing) => {
+                let former = self.find_former(missing).await?;
+                losing.into_iter().chain(former).collect()
+            }
         };
         let Some(first) = losing.first() else {
-            self.deletions().withdraw(object);
+            self.context.deletions().withdraw(self.object);
             return Ok(());
         };
-        let account = match self.aws.prove(pass.resolved.usable.id).await {
-            Ok(proven) => proven.account,
-            Err(error) => return Err(self.unproven(object, entry, Some(live), &error).await),
-        };
-        let identity = &pass.resolved.usable.source.identity;
+        let usable = &missing.comparison.resolved.usable;
+        let proven = self.context.aws.prove(usable.id).await;
+        let account = proven.map_err(|error| self.unproven(&error))?.account;
         let mut made = Vec::new();
-        for Losing {
-            key, wanted, record, ..
-        } in &losing
-        {
-            let known = self.is_of(pass, key, record, &account);
-            let standing = |need: &ReadRequest| {
-                if known && record.tells_account(identity, &need.key) {
-                    record.standing(&need.hash)
-                } else {
-                    Standing::Unknown
-                }
-            };
-            let unknown: Vec<_> = pass
-                .gone()
-                .filter(|(need, _)| standing(need) == Standing::Unknown)
-                .collect();
-            if !unknown.is_empty() {
-                return Err(self
-                    .refuse_gone(pass, &unknown, key, *wanted, Some(&account))
-                    .await);
-            }
-            made.extend(
-                pass.gone()
-                    .map(|(need, _)| need)
-                    .filter(|need| standing(need) == Standing::Made),
-            );
+        for losing in &losing {
+            made.extend(self.find_made(missing, losing, &account)?);
         }
-        let confirmed = self.tracking.tell(|tracker, now| {
+        let confirmed = self.context.tracking.tell(|tracker, now| {
             let mut confirmed = true;
             // All of them are asked for, whatever the first says.
             for need in &made {
@@ -181,114 +180,103 @@ impl Context {
             confirmed
         });
         if confirmed {
-            self.may_delete(object).await?;
+            self.may_delete().await?;
         }
-        self.limit(pass, &first.uid, &made, &account, confirmed).await?;
+        let token = self.deletion_token(missing, &first.uid, &made);
+        self.hold_deletion(missing, &account, token, confirmed)?;
         if confirmed {
             Ok(())
         } else {
-            Err(self.say_current(object, entry, Ended::Again(RECHECK_HELD)).await)
+            Err(Stop::Unchanged(Some(RECHECK_HELD)))
         }
     }
 
-    /// Says that the account of the store's identity could not be found out.
-    pub(super) async fn unproven(
+    /// What the Secret was made from of what is gone. An error if it does not know all of it.
+    fn find_made<'m>(
         &self,
-        object: &ObjectKey,
-        entry: &Entry,
-        live: Option<&ExternalSecret>,
-        error: &aws::Error,
-    ) -> Ended {
-        let refusal = Refusal::new(error.reason(), error.to_string());
-        if error.class().is_transient() {
-            return self.defer(object, entry, refusal).await;
+        missing: Missing<'m>,
+        losing: &Losing,
+        account: &str,
+    ) -> Result<Vec<&'m ReadRequest>, Stop> {
+        let Losing {
+            key, wanted, record, ..
+        } = losing;
+        let identity = &missing.comparison.resolved.usable.source.identity;
+        let known = self.is_of(missing, key, record, account);
+        let standing = |need: &ReadRequest| {
+            if known && record.tells_account(identity, &need.key) {
+                record.standing(&need.hash)
+            } else {
+                Standing::Unknown
+            }
+        };
+        let unknown: Vec<_> = missing
+            .gone()
+            .filter(|(need, _)| standing(need) == Standing::Unknown)
+            .collect();
+        if !unknown.is_empty() {
+            let place = Place::new(missing, &unknown, Some(account));
+            return Err(if *wanted {
+                self.keep(Verdict::holds(Reason::Retained, place.retained(self.object, key)))
+            } else {
+                self.keep(place.refusal(key))
+            });
         }
-        sooner(
-            self.refuse(object, entry, live, refusal).await,
-            Self::recheck(entry),
-        )
+        let gone = missing.gone().map(|(need, _)| need);
+        Ok(gone.filter(|need| standing(need) == Standing::Made).collect())
     }
 
     /// The target, if it would lose something.
-    async fn find_losing(
-        &self,
-        pass: Answered<'_>,
-        target: &ObjectKey,
-        deletes: bool,
-    ) -> Result<Found, Ended> {
-        let Some(mut secret) = self.find_for(pass, target).await? else {
+    async fn find_losing(&self, missing: Missing<'_>) -> Result<Found, Stop> {
+        let target = &missing.comparison.target;
+        let Some(mut secret) = self.find_secret(target).await? else {
             return Ok(Found::Nothing);
         };
-        let adopted = pass.live.spec.adopt_existing()
+        let adopted = missing.live.object.spec.adopt_existing()
             && secret
                 .metadata
                 .annotations
                 .as_ref()
                 .and_then(|all| all.get(annotation::ADOPT))
-                .is_some_and(|name| **name == *pass.object.name);
-        let ours = plan::is_ours(pass.object, &pass.entry.uid, &target.name, &secret);
+                .is_some_and(|name| **name == *self.object.name);
+        let ours = plan::is_ours(self.object, &self.entry.uid, &target.name, &secret);
         let record = Record::of(&secret);
-        let uid = secret.metadata.uid.clone().unwrap_or_default();
-        let loses = deletes || pass.loses(&secret, &record);
+        let deletes = missing.is_deleted();
+        let loses = deletes || missing.loses(&secret, &record);
         wipe(&mut secret);
         let taken_over = adopted && !deletes;
         if !ours && !taken_over {
             return Ok(Found::Foreign);
         }
-        let losing = Losing {
-            key: target.clone(),
-            wanted: ours,
-            uid,
-            record,
-        };
+        let losing = Losing::new(target, ours, secret, record);
         Ok(Found::Ours(loses.then_some(losing).into_iter().collect()))
     }
 
     /// The Secret of the former name, which goes when the one of the new name is written, if that holds less.
-    async fn find_former(&self, pass: Answered<'_>) -> Result<Vec<Losing>, Ended> {
-        let target = pass.target();
-        let Some(former) = plan::Recorded::of(pass.live).filter(|recorded| *recorded.name != *target.name)
-        else {
+    async fn find_former(&self, missing: Missing<'_>) -> Result<Vec<Losing>, Stop> {
+        let target = &missing.comparison.target;
+        let Some(former) = missing.live.former(&target.name) else {
             return Ok(Vec::new());
         };
         let key = ObjectKey::new(target.namespace.clone(), former.name);
-        let Some(mut secret) = self.find_for(pass, &key).await? else {
+        let Some(mut secret) = self.find_secret(&key).await? else {
             return Ok(Vec::new());
         };
-        let goes = plan::controller(&secret).is_some_and(|controller| controller.uid == *pass.entry.uid);
+        let goes = plan::controller(&secret).is_some_and(|controller| controller.uid == *self.entry.uid);
         let record = Record::of(&secret);
-        let uid = secret.metadata.uid.clone().unwrap_or_default();
-        let loses = goes && pass.loses(&secret, &record);
+        let loses = goes && missing.loses(&secret, &record);
         wipe(&mut secret);
-        let losing = Losing {
-            key,
-            wanted: false,
-            uid,
-            record,
-        };
+        let losing = Losing::new(&key, false, secret, record);
         Ok(loses.then_some(losing).into_iter().collect())
     }
 
-    async fn find_for(&self, pass: Answered<'_>, key: &ObjectKey) -> Result<Option<Secret>, Ended> {
-        match self.writer.cluster().find::<Secret>(key).await {
-            Ok(found) => Ok(found),
-            Err(error) => Err(self
-                .kubernetes_failed(pass.object, pass.entry, Some(pass.live), &error)
-                .await),
-        }
-    }
-
     /// Whether the Secret was made through the source that shows something as gone.
-    fn is_of(&self, pass: Answered<'_>, secret: &ObjectKey, record: &Record, account: &str) -> bool {
-        let Answered {
-            object,
-            entry,
-            resolved,
-            ..
-        } = pass;
+    fn is_of(&self, missing: Missing<'_>, secret: &ObjectKey, record: &Record, account: &str) -> bool {
+        let (key, entry) = (&self.context.key, &missing.live.entry);
+        let resolved = &missing.comparison.resolved;
         let source = fingerprint(&resolved.usable.source, "");
         let origin = Origin {
-            key: &self.key,
+            key,
             secret,
             source: &source,
             account,
@@ -298,69 +286,24 @@ impl Context {
             account: "",
             ..origin
         };
-        let answered = self.recall(object).answered;
-        let inputs: Vec<String> = [Some(entry.asked), Some(0), answered]
+        let inputs: Vec<String> = [Some(entry.asked), Some(0), self.recall().answered]
             .into_iter()
             .flatten()
-            .filter_map(|asked| inputs_of_source(&self.key, entry, asked, secret, resolved))
+            .filter_map(|asked| inputs_of_source(key, entry, asked, secret, resolved))
             .collect();
         record.is_of(&[origin, by_arn], &inputs)
     }
 
-    /// What is gone is not what `secret` was made from, or there is no Secret: it is said, and all stays.
-    async fn refuse_gone(
-        &self,
-        pass: Answered<'_>,
-        gone: &[(&ReadRequest, bool)],
-        secret: &ObjectKey,
-        usable: bool,
-        account: Option<&str>,
-    ) -> Ended {
-        let Answered {
-            object, entry, live, ..
-        } = pass;
-        let keys: Vec<&str> = gone.iter().map(|(need, _)| &*need.key).collect();
-        let deleted = gone.first().is_some_and(|(_, deleted)| *deleted);
-        let place = Place {
-            keys: &keys,
-            deleted,
-            region: &pass.resolved.usable.source.region,
-            account,
-            store: &pass.resolved.label,
-        };
-        self.deletions().withdraw(object);
-        let verdict = if usable {
-            Verdict::holds(Reason::Retained, place.retained(object, secret))
-        } else {
-            let reason = if deleted {
-                Reason::MarkedForDeletion
-            } else {
-                Reason::SecretNotFound
-            };
-            Verdict::fails(reason, place.missing(secret, account.is_some()))
-        };
-        let draft = Draft {
-            generation: Some(entry.generation),
-            ready: Some(verdict),
-            current: Some(self.current(object, entry)),
-            ..Draft::default()
-        };
-        self.say(object, entry, draft, Some(live), Ended::Well).await
+    /// What is gone is not what the Secret was made from, or there is no Secret: it is reported, and all stays.
+    fn keep(&self, ready: impl Into<Stop>) -> Stop {
+        self.context.deletions().withdraw(self.object);
+        ready.into()
     }
-}
-
-/// What a look at the target found.
-enum Found {
-    Nothing,
-    /// Neither ours nor to be adopted: nothing of it goes, and the plan says why.
-    Foreign,
-    /// What it would lose, if anything.
-    Ours(Vec<Losing>),
 }
 
 /// What was looked for, and where.
 struct Place<'a> {
-    keys: &'a [&'a str],
+    keys: Vec<&'a str>,
     /// Marked for deletion, rather than not there.
     deleted: bool,
     region: &'a str,
@@ -368,7 +311,19 @@ struct Place<'a> {
     store: &'a str,
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    /// Where `gone` was looked for, and in which account if that is known.
+    fn new(missing: Missing<'a>, gone: &[(&'a ReadRequest, bool)], account: Option<&'a str>) -> Self {
+        let resolved = &missing.comparison.resolved;
+        Self {
+            keys: gone.iter().map(|(need, _)| &*need.key).collect(),
+            deleted: gone.first().is_some_and(|(_, deleted)| *deleted),
+            region: &resolved.usable.source.region,
+            account,
+            store: &resolved.label,
+        }
+    }
+
     fn facts(&self) -> String {
         let first = self.keys.first().copied().unwrap_or_default();
         let others = match self.keys.len() {
@@ -387,6 +342,16 @@ impl Place<'_> {
             "Secret {first}{others} {state} in AWS (region {}{account}).",
             self.region
         )
+    }
+
+    /// What `Ready` says where nothing is known to have been made from it.
+    fn refusal(&self, secret: &ObjectKey) -> Refusal {
+        let reason = if self.deleted {
+            Reason::MarkedForDeletion
+        } else {
+            Reason::SecretNotFound
+        };
+        Refusal::new(reason, self.missing(secret, self.account.is_some()))
     }
 
     fn retained(&self, object: &ObjectKey, secret: &ObjectKey) -> String {
@@ -424,7 +389,7 @@ mod tests {
     #[test]
     fn the_message_names_what_is_gone_where_and_what_to_do() {
         let place = Place {
-            keys: &["app/db", "app/other"],
+            keys: vec!["app/db", "app/other"],
             deleted: false,
             region: "eu-central-1",
             account: Some("111122223333"),
@@ -444,7 +409,7 @@ mod tests {
             assert!(retained.contains(part), "{part}: {retained}");
         }
         let marked = Place {
-            keys: &["app/db"],
+            keys: vec!["app/db"],
             deleted: true,
             account: None,
             ..place

@@ -1,140 +1,130 @@
-//! What is looked at before AWS is asked: suspensions, the store, its identity, every key.
+//! What is looked at before AWS is called: suspensions, the store, its identity, every key.
 
-use std::time::Duration;
-
-use jiff::Timestamp;
-
-use super::{Context, Ended, Stop};
+use super::{
+    Context,
+    pass::{Pass, Stop},
+};
 use crate::{
-    api::{AllowedKeys, ObjectKey, Reason},
+    api::{ObjectKey, Reason},
     cluster::Indexed,
     sync::{
         decide::{
-            admission::{latest, suspension_of},
+            admission::{self, NotAdmitted, Surroundings},
             references::{Resolved, Resolver},
         },
-        entry::{Entry, Suspension},
-        plan::seconds,
-        resolve::Refusal,
+        entry::Entry,
         slice::TimeSlice,
-        status::{Draft, Verdict},
-        stores::Unusable,
+        stores::{Stores, Unusable},
     },
 };
 
 impl Context {
-    /// The latest suspension in force and what it is written on.
-    pub(super) fn suspension(
-        &self,
-        object: &ObjectKey,
-        entry: &Entry,
-    ) -> Result<Option<(Timestamp, String)>, Refusal> {
-        let now = self.time.now();
-        let key = ObjectKey::new("", object.namespace.clone());
-        let namespace = self
-            .namespaces
-            .with(&key, |indexed| indexed.entry().map(suspension_of));
-        let namespace = namespace.flatten().unwrap_or_default();
-        let store = self.stores.meant(entry.store.as_ref()).ok();
-        let of_store = store.as_ref().map_or(Suspension::None, |store| {
-            self.stores.suspended(store, &object.namespace)
+    /// What may keep an object of `namespace` from being worked on, as far as the indexes know.
+    pub(super) fn surroundings(&self, namespace: &str, entry: &Entry) -> Surroundings<'_> {
+        let of_namespace = self.namespaces.with(&ObjectKey::new("", namespace), |indexed| {
+            indexed.entry().map(admission::suspension_of)
         });
-        let places = [
-            (entry.suspended, format!("ExternalSecret {}", object.name)),
-            (namespace, format!("Namespace {}", object.namespace)),
-            (
-                of_store,
-                store.map_or_else(String::new, |store| store.to_string()),
-            ),
-        ];
-        latest(now, places)
+        let store = self.stores.meant(entry.store.as_ref()).ok();
+        Surroundings {
+            now: self.time.now(),
+            control: self.held(namespace),
+            namespace: of_namespace.flatten().unwrap_or_default(),
+            store: store.map(|store| {
+                let suspension = self.stores.suspended(&store, namespace);
+                (store, suspension)
+            }),
+            protected: &self.protected,
+        }
     }
+}
 
-    pub(super) async fn suspend(
-        &self,
-        object: &ObjectKey,
-        entry: &Entry,
-        until: Timestamp,
-        by: &str,
-    ) -> Ended {
-        self.unsubscribe(object);
-        // AWS is not asked meanwhile: whether a secret is still gone is asked afterwards.
-        self.deletions().withdraw(object);
-        // Nothing is promised meanwhile.
-        self.remember(object, |memory| memory.wanted_since = None);
-        let message = format!("suspended until {} by the annotation on {by}", seconds(until));
-        let draft = Draft {
-            current: Some(Verdict::fails(Reason::Suspended, message)),
-            ..Draft::default()
+impl From<Unusable> for Stop {
+    fn from(unusable: Unusable) -> Self {
+        match unusable {
+            Unusable::NotYet => Self::WaitFor(None),
+            Unusable::Refused(refusal) => refusal.into(),
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// Whether the object may be worked on.
+    pub(super) fn admit(&self) -> Result<(), Stop> {
+        let around = self.context.surroundings(&self.object.namespace, self.entry);
+        let Err(not_admitted) = admission::admit(self.object, self.entry, &around) else {
+            return Ok(());
         };
-        let left = Duration::try_from(until.duration_since(self.time.now())).unwrap_or(Duration::ZERO);
-        // Clocks and annotations change: a far end is looked at again before it.
-        self.say(
-            object,
-            entry,
-            draft,
-            None,
-            Ended::Again(left.clamp(Duration::from_secs(1), Duration::from_hours(24))),
-        )
-        .await
+        self.context.unsubscribe(self.object);
+        Err(match not_admitted {
+            NotAdmitted::Suspended(suspended) => {
+                // AWS is not called meanwhile: whether a secret is still gone is asked afterwards.
+                self.context.deletions().withdraw(self.object);
+                // Nothing is promised meanwhile.
+                self.remember(|memory| memory.wanted_since = None);
+                Stop::Suspended(suspended)
+            }
+            NotAdmitted::Unreadable(refusal) => refusal.into(),
+            NotAdmitted::Refused(refusal) => self.refuse(refusal),
+        })
     }
 
-    /// The store, its identity, and every key: all checked before AWS is asked for any of them.
-    pub(super) async fn resolve(&self, object: &ObjectKey, entry: &Entry) -> Result<Resolved, Stop> {
-        if let Some(invalid) = &entry.invalid {
-            return Err(Refusal::new(Reason::InvalidSpec, &**invalid).into());
+    /// The store, its identity, and every key: all checked before AWS is called for any of them.
+    pub(super) async fn resolve(&self) -> Result<Resolved, Stop> {
+        let resolved = self.find_references().await;
+        if let Err(Stop::Refused(refused)) = &resolved {
+            self.context.unsubscribe(self.object);
+            self.retry_store(refused.ready.reason);
         }
-        if self
-            .protected
-            .iter()
-            .any(|namespace| **namespace == *object.namespace)
-        {
-            return Err(Refusal::new(
-                Reason::NamespaceNotAllowed,
-                format!(
-                    "namespace {} is protected: the operator writes no Secrets there",
-                    object.namespace
-                ),
-            )
-            .into());
-        }
-        let store = self.stores.meant(entry.store.as_ref())?;
-        let namespace = self.namespaces.get(&ObjectKey::new("", object.namespace.clone()));
+        resolved.map_err(|stop| stop.again_after(self.recheck()))
+    }
+
+    async fn find_references(&self) -> Result<Resolved, Stop> {
+        let Context {
+            stores, namespaces, ..
+        } = self.context;
+        let store = stores.meant(self.entry.store.as_ref())?;
+        let namespace = &self.object.namespace;
+        let indexed = namespaces.get(&ObjectKey::new("", namespace.clone()));
         // A Namespace is made before what is in it, but comes by another watch, which then wakes its objects.
-        if namespace.is_none() && !self.namespaces.is_empty() {
-            return Err(Stop::Waiting);
+        if indexed.is_none() && !namespaces.is_empty() {
+            return Err(Stop::WaitFor(None));
         }
-        let labels = namespace.as_ref().and_then(Indexed::entry);
+        let labels = indexed.as_ref().and_then(Indexed::entry);
         // Nothing can be made in it any more, and all of it goes.
         if labels.is_some_and(|namespace| namespace.ending) {
-            return Err(Stop::Waiting);
+            return Err(Stop::WaitFor(None));
         }
-        let mut usable = match self.stores.usable(&store, &object.namespace, labels) {
-            Ok(usable) => usable,
-            Err(Unusable::NotYet) => return Err(Stop::Waiting),
-            Err(Unusable::Refused(refusal)) => return Err(refusal.into()),
-        };
+        let mut usable = stores.usable(&store, namespace, labels)?;
         // An ARN means the store's account or another one, which only AWS can tell.
-        if usable.account.is_none() && usable.names_arn(&entry.needs) {
-            self.stores
+        if usable.account.is_none() && usable.names_arn(&self.entry.needs) {
+            stores
                 .prove(&mut usable)
                 .await
-                .map_err(|error| Stop::of(&error))?;
+                .map_err(|error| Stop::from(&error))?;
         }
-        let resolver = Resolver::new(&store, &object.namespace, &usable)?;
-        let scope = usable.verdict_scope(&object.namespace);
-        let mut slice = TimeSlice::start(self.clock);
-        let mut needs = Vec::with_capacity(entry.needs.len());
-        for need in &entry.needs {
+        let resolver = Resolver::new(&store, namespace, &usable)?;
+        let scope = usable.verdict_scope(namespace);
+        let mut slice = TimeSlice::start(self.context.clock);
+        let mut needs = Vec::with_capacity(self.entry.needs.len());
+        for need in &self.entry.needs {
             slice.yield_if_spent().await;
-            let allows =
-                |allowed: AllowedKeys<'_>, key: &_| self.stores.allows(&usable, allowed, &scope, key);
-            let request = resolver.request(need, allows).map_err(|denied| {
-                self.audit_refusal(object, entry, &denied.key);
+            let request = resolver.request(need, |allowed, key| stores.allows(&usable, allowed, &scope, key));
+            needs.push(request.map_err(|denied| {
+                self.audit_refusal(&denied.key);
                 denied.refusal
-            });
-            needs.push(request?);
+            })?);
         }
         Ok(Resolved::new(&store, usable, needs))
+    }
+
+    /// The store of an object that was edited, or whose refresh somebody asks for, is proved again if it is not ready.
+    fn retry_store(&self, reason: Reason) {
+        let stores = &self.context.stores;
+        if reason == Reason::StoreNotReady
+            && self.recall().edited
+            && let Ok(store) = stores.meant(self.entry.store.as_ref())
+        {
+            stores.retry(&Stores::key(&store, &self.object.namespace));
+        }
     }
 }

@@ -4,110 +4,72 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use zeroize::Zeroize as _;
 
 use super::{
-    Context, Ended,
-    write::{BEHIND, NotWritten, wipe},
+    pass::{Pass, Stop},
+    write::{BEHIND, wipe},
 };
 use crate::{
-    api::{ExternalSecret, ObjectKey, names::annotation},
-    cluster::SecretEntry,
+    api::{
+        ExternalSecret,
+        names::{self, annotation},
+    },
     sync::{
-        entry::{Entry, carried},
+        decide::{
+            comparison::Comparison,
+            render::{Content, Template},
+        },
         plan,
     },
 };
 
-impl Context {
-    /// Whether the Secret says all that restarts follow from. Where they are disabled that is nothing: what an earlier
-    /// version wrote is left as it is, so that an upgrade writes no Secret.
-    pub(super) fn is_stamped(&self, entry: &Entry, target: &ObjectKey, secret: &SecretEntry) -> bool {
-        let Some(trigger) = entry.trigger() else {
-            return true;
-        };
-        // What the status recorded is the token as we wrote it: another one was edited by hand, or comes from a write that
-        // the status does not show yet, which costs a look.
-        let recorded = entry
-            .recorded
-            .as_ref()
-            .filter(|recorded| recorded.former.is_none())
-            .and_then(|recorded| recorded.rollout.as_deref());
-        recorded.is_none_or(|recorded| secret.rollout.as_deref() == Some(recorded))
-            && secret.restart_since.is_some()
-            && secret.scope == Some(self.key.scope(target, trigger).short())
-    }
-
+impl Pass<'_> {
     /// Writes what is missing: restarts were enabled, or other keys count, or the key of the tokens is another one.
-    pub(super) async fn stamp(
-        &self,
-        object: &ObjectKey,
-        entry: &Entry,
-        target: &ObjectKey,
-        inputs: &str,
-    ) -> Result<(), Ended> {
-        let slot = self.slots.secrets.take(&object.namespace).await;
-        let _slot = slot.map_err(Ended::Again)?;
-        let failed = async |error| self.kubernetes_failed(object, entry, None, &error).await;
-        let live = match self.writer.cluster().find::<ExternalSecret>(object).await {
-            Ok(Some(live)) => live,
-            Ok(None) => return Err(Ended::Well),
-            Err(error) => return Err(failed(error).await),
-        };
-        let same = Entry::of(object, &live, self.min_interval, self.restart_default);
-        if same.uid != entry.uid || same.revision != entry.revision {
-            return Err(Ended::Again(BEHIND));
-        }
-        let mut secret = match self.writer.cluster().find::<Secret>(target).await {
-            Ok(Some(secret)) => secret,
-            Ok(None) => return Err(Ended::Again(BEHIND)),
-            Err(error) => return Err(failed(error).await),
-        };
+    pub(super) async fn stamp(&self, comparison: &Comparison) -> Result<(), Stop> {
+        let slots = &self.context.slots.secrets;
+        let slot = slots.take(&self.object.namespace).await;
+        let _slot = slot.map_err(|wait| Stop::WaitFor(Some(wait)))?;
+        let cluster = self.context.writer.cluster();
+        let live = cluster.find::<ExternalSecret>(self.object).await;
+        let live = live.map_err(|error| self.kubernetes(&error))?.ok_or(Stop::Gone)?;
+        let live = self.same_revision(live)?;
+        let secret = cluster.find::<Secret>(&comparison.target).await;
+        let mut secret = secret
+            .map_err(|error| self.kubernetes(&error))?
+            .ok_or(Stop::WaitFor(Some(BEHIND)))?;
         let mut data = secret.data.take().unwrap_or_default();
-        let said = |name: &str| {
-            secret
-                .metadata
-                .annotations
-                .as_ref()
-                .and_then(|all| all.get(name))
-                .map(String::as_str)
+        let recorded = |name: &str| {
+            let annotations = secret.metadata.annotations.as_ref()?;
+            annotations.get(name).map(String::as_str)
         };
-        let type_ = secret.type_.as_deref().unwrap_or(crate::api::names::OPAQUE);
-        let content = self.key.content(target, type_, &data);
-        let right =
-            said(annotation::CONTENT) == Some(content.as_str()) && said(annotation::INPUTS) == Some(inputs);
-        let labels = carried(live.metadata.labels.as_ref());
-        let annotations = carried(live.metadata.annotations.as_ref());
-        let wanted = plan::DesiredSecret {
-            object,
-            uid: &entry.uid,
-            target: &target.name,
-            recorded: plan::Recorded::of(&live),
-            creation: entry.creation,
+        let type_ = secret.type_.as_deref().unwrap_or(names::OPAQUE);
+        let content = self.context.key.content(&comparison.target, type_, &data);
+        let right = recorded(annotation::CONTENT) == Some(content.as_str())
+            && recorded(annotation::INPUTS) == Some(&*comparison.inputs);
+        let template = Template::new(self.object, &live.entry, &live.object);
+        let desired = plan::DesiredSecret {
             adopt_existing: false,
-            immutable: live.spec.immutable(),
-            labels: &labels,
-            annotations: &annotations,
-            data: &data,
-            inputs,
-            versions: said(annotation::VERSIONS).unwrap_or_default(),
-            source: said(annotation::SOURCE),
-            user: said(annotation::USER),
-            trigger: live.spec.trigger_keys(),
-            restarts: same.trigger().is_some(),
+            ..template.desired(Content {
+                data: &data,
+                inputs: &comparison.inputs,
+                versions: recorded(annotation::VERSIONS).unwrap_or_default(),
+                source: recorded(annotation::SOURCE),
+                user: recorded(annotation::USER),
+            })
         };
-        // It changed a moment ago, which wakes the object.
         let applied = if right {
-            Some(self.apply(&wanted, target, true).await)
+            self.apply(&desired, &comparison.target, true).await
         } else {
-            None
+            // It changed a moment ago, which wakes the object.
+            Err(Stop::WaitFor(Some(BEHIND)))
         };
         for ByteString(bytes) in data.values_mut() {
             bytes.zeroize();
         }
         wipe(&mut secret);
         match applied {
-            Some(Ok(_)) => Ok(()),
-            Some(Err(NotWritten::Kubernetes(error))) => Err(failed(error).await),
-            Some(Err(NotWritten::Refused(..) | NotWritten::Contended)) => Err(Ended::Failed),
-            Some(Err(NotWritten::Held)) | None => Err(Ended::Again(BEHIND)),
+            Ok(_) => Ok(()),
+            // The next pass finds the same, and reports it where it reads values.
+            Err(Stop::Conflict(_)) => Err(Stop::Retry),
+            Err(stop) => Err(stop),
         }
     }
 }

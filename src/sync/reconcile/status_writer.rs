@@ -1,270 +1,37 @@
-//! Saying what a pass came to: conditions, status, events.
+//! Writing the status: what a pass came to as conditions, with an event where `Ready` turned.
 
-use std::time::Duration;
-
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::EventType;
 
-use super::{Context, Ended, places::Outcome, sooner};
+use super::{
+    Context,
+    pass::{NextPass, Pass},
+    places::Outcome,
+};
 use crate::{
     api::{
         ConditionType, CreationPolicy, EventReason, ExternalSecret, ObjectKey, Reason, Status, VersionId,
         names,
     },
-    cluster::{self, Malformed, SecretEntry},
+    cluster::{self, Malformed},
     sync::{
         decide::{
-            comparison::is_ours,
-            references::{ReadRequest, Resolved},
+            comparison::{Comparison, is_ours},
+            references::ReadRequest,
         },
-        entry::{Entry, Refresh},
         events,
         plan::Written,
         resolve::Refusal,
         status::{self, Draft, SourceDraft, TargetDraft, Verdict},
-        stores::Stores,
     },
 };
 
-/// `Current` allows at least this much time without a successful check.
-const STALE_FLOOR: Duration = Duration::from_mins(10);
 /// What the status says where nothing is written.
 pub(super) const READ_ONLY: &str = "AWS was read; nothing is written, as target.creationPolicy says";
 
 impl Context {
-    pub(super) fn sources<'a>(
-        entry: &Entry,
-        resolved: &Resolved,
-        needs: impl Iterator<Item = (usize, VersionId)> + 'a,
-    ) -> Vec<SourceDraft> {
-        let mut sources: Vec<SourceDraft> = Vec::new();
-        for (index, version) in needs {
-            let Some(need) = entry.needs.get(index) else {
-                continue;
-            };
-            let source = SourceDraft {
-                store: resolved.label.clone(),
-                key: need.key.to_string(),
-                stage: need.selector.to_string(),
-                version: version.to_string(),
-            };
-            if !sources.contains(&source) {
-                sources.push(source);
-            }
-        }
-        sources
-    }
-
-    pub(super) fn draft_synced(
-        &self,
-        object: &ObjectKey,
-        entry: &Entry,
-        resolved: &Resolved,
-        needs: &[ReadRequest],
-        secret: Option<&SecretEntry>,
-    ) -> Draft {
-        let versions = needs
-            .iter()
-            .enumerate()
-            .filter_map(|(index, need)| Some((index, need.recorded.clone()?)));
-        let sources = Self::sources(entry, resolved, versions);
-        let absent = needs
-            .iter()
-            .filter(|need| need.recorded.is_none())
-            .map(|need| &*need.key);
-        let (message, target) = match secret {
-            Some(secret) if entry.creation != CreationPolicy::None => {
-                let written = Written {
-                    content: secret.content.to_string(),
-                    rollout: secret.rollout.as_deref().unwrap_or_default().to_owned(),
-                    changed_at: secret.changed_at,
-                    restart_since: secret.restart_since,
-                    ..Written::default()
-                };
-                let name = entry.target(object).to_owned();
-                (
-                    synced_message(&name, needs.len(), &absent.collect::<Vec<_>>()),
-                    Some(TargetDraft { name, written }),
-                )
-            }
-            _ => (READ_ONLY.to_owned(), None),
-        };
-        self.draft(
-            object,
-            entry,
-            Verdict::holds(Reason::Synced, message),
-            sources,
-            target,
-            needs,
-        )
-    }
-
-    pub(super) fn draft(
-        &self,
-        object: &ObjectKey,
-        entry: &Entry,
-        ready: Verdict,
-        sources: Vec<SourceDraft>,
-        target: Option<TargetDraft>,
-        needs: &[ReadRequest],
-    ) -> Draft {
-        Draft {
-            generation: Some(entry.generation),
-            ready: Some(ready),
-            current: Some(self.current(object, entry)),
-            sources: Some(sources),
-            target,
-            deleted_at: None,
-            rotation: self.rotation(object, entry, needs),
-        }
-    }
-
-    /// Whether AWS was asked within the promise.
-    pub(super) fn current(&self, object: &ObjectKey, entry: &Entry) -> Verdict {
-        match stale_after(entry) {
-            None => Verdict::holds(
-                Reason::Checked,
-                "AWS is asked when the object changes or asks for it",
-            ),
-            Some(limit) if self.is_stale(object, entry) => Verdict::fails(
-                Reason::Stale,
-                format!(
-                    "the last good answer of AWS is more than {} minutes old, so a change there may not have been seen; the \
-                     Secret is kept. {}",
-                    limit.as_secs() / 60,
-                    self.cause(object, entry)
-                ),
-            ),
-            Some(_) => Verdict::holds(Reason::Checked, checked_message(entry)),
-        }
-    }
-
-    /// Why AWS gives no good answers, as far as is known.
-    fn cause(&self, object: &ObjectKey, entry: &Entry) -> String {
-        let outage = self.stores.meant(entry.store.as_ref()).ok().and_then(|store| {
-            let key = Stores::key(&store, &object.namespace);
-            self.stores
-                .sources_of(&key)
-                .into_iter()
-                .find_map(|source| self.tracking.outage(source))
-        });
-        if let Some(kind) = outage {
-            return format!("{kind}; it is asked again by itself");
-        }
-        match self.tracking.ask(|tracker| tracker.unanswered(object)) {
-            Some(key) => format!(
-                "AWS answers for other secrets, but for {key} it does not, or answers that it is not well; it is asked again by \
-                 itself"
-            ),
-            None => "The condition Ready and the operator's log say why".to_owned(),
-        }
-    }
-
-    /// Whether the last good answer of AWS is older than promised. What was never answered counts from when it was
-    /// first wanted.
-    pub fn is_stale(&self, object: &ObjectKey, entry: &Entry) -> bool {
-        let Some(limit) = stale_after(entry) else {
-            return false;
-        };
-        let checked = self.tracking.ask(|tracker| tracker.checked(object));
-        let since = checked.or_else(|| {
-            self.memory
-                .lock()
-                .get(object)
-                .and_then(|memory| memory.wanted_since)
-        });
-        since.is_some_and(|since| self.clock.now().saturating_sub(since) > limit)
-    }
-
-    /// Says that a person must mend something; the Secret stays.
-    pub(super) async fn refuse(
-        &self,
-        object: &ObjectKey,
-        entry: &Entry,
-        live: Option<&ExternalSecret>,
-        refusal: Refusal,
-    ) -> Ended {
-        let draft = Draft {
-            generation: Some(entry.generation),
-            ready: Some(Verdict::fails(refusal.reason, refusal.message)),
-            current: Some(self.current(object, entry)),
-            ..Draft::default()
-        };
-        self.say(object, entry, draft, live, Ended::Well).await
-    }
-
-    /// All stays as it was said, but the time goes on.
-    pub(super) async fn say_current(&self, object: &ObjectKey, entry: &Entry, ended: Ended) -> Ended {
-        if entry.said.is_silent() {
-            return ended;
-        }
-        let draft = Draft {
-            current: Some(self.current(object, entry)),
-            ..Draft::default()
-        };
-        self.say(object, entry, draft, None, ended).await
-    }
-
-    /// Something failed that passes by itself: said only while there is no Secret yet.
-    pub(super) async fn defer(&self, object: &ObjectKey, entry: &Entry, refusal: Refusal) -> Ended {
-        let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
-        let has_secret = self
-            .secret(object, &target)
-            .is_some_and(|secret| is_ours(object, entry, &secret));
-        let ready = (!has_secret && entry.ready != Some(true)).then(|| {
-            Verdict::fails(
-                refusal.reason,
-                format!("{}; no Secret exists yet", refusal.message),
-            )
-        });
-        if ready.is_none() && entry.said.is_silent() {
-            return Ended::Failed;
-        }
-        let draft = Draft {
-            generation: ready.as_ref().map(|_| entry.generation),
-            ready,
-            current: Some(self.current(object, entry)),
-            ..Draft::default()
-        };
-        self.say(object, entry, draft, None, Ended::Failed).await
-    }
-
-    /// Kubernetes refused a write or did not answer.
-    pub(super) async fn kubernetes_failed(
-        &self,
-        object: &ObjectKey,
-        entry: &Entry,
-        live: Option<&ExternalSecret>,
-        error: &cluster::Error,
-    ) -> Ended {
-        let refusal = match &error.class {
-            cluster::Class::Forbidden => Refusal::new(
-                Reason::Forbidden,
-                format!(
-                    "{error}: allow it in the operator's role for namespace {}, or mend the admission policy that refuses it",
-                    object.namespace
-                ),
-            ),
-            cluster::Class::TooLarge => {
-                Refusal::new(Reason::TooLarge, format!("{error}: select fewer values"))
-            }
-            cluster::Class::Invalid { .. } | cluster::Class::Rejected { .. } => Refusal::new(
-                Reason::InvalidSpec,
-                format!("{error}: mend the target's name, labels or annotations"),
-            ),
-            class => {
-                if *class == cluster::Class::Timeout && error.verb.is_write() {
-                    self.slots.secrets.ended(&object.namespace, Outcome::TimedOut);
-                }
-                tracing::warn!(%object, %error, "trying again");
-                return Ended::Failed;
-            }
-        };
-        let wait = Self::recheck(entry);
-        sooner(self.refuse(object, entry, live, refusal).await, wait)
-    }
-
     /// An object that this version cannot read: it is told so, where it can be told at all.
-    pub(super) async fn say_malformed(&self, object: &ObjectKey, malformed: &Malformed) -> Ended {
+    pub(super) async fn report_malformed(&self, object: &ObjectKey, malformed: &Malformed) -> NextPass {
         self.unsubscribe(object);
         tracing::warn!(%object, expected = malformed.expected, "an ExternalSecret cannot be read; it is left alone");
         let message = format!(
@@ -285,7 +52,7 @@ impl Context {
             said.as_deref() == Some(&malformed.generation)
         };
         if again {
-            return Ended::Well;
+            return NextPass::OnChange;
         }
         let status = status::compose(now, &draft, None);
         match self
@@ -293,88 +60,199 @@ impl Context {
             .apply_status::<ExternalSecret>(object, &malformed.uid, names::SYNC_MANAGER, &status)
             .await
         {
-            Ok(_) => Ended::Well,
+            Ok(_) => NextPass::OnChange,
             Err(error) => {
                 self.memory.lock().entry(object.clone()).or_default().malformed = None;
                 tracing::warn!(%object, %error, "the status was not written");
-                Ended::Failed
+                NextPass::AfterBackOff
             }
         }
     }
+}
 
-    /// Writes the status where it differs, and an event where it turned.
-    pub(super) async fn say(
+impl Pass<'_> {
+    /// The status of a Secret that is as it should be.
+    pub(super) fn draft_synced(&self, comparison: &Comparison) -> Draft {
+        let needs = &comparison.resolved.needs;
+        let versions = needs
+            .iter()
+            .enumerate()
+            .filter_map(|(index, need)| Some((index, need.recorded.clone()?)));
+        let sources = self.sources(comparison, versions);
+        let absent = needs
+            .iter()
+            .filter(|need| need.recorded.is_none())
+            .map(|need| &*need.key);
+        let (message, target) = match &comparison.secret {
+            Some(secret) if self.entry.creation != CreationPolicy::None => {
+                let written = Written {
+                    content: secret.content.to_string(),
+                    rollout: secret.rollout.as_deref().unwrap_or_default().to_owned(),
+                    changed_at: secret.changed_at,
+                    restart_since: secret.restart_since,
+                    ..Written::default()
+                };
+                let name = comparison.target.name.to_string();
+                (
+                    synced_message(&name, needs.len(), &absent.collect::<Vec<_>>()),
+                    Some(TargetDraft { name, written }),
+                )
+            }
+            _ => (READ_ONLY.to_owned(), None),
+        };
+        Draft {
+            target,
+            ..self.draft(Verdict::holds(Reason::Synced, message), sources, needs)
+        }
+    }
+
+    /// The status of an object whose needs were read.
+    pub(super) fn draft(&self, ready: Verdict, sources: Vec<SourceDraft>, needs: &[ReadRequest]) -> Draft {
+        Draft {
+            generation: Some(self.entry.generation),
+            ready: Some(ready),
+            current: Some(self.current()),
+            sources: Some(sources),
+            target: None,
+            deleted_at: None,
+            rotation: self.rotation(needs),
+        }
+    }
+
+    /// The sources of these versions, each by the place of its entry in the spec.
+    pub(super) fn sources(
         &self,
-        object: &ObjectKey,
-        entry: &Entry,
+        comparison: &Comparison,
+        versions: impl Iterator<Item = (usize, VersionId)>,
+    ) -> Vec<SourceDraft> {
+        let mut sources: Vec<SourceDraft> = Vec::new();
+        for (index, version) in versions {
+            let Some(need) = self.entry.needs.get(index) else {
+                continue;
+            };
+            let source = SourceDraft {
+                store: comparison.resolved.label.clone(),
+                key: need.key.to_string(),
+                stage: need.selector.to_string(),
+                version: version.to_string(),
+            };
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+        sources
+    }
+
+    /// What was reported stays, but the time goes on.
+    pub(super) async fn report_current(&self, next: NextPass) -> NextPass {
+        if self.latest().said.is_silent() {
+            return next;
+        }
+        let draft = Draft {
+            current: Some(self.current()),
+            ..Draft::default()
+        };
+        self.report(draft, None, next).await
+    }
+
+    /// Something failed that passes by itself: reported only while there is no Secret yet.
+    pub(super) async fn report_transient(&self, refusal: Refusal) -> NextPass {
+        let entry = self.latest();
+        let has_secret = self
+            .secret()
+            .is_some_and(|secret| is_ours(self.object, entry, &secret));
+        let ready = (!has_secret && entry.ready != Some(true)).then(|| {
+            Verdict::fails(
+                refusal.reason,
+                format!("{}; no Secret exists yet", refusal.message),
+            )
+        });
+        if ready.is_none() && entry.said.is_silent() {
+            return NextPass::AfterBackOff;
+        }
+        let draft = Draft {
+            generation: ready.as_ref().map(|_| entry.generation),
+            ready,
+            current: Some(self.current()),
+            ..Draft::default()
+        };
+        self.report(draft, None, NextPass::AfterBackOff).await
+    }
+
+    /// Writes the status where it differs, and an event where it turned. `live` is the object, if it was read for a write.
+    pub(super) async fn report(
+        &self,
         mut draft: Draft,
         live: Option<&ExternalSecret>,
-        ended: Ended,
-    ) -> Ended {
-        // A deletion that was decided, but not carried out yet, is not said.
+        next: NextPass,
+    ) -> NextPass {
+        let Self { context, object, .. } = self;
+        // A deletion that was decided, but not carried out yet, is not reported.
         let carried_out = draft
             .ready
             .as_ref()
             .is_some_and(|ready| matches!(ready.reason, Reason::Deleted | Reason::Synced));
-        draft.deleted_at = self.deletions().time_of(object).filter(|_| carried_out);
-        let (said, believed) = self.said(object, entry);
+        draft.deleted_at = context.deletions().time_of(object).filter(|_| carried_out);
+        let (said, believed) = self.said();
         if !said.differs(&draft) {
-            self.stands_said(object, &draft);
+            self.note_reported(&draft);
             return match believed {
                 // The index may be behind, or somebody has changed the status since: the next pass can tell.
-                Some(left) if entry.said.differs(&draft) => sooner(ended, left),
-                _ => ended,
+                Some(left) if self.latest().said.differs(&draft) => next.sooner(left),
+                _ => next,
             };
         }
         // Whoever waits for a first status, or for an answer to an edit, gets it at once; of the others none waits here,
         // holding a place and a slot that the next Secret needs.
         if !said.is_silent()
-            && let Some(wait) = self.turn(object)
+            && let Some(wait) = self.turn()
         {
-            return Ended::Unsaid(wait);
+            return NextPass::AtStatusTurn(wait);
         }
         let fetched;
         let live = match live {
             Some(live) => live,
-            None => match self.writer.cluster().find::<ExternalSecret>(object).await {
-                Ok(Some(found)) if found.metadata.uid.as_deref() == Some(&*entry.uid) => {
+            None => match context.writer.cluster().find::<ExternalSecret>(object).await {
+                Ok(Some(found)) if found.metadata.uid.as_deref() == Some(&*self.entry.uid) => {
                     fetched = found;
                     &fetched
                 }
-                Ok(_) => return Ended::Well,
-                Err(error) => {
-                    tracing::warn!(%object, %error, "the status was not written");
-                    return Ended::Failed;
-                }
+                Ok(_) => return NextPass::OnChange,
+                Err(error) => return self.unwritten(&error),
             },
         };
         if !status::Digest::of(live.status.as_ref()).differs(&draft) {
-            self.stands_said(object, &draft);
-            return ended;
+            self.note_reported(&draft);
+            return next;
         }
-        let _slot = match self.slots.statuses.take(&object.namespace).await {
+        self.write_status(live, &draft, next).await
+    }
+
+    async fn write_status(&self, live: &ExternalSecret, draft: &Draft, next: NextPass) -> NextPass {
+        let Self { context, object, .. } = self;
+        let _slot = match context.slots.statuses.take(&object.namespace).await {
             Ok(slot) => slot,
-            Err(wait) => return Ended::Unsaid(wait),
+            Err(wait) => return NextPass::AtStatusTurn(wait),
         };
-        let status = status::compose(self.time.now(), &draft, live.status.as_ref());
-        let began = self.clock.now();
-        let written = self
+        let status = status::compose(context.time.now(), draft, live.status.as_ref());
+        let began = context.clock.now();
+        let written = context
             .writer
-            .apply_status::<ExternalSecret>(object, &entry.uid, names::SYNC_MANAGER, &status)
+            .apply_status::<ExternalSecret>(object, &self.entry.uid, names::SYNC_MANAGER, &status)
             .await;
         let outcome = match &written {
             Err(error) if error.class == cluster::Class::Timeout => Outcome::TimedOut,
-            _ => Outcome::Answered(self.clock.now().saturating_sub(began)),
+            _ => Outcome::Answered(context.clock.now().saturating_sub(began)),
         };
-        self.slots.statuses.ended(&object.namespace, outcome);
+        context.slots.statuses.ended(&object.namespace, outcome);
         match written {
             Ok(_) => {
-                let said = (self.clock.now(), status::Digest::of(Some(&status)));
-                self.remember(object, |memory| memory.said = Some(said));
-                self.stands_said(object, &draft);
-                self.tell(object, entry, live, &draft);
-                self.tell_rotation(object, entry, live, &draft);
-                ended
+                let said = (context.clock.now(), status::Digest::of(Some(&status)));
+                self.remember(|memory| memory.said = Some(said));
+                self.note_reported(draft);
+                self.emit_transition(live, draft);
+                self.emit_rotation(live, draft);
+                next
             }
             Err(error)
                 if matches!(
@@ -382,23 +260,31 @@ impl Context {
                     cluster::Class::NotFound | cluster::Class::UidMismatch
                 ) =>
             {
-                Ended::Well
+                NextPass::OnChange
             }
-            Err(error) => {
-                tracing::warn!(%object, %error, "the status was not written");
-                Ended::Failed
-            }
+            Err(error) => self.unwritten(&error),
         }
     }
 
+    fn unwritten(&self, error: &cluster::Error) -> NextPass {
+        let object = self.object;
+        tracing::warn!(%object, %error, "the status was not written");
+        NextPass::AfterBackOff
+    }
+
     /// The status says what `draft` does.
-    fn stands_said(&self, object: &ObjectKey, draft: &Draft) {
-        self.remember(object, |memory| memory.edited = false);
-        self.rotation_said(object, draft);
+    fn note_reported(&self, draft: &Draft) {
+        self.remember(|memory| memory.edited = false);
+        self.rotation_reported(draft);
+    }
+
+    /// The object, for events.
+    pub(super) fn reference(&self) -> ObjectReference {
+        events::reference("ExternalSecret", self.object, &self.entry.uid)
     }
 
     /// Events on transitions only, none for a plain first sync.
-    pub(super) fn tell(&self, object: &ObjectKey, entry: &Entry, live: &ExternalSecret, draft: &Draft) {
+    fn emit_transition(&self, live: &ExternalSecret, draft: &Draft) {
         let Some(ready) = &draft.ready else { return };
         let was = live
             .status
@@ -424,27 +310,11 @@ impl Context {
         } else {
             EventType::Normal
         };
-        let regarding = events::reference("ExternalSecret", object, &entry.uid);
+        let regarding = self.reference();
         let action = ready.reason.as_str();
-        self.events
+        self.context
+            .events
             .emit(regarding, type_, reason.as_str(), action, &ready.message);
-    }
-}
-
-fn checked_message(entry: &Entry) -> String {
-    match entry.refresh {
-        Refresh::Every(minimum) if entry.raised => format!(
-            "AWS was asked within {minimum:?}, the operator's minimum: spec.refreshInterval is shorter"
-        ),
-        _ => "AWS was asked within the refresh interval".to_owned(),
-    }
-}
-
-/// How long after the last good answer `Current` ends; `None` for what is not asked again.
-fn stale_after(entry: &Entry) -> Option<Duration> {
-    match entry.refresh {
-        Refresh::Every(interval) => Some((interval * 2).max(STALE_FLOOR)),
-        Refresh::OnChange | Refresh::Once => None,
     }
 }
 
@@ -464,49 +334,5 @@ pub(super) fn synced_message(secret: &str, entries: usize, absent: &[&str]) -> S
                 entries - absent.len()
             )
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn entry(policy: &str, interval: &str) -> Entry {
-        let object = json!({
-            "apiVersion": "keyturn.dev/v1", "kind": "ExternalSecret", "metadata": {"name": "db"},
-            "spec": {"refreshPolicy": policy, "refreshInterval": interval},
-        });
-        let object = serde_json::from_value(object).unwrap();
-        let key = ObjectKey::new("shop", "db");
-        Entry::of(
-            &key,
-            &object,
-            Duration::from_secs(30),
-            crate::api::RestartMode::Disabled,
-        )
-    }
-
-    #[test]
-    fn stale_is_two_intervals_and_never_less_than_ten_minutes() {
-        for (policy, interval, minutes) in [
-            ("Periodic", "1h", Some(120)),
-            ("Periodic", "6m", Some(12)),
-            ("Periodic", "5m", Some(10)),
-            ("Periodic", "30s", Some(10)),
-            ("Periodic", "0", None),
-            ("OnChange", "1h", None),
-            ("CreatedOnce", "1h", None),
-        ] {
-            let limit = stale_after(&entry(policy, interval));
-            assert_eq!(limit, minutes.map(Duration::from_mins), "{policy} {interval}");
-        }
-    }
-
-    #[test]
-    fn an_interval_that_was_raised_is_said_so() {
-        assert!(checked_message(&entry("Periodic", "10s")).contains("within 30s, the operator's minimum"));
-        assert!(!checked_message(&entry("Periodic", "30s")).contains("minimum"));
     }
 }
