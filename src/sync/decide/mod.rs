@@ -11,3 +11,6 @@ pub mod record;
 pub mod references;
 pub mod render;
 pub mod versions;
+
+#[cfg(test)]
+mod tests;

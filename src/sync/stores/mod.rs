@@ -21,7 +21,7 @@ use futures::FutureExt as _;
 use self::{conditions::Admission, verdicts::Verdicts};
 pub use self::{
     entry::{ClusterSecretStores, SecretStores, StoreEntry},
-    usable::{Unusable, Usable},
+    usable::{StoreUse, Unusable, Usable},
 };
 use crate::{
     api::{ObjectKey, SourceId, StoreKind},
