@@ -5,7 +5,6 @@
 //! [`decide`](super::decide); [`pass`] has its steps in order, and the one place that turns its outcome into conditions,
 //! events and the next look.
 
-mod budget;
 mod compare;
 mod conflict;
 mod control;
@@ -14,16 +13,17 @@ mod deletion_hold;
 mod deletion_policy;
 mod memory;
 mod pass;
-mod places;
 mod read;
 mod resolve;
 mod restart_annotations;
 mod rotation_status;
-mod shares;
-mod slots;
 mod staleness;
 mod status_writer;
+mod value_budget;
+mod value_shares;
 mod write;
+mod write_places;
+mod write_slots;
 
 use std::{
     sync::{Arc, Mutex},
@@ -31,7 +31,7 @@ use std::{
 };
 
 use self::pass::Pass;
-pub use self::{budget::ValueBudget, memory::Memories, pass::NextPass, slots::WriteSlots};
+pub use self::{memory::Memories, pass::NextPass, value_budget::ValueBudget, write_slots::WriteSlots};
 use crate::{
     api::{ObjectKey, RestartMode, TokenKey},
     aws::{Aws, Reader},

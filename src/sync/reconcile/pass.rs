@@ -2,7 +2,10 @@
 
 use std::{sync::OnceLock, time::Duration};
 
-use super::{Context, memory::Memory, places::Outcome as WriteOutcome, slots::Slot, write::RECHECK_CONFLICT};
+use super::{
+    Context, memory::Memory, write::RECHECK_CONFLICT, write_places::Outcome as WriteOutcome,
+    write_slots::Slot,
+};
 use crate::{
     api::{ExternalSecret, ObjectKey, Reason},
     aws,

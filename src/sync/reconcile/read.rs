@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 
 use super::{
-    budget::{Allowance, MOST},
     pass::{Pass, Refused, Stop},
+    value_budget::{Allowance, MOST},
     write::BEHIND,
 };
 use crate::{

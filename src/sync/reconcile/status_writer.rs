@@ -6,7 +6,7 @@ use kube::runtime::events::EventType;
 use super::{
     Context,
     pass::{NextPass, Pass},
-    places::Outcome,
+    write_places::Outcome,
 };
 use crate::{
     api::{

@@ -9,8 +9,8 @@ use zeroize::Zeroize as _;
 use super::{
     deletion_policy::Missing,
     pass::{Live, Outcome, Pass, Stop, TargetConflict},
-    places::{Outcome as WriteOutcome, SLOW},
     status_writer::{READ_ONLY, synced_message},
+    write_places::{Outcome as WriteOutcome, SLOW},
 };
 use crate::{
     api::{

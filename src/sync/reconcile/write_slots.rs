@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::places::{Answer, COME_BACK, Called, Now, Outcome, PLACES, Places, SLOW, Ticket};
+use super::write_places::{Answer, COME_BACK, Called, Now, Outcome, PLACES, Places, SLOW, Ticket};
 
 /// So many that wait for a place have to wait for a good part of a second.
 const CROWD: usize = 4 * PLACES;
@@ -189,7 +189,7 @@ mod tests {
     use futures::future::{join_all, poll_immediate};
 
     use super::{
-        super::places::{OF_FAST_NAMESPACE, OF_NAMESPACE},
+        super::write_places::{OF_FAST_NAMESPACE, OF_NAMESPACE},
         *,
     };
 
