@@ -1,6 +1,9 @@
 //! Comparing the Secret with what its ExternalSecret wants, which ends most passes.
 
-use super::pass::{Outcome, Pass, Stop};
+use super::{
+    outcome::{Outcome, Stop},
+    pass::Pass,
+};
 use crate::{
     api::{CreationPolicy, DeletionPolicy},
     sync::{

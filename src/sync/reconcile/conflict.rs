@@ -5,18 +5,15 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 
 use super::{
-    pass::{Pass, Stop},
-    write::{self, RECHECK_CONFLICT},
+    outcome::Stop,
+    pass::Pass,
+    timing::{FIGHT, LEFTOVER, MENDS, RECHECK_CONFLICT, RECHECK_LEFTOVER},
+    write::wipe,
 };
 use crate::{
     cluster::{Observed, SecretEntry},
     sync::decide::comparison::Comparison,
 };
-
-/// How long the garbage collector has for the Secret of an earlier object of the same name.
-const LEFTOVER: Duration = Duration::from_secs(30);
-/// How often it is looked after.
-const RECHECK_LEFTOVER: Duration = Duration::from_secs(5);
 
 impl Pass<'_> {
     /// Whether the target could be written.
@@ -65,8 +62,8 @@ impl Pass<'_> {
         }
         let memory = self.recall();
         if let Some((since, count)) = memory.mends.map(|mends| *mends)
-            && count >= write::MENDS
-            && let Some(left) = (since + write::FIGHT).checked_sub(now)
+            && count >= MENDS
+            && let Some(left) = (since + FIGHT).checked_sub(now)
         {
             let (object, secret) = (self.object, &comparison.target);
             tracing::warn!(%object, %secret, "somebody changes the Secret as fast as it is mended; pausing");
@@ -80,7 +77,7 @@ impl Pass<'_> {
         match cluster.find::<Secret>(&comparison.target).await {
             Ok(Some(mut live)) => {
                 let same = Observed::of(&live).is_some_and(|live| live == observed);
-                write::wipe(&mut live);
+                wipe(&mut live);
                 same.then_some(RECHECK_CONFLICT)
             }
             Ok(None) | Err(_) => None,

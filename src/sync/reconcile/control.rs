@@ -1,10 +1,6 @@
 //! The ConfigMap `keyturn-control`, by which people suspend everything, and suspensions that begin during a pass.
 
-use super::{
-    Context,
-    pass::{Pass, Stop},
-    write::BEHIND,
-};
+use super::{Context, outcome::Stop, pass::Pass, timing::BEHIND};
 use crate::{
     api::{ObjectKey, names::CONTROL_CONFIG_MAP},
     cluster::Control,

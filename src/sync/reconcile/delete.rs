@@ -4,8 +4,10 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::events::EventType;
 
 use super::{
-    pass::{Outcome, Pass, Stop},
-    write::{RECHECK_CONFLICT, wipe},
+    outcome::{Outcome, Stop},
+    pass::Pass,
+    timing::RECHECK_CONFLICT,
+    write::wipe,
 };
 use crate::{
     api::{EventReason, ObjectKey, Reason},

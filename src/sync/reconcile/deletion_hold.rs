@@ -5,11 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Context,
-    deletion_policy::Missing,
-    pass::{Pass, Stop},
-};
+use super::{Context, deletion_policy::Missing, outcome::Stop, pass::Pass};
 use crate::{
     api::{ConditionType, ExternalSecret, ObjectKey, Reason, names::annotation, token},
     sync::{

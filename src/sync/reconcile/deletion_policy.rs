@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Secret;
 
 use super::{
-    pass::{Live, Pass, Stop},
-    read::RECHECK_HELD,
+    outcome::Stop,
+    pass::{Live, Pass},
+    timing::RECHECK_HELD,
     write::wipe,
 };
 use crate::{

@@ -12,13 +12,16 @@ mod delete;
 mod deletion_hold;
 mod deletion_policy;
 mod memory;
+mod outcome;
 mod pass;
 mod read;
+mod report;
 mod resolve;
 mod restart_annotations;
 mod rotation_status;
 mod staleness;
 mod status_writer;
+mod timing;
 mod value_budget;
 mod value_shares;
 mod write;
@@ -31,7 +34,7 @@ use std::{
 };
 
 use self::pass::Pass;
-pub use self::{memory::Memories, pass::NextPass, value_budget::ValueBudget, write_slots::WriteSlots};
+pub use self::{memory::Memories, outcome::NextPass, value_budget::ValueBudget, write_slots::WriteSlots};
 use crate::{
     api::{ObjectKey, RestartMode, TokenKey},
     aws::{Aws, Reader},

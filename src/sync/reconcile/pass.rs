@@ -3,27 +3,23 @@
 use std::{sync::OnceLock, time::Duration};
 
 use super::{
-    Context, memory::Memory, write::RECHECK_CONFLICT, write_places::Outcome as WriteOutcome,
+    Context,
+    memory::Memory,
+    outcome::{NextPass, Outcome, Stop},
+    timing::RECHECK_PERMANENT,
+    write_places::Outcome as WriteOutcome,
     write_slots::Slot,
 };
 use crate::{
     api::{ExternalSecret, ObjectKey, Reason},
-    aws,
-    cluster::{self, Observed},
+    aws, cluster,
     sync::{
-        decide::admission::Suspended,
         entry::{Entry, Refresh},
         plan,
         queue::Class,
         resolve::Refusal,
-        status::{Draft, Verdict},
     },
 };
-
-/// How often what a person must correct is looked at again, at least.
-const RECHECK_PERMANENT: Duration = Duration::from_mins(5);
-/// A far end of a suspension is looked at again before it: clocks and annotations change.
-const FAR: Duration = Duration::from_hours(24);
 
 /// A pass over one ExternalSecret: what all passes share, and what this one knows of its object.
 pub(super) struct Pass<'a> {
@@ -54,104 +50,6 @@ impl Live {
     }
 }
 
-/// The Secret is as it should be.
-pub(super) struct Outcome {
-    /// What the status is to say.
-    pub(super) draft: Draft,
-    /// When to look again though nothing changes.
-    pub(super) again: Option<Duration>,
-}
-
-/// Why a pass ends without a Secret that is as it should be.
-#[derive(Debug)]
-pub(super) enum Stop {
-    /// People have suspended the object.
-    Suspended(Suspended),
-    /// The Secret stays as it is, and `Ready` says why.
-    Refused(Refused),
-    /// A Secret that is not to be changed has the target's name.
-    Conflict(Box<TargetConflict>),
-    /// It passes by itself.
-    Transient(Refusal),
-    /// What was reported still holds. The object is looked at again after this time, or when something changes.
-    Unchanged(Option<Duration>),
-    /// There is nothing to report yet. The object is looked at again after this time, or when something changes.
-    WaitFor(Option<Duration>),
-    /// There is nothing to report. The object is tried again after the next back-off.
-    Retry,
-    /// The object does not exist any more.
-    Gone,
-}
-
-/// A Secret that is left as it is.
-#[derive(Debug)]
-pub(super) struct Refused {
-    /// What `Ready` is to say.
-    pub(super) ready: Verdict,
-    /// When to look again though nothing changes.
-    pub(super) again: Option<Duration>,
-}
-
-/// A Secret in the way.
-#[derive(Debug)]
-pub(super) struct TargetConflict {
-    pub(super) conflict: plan::Conflict,
-    /// The state of the Secret that was refused.
-    pub(super) observed: Option<Observed>,
-    /// The versions that were not written.
-    pub(super) versions: String,
-}
-
-/// When an object is looked at again, though nothing changes.
-#[derive(Clone, Copy, Debug)]
-pub enum NextPass {
-    /// When something changes.
-    OnChange,
-    /// After this time.
-    After(Duration),
-    /// What the pass came to has yet to be reported: many objects have something to report, and the turn of this one comes
-    /// after this time. The Secret is written already; the next pass finds the same again and reports it.
-    AtStatusTurn(Duration),
-    /// After the next back-off: it failed for a reason that may pass.
-    AfterBackOff,
-}
-
-impl From<Verdict> for Stop {
-    fn from(ready: Verdict) -> Self {
-        Self::Refused(Refused { ready, again: None })
-    }
-}
-
-impl From<Refusal> for Stop {
-    fn from(Refusal { reason, message }: Refusal) -> Self {
-        Verdict::fails(reason, message).into()
-    }
-}
-
-impl From<&aws::Error> for Stop {
-    fn from(error: &aws::Error) -> Self {
-        let refusal = Refusal::new(error.reason(), error.to_string());
-        if error.class().is_transient() {
-            Self::Transient(refusal)
-        } else {
-            refusal.into()
-        }
-    }
-}
-
-impl Stop {
-    /// The same, and a refused object is looked at again after this time.
-    pub(super) fn again_after(self, wait: Duration) -> Self {
-        match self {
-            Self::Refused(Refused { ready, .. }) => Self::Refused(Refused {
-                ready,
-                again: Some(wait),
-            }),
-            other => other,
-        }
-    }
-}
-
 impl<'a> Pass<'a> {
     pub(super) fn new(context: &'a Context, object: &'a ObjectKey, entry: &'a Entry, class: Class) -> Self {
         Self {
@@ -167,7 +65,10 @@ impl<'a> Pass<'a> {
     /// Works on the object, and reports what came of it.
     pub(super) async fn run(&self) -> NextPass {
         match self.steps().await {
-            Ok(Outcome { draft, again }) => self.report(draft, self.live(), NextPass::after(again)).await,
+            Ok(Outcome { draft, again }) => {
+                self.write_status(draft, self.live(), NextPass::after(again))
+                    .await
+            }
             Err(Stop::Suspended(suspended)) => self.report_suspended(suspended).await,
             Err(Stop::Refused(refused)) => self.report_refused(refused).await,
             Err(Stop::Conflict(conflict)) => self.report_conflict(*conflict).await,
@@ -268,95 +169,5 @@ impl<'a> Pass<'a> {
 
     pub(super) fn remember(&self, remember: impl FnOnce(&mut Memory)) {
         self.context.remember(self.object, remember);
-    }
-
-    async fn report_suspended(&self, suspended: Suspended) -> NextPass {
-        let draft = Draft {
-            current: Some(Verdict::fails(Reason::Suspended, suspended.message)),
-            ..Draft::default()
-        };
-        let left = suspended.until.map(|until| {
-            let left = Duration::try_from(until.duration_since(self.context.time.now())).unwrap_or_default();
-            left.clamp(Duration::from_secs(1), FAR)
-        });
-        self.report(draft, None, NextPass::after(left)).await
-    }
-
-    async fn report_refused(&self, Refused { ready, again }: Refused) -> NextPass {
-        let draft = Draft {
-            generation: Some(self.latest().generation),
-            ready: Some(ready),
-            current: Some(self.current()),
-            ..Draft::default()
-        };
-        let next = self.report(draft, self.live(), NextPass::OnChange).await;
-        again.map_or(next, |again| next.sooner(again))
-    }
-
-    async fn report_conflict(&self, conflict: TargetConflict) -> NextPass {
-        let TargetConflict {
-            conflict,
-            observed,
-            versions,
-        } = conflict;
-        let ready = Verdict::fails(conflict.reason(), conflict.to_string());
-        let next = self.report_refused(Refused { ready, again: None }).await;
-        // Only what was reported need not be reported again.
-        if !matches!(next, NextPass::AfterBackOff | NextPass::AtStatusTurn(_)) {
-            let revision = self.entry.revision;
-            self.remember(|memory| {
-                if conflict.is_immutable() {
-                    memory.refused = Some(Box::new((revision, versions)));
-                } else {
-                    memory.conflict = observed.map(|observed| Box::new((revision, observed)));
-                }
-            });
-        }
-        if conflict.is_immutable() {
-            next
-        } else {
-            next.sooner(RECHECK_CONFLICT)
-        }
-    }
-}
-
-impl NextPass {
-    /// After this time, if there is one.
-    fn after(wait: Option<Duration>) -> Self {
-        wait.map_or(Self::OnChange, Self::After)
-    }
-
-    /// After `wait` at the latest.
-    pub(super) fn sooner(self, wait: Duration) -> Self {
-        match self {
-            Self::OnChange => Self::After(wait),
-            Self::After(other) => Self::After(other.min(wait)),
-            // The turn is kept: to come before it would only ask again.
-            Self::AtStatusTurn(_) | Self::AfterBackOff => self,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_sooner_look_wins_and_a_failure_keeps_its_back_off() {
-        let (short, long) = (Duration::from_secs(1), Duration::from_secs(9));
-        for (next, wait, expected) in [
-            (NextPass::OnChange, long, Some(long)),
-            (NextPass::After(short), long, Some(short)),
-            (NextPass::After(long), short, Some(short)),
-            (NextPass::AfterBackOff, short, None),
-            (NextPass::AtStatusTurn(long), short, Some(long)),
-        ] {
-            let after = match next.sooner(wait) {
-                NextPass::After(wait) | NextPass::AtStatusTurn(wait) => Some(wait),
-                NextPass::AfterBackOff => None,
-                NextPass::OnChange => panic!("a wait was forgotten"),
-            };
-            assert_eq!(after, expected, "{next:?} {wait:?}");
-        }
     }
 }

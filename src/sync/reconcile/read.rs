@@ -5,9 +5,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 
 use super::{
-    pass::{Pass, Refused, Stop},
+    outcome::{Refused, Stop},
+    pass::Pass,
+    timing::{BEHIND, RECHECK_HELD},
     value_budget::{Allowance, MOST},
-    write::BEHIND,
 };
 use crate::{
     api::{AllowedKeys, CreationPolicy, DeletionPolicy, ExternalSecret, Reason, Selector, VersionId},
@@ -30,9 +31,6 @@ use crate::{
 /// An object that reads more secrets than this has each value reduced to the wanted properties as it arrives. That takes
 /// one more read of its spec, which is not kept: it may be large.
 const WHOLE: usize = 8;
-
-/// How often it is asked again for a version that is doubted, should its end wake nobody.
-pub(super) const RECHECK_HELD: Duration = Duration::from_mins(1);
 
 /// A version that is doubted stands in the way.
 const HELD: Stop = Stop::WaitFor(Some(RECHECK_HELD));

@@ -1,9 +1,6 @@
 //! What is looked at before AWS is called: suspensions, the store, its identity, every key.
 
-use super::{
-    Context,
-    pass::{Pass, Stop},
-};
+use super::{Context, outcome::Stop, pass::Pass};
 use crate::{
     api::{ObjectKey, Reason},
     cluster::Indexed,
@@ -14,7 +11,7 @@ use crate::{
         },
         entry::Entry,
         slice::TimeSlice,
-        stores::{Stores, Unusable},
+        stores::Stores,
     },
 };
 
@@ -34,15 +31,6 @@ impl Context {
                 (store, suspension)
             }),
             protected: &self.protected,
-        }
-    }
-}
-
-impl From<Unusable> for Stop {
-    fn from(unusable: Unusable) -> Self {
-        match unusable {
-            Unusable::NotYet => Self::WaitFor(None),
-            Unusable::Refused(refusal) => refusal.into(),
         }
     }
 }

@@ -3,10 +3,7 @@
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use zeroize::Zeroize as _;
 
-use super::{
-    pass::{Pass, Stop},
-    write::{BEHIND, wipe},
-};
+use super::{outcome::Stop, pass::Pass, timing::BEHIND, write::wipe};
 use crate::{
     api::{
         ExternalSecret,

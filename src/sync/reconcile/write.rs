@@ -8,8 +8,10 @@ use zeroize::Zeroize as _;
 
 use super::{
     deletion_policy::Missing,
-    pass::{Live, Outcome, Pass, Stop, TargetConflict},
-    status_writer::{READ_ONLY, synced_message},
+    outcome::{Outcome, Stop, TargetConflict},
+    pass::{Live, Pass},
+    report::{READ_ONLY, synced_message},
+    timing::{BEHIND, FIGHT},
     write_places::{Outcome as WriteOutcome, SLOW},
 };
 use crate::{
@@ -32,15 +34,7 @@ use crate::{
     },
 };
 
-/// How often what stands in the way of a write is looked at again.
-pub(super) const RECHECK_CONFLICT: Duration = Duration::from_mins(1);
-/// How long the index has to show an edit that a live read has shown, which then wakes the object.
-pub(super) const BEHIND: Duration = Duration::from_secs(1);
-/// Within this time a Secret is mended at most so often: whoever changes it as fast as that is another controller, and
-/// neither the API server nor AWS is to bear the fight.
-pub(super) const FIGHT: Duration = Duration::from_mins(1);
-pub(super) const MENDS: u32 = 20;
-/// How often a plan is made anew because the Secret changed meanwhile, before others get their turn.
+/// How often a plan is made again because the Secret changed meanwhile, before others get their turn.
 const PLANS: usize = 3;
 
 /// A request that was answered.
