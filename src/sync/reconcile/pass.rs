@@ -7,7 +7,7 @@ use super::{
     memory::Memory,
     outcome::{NextPass, Outcome, Stop},
     timing::RECHECK_PERMANENT,
-    write_places::Outcome as WriteOutcome,
+    write_places::WriteEnd,
     write_slots::Slot,
 };
 use crate::{
@@ -142,7 +142,7 @@ impl<'a> Pass<'a> {
             ),
             class => {
                 if *class == cluster::Class::Timeout && error.verb.is_write() {
-                    self.context.slots.secrets.ended(namespace, WriteOutcome::TimedOut);
+                    self.context.slots.secrets.ended(namespace, WriteEnd::TimedOut);
                 }
                 tracing::warn!(%object, %error, "trying again");
                 return Stop::Retry;

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::EventType;
 
-use super::{Context, outcome::NextPass, pass::Pass, write_places::Outcome};
+use super::{Context, outcome::NextPass, pass::Pass, write_places::WriteEnd};
 use crate::{
     api::{ConditionType, EventReason, ExternalSecret, ObjectKey, Reason, Status, names},
     cluster::{self, Malformed},
@@ -117,8 +117,8 @@ impl Pass<'_> {
             .apply_status::<ExternalSecret>(object, &self.entry.uid, names::SYNC_MANAGER, &status)
             .await;
         let outcome = match &written {
-            Err(error) if error.class == cluster::Class::Timeout => Outcome::TimedOut,
-            _ => Outcome::Answered(context.clock.now().saturating_sub(began)),
+            Err(error) if error.class == cluster::Class::Timeout => WriteEnd::TimedOut,
+            _ => WriteEnd::Answered(context.clock.now().saturating_sub(began)),
         };
         context.slots.statuses.ended(&object.namespace, outcome);
         match written {

@@ -12,7 +12,7 @@ use super::{
     pass::{Live, Pass},
     report::{READ_ONLY, synced_message},
     timing::{BEHIND, FIGHT},
-    write_places::{Outcome as WriteOutcome, SLOW},
+    write_places::{SLOW, WriteEnd},
 };
 use crate::{
     api::{
@@ -234,7 +234,7 @@ impl Pass<'_> {
         let is_late = |error: &cluster::Error| took >= SLOW && error.class != cluster::Class::Timeout;
         if sent.as_ref().err().is_none_or(is_late) {
             let slots = &self.context.slots.secrets;
-            slots.ended(&self.object.namespace, WriteOutcome::Answered(took));
+            slots.ended(&self.object.namespace, WriteEnd::Answered(took));
         }
     }
 
