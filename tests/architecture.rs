@@ -50,6 +50,7 @@ const PURE: &[&str] = &[
     "restart/schedule/tests",
     "restart/tests",
     "restart/timing",
+    "sync/decide",
     "sync/deletions",
     "sync/rotation",
 ];

@@ -4,7 +4,7 @@
 //! it; whoever may not read a key is refused before AWS is asked; what is as it should be costs no call and no write; one
 //! bad object delays no other.
 
-mod admit;
+pub mod decide;
 pub mod deletions;
 pub mod driver;
 pub mod entry;

@@ -21,7 +21,7 @@ use crate::{
         entry::{Entry, Tally},
         metrics::{Outcome, PassLabels, QueueLabels},
         queue::Class,
-        reconcile::{Context, Ended},
+        reconcile::{Context, NextPass},
     },
 };
 
@@ -115,20 +115,20 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
 
 async fn pass(context: Arc<Context>, object: ObjectKey, class: Class) {
     let started = context.clock.now();
-    let ended = AssertUnwindSafe(context.reconcile(&object, class))
+    let next = AssertUnwindSafe(context.reconcile(&object, class))
         .catch_unwind()
         .await;
-    let outcome = match ended {
-        Ok(Ended::Well) => {
+    let outcome = match next {
+        Ok(NextPass::OnChange) => {
             context.work.done(&object, true);
             Outcome::Well
         }
-        Ok(Ended::Again(wait) | Ended::Unsaid(wait)) => {
+        Ok(NextPass::After(wait) | NextPass::AtStatusTurn(wait)) => {
             context.work.done(&object, true);
             context.work.push_after(object, wait);
             Outcome::Again
         }
-        Ok(Ended::Failed) => {
+        Ok(NextPass::AfterBackOff) => {
             context.work.done(&object, false);
             context.work.push_failed(&object);
             Outcome::Failed

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     api::{Selector, VersionId},
     track::{
-        Call, Failure, Known, Now, Pass, Rotation,
+        Call, Failure, Freshness, Known, Now, Rotation,
         absence::{self, Absence},
         objects::ObjectId,
         view::{Evidence, Verdict, View},
@@ -172,8 +172,8 @@ impl Trouble {
     }
 
     /// Whether what it says is all that the pass wants to know.
-    fn answers(&self, pass: Pass) -> bool {
-        !pass.fresh || self.at >= pass.since
+    fn answers(&self, freshness: Freshness) -> bool {
+        !freshness.fresh || self.at >= freshness.since
     }
 
     /// Another call for it starts.
@@ -734,13 +734,13 @@ impl Remote {
         &self,
         now: Now,
         selector: &Selector,
-        pass: Pass,
+        freshness: Freshness,
     ) -> Option<(&Trouble, Option<Now>)> {
         let trouble = self.trouble_of(self.view(selector)?)?;
-        if trouble.is_gone() && trouble.answers(pass) {
+        if trouble.is_gone() && trouble.answers(freshness) {
             return None;
         }
-        if trouble.at >= pass.since {
+        if trouble.at >= freshness.since {
             return Some((trouble, None));
         }
         let again = trouble.called + FIRST_STEP;
@@ -748,14 +748,14 @@ impl Remote {
     }
 
     /// Whether the secret is known to be gone, so that the pass need not call for it.
-    pub(super) fn is_gone_for(&self, pass: Pass) -> bool {
+    pub(super) fn is_gone_for(&self, freshness: Freshness) -> bool {
         let gone = self.trouble.as_deref().filter(|trouble| trouble.is_gone());
-        gone.is_some_and(|gone| gone.answers(pass))
+        gone.is_some_and(|gone| gone.answers(freshness))
     }
 
     /// A pass calls for the view. Gives whether it is known to fail, or to be gone.
-    pub(super) fn lend(&mut self, now: Now, selector: &Selector, pass: Pass) -> bool {
-        if self.is_gone_for(pass) {
+    pub(super) fn lend(&mut self, now: Now, selector: &Selector, freshness: Freshness) -> bool {
+        if self.is_gone_for(freshness) {
             return false;
         }
         let longest = self.recheck();

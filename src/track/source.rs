@@ -9,7 +9,7 @@ use std::{
 use crate::{
     api::{Selector, SourceId, VersionId},
     track::{
-        Call, Cause, Config, Detection, Effect, Mode, Now, Pass, SourcePolicy, Trial, Want,
+        Call, Cause, Config, Detection, Effect, Freshness, Mode, Now, SourcePolicy, Trial, Want,
         backoff::{Backoff, Gate},
         cohort::Cohorts,
         dice::Dice,
@@ -378,14 +378,14 @@ impl Source {
     }
 
     /// A pass reads the secret for itself.
-    pub(super) fn lend(&mut self, now: Now, key: &str, selector: &Selector, pass: Pass) -> bool {
+    pub(super) fn lend(&mut self, now: Now, key: &str, selector: &Selector, freshness: Freshness) -> bool {
         let Some(id) = self.names.get(key).copied() else {
             return false;
         };
         let failing = self
             .remotes
             .get_mut(&id)
-            .is_some_and(|remote| remote.lend(now, selector, pass));
+            .is_some_and(|remote| remote.lend(now, selector, freshness));
         if failing {
             self.requeue(id);
         }

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     api::{ObjectKey, Selector, SourceId, VersionId},
     track::{
-        Call, Cause, Config, Effect, Failure, Known, Mode, Now, Observation, Pass, Refresh, Rotation,
+        Call, Cause, Config, Effect, Failure, Freshness, Known, Mode, Now, Observation, Refresh, Rotation,
         SourcePolicy, Subscription, Trial, Withheld,
         dice::Dice,
         objects::{Object, ObjectId, Objects, Wakes, Wanted},
@@ -327,12 +327,12 @@ impl Tracker {
     pub fn withheld<'a>(
         &self,
         now: Now,
-        pass: Pass,
+        freshness: Freshness,
         wants: impl IntoIterator<Item = (SourceId, &'a str, &'a Selector)>,
     ) -> Option<Withheld> {
         wants.into_iter().find_map(|(source, key, selector)| {
             let remote = self.sources.get(&source)?.remote(key)?;
-            let (trouble, again) = remote.withheld(now, selector, pass)?;
+            let (trouble, again) = remote.withheld(now, selector, freshness)?;
             Some(Withheld {
                 key: key.into(),
                 selector: selector.clone(),
@@ -345,18 +345,25 @@ impl Tracker {
     }
 
     /// Whether the secret is known to be gone, so that a pass need not call for it.
-    pub fn is_gone_for(&self, source: SourceId, key: &str, pass: Pass) -> bool {
+    pub fn is_gone_for(&self, source: SourceId, key: &str, freshness: Freshness) -> bool {
         let remote = self.sources.get(&source).and_then(|source| source.remote(key));
-        remote.is_some_and(|remote| remote.is_gone_for(pass))
+        remote.is_some_and(|remote| remote.is_gone_for(freshness))
     }
 
     /// A pass reads the want. If it is known to fail, which is the answer, it is not called for again by itself for as
     /// long as after a call of the tracker's own.
-    pub fn lend(&mut self, now: Now, source: SourceId, key: &str, selector: &Selector, pass: Pass) -> bool {
+    pub fn lend(
+        &mut self,
+        now: Now,
+        source: SourceId,
+        key: &str,
+        selector: &Selector,
+        freshness: Freshness,
+    ) -> bool {
         let Some(known) = self.sources.get_mut(&source) else {
             return false;
         };
-        let failing = known.lend(now, key, selector, pass);
+        let failing = known.lend(now, key, selector, freshness);
         if failing {
             self.schedule(now, source);
         }

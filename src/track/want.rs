@@ -69,9 +69,9 @@ pub struct Want {
     pub recorded: Option<VersionId>,
 }
 
-/// What a pass for an object wants to know.
+/// How new an answer a pass over an object needs.
 #[derive(Clone, Copy, Debug)]
-pub struct Pass {
+pub struct Freshness {
     /// When the object was made or last changed: what AWS has answered since is known.
     pub since: Now,
     /// Whether a person asks what AWS says now, also of a secret that is known to be gone.

@@ -109,6 +109,40 @@ impl Project for Secrets {
     const LABELS: Option<&'static str> = Some("keyturn.dev/managed=true");
 
     fn project(&self, key: &ObjectKey, object: Door) -> SecretEntry {
+        SecretEntry::cut(&self.0, key, object)
+    }
+
+    fn change(&self, key: ObjectKey) -> Change {
+        Change::Secret(key)
+    }
+}
+
+impl SecretEntry {
+    /// What the index would keep of a Secret, whose values are wiped.
+    pub fn of(tokens: &TokenKey, key: &ObjectKey, secret: Secret) -> Self {
+        let Secret {
+            metadata,
+            data,
+            type_,
+            immutable,
+            ..
+        } = secret;
+        let metadata = DoorMeta {
+            uid: metadata.uid.unwrap_or_default(),
+            resource_version: metadata.resource_version.unwrap_or_default(),
+            annotations: metadata.annotations,
+            owner_references: metadata.owner_references,
+        };
+        let door = Door {
+            metadata,
+            data,
+            type_,
+            immutable,
+        };
+        Self::cut(tokens, key, door)
+    }
+
+    fn cut(tokens: &TokenKey, key: &ObjectKey, object: Door) -> Self {
         let Door {
             metadata,
             data,
@@ -117,8 +151,7 @@ impl Project for Secrets {
         } = object;
         let type_ = type_.filter(|type_| type_ != OPAQUE);
         let mut data = data.unwrap_or_default();
-        let content: Box<str> = self
-            .0
+        let content: Box<str> = tokens
             .content(key, type_.as_deref().unwrap_or(OPAQUE), &data)
             .into();
         for ByteString(bytes) in data.values_mut() {
@@ -129,7 +162,7 @@ impl Project for Secrets {
         let mut take = |name: &str| annotations.remove(name).map(String::into_boxed_str);
         let owner = take(annotation::OWNER);
         let recorded = take(annotation::CONTENT);
-        SecretEntry {
+        Self {
             uid: metadata.uid.into(),
             resource_version: metadata.resource_version.into(),
             // Mostly both have one name: then it is held once.
@@ -161,10 +194,6 @@ impl Project for Secrets {
             immutable: immutable.unwrap_or_default(),
             type_: type_.map(|type_| capped(&type_, caps::NAME).into()),
         }
-    }
-
-    fn change(&self, key: ObjectKey) -> Change {
-        Change::Secret(key)
     }
 }
 

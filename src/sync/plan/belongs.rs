@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
 
-use super::{Recorded, Wanted};
+use super::{DesiredSecret, Recorded};
 use crate::api::{
     ObjectKey,
     names::{self, annotation},
@@ -49,7 +49,7 @@ pub(super) fn belongs(
 }
 
 /// Whether both sides agreed to a take-over; `Err` names what is never taken over.
-pub(super) fn adoptable(wanted: &Wanted<'_>, live: &Secret) -> Result<bool, &'static str> {
+pub(super) fn adoptable(wanted: &DesiredSecret<'_>, live: &Secret) -> Result<bool, &'static str> {
     let agreed = wanted.adopt_existing
         && annotation_of(live, annotation::ADOPT).is_some_and(|name| **name == *wanted.object.name);
     if !agreed {

@@ -5,14 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use serde_json::{Map, Value, json};
 
-use super::{Wanted, Written, seconds};
+use super::{DesiredSecret, Written, seconds};
 use crate::api::{
     CreationPolicy,
     names::{self, annotation},
 };
 
 /// The part of the metadata that differs from what is wanted.
-pub(super) fn metadata_changes(wanted: &Wanted<'_>, live: &Secret, written: &Written) -> Map<String, Value> {
+pub(super) fn metadata_changes(
+    wanted: &DesiredSecret<'_>,
+    live: &Secret,
+    written: &Written,
+) -> Map<String, Value> {
     let ours = fields_of_ours(live);
     let mut changes = Map::new();
 
@@ -67,13 +71,13 @@ fn difference(
         .collect()
 }
 
-pub(super) fn labels(wanted: &Wanted<'_>) -> BTreeMap<String, String> {
+pub(super) fn labels(wanted: &DesiredSecret<'_>) -> BTreeMap<String, String> {
     let mut labels = wanted.labels.clone();
     labels.insert(names::MANAGED_LABEL.to_owned(), "true".to_owned());
     labels
 }
 
-pub(super) fn annotations(wanted: &Wanted<'_>, written: &Written) -> BTreeMap<String, Option<String>> {
+pub(super) fn annotations(wanted: &DesiredSecret<'_>, written: &Written) -> BTreeMap<String, Option<String>> {
     let changed_at = written.changed_at.map(seconds);
     let restart_since = written.restart_since.map(seconds);
     let mut all: BTreeMap<_, _> = wanted
@@ -99,7 +103,7 @@ pub(super) fn annotations(wanted: &Wanted<'_>, written: &Written) -> BTreeMap<St
     all
 }
 
-pub(super) fn owner(wanted: &Wanted<'_>) -> Option<OwnerReference> {
+pub(super) fn owner(wanted: &DesiredSecret<'_>) -> Option<OwnerReference> {
     (wanted.creation == CreationPolicy::Owner).then(|| OwnerReference {
         api_version: names::API_VERSION.to_owned(),
         kind: "ExternalSecret".to_owned(),

@@ -22,7 +22,7 @@ use self::{
     metadata::{annotations, labels, metadata_changes, owner},
 };
 use crate::api::{
-    CreationPolicy, ObjectKey,
+    CreationPolicy, ExternalSecret, ObjectKey, Reason,
     names::{self, annotation},
     token::TokenKey,
 };
@@ -32,7 +32,7 @@ pub type Data = BTreeMap<String, ByteString>;
 
 /// The target Secret as the ExternalSecret wants it.
 #[derive(Debug)]
-pub struct Wanted<'a> {
+pub struct DesiredSecret<'a> {
     /// The ExternalSecret.
     pub object: &'a ObjectKey,
     /// Its uid.
@@ -82,6 +82,20 @@ pub struct Recorded<'a> {
     pub restart_since: Option<Timestamp>,
 }
 
+impl<'a> Recorded<'a> {
+    /// What the status of a live ExternalSecret remembers.
+    pub fn of(live: &'a ExternalSecret) -> Option<Self> {
+        let target = live.status.as_ref()?.target.as_ref()?;
+        Some(Self {
+            name: &target.name,
+            content: target.content.as_deref(),
+            rollout: target.rollout.as_deref(),
+            changed_at: target.changed_at.as_ref().map(|at| at.0),
+            restart_since: target.restart_since.as_ref().map(|at| at.0),
+        })
+    }
+}
+
 /// What to do.
 #[derive(Debug, PartialEq)]
 pub enum Plan {
@@ -99,7 +113,7 @@ pub enum Plan {
         written: Written,
     },
     /// Leave the Secret alone and say why.
-    Refuse(Refusal),
+    Refuse(Conflict),
 }
 
 /// What a written Secret says of itself; goes into the status.
@@ -134,7 +148,7 @@ pub enum Why {
 
 /// Why a Secret is left alone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum Conflict {
     /// The Secret belongs to somebody else.
     #[error(
         "Secret {secret} exists and belongs to {owner}, so it was not touched; choose another target.name, {way_out}"
@@ -166,6 +180,21 @@ pub enum Refusal {
     },
 }
 
+impl Conflict {
+    /// The condition's reason.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Foreign { .. } | Self::NotAdoptable { .. } => Reason::TargetConflict,
+            Self::Immutable { .. } => Reason::TargetImmutable,
+        }
+    }
+
+    /// Whether the Secret may not change, whoever it belongs to.
+    pub fn is_immutable(&self) -> bool {
+        matches!(self, Self::Immutable { .. })
+    }
+}
+
 /// The times that a write puts on a Secret, by the API server's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
@@ -189,7 +218,12 @@ impl From<Timestamp> for Times {
 }
 
 /// The plan for the target of `wanted`, given the live Secret and the times to put on it.
-pub fn plan(key: &TokenKey, times: impl Into<Times>, wanted: &Wanted<'_>, live: Option<&Secret>) -> Plan {
+pub fn plan(
+    key: &TokenKey,
+    times: impl Into<Times>,
+    wanted: &DesiredSecret<'_>,
+    live: Option<&Secret>,
+) -> Plan {
     let times = times.into();
     let Some(live) = live else {
         return create(key, times, wanted);
@@ -205,13 +239,13 @@ pub fn plan(key: &TokenKey, times: impl Into<Times>, wanted: &Wanted<'_>, live: 
                 } else {
                     "or set target.adoptExisting: true and annotate the Secret with keyturn.dev/adopt: <name of this ExternalSecret>"
                 };
-                return Plan::Refuse(Refusal::Foreign {
+                return Plan::Refuse(Conflict::Foreign {
                     secret,
                     owner,
                     way_out,
                 });
             }
-            Err(what) => return Plan::Refuse(Refusal::NotAdoptable { secret, what }),
+            Err(what) => return Plan::Refuse(Conflict::NotAdoptable { secret, what }),
         },
     };
 
@@ -220,7 +254,7 @@ pub fn plan(key: &TokenKey, times: impl Into<Times>, wanted: &Wanted<'_>, live: 
     let live_data = live.data.as_ref().unwrap_or(&nothing);
     let same_data = live_data == wanted.data;
     if !same_data && live.immutable == Some(true) {
-        return Plan::Refuse(Refusal::Immutable { secret });
+        return Plan::Refuse(Conflict::Immutable { secret });
     }
 
     let written = rollout::stamps(key, times, wanted, live, type_, adopting);
@@ -265,7 +299,7 @@ pub fn plan(key: &TokenKey, times: impl Into<Times>, wanted: &Wanted<'_>, live: 
     }
 }
 
-fn create(key: &TokenKey, times: Times, wanted: &Wanted<'_>) -> Plan {
+fn create(key: &TokenKey, times: Times, wanted: &DesiredSecret<'_>) -> Plan {
     let written = rollout::stamps_of_new(key, times, wanted);
     let mut new = Secret {
         type_: Some(names::OPAQUE.to_owned()),

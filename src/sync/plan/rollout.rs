@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 
-use super::{Data, Recorded, Times, Wanted, Written, belongs::annotation_of, whole};
+use super::{Data, DesiredSecret, Recorded, Times, Written, belongs::annotation_of, whole};
 use crate::api::{
     ObjectKey,
     names::{self, annotation},
@@ -14,7 +14,7 @@ use crate::api::{
 pub(super) fn stamps(
     key: &TokenKey,
     times: Times,
-    wanted: &Wanted<'_>,
+    wanted: &DesiredSecret<'_>,
     live: &Secret,
     type_: &str,
     adopting: bool,
@@ -49,7 +49,7 @@ pub(super) fn stamps(
 }
 
 /// What a Secret that is made is to say of itself.
-pub(super) fn stamps_of_new(key: &TokenKey, times: Times, wanted: &Wanted<'_>) -> Written {
+pub(super) fn stamps_of_new(key: &TokenKey, times: Times, wanted: &DesiredSecret<'_>) -> Written {
     let mut written = tokens(key, wanted, names::OPAQUE);
     let recorded = recorded(wanted).filter(|recorded| recorded.rollout.is_some());
     if let Some(recorded) = recorded {
@@ -72,7 +72,7 @@ pub(super) fn stamps_of_new(key: &TokenKey, times: Times, wanted: &Wanted<'_>) -
 
 /// The rollout token of the last change, if it was made in another scope than counts now. Pods that were restarted for that
 /// change carry it. A new token would make them look as if they held older data.
-fn former(wanted: &Wanted<'_>, live: &Secret, written: &Written) -> Option<String> {
+fn former(wanted: &DesiredSecret<'_>, live: &Secret, written: &Written) -> Option<String> {
     let said = |name| annotation_of(live, name).map(String::as_str);
     let rescoped = said(annotation::RESCOPED).and_then(token::rescoped).is_some();
     let scope = said(annotation::SCOPE)?;
@@ -109,7 +109,7 @@ impl Recorded<'_> {
     }
 }
 
-fn tokens(key: &TokenKey, wanted: &Wanted<'_>, type_: &str) -> Written {
+fn tokens(key: &TokenKey, wanted: &DesiredSecret<'_>, type_: &str) -> Written {
     let secret = ObjectKey::new(wanted.object.namespace.clone(), wanted.target);
     Written {
         content: key.content(&secret, type_, wanted.data).into(),
@@ -120,7 +120,7 @@ fn tokens(key: &TokenKey, wanted: &Wanted<'_>, type_: &str) -> Written {
 }
 
 /// Whether those that use the Secret have reason to be restarted, now. `same`: the data that count are there already.
-fn changed(wanted: &Wanted<'_>, live: &Secret, written: &Written, same: bool) -> bool {
+fn changed(wanted: &DesiredSecret<'_>, live: &Secret, written: &Written, same: bool) -> bool {
     let recorded = recorded(wanted);
     let said = |name| annotation_of(live, name).map(String::as_str);
     let content = said(annotation::CONTENT).or_else(|| recorded?.content);
@@ -146,7 +146,7 @@ fn changed(wanted: &Wanted<'_>, live: &Secret, written: &Written, same: bool) ->
 
 /// Since when restarts are wanted: as the Secret says, or else the status, or else from now on. That never moves, so that a
 /// Secret made again forgets no restart that is still to be done.
-fn since(now: Timestamp, wanted: &Wanted<'_>, said: Option<Timestamp>) -> Option<Timestamp> {
+fn since(now: Timestamp, wanted: &DesiredSecret<'_>, said: Option<Timestamp>) -> Option<Timestamp> {
     said.or_else(|| recorded(wanted)?.restart_since)
         .or_else(|| wanted.restarts.then_some(now))
         .map(whole)
@@ -161,7 +161,7 @@ fn same(trigger: &[String], one: &Data, other: &Data) -> bool {
 }
 
 /// What the status records of this very target.
-fn recorded<'a>(wanted: &Wanted<'a>) -> Option<Recorded<'a>> {
+fn recorded<'a>(wanted: &DesiredSecret<'a>) -> Option<Recorded<'a>> {
     wanted.recorded.filter(|recorded| recorded.name == wanted.target)
 }
 

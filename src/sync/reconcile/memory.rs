@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use super::Context;
+use super::{Context, pass::Pass};
 use crate::{
     api::{ObjectKey, RotationStatus},
     cluster::{Observed, SecretEntry},
-    sync::{entry::Entry, rotation::Traces, status::Digest},
+    sync::{rotation::Traces, status::Digest},
 };
 
 /// An object is read on demand at most this often.
@@ -126,84 +126,6 @@ impl Memory {
 const SHOWN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Context {
-    /// What the status says, as the index has it, or as we wrote it a moment ago; and for how long that is believed against the
-    /// index.
-    pub(super) fn said(&self, object: &ObjectKey, entry: &Entry) -> (Digest, Option<Duration>) {
-        let now = self.clock.now();
-        let ours = self.memory.lock().get(object).and_then(|memory| memory.said);
-        let ours = ours.and_then(|(at, said)| {
-            let left = (at + SHOWN_WITHIN)
-                .checked_sub(now)
-                .filter(|left| !left.is_zero());
-            Some((said, left?))
-        });
-        ours.map_or((entry.said, None), |(said, left)| (said, Some(left)))
-    }
-
-    /// Whether somebody has removed the status that we wrote.
-    pub(super) fn lost_status(&self, object: &ObjectKey, entry: &Entry) -> bool {
-        let wrote = |memory: &Memory| memory.said.is_some_and(|(_, said)| !said.is_silent());
-        self.said(object, entry).0.is_silent() && self.memory.lock().get(object).is_some_and(wrote)
-    }
-
-    /// How long it takes until the object may write its status; `None` if it may now. Its turn stays its own until used.
-    pub(super) fn turn(&self, object: &ObjectKey) -> Option<Duration> {
-        let now = self.clock.now();
-        let mut memories = self.memory.lock();
-        let memory = memories.entry(object.clone()).or_default();
-        if memory.edited {
-            memory.turn = None;
-            return None;
-        }
-        let turn = memory.turn.unwrap_or_else(|| self.pace.turn(now));
-        let wait = turn.checked_sub(now).filter(|wait| !wait.is_zero());
-        memory.turn = wait.map(|_| turn);
-        wait
-    }
-
-    /// The target as the index knows it, or as our last write left it where the index is behind.
-    pub(super) fn secret(&self, object: &ObjectKey, target: &ObjectKey) -> Option<SecretEntry> {
-        let indexed = self
-            .secrets
-            .get(target)
-            .and_then(|indexed| indexed.entry().cloned());
-        let mut memories = self.memory.lock();
-        let Some(memory) = memories.get_mut(object) else {
-            return indexed;
-        };
-        let Some((at, key, written)) = memory.written.as_deref() else {
-            return indexed;
-        };
-        let behind = match &indexed {
-            Some(indexed) => older(&indexed.resource_version, &written.resource_version),
-            // Not there yet, or deleted since: after a while the index is believed.
-            None => match (*at + SEEN_WITHIN).checked_sub(self.clock.now()) {
-                Some(left) if !left.is_zero() => {
-                    // If it was deleted, no further change will tell.
-                    self.work.push_after(object.clone(), left);
-                    true
-                }
-                _ => false,
-            },
-        };
-        if behind && key == target {
-            return Some(written.clone());
-        }
-        memory.written = None;
-        indexed
-    }
-
-    /// How long it takes until the index is believed that it shows no Secret where we wrote one. If somebody deleted it
-    /// since, that change may have been told already.
-    pub(super) fn unseen(&self, object: &ObjectKey, target: &ObjectKey) -> Option<Duration> {
-        if self.secrets.with(target, |_| ()).is_some() {
-            return None;
-        }
-        let memories = self.memory.lock();
-        let (at, key, _) = memories.get(object)?.written.as_deref()?;
-        (key == target).then(|| (*at + SEEN_WITHIN).saturating_sub(self.clock.now()))
-    }
-
     /// Ends what the tracker checks for an object, but not the knowledge of when it was checked last.
     pub(super) fn unsubscribe(&self, object: &ObjectKey) {
         let checked = self.tracking.tell(|tracker, _| {
@@ -266,23 +188,6 @@ impl Context {
         own
     }
 
-    /// Audits that a key was refused: once for each state of the object, not at every look.
-    pub(super) fn audit_refusal(&self, object: &ObjectKey, entry: &Entry, subject: &str) {
-        let mut hasher = DefaultHasher::new();
-        subject.hash(&mut hasher);
-        let refused = (entry.revision, hasher.finish());
-        let mut again = false;
-        self.remember(object, |memory| {
-            again = memory
-                .audited
-                .replace(Box::new(refused))
-                .is_some_and(|last| *last == refused);
-        });
-        if !again {
-            tracing::info!(target: "audit", action = "refusal", external_secret = %object, reason = "KeyNotAllowed", subject);
-        }
-    }
-
     pub(super) fn recall(&self, object: &ObjectKey) -> Memory {
         self.memory.lock().get(object).cloned().unwrap_or_default()
     }
@@ -292,17 +197,114 @@ impl Context {
     }
 }
 
-impl Memories {
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Memory>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Pass<'_> {
+    /// What the status says, as the index has it, or as we wrote it a moment ago; and for how long that is believed against the
+    /// index.
+    pub(super) fn said(&self) -> (Digest, Option<Duration>) {
+        let now = self.context.clock.now();
+        let ours = self
+            .context
+            .memory
+            .lock()
+            .get(self.object)
+            .and_then(|memory| memory.said);
+        let ours = ours.and_then(|(at, said)| {
+            let left = (at + SHOWN_WITHIN)
+                .checked_sub(now)
+                .filter(|left| !left.is_zero());
+            Some((said, left?))
+        });
+        ours.map_or_else(|| (self.latest().said, None), |(said, left)| (said, Some(left)))
+    }
+
+    /// Whether somebody has removed the status that we wrote.
+    pub(super) fn lost_status(&self) -> bool {
+        let wrote = |memory: &Memory| memory.said.is_some_and(|(_, said)| !said.is_silent());
+        self.said().0.is_silent() && self.context.memory.lock().get(self.object).is_some_and(wrote)
+    }
+
+    /// How long it takes until the object may write its status; `None` if it may now. Its turn stays its own until used.
+    pub(super) fn turn(&self) -> Option<Duration> {
+        let now = self.context.clock.now();
+        let mut memories = self.context.memory.lock();
+        let memory = memories.entry(self.object.clone()).or_default();
+        if memory.edited {
+            memory.turn = None;
+            return None;
+        }
+        let turn = memory.turn.unwrap_or_else(|| self.context.pace.turn(now));
+        let wait = turn.checked_sub(now).filter(|wait| !wait.is_zero());
+        memory.turn = wait.map(|_| turn);
+        wait
+    }
+
+    /// The target as the index knows it, or as our last write left it where the index is behind.
+    pub(super) fn secret(&self) -> Option<SecretEntry> {
+        let target = self.target();
+        let indexed = self
+            .context
+            .secrets
+            .get(&target)
+            .and_then(|indexed| indexed.entry().cloned());
+        let mut memories = self.context.memory.lock();
+        let Some(memory) = memories.get_mut(self.object) else {
+            return indexed;
+        };
+        let Some((at, key, written)) = memory.written.as_deref() else {
+            return indexed;
+        };
+        let behind = match &indexed {
+            Some(indexed) => older(&indexed.resource_version, &written.resource_version),
+            // Not there yet, or deleted since: after a while the index is believed.
+            None => match (*at + SEEN_WITHIN).checked_sub(self.context.clock.now()) {
+                Some(left) if !left.is_zero() => {
+                    // If it was deleted, no further change will tell.
+                    self.context.work.push_after(self.object.clone(), left);
+                    true
+                }
+                _ => false,
+            },
+        };
+        if behind && *key == target {
+            return Some(written.clone());
+        }
+        memory.written = None;
+        indexed
+    }
+
+    /// How long it takes until the index is believed that it shows no Secret where we wrote one. If somebody deleted it
+    /// since, that change may have been told already.
+    pub(super) fn unseen(&self) -> Option<Duration> {
+        let target = self.target();
+        if self.context.secrets.with(&target, |_| ()).is_some() {
+            return None;
+        }
+        let memories = self.context.memory.lock();
+        let (at, key, _) = memories.get(self.object)?.written.as_deref()?;
+        (*key == target).then(|| (*at + SEEN_WITHIN).saturating_sub(self.context.clock.now()))
+    }
+
+    /// Audits that a key was refused: once for each state of the object, not at every look.
+    pub(super) fn audit_refusal(&self, subject: &str) {
+        let mut hasher = DefaultHasher::new();
+        subject.hash(&mut hasher);
+        let refused = (self.entry.revision, hasher.finish());
+        let mut again = false;
+        self.remember(|memory| {
+            again = memory
+                .audited
+                .replace(Box::new(refused))
+                .is_some_and(|last| *last == refused);
+        });
+        if !again {
+            tracing::info!(target: "audit", action = "refusal", external_secret = %self.object, reason = "KeyNotAllowed", subject);
+        }
     }
 }
 
-/// Whether the index's view of a Secret is this object's own.
-pub(super) fn is_ours(object: &ObjectKey, entry: &Entry, secret: &SecretEntry) -> bool {
-    match &secret.controller_uid {
-        Some(controller) => **controller == *entry.uid,
-        None => secret.owner.as_deref() == Some(&*object.name),
+impl Memories {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Memory>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -317,8 +319,6 @@ fn older(one: &str, other: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -392,46 +392,6 @@ mod tests {
             ("a", "b", false),
         ] {
             assert_eq!(older(one, other), is_older, "{one} {other}");
-        }
-    }
-
-    #[test]
-    fn a_secret_is_its_controllers_else_its_names() {
-        let key = ObjectKey::new("shop", "db");
-        let object = json!({
-            "apiVersion": "keyturn.dev/v1", "kind": "ExternalSecret",
-            "metadata": {"name": "db", "namespace": "shop", "uid": "u1"}, "spec": {},
-        });
-        let object = serde_json::from_value(object).unwrap();
-        let entry = Entry::of(&key, &object, Duration::ZERO, crate::api::RestartMode::Disabled);
-        for (controller, owner, ours) in [
-            (Some("u1"), Some("db"), true),
-            (Some("u1"), None, true),
-            // Of an earlier object of this name, or of somebody else.
-            (Some("u2"), Some("db"), false),
-            (None, Some("db"), true),
-            (None, Some("other"), false),
-            (None, None, false),
-        ] {
-            let secret = SecretEntry {
-                uid: "s".into(),
-                resource_version: "1".into(),
-                owner: owner.map(Into::into),
-                controller_uid: controller.map(Into::into),
-                content: "c".into(),
-                content_intact: true,
-                inputs: None,
-                versions: None,
-                absent: None,
-                rollout: None,
-                changed_at: None,
-                scope: None,
-                restart_since: None,
-                reloader: None,
-                immutable: false,
-                type_: None,
-            };
-            assert_eq!(is_ours(&key, &entry, &secret), ours, "{controller:?} {owner:?}");
         }
     }
 }

@@ -3,51 +3,37 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use zeroize::Zeroizing;
 
 use super::{
-    Context, Resolved, Stop, Wanted,
-    budget::{Allowance, MOST},
-    write::BEHIND,
+    outcome::{Refused, Stop},
+    pass::Pass,
+    timing::{BEHIND, RECHECK_HELD},
+    value_budget::{Allowance, MOST},
 };
 use crate::{
-    api::{AllowedKeys, DeletionPolicy, ExternalSecret, ObjectKey, Reason, Selector, VersionId},
+    api::{AllowedKeys, CreationPolicy, DeletionPolicy, ExternalSecret, Reason, Selector, VersionId},
     aws::{self, Ask, RemoteValue, Urgency},
-    sync::{driver, entry::Entry, queue::Class, resolve::Refusal, slice::TimeSlice},
-    track::{Known, Pass, Tracker},
-    value::{self, Fault, Fetched},
+    sync::{
+        decide::{
+            answers::{Answer, EntryValue},
+            comparison::Comparison,
+            references::{ReadRequest, Resolved},
+        },
+        driver,
+        queue::Class,
+        resolve::Refusal,
+        slice::TimeSlice,
+        status::Verdict,
+    },
+    track::{Freshness, Known, Tracker},
 };
 
 /// An object that reads more secrets than this has each value reduced to the wanted properties as it arrives. That takes
 /// one more read of its spec, which is not kept: it may be large.
 const WHOLE: usize = 8;
 
-/// What came of one entry.
-pub(super) enum Answer {
-    Value(EntryValue),
-    /// Proven by `DescribeSecret`.
-    Gone {
-        deleted: bool,
-    },
-}
-
-/// What AWS answered for one entry, as far as the entry needs it.
-pub(super) struct EntryValue {
-    pub(super) version: VersionId,
-    name: Arc<str>,
-    pub(super) arn: Arc<str>,
-    content: Content,
-}
-
-/// The value, or the part of it that an entry needs.
-#[derive(Clone)]
-enum Content {
-    Whole(Arc<RemoteValue>),
-    Property {
-        part: Result<Arc<Zeroizing<Vec<u8>>>, Fault>,
-        username: Option<Arc<Zeroizing<String>>>,
-    },
-}
+/// A version that is doubted stands in the way.
+const HELD: Stop = Stop::WaitFor(Some(RECHECK_HELD));
 
 /// The answers for all entries, and the room that they take.
 pub(super) struct Answers<'a> {
@@ -61,77 +47,8 @@ enum Reading {
     Gone { deleted: bool },
 }
 
-impl Answers<'_> {
-    /// Whether they take the one place for large values, for which others wait.
-    pub(super) fn are_large(&self) -> bool {
-        self.room.is_large()
-    }
-}
-
-impl EntryValue {
-    fn new(value: &RemoteValue, content: Content) -> Self {
-        Self {
-            version: value.version.clone(),
-            name: value.name.clone(),
-            arn: value.arn.clone(),
-            content,
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn whole(value: RemoteValue) -> Self {
-        let value = Arc::new(value);
-        Self::new(&value, Content::Whole(value.clone()))
-    }
-
-    /// What the Secret is built from.
-    pub(super) fn fetched(&self) -> Fetched<'_> {
-        match &self.content {
-            Content::Whole(value) => Fetched::Value(value.payload()),
-            Content::Property { part, .. } => Fetched::Part(part.as_ref().map(|part| part.as_slice())),
-        }
-    }
-
-    /// The user name in the whole value.
-    pub(super) fn username(&self) -> Option<Zeroizing<String>> {
-        match &self.content {
-            Content::Whole(value) => value::username(value.payload()),
-            Content::Property { username, .. } => username.as_deref().cloned(),
-        }
-    }
-}
-
-/// What the entries with these properties need of the value, and how many bytes of it that keeps: never more than it has.
-fn reduced(value: &Arc<RemoteValue>, properties: &[Option<&str>]) -> (Vec<Content>, usize) {
-    let payload = value.payload();
-    let whole = || {
-        (
-            vec![Content::Whole(value.clone()); properties.len()],
-            payload.len(),
-        )
-    };
-    let username = value::username(payload).map(Arc::new);
-    let mut bytes = username.as_ref().map_or(0, |name| name.len());
-    let mut parts = Vec::with_capacity(properties.len());
-    for property in properties {
-        let Some(property) = property else {
-            return whole();
-        };
-        let part = value::part(payload, property);
-        bytes += part.as_ref().map_or(0, |part| part.len());
-        if bytes >= payload.len() {
-            return whole();
-        }
-        parts.push(Content::Property {
-            part: part.map(Arc::new),
-            username: username.clone(),
-        });
-    }
-    (parts, bytes)
-}
-
 /// The entries by what they read, which is read once for all of them.
-fn by_remote(needs: &[Wanted]) -> Vec<Vec<usize>> {
+fn by_remote(needs: &[ReadRequest]) -> Vec<Vec<usize>> {
     let mut places = HashMap::new();
     let mut remotes: Vec<Vec<usize>> = Vec::new();
     for (index, need) in needs.iter().enumerate() {
@@ -146,87 +63,126 @@ fn by_remote(needs: &[Wanted]) -> Vec<Vec<usize>> {
     remotes
 }
 
-/// What a pass reads by the selector. What is pinned is another version, and none that fails.
-fn called(needs: &[Wanted], pinned: bool) -> impl Iterator<Item = &Wanted> {
-    needs
-        .iter()
-        .filter(move |need| !pinned || need.recorded.is_none())
-}
-
-/// A pass must not call AWS for what is known to fail, unless a person has changed the object since. Then it may, but not
-/// sooner than ten seconds after the last call for it. The same goes for what is known to be gone, for which only a fresh pass
-/// calls.
-fn withheld(
-    tracker: &mut Tracker,
-    now: Duration,
-    needs: &[Wanted],
-    pass: Pass,
+/// How the needs of one pass are read.
+#[derive(Clone, Copy)]
+struct ReadMode<'a> {
+    needs: &'a [ReadRequest],
+    /// How new an answer it needs.
+    freshness: Freshness,
+    /// A drifted Secret that is not to be refreshed gets back what it held.
     pinned: bool,
-) -> Result<(), Stop> {
-    let wants = called(needs, pinned).map(|need| (need.source, &*need.key, &need.selector));
-    let Some(known) = tracker.withheld(now, pass, wants) else {
-        return Ok(());
-    };
-    let again = known.again.map(|again| again.saturating_sub(now));
-    Err(match again {
-        // What it means for the Secret is for a whole pass to say.
-        Some(again) if known.is_gone() => Stop::Later(again),
-        again => Stop::Known(driver::refusal(&known), again),
-    })
 }
 
-impl Context {
-    /// Reads every need, and stops at the first in the spec's order that cannot be had.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the facts of one pass, used nowhere else"
-    )]
-    pub(super) async fn read(
-        &self,
-        object: &ObjectKey,
-        entry: &Entry,
-        resolved: &Resolved,
-        needs: &[Wanted],
-        class: Class,
-        fresh: bool,
-        pinned: bool,
-    ) -> Result<Answers<'_>, Stop> {
-        let pass = Pass {
-            since: self.recall(object).since(),
-            fresh,
+/// A read that AWS may be called for.
+#[derive(Clone, Copy)]
+struct Permit<'a> {
+    mode: ReadMode<'a>,
+    ask: Ask<'a>,
+    /// Since when an answer counts.
+    since: Duration,
+}
+
+impl<'a> ReadMode<'a> {
+    /// What is read by the selector. What is pinned is another version, and none that fails.
+    fn called(self) -> impl Iterator<Item = &'a ReadRequest> {
+        let needs = self.needs.iter();
+        needs.filter(move |need| !self.pinned || need.recorded.is_none())
+    }
+
+    /// A pass must not call AWS for what is known to fail, unless a person has changed the object since. Then it may, but not
+    /// sooner than ten seconds after the last call for it. The same goes for what is known to be gone, for which only a fresh
+    /// pass calls.
+    fn check_withheld(self, tracker: &Tracker, now: Duration) -> Result<(), Stop> {
+        let wants = self
+            .called()
+            .map(|need| (need.source, &*need.key, &need.selector));
+        let Some(known) = tracker.withheld(now, self.freshness, wants) else {
+            return Ok(());
         };
-        let remotes = by_remote(needs);
+        let again = known.again.map(|again| again.saturating_sub(now));
+        // What it means for the Secret is for a whole pass to say.
+        if again.is_some() && known.is_gone() {
+            return Err(Stop::WaitFor(again));
+        }
+        let Refusal { reason, message } = driver::refusal(&known);
+        let ready = Verdict::fails(reason, message);
+        Err(Stop::Refused(Refused { ready, again }))
+    }
+}
+
+impl<'a> Pass<'a> {
+    /// Reads every need, and takes a place to write what is made of them.
+    pub(super) async fn read(&self, comparison: &Comparison) -> Result<Answers<'a>, Stop> {
+        let asked = self.is_asked(comparison);
+        if asked {
+            let now = self.context.clock.now();
+            self.remember(|memory| memory.call_for(self.entry.asked, now));
+            self.context.aws.recheck(comparison.resolved.usable.id).await;
+        }
+        let mode = ReadMode {
+            needs: &comparison.resolved.needs,
+            freshness: Freshness {
+                since: self.recall().since(),
+                fresh: asked || comparison.is_edited(self.entry),
+            },
+            pinned: comparison.is_pinned(self.entry),
+        };
+        let read = self.read_all(mode, &comparison.resolved);
+        let (read, ()) = tokio::join!(read, self.try_denied(&comparison.resolved, asked));
+        let answers = read?;
+        if asked {
+            self.remember(|memory| memory.answered = Some(self.entry.asked));
+        }
+        // What is gone is judged by the account that was asked. To find it out may take long, and holds no place to write.
+        if self.entry.creation != CreationPolicy::None && answers.all.iter().any(Answer::is_gone) {
+            let proven = self.context.aws.prove(comparison.resolved.usable.id).await;
+            proven.map_err(|error| self.unproven(&error))?;
+        }
+        let places = &self.context.slots.secrets;
+        // The one place for large values is given back where writes take long: they are read again then.
+        let slot = if answers.room.is_large() {
+            places.take_soon(&self.object.namespace).await
+        } else {
+            places.take(&self.object.namespace).await
+        };
+        self.keep_slot(slot.map_err(|wait| Stop::WaitFor(Some(wait)))?);
+        Ok(answers)
+    }
+
+    /// Somebody asks for a refresh: what the source was denied is tried again, if that is due.
+    async fn try_denied(&self, resolved: &Resolved, asked: bool) {
+        if asked {
+            let keys: Vec<_> = resolved.needs.iter().map(|need| need.key.clone()).collect();
+            let context = self.context;
+            driver::try_denied(&context.tracking, &context.aws, resolved.usable.id, &keys).await;
+        }
+    }
+
+    /// Reads every need, and stops at the first in the spec's order that cannot be had.
+    async fn read_all(&self, mode: ReadMode<'_>, resolved: &Resolved) -> Result<Answers<'a>, Stop> {
+        let remotes = by_remote(mode.needs);
         let properties = if remotes.len() > WHOLE {
             // What must not be read needs no spec either.
-            self.tracking
-                .tell(|tracker, now| withheld(tracker, now, needs, pass, pinned))?;
-            Some(self.properties(object, entry).await?)
+            self.context
+                .tracking
+                .tell(|tracker, now| mode.check_withheld(tracker, now))?;
+            Some(self.properties().await?)
         } else {
             None
         };
-        let since = self.permit(needs, pass, pinned)?;
-        let ask = Ask {
-            asker: object,
-            since: self.clock.instant(since),
-            urgency: match class {
-                Class::Urgent => Urgency::Fresh,
-                Class::Periodic => Urgency::Periodic,
-            },
-            // Others have their values already and wait for a place to write.
-            patient: !fresh && self.slots.secrets.is_crowded(),
-        };
-        let mut room = self.values.open(&object.namespace);
+        let permit = self.permit(mode)?;
+        let mut room = self.context.values.open(&self.object.namespace);
         let read = async |entries: Vec<usize>| {
-            let need = entries.first().and_then(|first| needs.get(*first));
+            let need = entries.first().and_then(|first| mode.needs.get(*first));
             let answer = match need {
-                Some(need) => self.read_one(need, ask, since, pass, pinned).await,
-                None => Err(Stop::Waiting),
+                Some(need) => self.read_one(need, permit).await,
+                None => Err(HELD),
             };
             (entries, answer)
         };
         let mut reads = FuturesUnordered::new();
         let mut remotes = remotes.into_iter().peekable();
-        let mut all: Vec<_> = needs.iter().map(|_| None).collect();
+        let mut all: Vec<_> = mode.needs.iter().map(|_| None).collect();
         let mut bytes = 0;
         loop {
             tokio::select! {
@@ -239,7 +195,7 @@ impl Context {
                     room.keep(kept);
                     bytes += kept;
                     if bytes > MOST {
-                        return Err(too_large(needs.len()).into());
+                        return Err(too_large(mode.needs.len()).into());
                     }
                     for (index, answer) in entries.into_iter().zip(answers) {
                         if let Some(place) = all.get_mut(index) {
@@ -251,98 +207,115 @@ impl Context {
             }
         }
         drop(reads);
-        let allowed = Self::allowed(object, resolved)?;
-        let mut slice = TimeSlice::start(self.clock);
+        let all = self.check_answers(mode.needs, all, resolved).await?;
+        Ok(Answers { all, room })
+    }
+
+    /// The answers in the spec's order, all of them allowed, or the first error.
+    async fn check_answers(
+        &self,
+        needs: &[ReadRequest],
+        all: Vec<Option<Result<Answer, Stop>>>,
+        resolved: &Resolved,
+    ) -> Result<Vec<Answer>, Stop> {
+        let allowed = self.allowed(resolved)?;
+        let mut slice = TimeSlice::start(self.context.clock);
         let mut answers = Vec::with_capacity(needs.len());
         for (answer, need) in all.into_iter().zip(needs) {
             // Of entries that read one secret only the first has the error.
-            match answer.unwrap_or(Err(Stop::Waiting))? {
-                Answer::Gone { deleted } if entry.deletion == DeletionPolicy::Retain => {
-                    return Err(gone(need, deleted).into());
+            let answer = answer.unwrap_or(Err(HELD))?;
+            match &answer {
+                Answer::Gone { deleted } if self.entry.deletion == DeletionPolicy::Retain => {
+                    return Err(gone(need, *deleted).into());
                 }
                 Answer::Value(value) => {
                     slice.yield_if_spent().await;
-                    self.admit(object, entry, resolved, allowed, &value)?;
-                    answers.push(Answer::Value(value));
+                    self.check_answer(resolved, allowed, value)?;
                 }
-                gone @ Answer::Gone { .. } => answers.push(gone),
+                Answer::Gone { .. } => {}
             }
+            answers.push(answer);
         }
-        Ok(Answers { all: answers, room })
+        Ok(answers)
     }
 
-    /// Notes the calls that a pass is about to make, if it may make them. Gives since when an answer counts.
-    fn permit(&self, needs: &[Wanted], pass: Pass, pinned: bool) -> Result<Duration, Stop> {
-        self.tracking.tell(|tracker, now| {
-            withheld(tracker, now, needs, pass, pinned)?;
-            let mut since = pass.since;
-            for need in called(needs, pinned) {
-                if tracker.lend(now, need.source, &need.key, &need.selector, pass) {
+    /// Notes the calls that a pass is about to make, if it may make them.
+    fn permit<'b>(&'b self, mode: ReadMode<'b>) -> Result<Permit<'b>, Stop> {
+        let since = self.context.tracking.tell(|tracker, now| {
+            mode.check_withheld(tracker, now)?;
+            let mut since = mode.freshness.since;
+            for need in mode.called() {
+                if tracker.lend(now, need.source, &need.key, &need.selector, mode.freshness) {
                     // Only a call that begins now tells more than is known.
                     since = now;
                 }
             }
-            Ok(since)
-        })
+            Ok::<_, Stop>(since)
+        })?;
+        let ask = Ask {
+            asker: self.object,
+            since: self.context.clock.instant(since),
+            urgency: match self.class {
+                Class::Urgent => Urgency::Fresh,
+                Class::Periodic => Urgency::Periodic,
+            },
+            // Others have their values already and wait for a place to write.
+            patient: !mode.freshness.fresh && self.context.slots.secrets.is_crowded(),
+        };
+        Ok(Permit { mode, ask, since })
     }
 
     /// The property that each entry takes of its value, from the live spec.
-    async fn properties(&self, object: &ObjectKey, entry: &Entry) -> Result<Vec<Option<String>>, Stop> {
-        let live = self.writer.cluster().find::<ExternalSecret>(object).await;
-        let live = live.map_err(Stop::Kubernetes)?.ok_or(Stop::Later(BEHIND))?;
-        let same = Entry::of(object, &live, self.min_interval, self.restart_default);
-        if same.uid != entry.uid || same.revision != entry.revision {
-            return Err(Stop::Later(BEHIND));
-        }
-        let entries = live.spec.entries();
+    async fn properties(&self) -> Result<Vec<Option<String>>, Stop> {
+        let cluster = self.context.writer.cluster();
+        let live = cluster.find::<ExternalSecret>(self.object).await;
+        let live = live
+            .map_err(|error| self.kubernetes(&error))?
+            .ok_or(Stop::WaitFor(Some(BEHIND)))?;
+        let live = self.same_revision(live)?;
+        let entries = live.object.spec.entries();
         Ok(entries
             .map(|entry| entry.remote.property().map(str::to_owned))
             .collect())
     }
 
-    async fn read_one(
-        &self,
-        need: &Wanted,
-        ask: Ask<'_>,
-        since: Duration,
-        pass: Pass,
-        pinned: bool,
-    ) -> Result<Reading, Stop> {
-        let Wanted {
+    async fn read_one(&self, need: &ReadRequest, permit: Permit<'_>) -> Result<Reading, Stop> {
+        let ReadRequest {
             source,
             key,
             selector,
             recorded,
             ..
         } = need;
+        let Permit { mode, ask, since } = permit;
+        let (tracking, reader) = (&self.context.tracking, &self.context.reader);
         // Described as gone: reading it again would only be denied again, whichever version. The tracker wakes us when it is back.
-        let known = self.tracking.ask(|tracker| {
-            let is_known = tracker.is_gone_for(*source, key, pass);
+        let known = tracking.ask(|tracker| {
+            let is_known = tracker.is_gone_for(*source, key, mode.freshness);
             is_known.then(|| tracker.known(*source, key, selector))
         });
         if let Some(Known::Gone { deleted }) = known {
             return Ok(Reading::Gone { deleted });
         }
-        // A drifted Secret that is not to be refreshed gets back what it held, if AWS still has it.
-        if pinned
+        // Pinned: if AWS still has the version.
+        if mode.pinned
             && let Some(version) = recorded
-            && let Ok(value) = self
-                .reader
+            && let Ok(value) = reader
                 .read(*source, key, &Selector::Version(version.clone()), ask)
                 .await
         {
             return Ok(Reading::Value(value));
         }
-        let read = if pass.fresh {
-            self.reader.read_fresh(*source, key, selector, ask).await
+        let read = if mode.freshness.fresh {
+            reader.read_fresh(*source, key, selector, ask).await
         } else {
-            self.reader.read(*source, key, selector, ask).await
+            reader.read(*source, key, selector, ask).await
         };
         let value = match read {
             Ok(value) => value,
             Err(error) => return self.unread(need, &error, since).await,
         };
-        match self.tracking.saw(*source, key, selector, &value) {
+        match tracking.saw(*source, key, selector, &value) {
             // What stands is another version than was read: a stale replica answered, or a newer version came between.
             Known::Held {
                 accepted: Some(stands),
@@ -351,72 +324,75 @@ impl Context {
             | Known::Version(stands)
                 if stands != value.version =>
             {
-                self.pinned(need, ask, &stands).await
+                self.read_version(need, ask, &stands).await
             }
             Known::Held { accepted: None, .. } => match recorded {
-                Some(recorded) => self.pinned(need, ask, recorded).await,
-                None => Err(Stop::Waiting),
+                Some(recorded) => self.read_version(need, ask, recorded).await,
+                None => Err(HELD),
             },
             _ => Ok(Reading::Value(value)),
         }
     }
 
-    async fn pinned(&self, need: &Wanted, ask: Ask<'_>, version: &VersionId) -> Result<Reading, Stop> {
+    async fn read_version(
+        &self,
+        need: &ReadRequest,
+        ask: Ask<'_>,
+        version: &VersionId,
+    ) -> Result<Reading, Stop> {
         let selector = Selector::Version(version.clone());
-        let read = self.reader.read(need.source, &need.key, &selector, ask).await;
+        let read = self
+            .context
+            .reader
+            .read(need.source, &need.key, &selector, ask)
+            .await;
         read.map(Reading::Value).map_err(|error| match error.class() {
             // A version that stands may be unknown to a replica of AWS for a while.
             aws::Class::NotFound | aws::Class::StageNotFound => {
                 Stop::Transient(Refusal::new(error.reason(), error.to_string()))
             }
-            _ => Stop::of(&error),
+            _ => Stop::from(&*error),
         })
     }
 
     /// What a failed read means. "Not found" is believed only once `DescribeSecret` says so too.
-    async fn unread(&self, need: &Wanted, error: &aws::Error, since: Duration) -> Result<Reading, Stop> {
-        let Wanted {
+    async fn unread(&self, need: &ReadRequest, error: &aws::Error, since: Duration) -> Result<Reading, Stop> {
+        let ReadRequest {
             source,
             key,
             selector,
             ..
         } = need;
-        let refusal = Refusal::new(error.reason(), error.to_string());
-        if error.class().is_transient() {
-            self.tracking.failed(*source, key, selector, error, since, false);
-            return Err(Stop::Transient(refusal));
-        }
+        let tracking = &self.context.tracking;
         if !matches!(
             error.class(),
             aws::Class::NotFound | aws::Class::MarkedForDeletion
         ) {
-            self.tracking.failed(*source, key, selector, error, since, false);
-            return Err(refusal.into());
+            tracking.failed(*source, key, selector, error, since, false);
+            return Err(error.into());
         }
-        let observation = driver::look(&self.tracking, &self.aws, *source, key).await;
-        let known = self.tracking.tell(|tracker, now| {
+        let observation = driver::look(tracking, &self.context.aws, *source, key).await;
+        let known = tracking.tell(|tracker, now| {
             tracker.observe(now, observation);
             tracker.known(*source, key, selector)
         });
         if let Known::Gone { deleted } = known {
             return Ok(Reading::Gone { deleted });
         }
-        self.tracking.failed(*source, key, selector, error, since, true);
-        Err(refusal.into())
+        tracking.failed(*source, key, selector, error, since, true);
+        Err(error.into())
     }
 
     /// Patterns were checked when the keys were.
-    fn allowed<'a>(object: &'a ObjectKey, resolved: &'a Resolved) -> Result<AllowedKeys<'a>, Refusal> {
+    fn allowed<'b>(&'b self, resolved: &'b Resolved) -> Result<AllowedKeys<'b>, Refusal> {
         let patterns = resolved.usable.spec.allowed_keys.as_deref();
-        AllowedKeys::new(patterns, &object.namespace)
+        AllowedKeys::new(patterns, &self.object.namespace)
             .map_err(|bad| Refusal::new(Reason::StoreNotReady, format!("{}: {bad}", resolved.label)))
     }
 
     /// The name in AWS's answer is checked again: what was asked for and what came must both be allowed.
-    fn admit(
+    fn check_answer(
         &self,
-        object: &ObjectKey,
-        entry: &Entry,
         resolved: &Resolved,
         allowed: AllowedKeys<'_>,
         value: &EntryValue,
@@ -424,15 +400,15 @@ impl Context {
         if allowed.allows_answer(&value.name, &value.arn, resolved.usable.home()) {
             return Ok(());
         }
-        self.audit_refusal(object, entry, &value.arn);
-        Err(Refusal::new(
+        self.audit_refusal(&value.arn);
+        // The tracker asks again for what AWS refuses; what was refused of an answer it knows nothing of.
+        Err(self.refuse(Refusal::new(
             Reason::KeyNotAllowed,
             format!(
                 "{} does not allow what AWS answered: ask the store's administrator",
                 resolved.label
             ),
-        )
-        .into())
+        )))
     }
 }
 
@@ -454,10 +430,8 @@ fn answers(
         .iter()
         .map(|index| properties?.get(*index)?.as_deref())
         .collect();
-    let (contents, bytes) = reduced(&value, &wanted);
-    let answers = contents
-        .into_iter()
-        .map(|content| Ok(Answer::Value(EntryValue::new(&value, content))));
+    let (values, bytes) = EntryValue::of_each(&value, &wanted);
+    let answers = values.into_iter().map(|value| Ok(Answer::Value(value)));
     (answers.collect(), bytes)
 }
 
@@ -471,7 +445,7 @@ fn too_large(entries: usize) -> Refusal {
     )
 }
 
-fn gone(need: &Wanted, deleted: bool) -> Refusal {
+fn gone(need: &ReadRequest, deleted: bool) -> Refusal {
     let key = &need.key;
     if deleted {
         Refusal::new(
@@ -497,51 +471,9 @@ mod tests {
     use super::*;
     use crate::api::SourceId;
 
-    fn value(payload: &str) -> Arc<RemoteValue> {
-        let version = VersionId("v1".into());
-        Arc::new(RemoteValue::new("arn", "name", version, payload.into()))
-    }
-
-    fn parts(payload: &str, properties: &[Option<&str>]) -> (Vec<Option<String>>, usize) {
-        let (contents, bytes) = reduced(&value(payload), properties);
-        let parts = contents.iter().map(|content| match content {
-            Content::Whole(_) => None,
-            Content::Property { part, .. } => Some(match part {
-                Ok(part) => String::from_utf8(part.to_vec()).unwrap(),
-                Err(fault) => format!("{fault:?}"),
-            }),
-        });
-        (parts.collect(), bytes)
-    }
-
-    #[test]
-    fn of_a_large_value_only_the_wanted_properties_are_kept() {
-        let large = format!(
-            r#"{{"username":"app","password":"p","rest":"{}"}}"#,
-            "x".repeat(60_000)
-        );
-        let (kept, bytes) = parts(&large, &[Some("password"), Some("missing")]);
-        assert_eq!(kept[0].as_deref(), Some("p"));
-        assert_eq!(kept[1].as_deref(), Some(r#"NoProperty { property: "missing" }"#));
-        assert_eq!(bytes, "app".len() + "p".len());
-        let (contents, _) = reduced(&value(&large), &[Some("password")]);
-        let entry = EntryValue::new(&value(&large), contents[0].clone());
-        assert_eq!(entry.username().unwrap().as_str(), "app", "of the whole value");
-    }
-
-    #[test]
-    fn a_value_is_kept_whole_where_its_parts_are_not_smaller() {
-        let nested = format!(r#"{{"a":{{"b":{{"c":"{}"}}}}}}"#, "x".repeat(1000));
-        let all = [Some("a"), Some("a.b"), Some("a.b.c")];
-        assert_eq!(parts(&nested, &all), (vec![None; 3], nested.len()));
-        assert_eq!(parts("text", &[None]), (vec![None], 4));
-        let some_whole = [Some("a"), None];
-        assert_eq!(parts(&nested, &some_whole), (vec![None; 2], nested.len()));
-    }
-
     #[test]
     fn entries_that_read_one_secret_read_it_once() {
-        let need = |source, key: &str, stage| Wanted {
+        let need = |source, key: &str, stage| ReadRequest {
             source: SourceId(source),
             key: key.into(),
             selector: Selector::parse(stage),

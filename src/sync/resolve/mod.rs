@@ -175,10 +175,7 @@ impl Asked<'_> {
 
     /// The whole key of a need.
     pub(super) fn key(&self, need: &Need) -> Arc<str> {
-        match self.spec.aws().prefix() {
-            "" => need.key.clone(),
-            prefix => format!("{prefix}{}", need.key).into(),
-        }
+        full_key(self.spec, need)
     }
 
     /// What is said of a key that the store's `allowedKeys` keep from `namespace`. It never prints the patterns.
@@ -191,6 +188,14 @@ impl Asked<'_> {
                 self.store,
             ),
         )
+    }
+}
+
+/// The whole key of a need: with the store's prefix.
+pub(super) fn full_key(spec: &StoreSpec, need: &Need) -> Arc<str> {
+    match spec.aws().prefix() {
+        "" => need.key.clone(),
+        prefix => format!("{prefix}{}", need.key).into(),
     }
 }
 

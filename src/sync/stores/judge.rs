@@ -6,7 +6,6 @@ use crate::{
     api::{ChangeDetection, ObjectKey, Reason, StoreKind, StoreSpec, validate::StoreScope},
     aws::Source,
     sync::{
-        admit::Admission,
         entry::{StoreRef, Suspension},
         resolve::{Refusal, Rules},
         status::Verdict,
@@ -14,7 +13,7 @@ use crate::{
     track::{Detection, SourcePolicy},
 };
 
-use super::{Good, StoreEntry, Stores};
+use super::{Good, StoreEntry, Stores, conditions::Admission};
 
 /// A store whose spec can be followed.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! The stores: proves each one's identity, says so in its status, and wakes those who wait for it.
 
+mod conditions;
 mod entry;
 mod judge;
 mod renewal;
@@ -17,17 +18,16 @@ use std::{
 
 use futures::FutureExt as _;
 
-use self::verdicts::Verdicts;
+use self::{conditions::Admission, verdicts::Verdicts};
 pub use self::{
     entry::{ClusterSecretStores, SecretStores, StoreEntry},
-    usable::{Unusable, Usable},
+    usable::{StoreUse, Unusable, Usable},
 };
 use crate::{
     api::{ObjectKey, SourceId, StoreKind},
     aws::Aws,
     cluster::{Events, Index, Indexed, ServerTime, Writer},
     sync::{
-        admit::Admission,
         driver::Tracking,
         entry::{StoreRef, Suspension},
         resolve::{Refusal, Rules},

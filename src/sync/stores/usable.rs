@@ -10,12 +10,17 @@ use crate::{
     aws::{self, Source},
     cluster::{Indexed, NamespaceEntry},
     sync::{
-        entry::{StoreRef, Suspension},
-        resolve::Refusal,
+        entry::{Need, StoreRef, Suspension},
+        resolve::{Refusal, Rules, full_key},
     },
 };
 
-use super::{Good, Stores, judge::policy, verdicts::VerdictScope};
+use super::{
+    Good, StoreEntry, Stores,
+    conditions::Admission,
+    judge::{inspect, policy},
+    verdicts::VerdictScope,
+};
 
 /// A store that can be read through, for one namespace.
 #[derive(Clone, Debug)]
@@ -43,6 +48,13 @@ impl Usable {
         }
     }
 
+    /// Whether one of these needs names an ARN, whose account only AWS can compare with the store's.
+    pub fn names_arn(&self, needs: &[Need]) -> bool {
+        needs
+            .iter()
+            .any(|need| full_key(&self.spec, need).starts_with("arn:"))
+    }
+
     /// What verdicts on keys that `namespace` reads rest on.
     pub fn verdict_scope(&self, namespace: &str) -> Arc<VerdictScope> {
         Arc::new(VerdictScope {
@@ -66,6 +78,79 @@ pub enum Unusable {
 impl From<Refusal> for Unusable {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
+    }
+}
+
+/// A store as the ExternalSecrets of one namespace use it. Pure.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreUse<'a> {
+    /// The store's name.
+    pub store: &'a StoreRef,
+    /// The store.
+    pub entry: &'a StoreEntry,
+    /// The namespace of the ExternalSecrets.
+    pub namespace: &'a str,
+    /// That namespace, once it is known.
+    pub labels: Option<&'a NamespaceEntry>,
+}
+
+impl<'a> StoreUse<'a> {
+    /// What the namespace may read, by the spec of the store alone: AWS is not asked who the store is. `intern` numbers the
+    /// source.
+    pub fn usable(self, rules: &Rules, intern: impl FnOnce(&Source) -> SourceId) -> Result<Usable, Unusable> {
+        let key = Stores::key(self.store, self.namespace);
+        let sound = inspect(rules, self.store, &key, self.entry)?;
+        self.admit(&sound.admission)?;
+        let (source, _) = self.source(rules)?;
+        Ok(self.entry.usable(intern(&source), source))
+    }
+
+    /// Whether the conditions of a ClusterSecretStore admit the namespace.
+    fn admit(self, conditions: &Admission) -> Result<(), Unusable> {
+        let Self { store, namespace, .. } = self;
+        if store.kind == StoreKind::SecretStore {
+            return Ok(());
+        }
+        // Without labels a selector such as "without label x" would admit whoever is seen before his namespace is; its
+        // arrival wakes those who wait.
+        let tenant = self.labels.ok_or(Unusable::NotYet)?;
+        if conditions.admits(namespace, &tenant.labels) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Reason::NamespaceNotAllowed,
+            format!(
+                "{store} does not admit namespace {namespace}: use another store, or ask the store's administrator \
+                 to admit the namespace in spec.conditions"
+            ),
+        )
+        .into())
+    }
+
+    /// Where the namespace reads, and the namespace itself if the identity depends on it.
+    fn source(self, rules: &Rules) -> Result<(Source, Option<&'a NamespaceEntry>), Refusal> {
+        let key = Stores::key(self.store, self.namespace);
+        let asked = self.entry.asked(self.store, &key);
+        let source = asked.source(rules, self.namespace)?;
+        let tenant = self.labels.filter(|_| asked.is_per_namespace());
+        Ok(match tenant {
+            Some(tenant) => (source.of_tenant(&tenant.uid), Some(tenant)),
+            None => (source, None),
+        })
+    }
+}
+
+impl StoreEntry {
+    /// The store as it gives this source, whose account is not known yet.
+    fn usable(&self, id: SourceId, source: Source) -> Usable {
+        Usable {
+            id,
+            source,
+            account: None,
+            uid: self.uid.clone(),
+            generation: self.generation,
+            spec: self.spec.clone(),
+        }
     }
 }
 
@@ -115,22 +200,13 @@ impl Stores {
         let Some(standing) = self.standing(&key, &entry) else {
             return Err(Unusable::NotYet);
         };
-        // Without labels a selector such as "without label x" would admit whoever is seen before his namespace is; its
-        // arrival wakes those who wait.
-        let tenant = match store.kind {
-            StoreKind::ClusterSecretStore => Some(labels.ok_or(Unusable::NotYet)?),
-            StoreKind::SecretStore => None,
+        let usage = StoreUse {
+            store,
+            entry: &entry,
+            namespace,
+            labels,
         };
-        if tenant.is_some_and(|tenant| !standing.admission.admits(namespace, &tenant.labels)) {
-            return Err(Refusal::new(
-                Reason::NamespaceNotAllowed,
-                format!(
-                    "{store} does not admit namespace {namespace}: use another store, or ask the store's administrator \
-                     to admit the namespace in spec.conditions"
-                ),
-            )
-            .into());
-        }
+        usage.admit(&standing.admission)?;
         let mut account = match standing.good {
             Good::Proved { account } => account,
             Good::Unproved => None,
@@ -140,13 +216,7 @@ impl Stores {
                 );
             }
         };
-        let asked = entry.asked(store, &key);
-        let source = asked.source(&self.rules, namespace)?;
-        let tenant = tenant.filter(|_| asked.is_per_namespace());
-        let source = match tenant {
-            Some(tenant) => source.of_tenant(&tenant.uid),
-            None => source,
-        };
+        let (source, tenant) = usage.source(&self.rules)?;
         let id = self.aws.intern(source.clone());
         if let Some(tenant) = tenant {
             let of = || (namespace.into(), (*tenant.uid).into());
@@ -157,12 +227,8 @@ impl Stores {
         }
         self.announce(&key, id, policy(&entry.spec, account.clone(), &source.region));
         Ok(Usable {
-            id,
-            source,
             account,
-            uid: entry.uid.clone(),
-            generation: entry.generation,
-            spec: entry.spec.clone(),
+            ..entry.usable(id, source)
         })
     }
 

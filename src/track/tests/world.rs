@@ -9,8 +9,8 @@ use std::{
 use crate::{
     api::{ObjectKey, Selector, SourceId, VersionId},
     track::{
-        Call, Cause, Config, Described, Effect, Failure, Known, Now, Observation, Pass, Refresh, Schedule,
-        SourcePolicy, Stages, Subscription, Tracker, Want, dice::Dice, view::at_stage,
+        Call, Cause, Config, Described, Effect, Failure, Freshness, Known, Now, Observation, Refresh,
+        Schedule, SourcePolicy, Stages, Subscription, Tracker, Want, dice::Dice, view::at_stage,
     },
 };
 
@@ -298,9 +298,9 @@ impl World {
             return;
         }
         let since = self.since.get(object).copied().unwrap_or_default();
-        let pass = Pass { since, fresh };
+        let freshness = Freshness { since, fresh };
         let all = || wants.iter().map(|(key, selector)| (S, &**key, selector));
-        if let Some(withheld) = self.tracker.withheld(self.now, pass, all()) {
+        if let Some(withheld) = self.tracker.withheld(self.now, freshness, all()) {
             if let Some(at) = withheld.again {
                 self.again.entry(at).or_default().insert(object.clone());
             }
@@ -308,13 +308,13 @@ impl World {
         }
         let mut answered = true;
         for (key, selector) in &wants {
-            if self.tracker.is_gone_for(S, key, pass) {
+            if self.tracker.is_gone_for(S, key, freshness) {
                 answered = false;
                 continue;
             }
             self.call(key, Some(selector));
             self.called += 1;
-            self.tracker.lend(self.now, S, key, selector, pass);
+            self.tracker.lend(self.now, S, key, selector, freshness);
             self.look(key, selector);
             answered &= matches!(self.tracker.known(S, key, selector), Known::Version(_));
         }

@@ -90,7 +90,7 @@ impl Wish {
     pub(super) fn plan_with(&self, times: impl Into<Times>, live: Option<&Secret>) -> Plan {
         let object = ObjectKey::new("shop", "db");
         let recorded = self.recorded.as_ref();
-        let wanted = Wanted {
+        let wanted = DesiredSecret {
             object: &object,
             uid: UID,
             target: "db",

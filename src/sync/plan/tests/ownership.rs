@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn refusal(plan: Plan) -> Refusal {
+fn refusal(plan: Plan) -> Conflict {
     match plan {
         Plan::Refuse(refusal) => refusal,
         other => panic!("not refused: {other:?}"),
@@ -88,7 +88,7 @@ fn a_foreign_secret_is_refused_by_its_owners_name() {
         (other, "ExternalSecret other"),
         (foreign(&[]), "nobody that Keyturn knows"),
     ] {
-        let Refusal::Foreign { owner, .. } = refusal(Wish::default().plan(Some(&secret))) else {
+        let Conflict::Foreign { owner, .. } = refusal(Wish::default().plan(Some(&secret))) else {
             panic!("{named}");
         };
         assert_eq!(owner, named);
@@ -118,7 +118,7 @@ fn adoption_needs_both_sides() {
             assert_eq!(controller(&after).unwrap().uid, UID);
         } else {
             let refusal = refusal(plan);
-            assert!(matches!(refusal, Refusal::Foreign { .. }), "{refusal:?}");
+            assert!(matches!(refusal, Conflict::Foreign { .. }), "{refusal:?}");
             assert_eq!(refusal.to_string().contains("adoptExisting"), !adopt_existing);
         }
     }
@@ -161,7 +161,7 @@ fn what_carries_authority_is_never_adopted() {
         ),
     ] {
         let refusal = refusal(wish.plan(Some(&secret)));
-        assert!(matches!(refusal, Refusal::NotAdoptable { .. }), "{case}");
+        assert!(matches!(refusal, Conflict::NotAdoptable { .. }), "{case}");
     }
     for type_ in ["kubernetes.io/tls", "kubernetes.io/dockerconfigjson"] {
         let plan = wish.plan(Some(&typed(type_)));

@@ -109,7 +109,7 @@ proptest! {
         let ours = is_ours(&ObjectKey::new("shop", "db"), UID, "db", &live);
         let agreed = wish.adopt_existing && annotation_in(&live, annotation::ADOPT) == Some("db");
         let plan = wish.plan(Some(&live));
-        let untouched = matches!(plan, Plan::Refuse(Refusal::Foreign { .. } | Refusal::NotAdoptable { .. }));
+        let untouched = matches!(plan, Plan::Refuse(Conflict::Foreign { .. } | Conflict::NotAdoptable { .. }));
         prop_assert_eq!(untouched, !(ours || (agreed && controller(&live).is_none())));
     }
 

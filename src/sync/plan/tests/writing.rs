@@ -157,7 +157,10 @@ fn an_immutable_secret_keeps_its_data() {
             immutable,
             ..Wish::default()
         };
-        let refused = matches!(changed.plan(Some(&live)), Plan::Refuse(Refusal::Immutable { .. }));
+        let refused = matches!(
+            changed.plan(Some(&live)),
+            Plan::Refuse(Conflict::Immutable { .. })
+        );
         assert!(refused, "{immutable}");
     }
     // Equal data may still be annotated, and no wish makes a Secret mutable again.

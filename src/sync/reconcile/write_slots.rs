@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::places::{Answer, COME_BACK, Called, Now, Outcome, PLACES, Places, SLOW, Ticket};
+use super::write_places::{COME_BACK, Called, Grant, Now, PLACES, Places, SLOW, Ticket, WriteEnd};
 
 /// So many that wait for a place have to wait for a good part of a second.
 const CROWD: usize = 4 * PLACES;
@@ -53,9 +53,9 @@ impl Slots {
         let mut waiting = {
             let mut state = self.lock();
             match state.places.ask(namespace, self.now()) {
-                Answer::Taken => return Ok(self.slot(namespace)),
-                Answer::ComeBack(wait) => return Err(wait),
-                Answer::Wait(ticket) => {
+                Grant::Taken => return Ok(self.slot(namespace)),
+                Grant::ComeBack(wait) => return Err(wait),
+                Grant::Wait(ticket) => {
                     let (call, called) = oneshot::channel();
                     state.waiting.insert(ticket, call);
                     Waiting {
@@ -99,7 +99,7 @@ impl Slots {
     }
 
     /// A write in `namespace` ended.
-    pub(super) fn ended(&self, namespace: &str, outcome: Outcome) {
+    pub(super) fn ended(&self, namespace: &str, outcome: WriteEnd) {
         self.change(namespace, |places, namespace, now| {
             places.ended(namespace, outcome, now)
         });
@@ -189,7 +189,7 @@ mod tests {
     use futures::future::{join_all, poll_immediate};
 
     use super::{
-        super::places::{OF_FAST_NAMESPACE, OF_NAMESPACE},
+        super::write_places::{OF_FAST_NAMESPACE, OF_NAMESPACE},
         *,
     };
 
@@ -244,7 +244,7 @@ mod tests {
         assert!(slots.is_slow(&slow) && !slots.is_slow(&other));
         assert!(slots.take(&other).await.is_ok());
         drop(writing);
-        slots.ended(&slow, Outcome::Answered(Duration::from_millis(5)));
+        slots.ended(&slow, WriteEnd::Answered(Duration::from_millis(5)));
         let again = join_all((0..OF_NAMESPACE).map(|_| slots.take(&slow))).await;
         assert!(again.iter().all(Result::is_ok));
     }
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(began.elapsed(), SLOW);
         assert!(slots.is_slow(&shop), "its wait is noted as any other's");
         assert!(slots.lock().waiting.is_empty());
-        slots.ended(&shop, Outcome::Answered(Duration::from_millis(5)));
+        slots.ended(&shop, WriteEnd::Answered(Duration::from_millis(5)));
         writing.extend(join_all((OF_NAMESPACE..OF_FAST_NAMESPACE).map(|_| slots.take(&shop))).await);
         let mut soon = Box::pin(slots.take_soon(&shop));
         assert!(poll_immediate(&mut soon).await.is_none());
@@ -273,7 +273,7 @@ mod tests {
         let shop = namespace(0);
         let writing = join_all((0..OF_NAMESPACE).map(|_| slots.take(&shop))).await;
         for _ in 0..OF_NAMESPACE {
-            slots.ended(&shop, Outcome::TimedOut);
+            slots.ended(&shop, WriteEnd::TimedOut);
         }
         drop(writing);
         let pause = slots.take(&shop).await.err().unwrap();
@@ -282,7 +282,7 @@ mod tests {
         let first = slots.take(&shop).await;
         assert!(first.is_ok());
         assert!(poll_immediate(Box::pin(slots.take(&shop))).await.is_none());
-        slots.ended(&shop, Outcome::TimedOut);
+        slots.ended(&shop, WriteEnd::TimedOut);
         let longer = slots.full(&shop).unwrap();
         assert!(longer > pause, "{longer:?} {pause:?}");
     }

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::shares::{Limits, PassId, Shares};
+use super::value_shares::{Limits, PassId, Shares};
 
 /// Bytes of all values that one object may have in memory: what it writes may be an eighth of it.
 pub(super) const MOST: usize = 8 << 20;

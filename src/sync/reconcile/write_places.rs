@@ -40,7 +40,7 @@ pub(super) type Ticket = u64;
 
 /// The answer to a request for a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum Grant {
     /// It is taken, until it is given back.
     Taken,
     /// Wait to be called.
@@ -51,7 +51,7 @@ pub(super) enum Answer {
 
 /// How a write ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum WriteEnd {
     /// It was answered within this time.
     Answered(Duration),
     /// It was not answered in time.
@@ -121,27 +121,27 @@ impl Namespace {
 
 impl Places {
     /// Asks for a place to write in `namespace`.
-    pub(super) fn ask(&mut self, namespace: &Arc<str>, now: Now) -> Answer {
+    pub(super) fn ask(&mut self, namespace: &Arc<str>, now: Now) -> Grant {
         if self.namespaces.len() >= REMEMBERED && !self.namespaces.contains_key(namespace) {
             self.namespaces
                 .retain(|_, of| of.slow(now).is_some() || of.taken > 0 || !of.line.is_empty());
         }
         let of = self.namespaces.entry(Arc::clone(namespace)).or_default();
         if let Some(wait) = of.full(now) {
-            return Answer::ComeBack(wait);
+            return Grant::ComeBack(wait);
         }
         if of.line.is_empty() && self.taken < PLACES && of.taken < of.limit(self.taken, now) {
             of.taken += 1;
             of.moved = now;
             self.taken += 1;
-            return Answer::Taken;
+            return Grant::Taken;
         }
         self.tickets += 1;
         if of.line.is_empty() {
             self.turns.push_back(Arc::clone(namespace));
         }
         of.line.push_back(self.tickets);
-        Answer::Wait(self.tickets)
+        Grant::Wait(self.tickets)
     }
 
     /// How long to stay away from `namespace`, where it makes no sense to ask now.
@@ -180,24 +180,24 @@ impl Places {
     }
 
     /// A write in `namespace` ended.
-    pub(super) fn ended(&mut self, namespace: &str, outcome: Outcome, now: Now) -> Vec<Called> {
+    pub(super) fn ended(&mut self, namespace: &str, outcome: WriteEnd, now: Now) -> Vec<Called> {
         let Some(of) = self.namespaces.get_mut(namespace) else {
             return Vec::new();
         };
         let before = of.slow(now);
         of.slow = match outcome {
-            Outcome::Answered(took) if took < SLOW => {
+            WriteEnd::Answered(took) if took < SLOW => {
                 of.fast = Some(now);
                 None
             }
-            Outcome::Answered(_) => Some(Slow {
+            WriteEnd::Answered(_) => Some(Slow {
                 timeouts: 0,
                 until: now,
                 seen: now,
             }),
             // Those that were under way together count once.
-            Outcome::TimedOut if before.is_some_and(|slow| now < slow.until) => before,
-            Outcome::TimedOut => {
+            WriteEnd::TimedOut if before.is_some_and(|slow| now < slow.until) => before,
+            WriteEnd::TimedOut => {
                 let timeouts = before.map_or(0, |slow| slow.timeouts);
                 let pause = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(timeouts).unwrap_or(u32::MAX));
                 Some(Slow {
@@ -296,7 +296,7 @@ mod tests {
 
     use super::*;
 
-    const FAST: Outcome = Outcome::Answered(Duration::from_millis(20));
+    const FAST: WriteEnd = WriteEnd::Answered(Duration::from_millis(20));
 
     fn namespace(number: usize) -> Arc<str> {
         format!("tenant-{number}").into()
@@ -306,7 +306,7 @@ mod tests {
     enum Step {
         Ask(usize),
         /// The write of one that has a place ends.
-        End(usize, Outcome),
+        End(usize, WriteEnd),
         /// One that waits leaves.
         Leave(usize),
         /// One that waits has done so for long.
@@ -316,8 +316,8 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         let outcome = prop_oneof![
-            4 => (0..9_000_u64).prop_map(|millis| Outcome::Answered(Duration::from_millis(millis))),
-            1 => Just(Outcome::TimedOut),
+            4 => (0..9_000_u64).prop_map(|millis| WriteEnd::Answered(Duration::from_millis(millis))),
+            1 => Just(WriteEnd::TimedOut),
         ];
         prop_oneof![
             // Few namespaces ask for most.
@@ -350,17 +350,17 @@ mod tests {
 
         fn ask(&mut self, number: usize) {
             match self.places.ask(&namespace(number), self.now) {
-                Answer::Taken => self.writing.push(number),
-                Answer::Wait(ticket) => {
+                Grant::Taken => self.writing.push(number),
+                Grant::Wait(ticket) => {
                     self.waiting.insert(ticket, number);
                 }
-                Answer::ComeBack(wait) => {
+                Grant::ComeBack(wait) => {
                     assert!(!wait.is_zero() && wait <= LONGEST_PAUSE, "{wait:?}");
                 }
             }
         }
 
-        fn end(&mut self, which: usize, outcome: Outcome) {
+        fn end(&mut self, which: usize, outcome: WriteEnd) {
             if self.writing.is_empty() {
                 return;
             }
@@ -459,11 +459,11 @@ mod tests {
         let now = Duration::ZERO;
         for number in 0..PLACES / OF_NAMESPACE {
             for _ in 0..OF_NAMESPACE {
-                assert_eq!(places.ask(&namespace(number), now), Answer::Taken);
+                assert_eq!(places.ask(&namespace(number), now), Grant::Taken);
             }
         }
         let mut wait = |number| match places.ask(&namespace(number), now) {
-            Answer::Wait(ticket) => ticket,
+            Grant::Wait(ticket) => ticket,
             other => panic!("{other:?}"),
         };
         let tickets = [wait(50), wait(50), wait(51), wait(50), wait(52)];
@@ -481,7 +481,7 @@ mod tests {
         let now = Duration::ZERO;
         let ask = |places: &mut Places, number| {
             (0..100)
-                .filter(|_| places.ask(&namespace(number), now) == Answer::Taken)
+                .filter(|_| places.ask(&namespace(number), now) == Grant::Taken)
                 .count()
         };
         let began = [0, 1].map(|number| ask(&mut places, number));
@@ -498,28 +498,28 @@ mod tests {
         let (shop, mut now) = (namespace(0), Duration::ZERO);
         let mut pauses = Vec::new();
         for _ in 0..6 {
-            assert_eq!(places.ask(&shop, now), Answer::Taken);
-            places.ended(&shop, Outcome::TimedOut, now);
+            assert_eq!(places.ask(&shop, now), Grant::Taken);
+            places.ended(&shop, WriteEnd::TimedOut, now);
             places.give_back(&shop, now);
-            let Answer::ComeBack(pause) = places.ask(&shop, now) else {
+            let Grant::ComeBack(pause) = places.ask(&shop, now) else {
                 panic!("no pause");
             };
             pauses.push(pause.as_secs());
             now += pause;
         }
         assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
-        assert_eq!(places.ask(&shop, now), Answer::Taken);
-        assert!(matches!(places.ask(&shop, now), Answer::Wait(_)));
+        assert_eq!(places.ask(&shop, now), Grant::Taken);
+        assert!(matches!(places.ask(&shop, now), Grant::Wait(_)));
         // A slow answer is an answer: no pause, but one at a time.
         assert!(
             places
-                .ended(&shop, Outcome::Answered(Duration::from_secs(12)), now)
+                .ended(&shop, WriteEnd::Answered(Duration::from_secs(12)), now)
                 .is_empty()
         );
         assert_eq!(places.give_back(&shop, now).len(), 1);
-        assert!(matches!(places.ask(&shop, now), Answer::Wait(_)));
+        assert!(matches!(places.ask(&shop, now), Grant::Wait(_)));
         assert_eq!(places.ended(&shop, FAST, now).len(), 1);
-        assert_eq!(places.ask(&shop, now), Answer::Taken);
+        assert_eq!(places.ask(&shop, now), Grant::Taken);
     }
 
     #[test]
@@ -527,10 +527,10 @@ mod tests {
         let mut places = Places::default();
         let (shop, mut now) = (namespace(0), Duration::ZERO);
         for _ in 0..OF_NAMESPACE {
-            assert_eq!(places.ask(&shop, now), Answer::Taken);
+            assert_eq!(places.ask(&shop, now), Grant::Taken);
         }
         for _ in 0..500 {
-            assert!(matches!(places.ask(&shop, now), Answer::Wait(_)));
+            assert!(matches!(places.ask(&shop, now), Grant::Wait(_)));
         }
         let mut called = 0;
         for _ in 0..300 {
@@ -559,14 +559,14 @@ mod tests {
         let mut places = Places::default();
         for number in 0..2 * REMEMBERED {
             let name = namespace(number);
-            assert_eq!(places.ask(&name, Duration::ZERO), Answer::Taken);
-            places.ended(&name, Outcome::TimedOut, Duration::ZERO);
+            assert_eq!(places.ask(&name, Duration::ZERO), Grant::Taken);
+            places.ended(&name, WriteEnd::TimedOut, Duration::ZERO);
             places.give_back(&name, Duration::ZERO);
         }
         assert_eq!(places.namespaces.len(), 2 * REMEMBERED);
         assert!(places.is_slow(&namespace(0), SLOW));
         assert!(!places.is_slow(&namespace(0), FORGOTTEN));
-        assert_eq!(places.ask(&namespace(usize::MAX), FORGOTTEN), Answer::Taken);
+        assert_eq!(places.ask(&namespace(usize::MAX), FORGOTTEN), Grant::Taken);
         assert_eq!(places.namespaces.len(), 1);
     }
 }

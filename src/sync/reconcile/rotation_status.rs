@@ -4,29 +4,28 @@ use std::time::Duration;
 
 use kube::runtime::events::EventType;
 
-use super::{Context, Wanted};
+use super::pass::Pass;
 use crate::{
-    api::{ConditionType, EventReason, ExternalSecret, ObjectKey, Reason},
+    api::{ConditionType, EventReason, ExternalSecret, Reason},
     sync::{
-        entry::Entry,
-        events,
+        decide::references::ReadRequest,
         rotation::{self, Judged, Seen, Traces},
         status::{self, Draft, RotationPart},
     },
 };
 
-impl Context {
+impl Pass<'_> {
     /// What is to be said of the rotation.
-    pub(super) fn rotation(&self, object: &ObjectKey, entry: &Entry, needs: &[Wanted]) -> RotationPart {
-        let Some(rule) = &entry.rotation else {
+    pub(super) fn rotation(&self, needs: &[ReadRequest]) -> RotationPart {
+        let Some(rule) = &self.latest().rotation else {
             return RotationPart::Gone;
         };
-        let now = self.time.now();
-        let memory = self.recall(object);
+        let now = self.context.time.now();
+        let memory = self.recall();
         let mut rule = (**rule).clone();
         // What we said a moment ago the index may not show yet.
         rule.said = memory.rotation.map(|said| *said).or(rule.said);
-        let Judged { draft, traces, again } = self.tracking.ask(|tracker| {
+        let Judged { draft, traces, again } = self.context.tracking.ask(|tracker| {
             let seen: Vec<_> = needs
                 .iter()
                 .map(|need| Seen {
@@ -43,21 +42,22 @@ impl Context {
             )
         });
         // `rotated` and `moved` are spent only once the status that follows from them is written.
-        self.remember(object, |memory| memory.judged = Some(Box::new(traces)));
+        self.remember(|memory| memory.judged = Some(Box::new(traces)));
         if let Some(again) = again {
             let wait = Duration::try_from(again.duration_since(now)).unwrap_or_default();
-            self.work
-                .push_after(object.clone(), wait.max(Duration::from_secs(1)));
+            self.context
+                .work
+                .push_after(self.object.clone(), wait.max(Duration::from_secs(1)));
         }
         draft.map_or(RotationPart::Kept, |draft| RotationPart::Said(Box::new(draft)))
     }
 
     /// The rotation was said, or need not be: what it was judged from is spent.
-    pub(super) fn rotation_said(&self, object: &ObjectKey, draft: &Draft) {
+    pub(super) fn rotation_reported(&self, draft: &Draft) {
         let RotationPart::Said(said) = &draft.rotation else {
             return;
         };
-        self.remember(object, |memory| {
+        self.remember(|memory| {
             memory.rotation = Some(Box::new(said.status.clone()));
             if let Some(traces) = memory.judged.take() {
                 memory.traces = (*traces != Traces::default()).then_some(traces);
@@ -66,25 +66,18 @@ impl Context {
     }
 
     /// Events about the rotation, each once: what the status said before is from the live object.
-    pub(super) fn tell_rotation(
-        &self,
-        object: &ObjectKey,
-        entry: &Entry,
-        live: &ExternalSecret,
-        draft: &Draft,
-    ) {
+    pub(super) fn emit_rotation(&self, live: &ExternalSecret, draft: &Draft) {
         let RotationPart::Said(said) = &draft.rotation else {
             return;
         };
         let status = live.status.as_ref();
         let before = status.and_then(|status| status.rotation.as_ref());
         let was = status.and_then(|status| status::condition(status, ConditionType::RotationHealthy));
-        let regarding = || events::reference("ExternalSecret", object, &entry.uid);
         if before
             .is_some_and(|before| before.state.is_some() && said.status.last_rotated > before.last_rotated)
         {
-            self.events.emit(
-                regarding(),
+            self.context.events.emit(
+                self.reference(),
                 EventType::Normal,
                 EventReason::RotationCommitted.as_str(),
                 "Sync",
@@ -94,8 +87,8 @@ impl Context {
         if said.verdict.reason == Reason::RotationStuck
             && was.is_none_or(|was| was.reason != Reason::RotationStuck.as_str())
         {
-            self.events.emit(
-                regarding(),
+            self.context.events.emit(
+                self.reference(),
                 EventType::Warning,
                 EventReason::RotationStuck.as_str(),
                 "Sync",

@@ -2,33 +2,30 @@
 
 use std::collections::BTreeMap;
 
-use super::{Wanted, read::Answer};
+use super::{answers::Answer, references::ReadRequest};
 use crate::{
     api::{Reason, names::annotation},
     sync::resolve::Refusal,
 };
 
 /// What an edited annotation holds instead of JSON counts as nothing: everything is read again.
-pub(super) fn parse(annotation: Option<&str>) -> BTreeMap<String, String> {
+pub fn parse(annotation: Option<&str>) -> BTreeMap<String, String> {
     annotation
         .and_then(|text| serde_json::from_str(text).ok())
         .unwrap_or_default()
 }
 
 /// The annotation's text.
-pub(super) fn json(versions: &BTreeMap<String, String>) -> String {
+pub fn json(versions: &BTreeMap<String, String>) -> String {
     serde_json::to_string(versions).unwrap_or_default()
 }
 
 /// What is written of these answers.
-pub(super) fn of(needs: &[Wanted], answers: &[Answer]) -> Result<String, Refusal> {
+pub fn of(needs: &[ReadRequest], answers: &[Answer]) -> Result<String, Refusal> {
     let versions = needs
         .iter()
         .zip(answers)
-        .filter_map(|(need, answer)| match answer {
-            Answer::Value(value) => Some((need.hash.clone(), value.version.0.to_string())),
-            Answer::Gone { .. } => None,
-        });
+        .filter_map(|(need, answer)| Some((need.hash.clone(), answer.value()?.version.0.to_string())));
     let versions = json(&versions.collect());
     if versions.len() > annotation::VERSIONS_LIMIT {
         return Err(Refusal::new(
@@ -47,14 +44,14 @@ pub(super) fn of(needs: &[Wanted], answers: &[Answer]) -> Result<String, Refusal
 
 #[cfg(test)]
 mod tests {
-    use super::{super::read::EntryValue, *};
+    use super::{super::answers::EntryValue, *};
     use crate::{
         api::{Selector, SourceId, VersionId},
         aws::RemoteValue,
     };
 
-    fn need(hash: &str) -> Wanted {
-        Wanted {
+    fn need(hash: &str) -> ReadRequest {
+        ReadRequest {
             source: SourceId(0),
             key: "prod/db".into(),
             selector: Selector::parse(None),
@@ -70,7 +67,7 @@ mod tests {
         Answer::Value(EntryValue::whole(value))
     }
 
-    fn written(needs: &[Wanted], answers: &[Answer]) -> String {
+    fn written(needs: &[ReadRequest], answers: &[Answer]) -> String {
         of(needs, answers).unwrap_or_else(|refusal| panic!("{refusal}"))
     }
 

@@ -13,18 +13,19 @@ use crate::{
 
 /// Where a Secret is read from.
 #[derive(Clone, Copy)]
-pub(super) struct Origin<'a> {
-    pub(super) key: &'a TokenKey,
+pub struct Origin<'a> {
+    /// The key of the tokens.
+    pub key: &'a TokenKey,
     /// The Secret.
-    pub(super) secret: &'a ObjectKey,
+    pub secret: &'a ObjectKey,
     /// The fingerprint of the source. Prefixes are part of the keys.
-    pub(super) source: &'a str,
+    pub source: &'a str,
     /// The account in which keys without one were found; empty if there are no such keys.
-    pub(super) account: &'a str,
+    pub account: &'a str,
 }
 
 /// What is written beside `inputs` and `versions`; `absent` are the references that are gone.
-pub(super) fn text<'a>(
+pub fn text<'a>(
     origin: Origin<'_>,
     inputs: &str,
     versions: &str,
@@ -52,7 +53,7 @@ fn token(origin: Origin<'_>, inputs: &str, versions: &str, absent: &str) -> Stri
 
 /// What a live Secret records.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Record {
+pub struct Record {
     inputs: String,
     versions: String,
     source: Option<String>,
@@ -60,7 +61,7 @@ pub(super) struct Record {
 
 /// How a Secret stands to a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub enum Standing {
     /// It was made from it.
     Made,
     /// It was made without it, since it was gone.
@@ -70,7 +71,8 @@ pub(super) enum Standing {
 }
 
 impl Record {
-    pub(super) fn of(secret: &Secret) -> Self {
+    /// The record on a Secret.
+    pub fn of(secret: &Secret) -> Self {
         let get = |name: &str| secret.metadata.annotations.as_ref()?.get(name).cloned();
         Self {
             inputs: get(annotation::INPUTS).unwrap_or_default(),
@@ -81,7 +83,7 @@ impl Record {
 
     /// Whether the Secret was made from one of these origins. What an earlier version wrote has no record of the source:
     /// there `inputs`, the tokens that it would have now, tell as much, as long as nothing else was edited.
-    pub(super) fn is_of(&self, origins: &[Origin<'_>], inputs: &[String]) -> bool {
+    pub fn is_of(&self, origins: &[Origin<'_>], inputs: &[String]) -> bool {
         match &self.source {
             Some(source) => {
                 let (recorded, absent) = source.split_once(',').unwrap_or((source, ""));
@@ -97,12 +99,12 @@ impl Record {
     ///
     /// What an earlier version wrote does not, and no other identity than a role that the store names stands for an account:
     /// the operator's own, that of a ServiceAccount, and keys may since be of another one, where the name was never known.
-    pub(super) fn tells_account(&self, identity: &Identity, key: &str) -> bool {
+    pub fn tells_account(&self, identity: &Identity, key: &str) -> bool {
         self.source.is_some() || !identity.roles.is_empty() || key.starts_with("arn:")
     }
 
     /// How the Secret stands to the reference with this hash, provided that [`Self::is_of`] holds.
-    pub(super) fn standing(&self, hash: &str) -> Standing {
+    pub fn standing(&self, hash: &str) -> Standing {
         let absent = |source: &String| source.split(',').skip(1).any(|absent| absent == hash);
         if versions::parse(Some(&self.versions)).contains_key(hash) {
             Standing::Made
@@ -114,7 +116,7 @@ impl Record {
     }
 
     /// Whether it was made from something besides `hashes`.
-    pub(super) fn exceeds(&self, hashes: &BTreeSet<&str>) -> bool {
+    pub fn exceeds(&self, hashes: &BTreeSet<&str>) -> bool {
         versions::parse(Some(&self.versions))
             .keys()
             .any(|recorded| !hashes.contains(recorded.as_str()))
