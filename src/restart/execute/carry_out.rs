@@ -119,7 +119,7 @@ impl Executor {
         }
     }
 
-    /// The response of the next task that ends; none if there is no task.
+    /// The response of the next task that ends, or `None` without a task.
     pub(in crate::restart) async fn next(&mut self) -> Option<Option<Response>> {
         self.tasks.join_next().await.map(joined)
     }

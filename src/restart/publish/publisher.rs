@@ -146,7 +146,7 @@ impl Publisher {
         }
     }
 
-    /// The response of the next write that ends; none if there is no write.
+    /// The response of the next write that ends, or `None` without a write.
     pub(in crate::restart) async fn next(&mut self) -> Option<Option<StatusResponse>> {
         self.tasks.join_next().await.map(joined)
     }

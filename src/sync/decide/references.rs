@@ -111,7 +111,8 @@ impl Resolved {
     }
 }
 
-/// What `entry` reads through the store.
+/// What `entry` reads through the store. A pass resolves the same entries in time slices, and by verdicts on `allowedKeys` that
+/// the stores remember.
 pub fn resolve(
     object: &ObjectKey,
     entry: &Entry,

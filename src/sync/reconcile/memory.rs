@@ -121,8 +121,8 @@ impl Memory {
     }
 }
 
-/// For how long the index may not show a status that we wrote. Of one that somebody changes again and again that is how often
-/// we write it.
+/// The index may take this long to show a status that we wrote. If another client changes the status again and again, we write
+/// it once in this time.
 const SHOWN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Context {
@@ -217,7 +217,7 @@ impl Pass<'_> {
         ours.map_or_else(|| (self.latest().said, None), |(said, left)| (said, Some(left)))
     }
 
-    /// Whether somebody has removed the status that we wrote.
+    /// Whether another client has removed the status that we wrote.
     pub(super) fn lost_status(&self) -> bool {
         let wrote = |memory: &Memory| memory.said.is_some_and(|(_, said)| !said.is_silent());
         self.said().0.is_silent() && self.context.memory.lock().get(self.object).is_some_and(wrote)

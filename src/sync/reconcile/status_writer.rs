@@ -73,7 +73,7 @@ impl Pass<'_> {
         if !said.differs(&draft) {
             self.note_reported(&draft);
             return match believed {
-                // The index may be behind, or somebody has changed the status since: the next pass can tell.
+                // The index may be behind, or another client has changed the status since: the next pass can tell.
                 Some(left) if self.latest().said.differs(&draft) => next.sooner(left),
                 _ => next,
             };

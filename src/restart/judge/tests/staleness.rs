@@ -117,7 +117,7 @@ fn who_reads_files_again_is_not_stale_by_a_mount() {
     assert!(!is_stale(hot, Some(mounted.clone()), &pod("api", -1)));
     assert!(is_stale(terms(), Some(mounted), &pod("api", -1)));
     assert!(is_stale(hot, Some(env("db")), &pod("api", -1)));
-    // It does not name the Secret, and somebody wants it restarted all the same.
+    // The template does not name the Secret: an annotation on the workload asks for the restart.
     assert!(is_stale(hot, None, &pod("api", -1)));
 }
 

@@ -36,7 +36,7 @@ fn pods_belong_by_controller_and_labels() {
         ..pod("api", 0)
     };
     let table = [
-        // Whose set is gone, and was made anew: it adopts them in a moment.
+        // The set of these pods was deleted and created again: it adopts them in a moment.
         (WorkloadKind::StatefulSet, bare.clone(), true),
         (WorkloadKind::DaemonSet, bare.clone(), true),
         (
