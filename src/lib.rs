@@ -4,18 +4,18 @@
 
 pub mod api;
 
-pub mod cluster;
+mod cluster;
 
-pub mod track;
+mod track;
 
-pub mod aws;
+mod aws;
 
-pub mod value;
+mod value;
 
-pub mod sync;
+mod sync;
 
-pub mod restart;
+mod restart;
 
-pub mod telemetry;
+mod telemetry;
 
 pub mod cli;

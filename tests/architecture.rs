@@ -491,13 +491,13 @@ fn the_table_is_read_from_its_third_column() {
 #[test]
 fn a_table_of_contents_holds_nothing_else() {
     assert_eq!(
-        contents("//! Doc.\n/// The one.\npub mod one;\n\npub mod two;").unwrap(),
+        contents("//! Doc.\n/// The one.\npub mod one;\n\nmod two;").unwrap(),
         ["one", "two"]
     );
     for more in [
         "pub mod one { }",
         "pub use one::X;",
-        "mod one;",
+        "mod one { }",
         "pub mod one; fn f() {}",
     ] {
         assert!(contents(more).is_err(), "{more}");
@@ -648,16 +648,18 @@ fn inside(file: &Path) -> String {
         .to_owned()
 }
 
-/// The rooms that a `lib.rs` of nothing but `pub mod`s names.
+/// The rooms that a `lib.rs` of nothing but modules names.
 fn contents(source: &str) -> Result<Vec<String>, String> {
     let code = source
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with("//"));
     code.map(|line| {
-        let room = line
-            .strip_prefix("pub mod ")
-            .and_then(|rest| rest.strip_suffix(';'));
+        let module = line.strip_prefix("pub ").unwrap_or(line);
+        let room = module
+            .strip_prefix("mod ")
+            .and_then(|rest| rest.strip_suffix(';'))
+            .filter(|room| room.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
         room.map(Into::into)
             .ok_or_else(|| format!("lib.rs holds more than rooms: {line}"))
     })

@@ -15,10 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use keyturn::{
-    api::{ConditionType, Reason},
-    restart::judge::state::WorkloadState,
-};
+use keyturn::api::{ConditionType, Reason, WorkloadState};
 use regex::Regex;
 use testbed::controlplane::{Binaries, ControlPlane};
 

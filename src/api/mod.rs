@@ -24,6 +24,7 @@ pub mod store;
 pub mod token;
 pub mod validate;
 pub mod window;
+pub mod workload_state;
 
 pub use allowed::AllowedKeys;
 pub use arn::SecretArn;
@@ -53,3 +54,4 @@ pub use store::{
 pub use token::{Token, TokenKey};
 pub use validate::Invalid;
 pub use window::{Opening, Window};
+pub use workload_state::WorkloadState;

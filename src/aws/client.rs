@@ -232,7 +232,7 @@ pub(super) struct Client {
 }
 
 /// When an operation as such was last denied, or seen to work.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Denied {
     pub(super) batch: Right,
     pub(super) list: Right,

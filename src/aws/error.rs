@@ -104,11 +104,6 @@ impl Error {
             Class::Invalid => Reason::InvalidSpec,
         }
     }
-
-    /// The code that AWS gave, if AWS answered.
-    pub fn code(&self) -> Option<&str> {
-        self.cause().code.as_deref()
-    }
 }
 
 /// How a call failed, and so how to go on.

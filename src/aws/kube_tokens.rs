@@ -1,6 +1,6 @@
 //! What this room wants from Kubernetes; `cluster` gives it.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use secrecy::SecretString;
@@ -53,8 +53,6 @@ pub struct ServiceAccountFacts {
 pub struct ServiceAccountToken {
     /// The token.
     pub token: SecretString,
-    /// Until when it is good.
-    pub expires_at: SystemTime,
 }
 
 /// One key of a Secret.

@@ -23,19 +23,17 @@ mod sessions;
 mod suspects;
 mod trust;
 
-pub use client::{AwsConfig, Subscribers};
-pub use error::{Cause, Class, Error};
+pub use client::AwsConfig;
+pub use error::{Class, Error};
 pub use identity::{Base, Identity, KeyRef, Role, Service, Source, session_name};
 pub use kube_tokens::{
     KubeTokenError, KubeTokens, SecretKeyValue, ServiceAccountFacts, ServiceAccountToken, TokenFuture,
 };
 pub use limit::Urgency;
 pub use metrics::Metrics;
-pub use pages::Pages;
-pub use reader::{Ask, Reader, Reading};
-pub use remote::{Description, Proven, RemoteValue};
-pub use secrets::{Aws, Capabilities};
-pub use trust::TrustError;
+pub use reader::{Ask, Reader};
+pub use remote::{Description, RemoteValue};
+pub use secrets::Aws;
 
 #[cfg(test)]
 mod tests;

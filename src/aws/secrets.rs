@@ -52,15 +52,6 @@ struct Sources {
     clients: HashMap<SourceId, Arc<Client>>,
 }
 
-/// What a source's identity may do beyond reading and describing single secrets, as far as is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capabilities {
-    /// `BatchGetSecretValue`.
-    pub batch: Option<bool>,
-    /// `ListSecrets`.
-    pub list: Option<bool>,
-}
-
 impl Aws {
     /// With endpoints, proxies, trusted authorities, region and own credentials from the environment.
     pub async fn from_environment(config: AwsConfig, metrics: Metrics) -> Result<Self, TrustError> {
@@ -110,6 +101,7 @@ impl Aws {
     }
 
     /// What the number stands for.
+    #[cfg(test)]
     pub fn source(&self, id: SourceId) -> Option<Source> {
         self.sources()
             .clients
@@ -177,19 +169,10 @@ impl Aws {
             .map_err(error(client.wallet.name().clone()))
     }
 
-    /// What is known of the source's rights; a denial counts for a day.
-    pub fn capabilities(&self, id: SourceId) -> Capabilities {
-        use super::client::Right;
-        let known = |right: Right| match right {
-            Right::Granted => Some(true),
-            denied if denied.is_denied() => Some(false),
-            Right::Unknown | Right::DeniedAt(_) => None,
-        };
-        let denied = self.client(id).map(|client| client.denied()).unwrap_or_default();
-        Capabilities {
-            batch: known(denied.batch),
-            list: known(denied.list),
-        }
+    /// What is known of the source's rights.
+    #[cfg(test)]
+    pub(super) fn rights(&self, id: SourceId) -> super::client::Denied {
+        self.client(id).map(|client| client.denied()).unwrap_or_default()
     }
 
     /// Has what the source's identity is made from looked at soon, and does not wait for it.

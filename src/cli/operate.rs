@@ -51,6 +51,7 @@ pub(super) struct Settings {
     pub(super) allow_operator_identity: bool,
     pub(super) status_writes_per_second: u32,
     pub(super) lease_name: String,
+    pub(super) watch_silence: Duration,
     /// Beside the operator's own.
     pub(super) protected_namespaces: Vec<String>,
     pub(super) token_audiences: Vec<String>,
@@ -78,7 +79,7 @@ pub(super) struct Metrics {
     aws: aws::Metrics,
     cluster: cluster::Metrics,
     sync: sync::metrics::Metrics,
-    restart: restart::metrics::Metrics,
+    restart: restart::Metrics,
     alerts: telemetry::alerts::Metrics,
 }
 
@@ -117,6 +118,7 @@ pub(super) async fn operate(
         allow_operator_identity,
         status_writes_per_second,
         lease_name,
+        watch_silence,
         protected_namespaces,
         token_audiences,
         restarts: restart_settings,
@@ -144,7 +146,7 @@ pub(super) async fn operate(
                 .collect(),
         )
     };
-    let mut watches = Watches::new(cluster.clone(), scope, changes.clone());
+    let mut watches = Watches::new(cluster.clone(), scope, changes.clone(), watch_silence);
     let namespaces = watches.namespaces();
     let control = watches.control(&operator_namespace);
     let secret_stores = watches.watch(SecretStores);

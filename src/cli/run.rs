@@ -104,6 +104,10 @@ pub(super) struct Run {
     /// Where failed restarts and stuck rotations are posted to; may hold a token, so prefer the environment
     #[arg(long, env = "KEYTURN_ALERT_URL", hide_env_values = true, default_value = "")]
     alert_url: SecretString,
+    /// After how long without a word a watch is opened again. The API server sends the first bookmark after two minutes at
+    /// most, and one a minute from then on, so only tests have a reason to change it
+    #[arg(long, env = "KEYTURN_WATCH_SILENCE", hide = true, default_value = "200s", value_parser = interval)]
+    watch_silence: Duration,
 }
 
 /// An address, if one is given. By this name clap takes it for a value, not for an argument that may be missing.
@@ -141,6 +145,7 @@ impl Run {
             max_concurrent_restarts_per_namespace,
             allow_evict,
             alert_url,
+            watch_silence,
         } = self;
         let format = match log_format {
             LogFormat::Json => telemetry::Format::Json,
@@ -163,6 +168,7 @@ impl Run {
             allow_operator_identity,
             status_writes_per_second,
             lease_name,
+            watch_silence,
             protected_namespaces: named(protected_namespaces),
             token_audiences: named(token_audiences),
             restarts: RestartSettings {

@@ -89,11 +89,6 @@ impl Cluster {
     pub fn time(&self) -> &ServerTime {
         &self.time
     }
-
-    /// The namespace of the kubeconfig's context or of the Pod.
-    pub fn default_namespace(&self) -> &str {
-        self.client.default_namespace()
-    }
 }
 
 /// kube's client, but that the kernel probes idle connections: a peer that went away without a word is noticed within a

@@ -24,13 +24,6 @@ pub struct Error {
     pub class: Class,
 }
 
-impl Error {
-    /// Whether the same call may succeed later though nobody mends anything.
-    pub fn is_transient(&self) -> bool {
-        self.class.is_transient()
-    }
-}
-
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Class {

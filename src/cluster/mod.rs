@@ -27,16 +27,16 @@ mod tokens;
 mod writes;
 
 pub use call::{CALL_TIMEOUT, FENCED_TIMEOUT, TimeLimit, Verb};
-pub use client::{Access, AccessError, Cluster};
-pub use error::{Class, Error, InvalidField};
-pub use events::{Alert, EventWorker, Events};
+pub use client::{Access, Cluster};
+pub use error::{Class, Error};
+pub use events::{Alert, Events};
 pub use find::Found;
 pub use index::{
     Absent, Change, Changes, Control, Demand, Index, Indexed, Malformed, NamespaceEntry, Project, Scope,
-    SecretEntry, WatchEnded, Watches,
+    SecretEntry, Watches,
 };
 pub use key::token_key;
-pub use lease::{Leadership, Lease, LeaseLost};
+pub use lease::Lease;
 pub use metrics::{Metrics, WatchAges};
 pub use pace::Pace;
 pub use rollout::Rollout;

@@ -21,7 +21,8 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
-    Class, Events, FENCED_TIMEOUT, Leadership, Observed, Rollout, TimeLimit, Tokens, Writer,
+    Class, Events, FENCED_TIMEOUT, Observed, Rollout, TimeLimit, Tokens, Writer,
+    lease::Leadership,
     testing::{Asked, cluster},
     token_key,
 };
@@ -157,7 +158,7 @@ async fn a_write_is_never_sent_twice() {
     for fail in fails {
         let (cluster, mut server) = cluster();
         let writer = Writer::new(cluster, Leadership::alone());
-        let written = tokio::spawn(async move { writer.create_secret(&secret()).await });
+        let written = tokio::spawn(async move { writer.create_secret(TimeLimit::Fenced, &secret()).await });
         fail(
             server
                 .expect(
@@ -166,7 +167,7 @@ async fn a_write_is_never_sent_twice() {
                 )
                 .await,
         );
-        assert!(written.await.unwrap().unwrap_err().is_transient());
+        assert!(written.await.unwrap().unwrap_err().class.is_transient());
         server.stays_silent(MINUTE).await;
     }
 }
@@ -179,7 +180,7 @@ async fn a_dead_connection_ends_in_time() {
     let key = key();
     let (read, written, asked) = tokio::join!(
         cluster.get::<ConfigMap>(&key),
-        async { writer.create_secret(&secret()).await },
+        async { writer.create_secret(TimeLimit::Fenced, &secret()).await },
         async { (server.next().await, server.next().await) },
     );
     assert_eq!(read.unwrap_err().class, Class::Timeout);
@@ -222,22 +223,22 @@ async fn a_write_with_a_fence_of_its_own_has_30_s_and_all_else_10_and_the_server
         (
             "create Secret",
             TimeLimit::Fenced,
-            send!(w => w.create_secret(&secret())),
+            send!(w => w.create_secret(TimeLimit::Fenced, &secret())),
         ),
         (
             "create Secret that names a change",
             TimeLimit::Usual,
-            send!(w => w.create_secret_within(TimeLimit::Usual, &secret())),
+            send!(w => w.create_secret(TimeLimit::Usual, &secret())),
         ),
         (
             "patch Secret",
             TimeLimit::Fenced,
-            send!(w => w.patch::<Secret>(&key(), &observed(), SYNC_MANAGER, json!({}))),
+            send!(w => w.patch::<Secret>(TimeLimit::Fenced, &key(), &observed(), SYNC_MANAGER, json!({}))),
         ),
         (
             "patch Secret that names a change",
             TimeLimit::Usual,
-            send!(w => w.patch_within::<Secret>(TimeLimit::Usual, &key(), &observed(), SYNC_MANAGER, json!({}))),
+            send!(w => w.patch::<Secret>(TimeLimit::Usual, &key(), &observed(), SYNC_MANAGER, json!({}))),
         ),
         (
             "apply Secret",
@@ -252,22 +253,22 @@ async fn a_write_with_a_fence_of_its_own_has_30_s_and_all_else_10_and_the_server
         (
             "patch Deployment",
             TimeLimit::Fenced,
-            send!(w => w.patch::<Deployment>(&key(), &observed(), RESTART_MANAGER, json!({}))),
+            send!(w => w.patch::<Deployment>(TimeLimit::Fenced, &key(), &observed(), RESTART_MANAGER, json!({}))),
         ),
         (
             "patch StatefulSet",
             TimeLimit::Fenced,
-            send!(w => w.patch::<StatefulSet>(&key(), &observed(), RESTART_MANAGER, json!({}))),
+            send!(w => w.patch::<StatefulSet>(TimeLimit::Fenced, &key(), &observed(), RESTART_MANAGER, json!({}))),
         ),
         (
             "patch DaemonSet",
             TimeLimit::Fenced,
-            send!(w => w.patch::<DaemonSet>(&key(), &observed(), RESTART_MANAGER, json!({}))),
+            send!(w => w.patch::<DaemonSet>(TimeLimit::Fenced, &key(), &observed(), RESTART_MANAGER, json!({}))),
         ),
         (
             "patch Rollout",
             TimeLimit::Fenced,
-            send!(w => w.patch::<Rollout>(&key(), &observed(), RESTART_MANAGER, json!({}))),
+            send!(w => w.patch::<Rollout>(TimeLimit::Fenced, &key(), &observed(), RESTART_MANAGER, json!({}))),
         ),
         ("evict", TimeLimit::Usual, send!(w => w.evict(&key(), "u1"))),
         (
@@ -316,13 +317,16 @@ async fn a_webhook_that_takes_12_s_is_waited_for_where_a_fence_allows_it() {
         tokio::time::sleep(Duration::from_secs(12)).await;
         asked.written("u1", "8");
     };
-    let (created, ()) = tokio::join!(async { writer.create_secret(&secret()).await }, async {
-        slow(server.next().await).await;
-    });
+    let (created, ()) = tokio::join!(
+        async { writer.create_secret(TimeLimit::Fenced, &secret()).await },
+        async {
+            slow(server.next().await).await;
+        }
+    );
     assert_eq!(created.unwrap().resource_version, "8");
     let (key, observed) = (key(), observed());
     let (patched, ()) = tokio::join!(
-        writer.patch::<Secret>(&key, &observed, SYNC_MANAGER, json!({})),
+        writer.patch::<Secret>(TimeLimit::Fenced, &key, &observed, SYNC_MANAGER, json!({})),
         async { slow(server.next().await).await }
     );
     assert_eq!(patched.unwrap().resource_version, "8");
@@ -333,9 +337,12 @@ async fn the_server_says_itself_that_a_time_limit_is_over() {
     let (cluster, mut server) = cluster();
     let writer = Writer::new(cluster, Leadership::alone());
     let over = json!({"kind": "Status", "code": 504, "reason": "Timeout", "message": "did not complete"});
-    let (created, ()) = tokio::join!(async { writer.create_secret(&secret()).await }, async {
-        server.next().await.answer(504, &over);
-    });
+    let (created, ()) = tokio::join!(
+        async { writer.create_secret(TimeLimit::Fenced, &secret()).await },
+        async {
+            server.next().await.answer(504, &over);
+        }
+    );
     assert_eq!(created.unwrap_err().class, Class::Timeout);
 }
 
@@ -387,7 +394,7 @@ async fn what_is_no_name_is_never_sent() {
 async fn creating_a_secret_is_one_post() {
     let (cluster, mut server) = cluster();
     let writer = Writer::new(cluster, Leadership::alone());
-    let written = tokio::spawn(async move { writer.create_secret(&secret()).await });
+    let written = tokio::spawn(async move { writer.create_secret(TimeLimit::Fenced, &secret()).await });
     let asked = server
         .expect(
             "POST",
@@ -407,7 +414,9 @@ async fn changing_a_secret_names_the_object_and_state_it_rests_on() {
     let patch = json!({"data": {"a": null}, "metadata": {"annotations": {"x": "y"}, "uid": "other"}});
     let written = tokio::spawn(async move {
         let (key, observed) = (key(), observed());
-        writer.patch::<Secret>(&key, &observed, SYNC_MANAGER, patch).await
+        writer
+            .patch::<Secret>(TimeLimit::Fenced, &key, &observed, SYNC_MANAGER, patch)
+            .await
     });
     let asked = server
         .expect(
@@ -505,7 +514,7 @@ async fn no_text_of_the_server_comes_out_of_a_refusal() {
         );
     };
     let secret = secret();
-    let (written, ()) = tokio::join!(writer.create_secret(&secret), refuse);
+    let (written, ()) = tokio::join!(writer.create_secret(TimeLimit::Fenced, &secret), refuse);
     drop(guard);
     let err = written.unwrap_err();
     assert_eq!(
@@ -634,9 +643,8 @@ async fn a_token_is_asked_for_ten_minutes_and_audited() {
     };
     let (token, ()) = tokio::join!(tokens.token("shop", "app", &audiences), answer);
     drop(guard);
-    let expected: jiff::Timestamp = "2030-01-01T00:10:00Z".parse().unwrap();
     let token = token.unwrap();
-    assert_eq!(token.expires_at, std::time::SystemTime::from(expected));
+    assert_eq!(secrecy::ExposeSecret::expose_secret(&token.token), CANARY);
     assert!(!format!("{token:?}").contains(CANARY));
     let text = text(&lines);
     assert!(text.contains("service_account=shop/app"), "{text}");
@@ -1031,7 +1039,7 @@ async fn a_workload_is_patched_in_the_state_observed_and_in_the_name_of_restarts
     let written = tokio::spawn(async move {
         let patch = json!({"metadata": {"annotations": {"restart.keyturn.dev/x": "t.1"}}});
         writer
-            .patch::<Deployment>(&key(), &observed(), RESTART_MANAGER, patch)
+            .patch::<Deployment>(TimeLimit::Fenced, &key(), &observed(), RESTART_MANAGER, patch)
             .await
     });
     let target = "/apis/apps/v1/namespaces/shop/deployments/db?&fieldManager=keyturn-restart";

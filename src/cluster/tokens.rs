@@ -94,7 +94,6 @@ impl Tokens {
         );
         Ok(ServiceAccountToken {
             token: status.token.into(),
-            expires_at: status.expiration_timestamp.0.into(),
         })
     }
 

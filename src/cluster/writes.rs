@@ -221,12 +221,7 @@ impl Writer {
     }
 
     /// Creates a Secret that must not exist: [`Class::AlreadyExists`] otherwise. `secret` names itself.
-    pub async fn create_secret(&self, secret: &Secret) -> Result<Written, Error> {
-        self.create_secret_within(TimeLimit::Fenced, secret).await
-    }
-
-    /// The same with a limit of the caller's choice.
-    pub async fn create_secret_within(&self, limit: TimeLimit, secret: &Secret) -> Result<Written, Error> {
+    pub async fn create_secret(&self, limit: TimeLimit, secret: &Secret) -> Result<Written, Error> {
         let meta = &secret.metadata;
         let key = ObjectKey::new(
             meta.namespace.clone().unwrap_or_default(),
@@ -241,6 +236,13 @@ impl Writer {
         self.cluster.create(limit, &key, secret).await
     }
 
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "Secrets of several owners (`creationPolicy: Merge`) will be written by it"
+        )
+    )]
     /// Applies our keys to a Secret shared with others, as `manager`. `apply` holds neither apiVersion, kind,
     /// name nor preconditions: they are put in. With `force` keys of other managers are taken over, else
     /// they end in [`Class::FieldConflict`].
@@ -319,21 +321,6 @@ impl Writer {
     /// Changes an object as `manager` by a JSON merge patch without `metadata.uid` and `metadata.resourceVersion`: those
     /// observed are put in, so that another object or another state is never changed.
     pub async fn patch<K>(
-        &self,
-        key: &ObjectKey,
-        observed: &Observed,
-        manager: &str,
-        patch: Value,
-    ) -> Result<Written, Error>
-    where
-        K: Resource<DynamicType = ()>,
-    {
-        self.patch_within::<K>(TimeLimit::Fenced, key, observed, manager, patch)
-            .await
-    }
-
-    /// The same with a limit of the caller's choice.
-    pub async fn patch_within<K>(
         &self,
         limit: TimeLimit,
         key: &ObjectKey,

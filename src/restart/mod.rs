@@ -5,15 +5,16 @@
 //! again from Secrets and pods; no more workloads roll out at once than the limits say; what fails stops what follows.
 
 mod controller;
-pub mod execute;
-pub mod judge;
-pub mod metrics;
-pub mod observed;
-pub mod publish;
-pub mod schedule;
+mod execute;
+mod judge;
+mod metrics;
+mod observed;
+mod publish;
+mod schedule;
 mod timing;
 
 pub use controller::run;
+pub use metrics::Metrics;
 pub use observed::{Context, Workloads, model::Limits};
 
 #[cfg(test)]

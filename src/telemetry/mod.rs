@@ -13,7 +13,7 @@ pub mod logs;
 pub mod metrics;
 pub mod server;
 
-pub use alerts::{Alert, AlertSink, Webhook, WebhookError};
+pub use alerts::{Alert, AlertSink, Webhook};
 pub use logs::{Format, Logs};
 pub use server::{Readiness, Server};
 

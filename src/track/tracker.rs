@@ -224,6 +224,7 @@ impl Tracker {
 
     /// An event has told that the secret changed, and to which version if the event says. It is described, again with
     /// growing pauses and at most six times, until that version shows.
+    #[cfg_attr(not(test), expect(dead_code, reason = "events of AWS will give hints"))]
     pub fn hint(&mut self, now: Now, source: SourceId, key: &str, expected: Option<VersionId>) {
         if let Some(known) = self.sources.get_mut(&source) {
             known.hint(now, key, expected);

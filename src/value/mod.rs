@@ -9,8 +9,8 @@ mod json;
 mod keys;
 mod username;
 
-pub use build::{Built, Fetched, MAX_SIZE, build, part};
-pub use error::{Error, Fault};
+pub use build::{Fetched, MAX_SIZE, build, part};
+pub use error::Fault;
 pub use username::username;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use super::{build::Built, error::Error};
 use crate::api::{
     external_secret::{DataEntry, DataFromEntry, ExternalSecretSpec, RemoteRef},
     reason::Reason,

@@ -498,7 +498,6 @@ impl KubeTokens for Fake {
             read?;
             Ok(ServiceAccountToken {
                 token: SecretString::from(CANARY),
-                expires_at: now() + Duration::from_mins(10),
             })
         })
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     api::{ObjectKey, Selector, SourceId, VersionId},
-    aws::{Ask, Base, Class, Reader, Reading, RemoteValue, Urgency},
+    aws::{Ask, Base, Class, Reader, RemoteValue, Urgency, reader::Reading},
 };
 
 struct Asking {

@@ -6,7 +6,10 @@ use serde_json::json;
 use super::fake::{ACCOUNT, CANARY, Turn, start, start_with};
 use crate::{
     api::{Selector, VersionId, reason::Reason},
-    aws::{Capabilities, Class},
+    aws::{
+        Class,
+        client::{Denied, Right},
+    },
 };
 
 fn arn(account: &str, name: &str, suffix: &str) -> Arc<str> {
@@ -97,11 +100,7 @@ async fn a_denied_batch_is_remembered_until_told_otherwise() {
     let running = start().await;
     let source = running.own();
     let keys = running.secrets(2);
-    let none = Capabilities {
-        batch: None,
-        list: None,
-    };
-    assert_eq!(running.aws.capabilities(source), none);
+    assert_eq!(running.aws.rights(source), Denied::default());
     let denied = Turn::Fail(400, "AccessDeniedException", "not authorized to perform");
     running
         .fake
@@ -113,11 +112,11 @@ async fn a_denied_batch_is_remembered_until_told_otherwise() {
         (error.class(), error.reason()),
         (Class::AccessDenied, Reason::AccessDenied)
     );
-    assert_eq!(running.aws.capabilities(source).batch, Some(false));
+    assert!(running.aws.rights(source).batch.is_denied());
     running.aws.retry_denied(source);
-    assert_eq!(running.aws.capabilities(source), none);
+    assert_eq!(running.aws.rights(source), Denied::default());
     running.aws.batch(source, &keys).await.unwrap();
-    assert_eq!(running.aws.capabilities(source).batch, Some(true));
+    assert_eq!(running.aws.rights(source).batch, Right::Granted);
 }
 
 #[tokio::test]
@@ -225,7 +224,7 @@ async fn a_listing_follows_its_token_alone_and_begins_again_when_aws_forgot_it()
     assert_eq!(tokens, [None, Some("t1"), Some("t2"), None, Some("t3")]);
     assert_eq!(asked[0].body["IncludePlannedDeletion"], true);
     assert_eq!(asked[0].body["MaxResults"], 100);
-    assert_eq!(running.aws.capabilities(source).list, Some(true));
+    assert_eq!(running.aws.rights(source).list, Right::Granted);
 }
 
 #[tokio::test]
@@ -330,10 +329,10 @@ async fn a_batch_of_one_secret_finds_out_whether_batches_are_permitted() {
     running.fake.script().always.insert("BatchGetSecretValue", denied);
     let error = running.aws.try_batch(source, &keys[0]).await.unwrap_err();
     assert_eq!(error.class(), Class::AccessDenied);
-    assert_eq!(running.aws.capabilities(source).batch, Some(false));
+    assert!(running.aws.rights(source).batch.is_denied());
     running.fake.script().always.clear();
     running.aws.try_batch(source, &keys[0]).await.unwrap();
-    assert_eq!(running.aws.capabilities(source).batch, Some(true));
+    assert_eq!(running.aws.rights(source).batch, Right::Granted);
     let asked = running.fake.asked("BatchGetSecretValue").pop().unwrap();
     assert_eq!(asked.body["SecretIdList"], json!(["prod/0"]));
 }

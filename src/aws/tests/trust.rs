@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use super::fake::{ACCOUNT, CANARY, Fake, aws_that_trusts, identity};
 use crate::{
     api::reason::Reason,
-    aws::{Base, Class, Error, Proven, Service, Source, client::timeouts, trust::Trust},
+    aws::{Base, Class, Error, Service, Source, client::timeouts, remote::Proven, trust::Trust},
 };
 
 type Authority = CertifiedIssuer<'static, KeyPair>;

@@ -36,9 +36,6 @@ use crate::{
 const PAGE: u32 = 50;
 /// After how long the API server ends a watch, which starts again where it ended.
 const WATCH_SECONDS: u32 = 290;
-/// A watch without a word for so long is dead, whatever its connection looks like: the API server sends the first bookmark
-/// after two minutes at most, and one a minute from then on.
-pub(super) const SILENCE: Duration = Duration::from_secs(200);
 /// A watch that lived for this long was a good one.
 const SETTLED: Duration = Duration::from_secs(5);
 /// After failing for this long a watch lists again, lest it hang on a version that the server never had, as
@@ -59,7 +56,7 @@ pub(super) struct Follower<P: Project> {
     pub(super) demand: Option<Demand>,
     /// Whether the cluster may do without the kind: then its absence ends the following, and is no failure.
     pub(super) may_be_absent: bool,
-    /// After how long without a word a watch is opened again: [`SILENCE`], but for tests.
+    /// After how long without a word a watch is opened again.
     pub(super) silence: Duration,
 }
 

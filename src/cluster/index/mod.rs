@@ -30,7 +30,7 @@ pub use self::{
     demand::Demand,
     namespaces::NamespaceEntry,
     secrets::{Absent, SecretEntry},
-    watch::{Scope, WatchEnded, Watches},
+    watch::{Scope, Watches},
 };
 use crate::api::ObjectKey;
 

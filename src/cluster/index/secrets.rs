@@ -119,6 +119,7 @@ impl Project for Secrets {
 
 impl SecretEntry {
     /// What the index would keep of a Secret, whose values are wiped.
+    #[cfg(test)]
     pub fn of(tokens: &TokenKey, key: &ObjectKey, secret: Secret) -> Self {
         let Secret {
             metadata,

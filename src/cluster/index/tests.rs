@@ -8,11 +8,8 @@ use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{
-    Absent, Change, Changes, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches,
-    coverage::Coverage,
-    follow::{Follower, SILENCE},
-    namespaces::Namespaces,
-    secrets::Secrets,
+    Absent, Change, Changes, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches, coverage::Coverage,
+    follow::Follower, namespaces::Namespaces, secrets::Secrets,
 };
 use crate::{
     api::{ObjectKey, TokenKey, WorkloadKind},
@@ -21,6 +18,8 @@ use crate::{
         testing::{Asked, Server, cluster},
     },
 };
+
+const SILENCE: Duration = Duration::from_secs(200);
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -659,7 +658,7 @@ impl Project for Services {
 async fn kinds_are_listed_one_after_another_and_then_all_is_ready() {
     let (cluster, mut server) = cluster();
     let changes = Changes::default();
-    let mut watches = Watches::new(cluster, Scope::Cluster, changes.clone());
+    let mut watches = Watches::new(cluster, Scope::Cluster, changes.clone(), SILENCE);
     watches.namespaces();
     watches.secrets(token());
     watches.watch(Services);
@@ -688,7 +687,7 @@ async fn watching_some_namespaces_touches_nothing_else() {
     let (cluster, mut server) = cluster();
     let changes = Changes::default();
     let scope = Scope::Namespaces(vec!["shop".into(), "bank".into()]);
-    let mut watches = Watches::new(cluster, scope, changes.clone());
+    let mut watches = Watches::new(cluster, scope, changes.clone(), SILENCE);
     let namespaces = watches.namespaces();
     let secrets = watches.secrets(token());
     let run = tokio::spawn(watches.run());
@@ -797,7 +796,7 @@ async fn an_absent_kind_costs_a_check_a_minute_and_nothing_waits_for_it() {
     let (cluster, mut server) = cluster();
     let metrics = cluster.metrics.clone();
     let changes = Changes::default();
-    let mut watches = Watches::new(cluster, Scope::Cluster, changes.clone());
+    let mut watches = Watches::new(cluster, Scope::Cluster, changes.clone(), SILENCE);
     let demanding: Index<()> = Index::new(|()| true, Coverage::Everywhere);
     demanding.upsert(&key("db"), Indexed::Entry(Arc::new(())), 0);
     let (index, known) = watches.optional(Rollouts, &demanding.demand());

@@ -10,12 +10,8 @@ use tokio::{
 };
 
 use super::{
-    Change, Changes, Control, Demand, Index, NamespaceEntry, Project, SecretEntry,
-    control::Controls,
-    coverage::Coverage,
-    follow::{Follower, SILENCE},
-    namespaces::Namespaces,
-    secrets::Secrets,
+    Change, Changes, Control, Demand, Index, NamespaceEntry, Project, SecretEntry, control::Controls,
+    coverage::Coverage, follow::Follower, namespaces::Namespaces, secrets::Secrets,
 };
 use crate::{
     api::{ObjectKey, TokenKey},
@@ -55,23 +51,16 @@ type Start = Box<dyn FnOnce(oneshot::Sender<()>) -> BoxFuture<'static, ()> + Sen
 pub struct WatchEnded;
 
 impl Watches {
-    /// None yet.
-    pub fn new(cluster: Cluster, scope: Scope, changes: Changes) -> Self {
+    /// None yet. Each is opened again after `silence` without a word, which bookmarks end otherwise.
+    pub fn new(cluster: Cluster, scope: Scope, changes: Changes, silence: Duration) -> Self {
         Self {
             cluster,
             scope,
             changes,
-            silence: SILENCE,
+            silence,
             ready: watch::Sender::new(false),
             starts: Vec::new(),
         }
-    }
-
-    /// Kinds that are added from now on are taken for dead after this time without a word, which tests cannot wait for
-    /// otherwise.
-    #[must_use]
-    pub fn with_silence(self, silence: Duration) -> Self {
-        Self { silence, ..self }
     }
 
     /// When the watches were last heard of.

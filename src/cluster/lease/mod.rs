@@ -60,6 +60,7 @@ impl Leadership {
     }
 
     /// Leave to write without a Lease, for a single replica.
+    #[cfg(test)]
     pub fn alone() -> Arc<Self> {
         const FOREVER: Duration = Duration::from_hours(100 * 365 * 24);
         let leadership = Self::none();
@@ -83,6 +84,7 @@ impl Leadership {
     }
 
     /// Whether this replica leads.
+    #[cfg(test)]
     pub fn leads(&self) -> bool {
         *self.leading.borrow()
     }

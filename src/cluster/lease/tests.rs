@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::ObjectKey,
     cluster::{
-        Class, Writer,
+        Class, TimeLimit, Writer,
         testing::{Asked, Server, cluster},
     },
 };
@@ -544,7 +544,11 @@ async fn without_the_lease_nothing_is_written() {
     assert!(!leadership.leads());
     let secret = k8s_openapi::api::core::v1::Secret::default();
     assert_eq!(
-        writer.create_secret(&secret).await.unwrap_err().class,
+        writer
+            .create_secret(TimeLimit::Fenced, &secret)
+            .await
+            .unwrap_err()
+            .class,
         Class::NotLeading
     );
     // The next request is the next look, not the write.
@@ -571,7 +575,11 @@ async fn a_holder_cut_off_from_the_server_ends_before_another_can_begin() {
     unanswered.abort();
     let secret = k8s_openapi::api::core::v1::Secret::default();
     assert_eq!(
-        writer.create_secret(&secret).await.unwrap_err().class,
+        writer
+            .create_secret(TimeLimit::Fenced, &secret)
+            .await
+            .unwrap_err()
+            .class,
         Class::NotLeading
     );
 }

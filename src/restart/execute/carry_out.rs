@@ -40,9 +40,9 @@ use crate::{
 const AT_ONCE: usize = 32;
 
 /// Carries out what was decided, and writes the notes of workloads.
-pub(in crate::restart) struct Executor {
+pub struct Executor {
     context: Arc<Context>,
-    pub(in crate::restart) in_flight: InFlight,
+    pub in_flight: InFlight,
     /// Patches whose answers were lost, until a workload shows them or they are given up.
     doubts: HashMap<WorkloadKey, (Restart, Instant)>,
     records: RecordWriter,
@@ -51,7 +51,7 @@ pub(in crate::restart) struct Executor {
 }
 
 /// What a task hands back.
-pub(in crate::restart) enum Response {
+pub enum Response {
     Read {
         restart: Restart,
         fresh: Result<Option<Box<FreshWorkload>>, cluster::Error>,
@@ -68,7 +68,7 @@ pub(in crate::restart) enum Response {
 }
 
 /// What became of a request, for people.
-pub(in crate::restart) enum Outcome {
+pub enum Outcome {
     /// The API server took it: the patch of the workload, or the eviction of this pod.
     Triggered {
         restart: Restart,
@@ -81,7 +81,7 @@ pub(in crate::restart) enum Outcome {
 }
 
 impl Executor {
-    pub(in crate::restart) fn new(context: Arc<Context>) -> Self {
+    pub fn new(context: Arc<Context>) -> Self {
         Self {
             context,
             in_flight: InFlight::default(),
@@ -93,7 +93,7 @@ impl Executor {
     }
 
     /// Begins to carry a decision out.
-    pub(in crate::restart) fn start(&mut self, restart: Restart, now: Instant) {
+    pub fn start(&mut self, restart: Restart, now: Instant) {
         if self.in_flight.contains(&restart.key) || self.in_flight.busy() >= AT_ONCE {
             return;
         }
@@ -106,7 +106,7 @@ impl Executor {
     }
 
     /// Begins to write the notes of workloads that are due.
-    pub(in crate::restart) fn write_notes(&mut self, namespaces: &Namespaces, now: Instant) {
+    pub fn write_notes(&mut self, namespaces: &Namespaces, now: Instant) {
         let judgements = namespaces.values().flat_map(|view| &view.judgements);
         let idle = judgements.filter(|judgement| !self.in_flight.contains(&judgement.key));
         for due in self.records.due(idle, now) {
@@ -120,12 +120,12 @@ impl Executor {
     }
 
     /// The response of the next task that ends, or `None` without a task.
-    pub(in crate::restart) async fn next(&mut self) -> Option<Option<Response>> {
+    pub async fn next(&mut self) -> Option<Option<Response>> {
         self.tasks.join_next().await.map(joined)
     }
 
     /// Follows a response.
-    pub(in crate::restart) fn ended(
+    pub fn ended(
         &mut self,
         response: Response,
         namespaces: &mut Namespaces,
@@ -332,12 +332,7 @@ impl Executor {
     }
 
     /// Reports a restart whose answer was lost, if the workload shows that it was taken.
-    pub(in crate::restart) fn resolve(
-        &mut self,
-        key: &WorkloadKey,
-        memory: &mut Memory,
-        now: Instant,
-    ) -> Option<Outcome> {
+    pub fn resolve(&mut self, key: &WorkloadKey, memory: &mut Memory, now: Instant) -> Option<Outcome> {
         let (restart, since) = self.doubts.remove(key)?;
         let known = self.context.workloads.get(key);
         let workload = known.as_deref().and_then(Option::as_deref);
@@ -372,17 +367,17 @@ impl Executor {
     }
 
     /// Whether requests that change something are under way.
-    pub(in crate::restart) fn is_busy(&self) -> bool {
+    pub fn is_busy(&self) -> bool {
         self.in_flight.busy() > 0 || self.records.is_busy()
     }
 
     /// From now on no request begins.
-    pub(in crate::restart) fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.stopping = true;
     }
 
     /// When something ends by time alone.
-    pub(in crate::restart) fn next_end(&self) -> Option<Instant> {
+    pub fn next_end(&self) -> Option<Instant> {
         self.in_flight
             .next_end()
             .into_iter()
@@ -391,7 +386,7 @@ impl Executor {
     }
 
     /// Forgets what is gone.
-    pub(in crate::restart) fn sweep(&mut self, namespaces: &Namespaces, now: Instant) {
+    pub fn sweep(&mut self, namespaces: &Namespaces, now: Instant) {
         self.doubts.retain(|_, (_, since)| now < *since + REQUEST_LOST);
         self.in_flight
             .sweep(|namespace| namespaces.contains_key(namespace));

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What `work` gives, or an error if it panics: who waits for it must hear of it. The panic's own text stays inside.
-pub(in crate::restart) async fn caught<T>(
+pub async fn caught<T>(
     verb: Verb,
     key: &ObjectKey,
     work: impl Future<Output = Result<T, cluster::Error>>,
@@ -31,7 +31,7 @@ pub(in crate::restart) async fn caught<T>(
 }
 
 /// What a task hands back; none if it was lost. Panics are [`caught`] in the task, and tasks are never aborted.
-pub(in crate::restart) fn joined<T>(done: Result<T, JoinError>) -> Option<T> {
+pub fn joined<T>(done: Result<T, JoinError>) -> Option<T> {
     if done.is_err() {
         tracing::error!("a request of restarts was lost; this is a bug, please report it");
     }

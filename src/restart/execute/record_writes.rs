@@ -28,7 +28,7 @@ const OF_NAMESPACE: usize = 2;
 
 /// The workloads that are being written to, and those that are not to be written to again before a time.
 #[derive(Default)]
-pub(in crate::restart) struct RecordWriter {
+pub struct RecordWriter {
     waits: HashMap<WorkloadKey, Option<Instant>>,
     turns: WriteTurns,
 }
@@ -119,18 +119,18 @@ impl RecordWriter {
 }
 
 /// The notes of one workload, to be written in one patch.
-pub(in crate::restart) struct NoteWrite {
+pub struct NoteWrite {
     pub(super) key: WorkloadKey,
     pub(super) uid: Box<str>,
     pub(super) notes: Vec<Note>,
 }
 
 /// A failure of which people are told.
-pub(in crate::restart) struct Alert {
-    pub(in crate::restart) object: ObjectKey,
-    pub(in crate::restart) key: WorkloadKey,
-    pub(in crate::restart) uid: Box<str>,
-    pub(in crate::restart) sentence: String,
+pub struct Alert {
+    pub object: ObjectKey,
+    pub key: WorkloadKey,
+    pub uid: Box<str>,
+    pub sentence: String,
 }
 
 fn alerts(due: &NoteWrite, mut is_told: impl FnMut(&Note) -> bool) -> Vec<Alert> {

@@ -18,12 +18,7 @@ use crate::{
 
 impl Context {
     /// Has the workload of this uid say `notes`, unless it does or they do not hold any more.
-    pub(in crate::restart) async fn write_notes(
-        &self,
-        key: &WorkloadKey,
-        uid: &str,
-        notes: &[Note],
-    ) -> Result<(), Error> {
+    pub async fn write_notes(&self, key: &WorkloadKey, uid: &str, notes: &[Note]) -> Result<(), Error> {
         if !notes.iter().any(|note| note.what.is_written()) {
             return Ok(());
         }
@@ -43,12 +38,7 @@ impl Context {
     }
 
     /// Sends the one request.
-    pub(in crate::restart) async fn send(
-        &self,
-        key: &WorkloadKey,
-        observed: &Observed,
-        step: Step,
-    ) -> Result<(), Error> {
+    pub async fn send(&self, key: &WorkloadKey, observed: &Observed, step: Step) -> Result<(), Error> {
         let object = &key.key;
         let body = match step {
             Step::Nothing => return Ok(()),
@@ -74,24 +64,16 @@ impl Context {
         match key.kind {
             WorkloadKind::Deployment => {
                 writer
-                    .patch_within::<Deployment>(limit, object, observed, by, body)
+                    .patch::<Deployment>(limit, object, observed, by, body)
                     .await
             }
             WorkloadKind::StatefulSet => {
                 writer
-                    .patch_within::<StatefulSet>(limit, object, observed, by, body)
+                    .patch::<StatefulSet>(limit, object, observed, by, body)
                     .await
             }
-            WorkloadKind::DaemonSet => {
-                writer
-                    .patch_within::<DaemonSet>(limit, object, observed, by, body)
-                    .await
-            }
-            WorkloadKind::Rollout => {
-                writer
-                    .patch_within::<Rollout>(limit, object, observed, by, body)
-                    .await
-            }
+            WorkloadKind::DaemonSet => writer.patch::<DaemonSet>(limit, object, observed, by, body).await,
+            WorkloadKind::Rollout => writer.patch::<Rollout>(limit, object, observed, by, body).await,
         }
         .map(|_| ())
     }

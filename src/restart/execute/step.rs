@@ -94,7 +94,7 @@ fn evict(restart: Restart, observed: &ObservedWorkload<'_>, fresh: &Judgement) -
         })
         .flat_map(|claim| {
             let margin = later(claim.changed_at, CREATED_MARGIN);
-            let stale = staleness::stale(&claim.terms, workload, &claim.object.content, &pods);
+            let stale = staleness::stale(claim.terms, workload, &claim.object.content, &pods);
             stale.into_iter().filter(move |pod| pod.created <= margin)
         })
         .collect();

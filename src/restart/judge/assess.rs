@@ -10,10 +10,10 @@ use super::{
     reloader::ReloaderRules,
     rollout::{self, Failure, Health, RecordedOutcome, Rollout},
     staleness,
-    state::{Hold, WorkloadState},
+    state::Hold,
 };
 use crate::{
-    api::RestartStrategy,
+    api::{RestartStrategy, WorkloadState},
     restart::{
         observed::{
             managed_secrets::{ManagedSecret, ManagedSecrets},
@@ -201,7 +201,7 @@ impl<'a> Assessment<'a> {
     fn stale(&self, claim: &Claim) -> Option<usize> {
         let pods = self.pods.as_deref()?;
         let content = &claim.object.content;
-        Some(staleness::stale(&claim.terms, self.observed.workload, content, pods).len())
+        Some(staleness::stale(claim.terms, self.observed.workload, content, pods).len())
     }
 
     fn tells(&self, content: &Content) -> bool {

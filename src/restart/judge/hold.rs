@@ -3,10 +3,10 @@
 use super::{
     membership::{Membership, Terms},
     model::Setting,
-    state::{Hold, WorkloadState},
+    state::Hold,
 };
 use crate::{
-    api::{RestartStrategy, caps},
+    api::{RestartStrategy, WorkloadState, caps},
     restart::{
         observed::{
             managed_secrets::ManagedSecret,
@@ -19,7 +19,7 @@ use crate::{
 
 /// What holds the restart of a workload for a content up now, whatever its pods hold. The first rule that applies is
 /// reported.
-pub(in crate::restart) fn hold(
+pub fn hold(
     setting: &Setting<'_>,
     object: &ManagedSecret,
     membership: &Membership,

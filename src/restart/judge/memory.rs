@@ -245,22 +245,18 @@ impl Memory {
     }
 
     /// How many workloads are remembered.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.workloads.len()
     }
 
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.workloads.is_empty()
-    }
-
     /// When a workload was last restarted for the object, as this process knows.
-    pub(in crate::restart) fn last_patch(&self, object: &ObjectKey) -> Option<Timestamp> {
+    pub fn last_patch(&self, object: &ObjectKey) -> Option<Timestamp> {
         self.objects.get(object).copied()
     }
 
     /// Whether the object's windows are open. It is remembered until that changes: it takes long to find out.
-    pub(in crate::restart) fn opening(&mut self, object: &ManagedSecret, now: Timestamp) -> Opening {
+    pub fn opening(&mut self, object: &ManagedSecret, now: Timestamp) -> Opening {
         let windows = &object.restarts.policy.windows;
         let holds = |known: &&CachedOpening| {
             known.restarts.policy.windows == *windows && known.since <= now && now < known.until
@@ -283,54 +279,41 @@ impl Memory {
     }
 
     /// The turn in which the namespace was last served; 0 if never.
-    pub(in crate::restart) fn served(&self, namespace: &str) -> u64 {
+    pub fn served(&self, namespace: &str) -> u64 {
         self.served.get(namespace).copied().unwrap_or_default()
     }
 
-    pub(in crate::restart) fn is_satisfied(
-        &self,
-        uid: &str,
-        hash: &str,
-        token: &str,
-        changed: Timestamp,
-    ) -> bool {
+    pub fn is_satisfied(&self, uid: &str, hash: &str, token: &str, changed: Timestamp) -> bool {
         let satisfied = self.kept(uid).and_then(|kept| kept.satisfied.get(hash));
         satisfied.is_some_and(|(found, at)| **found == *token && *at == changed)
     }
 
-    pub(in crate::restart) fn satisfy(&mut self, uid: &str, hash: &str, token: &str, changed: Timestamp) {
+    pub fn satisfy(&mut self, uid: &str, hash: &str, token: &str, changed: Timestamp) {
         if !self.is_satisfied(uid, hash, token, changed) {
             let kept = self.workloads.entry(uid.into()).or_default();
             kept.satisfied.insert(hash.into(), (token.into(), changed));
         }
     }
 
-    pub(in crate::restart) fn is_complete(&self, uid: &str, hash: &str, token: &str) -> bool {
+    pub fn is_complete(&self, uid: &str, hash: &str, token: &str) -> bool {
         self.kept(uid).is_some_and(|kept| is(&kept.complete, hash, token))
     }
 
     /// Why the rollout for the content failed, if it was seen to fail and not to recover.
-    pub(in crate::restart) fn failure(&self, uid: &str, hash: &str, token: &str) -> Option<&Failure> {
+    pub fn failure(&self, uid: &str, hash: &str, token: &str) -> Option<&Failure> {
         let failed = self.failed(uid, hash, token)?;
         (!failed.over).then_some(&failed.failure)
     }
 
     /// The rollout for the content was seen under way.
-    pub(in crate::restart) fn rolls(&mut self, uid: &str, hash: &str, token: &str) {
+    pub fn rolls(&mut self, uid: &str, hash: &str, token: &str) {
         let kept = self.workloads.entry(uid.into()).or_default();
         note(&mut kept.rolled, hash, token);
     }
 
     /// The rollout for the content was seen to fail; `said` is the record on the workload. Without a record one is to be
     /// written and the failure is reported, unless the rollout had failed before this process began.
-    pub(in crate::restart) fn fail(
-        &mut self,
-        uid: &str,
-        hash: &str,
-        token: &str,
-        failure: &Failure,
-        said: &RecordedOutcome,
-    ) {
+    pub fn fail(&mut self, uid: &str, hash: &str, token: &str, failure: &Failure, said: &RecordedOutcome) {
         let kept = self.workloads.entry(uid.into()).or_default();
         if let Some(failed) = kept.failed.get_mut(hash)
             && *failed.token == *token
@@ -362,7 +345,7 @@ impl Memory {
     }
 
     /// A rollout that failed looks well for the moment: only this memory shows the failure, so it is to be recorded.
-    pub(in crate::restart) fn looks_well(&mut self, uid: &str, hash: &str, token: &str) {
+    pub fn looks_well(&mut self, uid: &str, hash: &str, token: &str) {
         if let Some(failed) = self.failed_mut(uid, hash, token)
             && failed.record == NoteStep::No
         {
@@ -371,26 +354,26 @@ impl Memory {
     }
 
     /// What failed works again.
-    pub(in crate::restart) fn recover(&mut self, uid: &str, hash: &str, token: &str) {
+    pub fn recover(&mut self, uid: &str, hash: &str, token: &str) {
         if let Some(failed) = self.failed_mut(uid, hash, token) {
             failed.over = true;
         }
     }
 
     /// Whether the failure is to be recorded on the workload, and whether it is reported then.
-    pub(in crate::restart) fn record_due(&self, uid: &str, hash: &str, token: &str) -> Option<bool> {
+    pub fn record_due(&self, uid: &str, hash: &str, token: &str) -> Option<bool> {
         let failed = self.failed(uid, hash, token)?;
         matches!(failed.record, NoteStep::Yes(_)).then_some(failed.alert)
     }
 
     /// Whether a record that the workload lost, or its recovery, may be written again: once.
-    pub(in crate::restart) fn may_remind(&self, uid: &str, hash: &str, token: &str) -> bool {
+    pub fn may_remind(&self, uid: &str, hash: &str, token: &str) -> bool {
         let reminded = self.kept(uid).and_then(|kept| kept.reminded.get(hash));
         !reminded.is_some_and(|(found, tries)| **found == *token && *tries >= TRIES)
     }
 
     /// A note was written, or needs no write. Returns whether the failure is to be reported now.
-    pub(in crate::restart) fn noted(&mut self, uid: &str, written: &Note) -> bool {
+    pub fn noted(&mut self, uid: &str, written: &Note) -> bool {
         if !written.what.is_failure() {
             self.reminded(uid, written, TRIES);
             return false;
@@ -403,7 +386,7 @@ impl Memory {
     }
 
     /// A note was not written; it may still be written later. Returns whether the failure is to be reported now.
-    pub(in crate::restart) fn not_noted(&mut self, uid: &str, missed: &Note, why: NoteFailure) -> bool {
+    pub fn not_noted(&mut self, uid: &str, missed: &Note, why: NoteFailure) -> bool {
         let refused = why == NoteFailure::Refused;
         if !missed.what.is_failure() {
             self.reminded(uid, missed, if refused { TRIES } else { 1 });
@@ -444,7 +427,7 @@ impl Memory {
         (*failed.token == *token).then_some(failed)
     }
 
-    pub(in crate::restart) fn complete(&mut self, uid: &str, hash: &str, token: &str) {
+    pub fn complete(&mut self, uid: &str, hash: &str, token: &str) {
         let kept = self.workloads.entry(uid.into()).or_default();
         if note(&mut kept.complete, hash, token) {
             kept.refused = None;
@@ -464,7 +447,7 @@ impl Memory {
     }
 
     /// The first of the changes that ask for the workload's next restart without a rest between them, given the `latest`.
-    pub(in crate::restart) fn changed(&mut self, uid: &str, latest: Option<Timestamp>) -> Option<Timestamp> {
+    pub fn changed(&mut self, uid: &str, latest: Option<Timestamp>) -> Option<Timestamp> {
         let Some(latest) = latest else {
             if let Some(kept) = self.workloads.get_mut(uid) {
                 kept.changes = None;
@@ -480,18 +463,18 @@ impl Memory {
         Some(first)
     }
 
-    pub(in crate::restart) fn sent(&self, uid: &str, hash: &str) -> Option<&SentPatch> {
+    pub fn sent(&self, uid: &str, hash: &str) -> Option<&SentPatch> {
         self.kept(uid)?.sent.get(hash)
     }
 
     /// Whether a patch was sent that the workload, as it is known, may not show yet.
-    pub(in crate::restart) fn has_sent(&self, uid: &str, now: Timestamp) -> bool {
+    pub fn has_sent(&self, uid: &str, now: Timestamp) -> bool {
         let kept = self.kept(uid);
         kept.is_some_and(|kept| kept.sent.values().any(|sent| now < later(sent.at, PATCH_SHOWN)))
     }
 
     /// The refusal that is in force.
-    pub(in crate::restart) fn refusal(&self, uid: &str, now: Timestamp) -> Option<&Refusal> {
+    pub fn refusal(&self, uid: &str, now: Timestamp) -> Option<&Refusal> {
         self.kept(uid)?
             .refused
             .as_ref()
@@ -499,30 +482,25 @@ impl Memory {
     }
 
     /// Whether the last request was refused too.
-    pub(in crate::restart) fn was_refused(&self, uid: &str) -> bool {
+    pub fn was_refused(&self, uid: &str) -> bool {
         let refused = self.kept(uid).and_then(|kept| kept.refused.as_ref());
         refused.is_some_and(|refused| !refused.doubt)
     }
 
     /// How long a decision rests that did not hold when the workload was read again: longer each time.
-    pub(in crate::restart) fn rest(&mut self, uid: &str) -> SignedDuration {
+    pub fn rest(&mut self, uid: &str) -> SignedDuration {
         let kept = self.workloads.entry(uid.into()).or_default();
         let wait = REST_FIRST.saturating_mul(1_i32.checked_shl(kept.rests).unwrap_or(i32::MAX));
         kept.rests = kept.rests.saturating_add(1).min(16);
         wait.min(REST_LONGEST)
     }
 
-    pub(in crate::restart) fn evicting(&self, uid: &str) -> Option<Eviction> {
+    pub fn evicting(&self, uid: &str) -> Option<Eviction> {
         self.kept(uid)?.evicting
     }
 
     /// Notes whether pods of the workload are being replaced, by Keyturn or otherwise.
-    pub(in crate::restart) fn watch_eviction(
-        &mut self,
-        uid: &str,
-        waiting: bool,
-        now: Timestamp,
-    ) -> Option<Eviction> {
+    pub fn watch_eviction(&mut self, uid: &str, waiting: bool, now: Timestamp) -> Option<Eviction> {
         if waiting {
             let kept = self.workloads.entry(uid.into()).or_default();
             let evicting = kept.evicting.get_or_insert(Eviction {
@@ -537,7 +515,7 @@ impl Memory {
         self.evicting(uid)
     }
 
-    pub(in crate::restart) fn evicted(&mut self, uid: &str) {
+    pub fn evicted(&mut self, uid: &str) {
         if let Some(kept) = self.workloads.get_mut(uid) {
             kept.evicting = None;
         }

@@ -12,7 +12,7 @@ use crate::restart::{
 };
 
 /// Those of the workload's `pods` that hold content from before the last change.
-pub fn stale<'a>(terms: &Terms, workload: &Workload, content: &Content, pods: &[&'a Pod]) -> Vec<&'a Pod> {
+pub fn stale<'a>(terms: Terms, workload: &Workload, content: &Content, pods: &[&'a Pod]) -> Vec<&'a Pod> {
     let Some(changed) = content.changed_at.filter(|_| content.asks_for_restarts()) else {
         return Vec::new();
     };

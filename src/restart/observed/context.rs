@@ -93,7 +93,7 @@ impl Workloads {
     }
 
     /// Returns once the Rollouts are known too, or that there are none.
-    pub(in crate::restart) async fn known(&self) {
+    pub async fn known(&self) {
         let mut known = self.rollouts_known.clone();
         // An error is the end of the watches, which ends the process.
         let _end = known.wait_for(|known| *known).await;
@@ -101,7 +101,7 @@ impl Workloads {
 
     /// Whether all workloads of a namespace are known in which an ExternalSecret enables restarts. Before that, waves,
     /// limits and progress cannot be computed. Rollouts count once the cluster has them.
-    pub(in crate::restart) fn cover(&self, namespace: &str) -> bool {
+    pub fn cover(&self, namespace: &str) -> bool {
         KINDS.iter().all(|kind| self.of(*kind).covers(namespace))
     }
 
@@ -115,7 +115,7 @@ impl Workloads {
     }
 
     /// The workload, if it is known and restarts can concern it.
-    pub(in crate::restart) fn get(&self, key: &WorkloadKey) -> Option<Arc<IndexedWorkload>> {
+    pub fn get(&self, key: &WorkloadKey) -> Option<Arc<IndexedWorkload>> {
         match self.of(key.kind).get(&key.key)? {
             Indexed::Entry(known) => known.is_some().then_some(known),
             Indexed::Malformed(_) => None,
@@ -123,7 +123,7 @@ impl Workloads {
     }
 
     /// Sorts the pods of a namespace, listed after `at`, by workload.
-    pub(in crate::restart) fn sort_pods(&self, namespace: &Arc<str>, at: Timestamp, pods: Vec<Pod>) -> Pods {
+    pub fn sort_pods(&self, namespace: &Arc<str>, at: Timestamp, pods: Vec<Pod>) -> Pods {
         Pods::new(at, pods, |name| {
             let key = ObjectKey::new(Arc::clone(namespace), name);
             [&self.deployments, &self.rollouts]
@@ -133,7 +133,7 @@ impl Workloads {
     }
 
     /// Those of a namespace that restarts can concern, in no order.
-    pub(in crate::restart) fn keys_in(&self, namespace: &str) -> Vec<WorkloadKey> {
+    pub fn keys_in(&self, namespace: &str) -> Vec<WorkloadKey> {
         let mut keys = Vec::new();
         for kind in KINDS {
             let is_in = |key: &ObjectKey, indexed: &Indexed<IndexedWorkload>| {
@@ -146,7 +146,7 @@ impl Workloads {
     }
 
     /// Those that restarts can concern, in no order.
-    pub(in crate::restart) fn for_each(&self, mut look: impl FnMut(WorkloadKey, &Workload)) {
+    pub fn for_each(&self, mut look: impl FnMut(WorkloadKey, &Workload)) {
         for kind in KINDS {
             self.of(kind).for_each(|key, indexed| {
                 if let Some(workload) = indexed.entry().and_then(Option::as_deref) {
@@ -160,7 +160,7 @@ impl Workloads {
 
 impl Context {
     /// An ExternalSecret with its Secret, if workloads are to follow it.
-    pub(in crate::restart) fn managed_secret(&self, object: &ObjectKey) -> Option<ManagedSecret> {
+    pub fn managed_secret(&self, object: &ObjectKey) -> Option<ManagedSecret> {
         let (restarts, target, uid) = self.objects.with(object, |indexed| {
             let entry = indexed.entry().filter(|entry| !entry.ending)?;
             let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
@@ -193,7 +193,7 @@ impl Context {
     }
 
     /// The annotations of a Namespace.
-    pub(in crate::restart) fn namespace_annotations(&self, namespace: &Arc<str>) -> Annotations {
+    pub fn namespace_annotations(&self, namespace: &Arc<str>) -> Annotations {
         let key = ObjectKey::new("", Arc::clone(namespace));
         let annotations = self.namespaces.with(&key, |indexed| {
             let entry = indexed.entry()?;
@@ -203,7 +203,7 @@ impl Context {
     }
 
     /// The ConfigMap, if there is one.
-    pub(in crate::restart) fn control(&self) -> Option<Control> {
+    pub fn control(&self) -> Option<Control> {
         let mut found = None;
         self.control
             .for_each(|_, indexed| found = indexed.entry().cloned());
@@ -211,12 +211,12 @@ impl Context {
     }
 
     /// Whether the status of an ExternalSecret shows that an approval is missing.
-    pub(in crate::restart) fn awaits_approval(&self, object: &ObjectKey) -> bool {
+    pub fn awaits_approval(&self, object: &ObjectKey) -> bool {
         self.reported(object) == Some(Reason::AwaitingApproval)
     }
 
     /// The reason of the condition `RestartsComplete` in the status of an ExternalSecret.
-    pub(in crate::restart) fn reported(&self, object: &ObjectKey) -> Option<Reason> {
+    pub fn reported(&self, object: &ObjectKey) -> Option<Reason> {
         let reason = |indexed: &Indexed<Entry>| {
             let reasons = indexed.entry()?.reasons;
             reasons.of_condition(ConditionType::RestartsComplete)
@@ -225,7 +225,7 @@ impl Context {
     }
 
     /// The fault in the `restart` or `rotation` of an ExternalSecret.
-    pub(in crate::restart) fn fault(&self, object: &ObjectKey) -> Option<Arc<RestartFault>> {
+    pub fn fault(&self, object: &ObjectKey) -> Option<Arc<RestartFault>> {
         let fault = |indexed: &Indexed<Entry>| {
             let entry = indexed.entry().filter(|entry| !entry.ending)?;
             entry.fault.clone()
@@ -234,7 +234,7 @@ impl Context {
     }
 
     /// The uid and generation of an ExternalSecret.
-    pub(in crate::restart) fn identity(&self, object: &ObjectKey) -> Option<(Box<str>, i64)> {
+    pub fn identity(&self, object: &ObjectKey) -> Option<(Box<str>, i64)> {
         let identity = |indexed: &Indexed<Entry>| {
             let entry = indexed.entry()?;
             Some((entry.uid.clone(), entry.generation))

@@ -20,25 +20,22 @@ use crate::{
 };
 
 /// A workload as it is now.
-pub(in crate::restart) struct FreshWorkload {
+pub struct FreshWorkload {
     /// The state that a patch rests on.
-    pub(in crate::restart) observed: Observed,
+    pub observed: Observed,
     /// The workload.
-    pub(in crate::restart) workload: Workload,
+    pub workload: Workload,
     /// Its pods.
-    pub(in crate::restart) pods: Vec<Arc<Pod>>,
+    pub pods: Vec<Arc<Pod>>,
     /// A time before they were listed.
-    pub(in crate::restart) at: Timestamp,
+    pub at: Timestamp,
     /// `keyturn-control` as it is now; an error if that could not be found out.
-    pub(in crate::restart) control: Result<Option<Control>, Error>,
+    pub control: Result<Option<Control>, Error>,
 }
 
 impl Context {
     /// Reads a workload and its pods; none if it is gone or cannot be restarted any more.
-    pub(in crate::restart) async fn read_fresh(
-        &self,
-        key: &WorkloadKey,
-    ) -> Result<Option<Box<FreshWorkload>>, Error> {
+    pub async fn read_fresh(&self, key: &WorkloadKey) -> Result<Option<Box<FreshWorkload>>, Error> {
         let object = &key.key;
         let Some((observed, workload)) = self.read(key).await? else {
             return Ok(None);
@@ -61,10 +58,7 @@ impl Context {
     }
 
     /// A workload as it is now, and the state that a patch rests on; none if it is gone or cannot be restarted any more.
-    pub(in crate::restart) async fn read(
-        &self,
-        key: &WorkloadKey,
-    ) -> Result<Option<(Observed, Workload)>, Error> {
+    pub async fn read(&self, key: &WorkloadKey) -> Result<Option<(Observed, Workload)>, Error> {
         let cluster = self.writer.cluster();
         let object = &key.key;
         let door = match key.kind {
@@ -81,7 +75,7 @@ impl Context {
     }
 
     /// The pods of a namespace, and a time before they were listed.
-    pub(in crate::restart) async fn pods(
+    pub async fn pods(
         &self,
         namespace: &str,
         selector: Option<&str>,

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::{
-    api::{EventReason, ObjectKey},
+    api::{EventReason, ObjectKey, WorkloadState},
     restart::{
-        judge::{model::Restart, state::WorkloadState},
+        judge::model::Restart,
         observed::model::WorkloadKey,
         schedule::decide::{Decisions, WorkloadStatus},
     },

@@ -16,7 +16,7 @@ use crate::{
 
 impl Context {
     /// A restart was taken by the API server.
-    pub(in crate::restart) fn emit_triggered(&self, restart: &Restart, pod: Option<&str>) {
+    pub fn emit_triggered(&self, restart: &Restart, pod: Option<&str>) {
         let secrets: Vec<&str> = restart.causes.iter().map(|cause| &*cause.secret).collect();
         let secrets = secrets.join(", ");
         let note = match pod {
@@ -46,13 +46,13 @@ impl Context {
     }
 
     /// A restart was refused.
-    pub(in crate::restart) fn emit_refused(&self, restart: &Restart, why: &str) {
+    pub fn emit_refused(&self, restart: &Restart, why: &str) {
         let note = format!("{}: {why}", restart.key);
         self.emit_on_both(EventReason::RestartFailed, restart, &note);
     }
 
     /// Something happened to a workload or to all of an ExternalSecret's.
-    pub(in crate::restart) fn emit_event(&self, happened: &RestartEvent, uids: &HashMap<&WorkloadKey, &str>) {
+    pub fn emit_event(&self, happened: &RestartEvent, uids: &HashMap<&WorkloadKey, &str>) {
         let RestartEvent {
             object,
             workload,
@@ -130,7 +130,7 @@ impl Context {
 }
 
 /// Restarts for a content were approved.
-pub(in crate::restart) fn log_approval(secret: &ManagedSecret) {
+pub fn log_approval(secret: &ManagedSecret) {
     let content = &secret.content;
     tracing::info!(
         target: "audit",

@@ -15,7 +15,7 @@ use super::{
     status_writer::{StatusWrite, StatusWriter},
 };
 use crate::{
-    api::{EventReason, ObjectKey},
+    api::{EventReason, ObjectKey, WorkloadState},
     cluster::{self, Verb},
     restart::{
         execute::{
@@ -23,7 +23,7 @@ use crate::{
             panics::{caught, joined},
             record_writes::Alert,
         },
-        judge::{model::Standing, state::WorkloadState},
+        judge::model::Standing,
         observed::{Context, managed_secrets::ManagedSecret, model::WorkloadKey},
         schedule::{
             decide::{Decisions, WorkloadStatus},
@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Derives events, numbers and statuses from decisions, and writes the statuses.
-pub(in crate::restart) struct Publisher {
+pub struct Publisher {
     context: Arc<Context>,
     detector: EventDetector,
     /// Halts that are reported after the failure that caused them.
@@ -51,14 +51,14 @@ pub(in crate::restart) struct Publisher {
 }
 
 /// What a task hands back.
-pub(in crate::restart) struct StatusResponse {
+pub struct StatusResponse {
     object: ObjectKey,
     wanted: StatusWrite,
     written: Result<(), cluster::Error>,
 }
 
 impl Publisher {
-    pub(in crate::restart) fn new(context: Arc<Context>, now: Instant) -> Self {
+    pub fn new(context: Arc<Context>, now: Instant) -> Self {
         Self {
             context,
             detector: EventDetector::default(),
@@ -73,7 +73,7 @@ impl Publisher {
     }
 
     /// Reports what became of a request.
-    pub(in crate::restart) fn executed(&mut self, outcome: Outcome) {
+    pub fn executed(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Triggered { restart, evicted } => {
                 self.detector.triggered(&restart);
@@ -102,7 +102,7 @@ impl Publisher {
     /// Reports what is wrong with an ExternalSecret for which nothing is restarted. Where restarts are disabled, what was
     /// reported of them is removed: `former` if something may have been reported that the index does not show. Nothing is
     /// reported of an object that is gone.
-    pub(in crate::restart) fn report_without_restarts(&mut self, object: &ObjectKey, former: bool) {
+    pub fn report_without_restarts(&mut self, object: &ObjectKey, former: bool) {
         if former {
             self.reported.remove(object);
         }
@@ -120,7 +120,7 @@ impl Publisher {
     }
 
     /// Reports what was decided.
-    pub(in crate::restart) fn decided(
+    pub fn decided(
         &mut self,
         decisions: &Decisions,
         namespaces: &mut Namespaces,
@@ -132,7 +132,7 @@ impl Publisher {
     }
 
     /// Begins to write the statuses that are due.
-    pub(in crate::restart) fn write(&mut self, now: Instant) {
+    pub fn write(&mut self, now: Instant) {
         for (object, wanted) in self.statuses.due(now) {
             let context = Arc::clone(&self.context);
             self.tasks.spawn(async move {
@@ -147,12 +147,12 @@ impl Publisher {
     }
 
     /// The response of the next write that ends, or `None` without a write.
-    pub(in crate::restart) async fn next(&mut self) -> Option<Option<StatusResponse>> {
+    pub async fn next(&mut self) -> Option<Option<StatusResponse>> {
         self.tasks.join_next().await.map(joined)
     }
 
     /// Follows a response.
-    pub(in crate::restart) fn written(&mut self, response: StatusResponse, now: Instant) {
+    pub fn written(&mut self, response: StatusResponse, now: Instant) {
         let StatusResponse {
             object,
             wanted,
@@ -162,17 +162,17 @@ impl Publisher {
     }
 
     /// When a status is due next.
-    pub(in crate::restart) fn next_write(&self) -> Option<Instant> {
+    pub fn next_write(&self) -> Option<Instant> {
         self.statuses.next()
     }
 
     /// When decisions are reported though pods are still unknown.
-    pub(in crate::restart) fn warm_up_end(&self) -> Option<Instant> {
+    pub fn warm_up_end(&self) -> Option<Instant> {
         (!self.warm).then_some(self.started + WARM_UP)
     }
 
     /// Forgets what is gone.
-    pub(in crate::restart) fn sweep(&mut self) {
+    pub fn sweep(&mut self) {
         let objects = &self.context.objects;
         self.unknown
             .retain(|object, _| objects.with(object, |_| ()).is_some());

@@ -4,9 +4,8 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    api::{Reason, RestartException, RestartStatus},
+    api::{Reason, RestartException, RestartStatus, WorkloadState},
     restart::{
-        judge::state::WorkloadState,
         observed::model::Content,
         schedule::decide::{Decisions, WorkloadStatus},
     },

@@ -26,7 +26,7 @@ const AT_ONCE: usize = 8;
 
 /// What is to be written, and what was.
 #[derive(Default)]
-pub(in crate::restart) struct StatusWriter {
+pub struct StatusWriter {
     objects: BTreeMap<ObjectKey, ObjectEntry>,
     under_way: usize,
 }
@@ -44,7 +44,7 @@ struct ObjectEntry {
 }
 
 /// A status to write.
-pub(in crate::restart) struct StatusWrite {
+pub struct StatusWrite {
     uid: Box<str>,
     /// None: the fields that restarts own are removed.
     status: Option<ExternalSecretStatus>,
@@ -54,7 +54,7 @@ pub(in crate::restart) struct StatusWrite {
 impl StatusWriter {
     /// Requests a write of `report` to the status of `object`, unless the index shows it already: `said` is the digest of
     /// what it shows.
-    pub(in crate::restart) fn want(
+    pub fn want(
         &mut self,
         object: &ObjectKey,
         (uid, generation): (Box<str>, i64),
@@ -81,7 +81,7 @@ impl StatusWriter {
     }
 
     /// What is to be written now.
-    pub(in crate::restart) fn due(&mut self, now: Instant) -> Vec<(ObjectKey, StatusWrite)> {
+    pub fn due(&mut self, now: Instant) -> Vec<(ObjectKey, StatusWrite)> {
         let objects = self.objects.iter_mut();
         let mut waiting: Vec<(&ObjectKey, &mut ObjectEntry)> = objects
             .filter(|(_, said)| said.wanted.is_some() && !said.under_way)
@@ -103,7 +103,7 @@ impl StatusWriter {
     }
 
     /// When something is due next.
-    pub(in crate::restart) fn next(&self) -> Option<Instant> {
+    pub fn next(&self) -> Option<Instant> {
         if self.under_way >= AT_ONCE {
             // One that ends makes room.
             return None;
@@ -117,7 +117,7 @@ impl StatusWriter {
     }
 
     /// A status was written, or not.
-    pub(in crate::restart) fn done(
+    pub fn done(
         &mut self,
         object: &ObjectKey,
         wanted: StatusWrite,
@@ -191,11 +191,7 @@ fn status_of(report: Report, generation: i64, now: Timestamp) -> ExternalSecretS
 
 impl Context {
     /// Writes the part of a status that restarts own, where it differs.
-    pub(in crate::restart) async fn write_status(
-        &self,
-        object: &ObjectKey,
-        wanted: &StatusWrite,
-    ) -> Result<(), cluster::Error> {
+    pub async fn write_status(&self, object: &ObjectKey, wanted: &StatusWrite) -> Result<(), cluster::Error> {
         let turn = self.pace.turn(self.started.elapsed());
         tokio::time::sleep_until(self.started + turn).await;
         let Some(live) = self.writer.cluster().find::<ExternalSecret>(object).await? else {

@@ -4,11 +4,11 @@ use jiff::Timestamp;
 
 use super::per_object::ObjectPaces;
 use crate::{
-    api::RestartStrategy,
+    api::{RestartStrategy, WorkloadState},
     restart::{
         judge::{
             model::{Claim, Judgement},
-            state::{Hold, WorkloadState},
+            state::Hold,
         },
         timing::{COALESCE, COALESCE_AT_MOST, EVICT_SETTLE, SETTLE, later},
     },

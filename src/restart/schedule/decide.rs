@@ -12,13 +12,13 @@ use super::{
     slots::Slots,
 };
 use crate::{
-    api::ObjectKey,
+    api::{ObjectKey, WorkloadState},
     restart::{
         judge::{
             memory::Memory,
             model::{Claim, Judgement, Restart, Standing},
             rollout::Failure,
-            state::{Hold, WorkloadState},
+            state::Hold,
         },
         observed::model::{Limits, WorkloadKey},
         timing::{SETTLE, later},

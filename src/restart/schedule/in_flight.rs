@@ -6,11 +6,12 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use crate::{
+    api::WorkloadState,
     cluster,
     restart::{
         judge::{
             model::{Judgement, Standing},
-            state::{Hold, WorkloadState},
+            state::Hold,
         },
         observed::model::WorkloadKey,
         timing::{REQUEST_LOST, later},
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// How far the last decision on a workload is.
-pub(in crate::restart) enum RequestPhase {
+pub enum RequestPhase {
     /// A request is under way since then.
     Busy(Instant),
     /// It was answered; the workload was not judged since.
@@ -83,23 +84,23 @@ impl RequestPhase {
 
 /// The workloads whose last decision is being carried out, or rests.
 #[derive(Default)]
-pub(in crate::restart) struct InFlight(HashMap<WorkloadKey, RequestPhase>);
+pub struct InFlight(HashMap<WorkloadKey, RequestPhase>);
 
 impl InFlight {
-    pub(in crate::restart) fn contains(&self, key: &WorkloadKey) -> bool {
+    pub fn contains(&self, key: &WorkloadKey) -> bool {
         self.0.contains_key(key)
     }
 
-    pub(in crate::restart) fn set(&mut self, key: &WorkloadKey, phase: RequestPhase) {
+    pub fn set(&mut self, key: &WorkloadKey, phase: RequestPhase) {
         self.0.insert(key.clone(), phase);
     }
 
-    pub(in crate::restart) fn remove(&mut self, key: &WorkloadKey) {
+    pub fn remove(&mut self, key: &WorkloadKey) {
         self.0.remove(key);
     }
 
     /// How many requests are under way.
-    pub(in crate::restart) fn busy(&self) -> usize {
+    pub fn busy(&self) -> usize {
         let phases = self.0.values();
         phases
             .filter(|phase| matches!(phase, RequestPhase::Busy(_)))
@@ -107,37 +108,37 @@ impl InFlight {
     }
 
     /// A workload that rests does so since `keyturn-control` could not be read.
-    pub(in crate::restart) fn blinded(&mut self, key: &WorkloadKey, error: &cluster::Error) {
+    pub fn blinded(&mut self, key: &WorkloadKey, error: &cluster::Error) {
         if let Some(phase) = self.0.get_mut(key) {
             phase.blinded(error);
         }
     }
 
     /// The namespace was judged: answers to its requests are part of that.
-    pub(in crate::restart) fn judged(&mut self, namespace: &str) {
+    pub fn judged(&mut self, namespace: &str) {
         self.0.retain(|key, phase| {
             !(matches!(phase, RequestPhase::Answered) && *key.key.namespace == *namespace)
         });
     }
 
     /// Forgets answers in namespaces that are not `known` any more.
-    pub(in crate::restart) fn sweep(&mut self, known: impl Fn(&str) -> bool) {
+    pub fn sweep(&mut self, known: impl Fn(&str) -> bool) {
         self.0
             .retain(|key, phase| !matches!(phase, RequestPhase::Answered) || known(&key.key.namespace));
     }
 
     /// Ends the phases whose time is over.
-    pub(in crate::restart) fn expire(&mut self, now: Instant) {
+    pub fn expire(&mut self, now: Instant) {
         self.0.retain(|_, phase| phase.end().is_none_or(|end| now < end));
     }
 
     /// When the next phase ends by time alone.
-    pub(in crate::restart) fn next_end(&self) -> Option<Instant> {
+    pub fn next_end(&self) -> Option<Instant> {
         self.0.values().filter_map(RequestPhase::end).min()
     }
 
     /// The judgements of workloads that rest or have a request under way, as decisions see them; and all others as they are.
-    pub(in crate::restart) fn split<'a>(
+    pub fn split<'a>(
         &self,
         judgements: impl Iterator<Item = &'a Judgement>,
         time: Timestamp,
@@ -164,7 +165,7 @@ mod tests {
         tests::{at, object},
     };
     use crate::{
-        api::ObjectKey,
+        api::{ObjectKey, WorkloadState},
         cluster::{Class, Verb},
     };
 

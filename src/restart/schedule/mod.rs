@@ -9,4 +9,4 @@ pub mod per_object;
 mod slots;
 
 #[cfg(test)]
-pub(in crate::restart) mod tests;
+pub mod tests;

@@ -32,30 +32,30 @@ use crate::{
 };
 
 /// The namespaces in which something concerns restarts.
-pub(in crate::restart) type Namespaces = BTreeMap<Arc<str>, NamespaceView>;
+pub type Namespaces = BTreeMap<Arc<str>, NamespaceView>;
 
 /// A namespace.
 #[derive(Default)]
-pub(in crate::restart) struct NamespaceView {
+pub struct NamespaceView {
     /// Its ExternalSecrets that want restarts, by name.
-    pub(in crate::restart) objects: BTreeSet<Arc<str>>,
+    pub objects: BTreeSet<Arc<str>>,
     /// Its workloads that restarts can concern.
-    pub(in crate::restart) workloads: BTreeSet<WorkloadKey>,
+    pub workloads: BTreeSet<WorkloadKey>,
     /// Its ExternalSecrets with their Secrets, as of the last judgement.
-    pub(in crate::restart) managed_secrets: ManagedSecrets,
+    pub managed_secrets: ManagedSecrets,
     /// The judgements of its workloads.
-    pub(in crate::restart) judgements: Vec<Judgement>,
+    pub judgements: Vec<Judgement>,
     /// When all workloads are judged next.
-    pub(in crate::restart) due: Option<Instant>,
+    pub due: Option<Instant>,
     /// The workloads that changed and are judged alone, and when.
     changed: BTreeSet<WorkloadKey>,
     changed_due: Option<Instant>,
     /// When its pods are listed next.
-    pub(in crate::restart) list_at: Option<Instant>,
+    pub list_at: Option<Instant>,
     /// Whether they are being listed.
-    pub(in crate::restart) listing: bool,
+    pub listing: bool,
     /// The ExternalSecrets of which something changed since the last report.
-    pub(in crate::restart) fresh: BTreeSet<Arc<str>>,
+    pub fresh: BTreeSet<Arc<str>>,
     generations: BTreeMap<Arc<str>, i64>,
     /// How long judging all workloads takes, and judging those that changed.
     took: Duration,
@@ -63,7 +63,7 @@ pub(in crate::restart) struct NamespaceView {
     listed: Option<Instant>,
     failed: bool,
     /// Since when all its workloads are known.
-    pub(in crate::restart) known_since: Option<Instant>,
+    pub known_since: Option<Instant>,
     /// Whether a workload changed since pods were listed.
     touched: bool,
     pods: HashMap<WorkloadKey, WorkloadPods>,
@@ -78,22 +78,22 @@ struct WorkloadPods {
 
 impl NamespaceView {
     /// Has all workloads judged soon; the later, the longer that takes.
-    pub(in crate::restart) fn mark(&mut self, now: Instant) {
+    pub fn mark(&mut self, now: Instant) {
         self.mark_at(now + JUDGE_NAMESPACE.after(self.took));
     }
 
     /// Has all workloads judged at `at`, or before.
-    pub(in crate::restart) fn mark_at(&mut self, at: Instant) {
+    pub fn mark_at(&mut self, at: Instant) {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
     /// When a workload of it is judged next.
-    pub(in crate::restart) fn next_look(&self) -> Option<Instant> {
+    pub fn next_look(&self) -> Option<Instant> {
         self.due.into_iter().chain(self.changed_due).min()
     }
 
     /// A workload changed, or what is remembered of it.
-    pub(in crate::restart) fn touch(&mut self, key: &WorkloadKey, now: Instant) {
+    pub fn touch(&mut self, key: &WorkloadKey, now: Instant) {
         let found = find(&self.judgements, key).ok();
         self.touched |= found
             .and_then(|index| self.judgements.get(index))
@@ -104,18 +104,18 @@ impl NamespaceView {
     }
 
     /// Whether nothing of it concerns restarts.
-    pub(in crate::restart) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.objects.is_empty() && self.workloads.is_empty()
     }
 
     /// Forgets a workload.
-    pub(in crate::restart) fn forget(&mut self, key: &WorkloadKey) {
+    pub fn forget(&mut self, key: &WorkloadKey) {
         self.workloads.remove(key);
         self.pods.remove(key);
     }
 
     /// Forgets the notes of a workload, which were written or given up, until it is judged again.
-    pub(in crate::restart) fn forget_notes(&mut self, key: &WorkloadKey) {
+    pub fn forget_notes(&mut self, key: &WorkloadKey) {
         let found = find(&self.judgements, key).ok();
         if let Some(judgement) = found.and_then(|at| self.judgements.get_mut(at)) {
             judgement.notes = Vec::new();
@@ -123,7 +123,7 @@ impl NamespaceView {
     }
 
     /// Judges all workloads, or only those that changed. Returns the Secrets whose restarts were approved since.
-    pub(in crate::restart) fn judge(
+    pub fn judge(
         &mut self,
         context: &Context,
         namespace: &Arc<str>,
@@ -318,12 +318,12 @@ impl NamespaceView {
     }
 
     /// Its pods are being listed.
-    pub(in crate::restart) fn lists(&mut self) {
+    pub fn lists(&mut self) {
         (self.listing, self.touched, self.list_at) = (true, false, None);
     }
 
     /// Its pods were listed; none if that failed.
-    pub(in crate::restart) fn listed(
+    pub fn listed(
         &mut self,
         context: &Context,
         namespace: &Arc<str>,
@@ -359,13 +359,7 @@ impl NamespaceView {
     }
 
     /// Remembers the pods of one workload.
-    pub(in crate::restart) fn keep(
-        &mut self,
-        key: WorkloadKey,
-        uid: Box<str>,
-        at: Timestamp,
-        pods: Vec<Arc<Pod>>,
-    ) {
+    pub fn keep(&mut self, key: WorkloadKey, uid: Box<str>, at: Timestamp, pods: Vec<Arc<Pod>>) {
         self.pods.insert(key, WorkloadPods { uid, at, pods });
     }
 }
@@ -385,7 +379,7 @@ fn is_open(judgement: &Judgement) -> bool {
 }
 
 /// The moment of `wanted`, `time` being now.
-pub(in crate::restart) fn instant(wanted: Timestamp, time: Timestamp, now: Instant) -> Instant {
+pub fn instant(wanted: Timestamp, time: Timestamp, now: Instant) -> Instant {
     let wait = Duration::try_from(wanted.duration_since(time)).unwrap_or_default();
     now.checked_add(wait).unwrap_or(now + Duration::from_hours(24))
 }

@@ -5,12 +5,14 @@ use std::{borrow::Cow, collections::BTreeMap};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{DeadlinePolicy, ObjectKey, OnFailure, Opening, RestartMode, RotationStrategy, window},
+    api::{
+        DeadlinePolicy, ObjectKey, OnFailure, Opening, RestartMode, RotationStrategy, WorkloadState, window,
+    },
     restart::{
         judge::{
             memory::Memory,
             model::{Claim, Judgement, Standing},
-            state::{Hold, WorkloadState},
+            state::Hold,
         },
         observed::managed_secrets::ManagedSecret,
         timing::{ROUND, later},

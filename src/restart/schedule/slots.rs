@@ -12,12 +12,12 @@ use super::{
     per_object::{ObjectPace, ObjectPaces},
 };
 use crate::{
-    api::ObjectKey,
+    api::{ObjectKey, WorkloadState},
     restart::{
         judge::{
             memory::Memory,
             model::{Claim, Judgement},
-            state::{Hold, WorkloadState},
+            state::Hold,
         },
         observed::model::Limits,
     },

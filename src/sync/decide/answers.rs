@@ -75,6 +75,7 @@ impl EntryValue {
     }
 
     /// The whole value.
+    #[cfg(test)]
     pub fn whole(value: RemoteValue) -> Self {
         let value = Arc::new(value);
         Self::new(&value, Content::Whole(value.clone()))

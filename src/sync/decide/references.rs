@@ -113,6 +113,10 @@ impl Resolved {
 
 /// What `entry` reads through the store. A pass resolves the same entries in time slices, and by verdicts on `allowedKeys` that
 /// the stores remember.
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "a command that shows a plan will call it")
+)]
 pub fn resolve(
     object: &ObjectKey,
     entry: &Entry,

@@ -26,7 +26,7 @@ use crate::{
         Rules,
         entry::{Entry, StoreRef, Suspension},
         plan::{self, Plan, Why},
-        stores::{ClusterSecretStores, SecretStores, StoreEntry, StoreUse, Unusable},
+        stores::{ClusterSecretStores, SecretStores, StoreEntry, Unusable, usable::StoreUse},
     },
     track::Known,
 };

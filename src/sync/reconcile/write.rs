@@ -191,14 +191,14 @@ impl Pass<'_> {
                 }
                 Plan::Create(mut secret, written) => {
                     let limit = times.limit_of(&written);
-                    let sent = writer.create_secret_within(limit, &secret).await;
+                    let sent = writer.create_secret(limit, &secret).await;
                     wipe(&mut secret);
                     (sent, None, written)
                 }
                 Plan::Patch { body, why, written } => {
                     let observed = observed.as_ref().ok_or(Stop::Retry)?;
                     let limit = times.limit_of(&written);
-                    let sent = writer.patch_within::<Secret>(limit, target, observed, SYNC_MANAGER, body);
+                    let sent = writer.patch::<Secret>(limit, target, observed, SYNC_MANAGER, body);
                     (sent.await, Some(why), written)
                 }
             };

@@ -5,7 +5,7 @@ mod entry;
 mod judge;
 mod renewal;
 mod say;
-mod usable;
+pub mod usable;
 mod verdicts;
 
 use std::{
@@ -21,7 +21,7 @@ use futures::FutureExt as _;
 use self::{conditions::Admission, verdicts::Verdicts};
 pub use self::{
     entry::{ClusterSecretStores, SecretStores, StoreEntry},
-    usable::{StoreUse, Unusable, Usable},
+    usable::{Unusable, Usable},
 };
 use crate::{
     api::{ObjectKey, SourceId, StoreKind},

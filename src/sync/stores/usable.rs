@@ -97,6 +97,10 @@ pub struct StoreUse<'a> {
 impl<'a> StoreUse<'a> {
     /// What the namespace may read, by the spec of the store alone: AWS is not asked who the store is. `intern` numbers the
     /// source.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "a command that shows a plan will call it")
+    )]
     pub fn usable(self, rules: &Rules, intern: impl FnOnce(&Source) -> SourceId) -> Result<Usable, Unusable> {
         let key = Stores::key(self.store, self.namespace);
         let sound = inspect(rules, self.store, &key, self.entry)?;

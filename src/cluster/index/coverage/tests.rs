@@ -25,6 +25,8 @@ use crate::{
     },
 };
 
+const SILENCE: Duration = Duration::from_secs(200);
+
 const NAMESPACES: [&str; 3] = ["bank", "mail", "shop"];
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
@@ -457,7 +459,7 @@ fn running(scope: Scope, demanded: &[&str]) -> Running {
     for namespace in demanded {
         demand(&demanding, namespace, true);
     }
-    let mut watches = Watches::new(cluster.clone(), scope, changes.clone());
+    let mut watches = Watches::new(cluster.clone(), scope, changes.clone(), SILENCE);
     let index = watches.watch_on_demand(Deployments, &demanding.demand());
     let task = tokio::spawn(async move {
         watches.run().await;

@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    api::{ObjectKey, RestartStrategy, RestartTarget, WorkloadKind},
+    api::{ObjectKey, RestartStrategy, RestartTarget, WorkloadKind, WorkloadState},
     restart::{
         judge::{
             assess::assess,
             memory::Memory,
             model::{Cause, Judgement, ObservedWorkload, PodList, Restart, Setting, Stamp, Standing},
             rollout::Failure,
-            state::{Hold, WorkloadState},
+            state::Hold,
         },
         observed::{
             managed_secrets::{ManagedSecret, ManagedSecrets},

@@ -26,7 +26,7 @@ fn terms() -> Terms {
 fn is_stale(terms: Terms, uses: Option<Use>, pod: &Pod) -> bool {
     let mut workload = workload("api");
     workload.uses = uses.into_iter().collect();
-    !stale(&terms, &workload, &content("db", "t"), &[pod]).is_empty()
+    !stale(terms, &workload, &content("db", "t"), &[pod]).is_empty()
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn the_end_of_time_is_no_end() {
     let mut content = content("db", "t");
     content.changed_at = Some(Timestamp::MAX);
     let pod = pod("api", 0);
-    assert_eq!(stale(&terms(), &workload("api"), &content, &[&pod]).len(), 1);
+    assert_eq!(stale(terms(), &workload("api"), &content, &[&pod]).len(), 1);
 }
 
 /// A Secret is written at most this long after the time of change that it names: pods made meanwhile got the old content.

@@ -1,9 +1,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    api::{EventReason, ExternalSecretStatus, ObjectKey, Reason, RestartStatus, WorkloadKind},
+    api::{EventReason, ExternalSecretStatus, ObjectKey, Reason, RestartStatus, WorkloadKind, WorkloadState},
     restart::{
-        judge::state::WorkloadState,
         publish::{
             event_detector::EventDetector,
             report::{Report, awaits_pods, report, report_of_fault},

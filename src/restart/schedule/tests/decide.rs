@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         DeadlinePolicy, ObjectKey, OnFailure, RestartStrategy, RestartWindow, RotationStrategy, Window,
-        WorkloadKind,
+        WorkloadKind, WorkloadState,
     },
     restart::{
         judge::{
@@ -13,7 +13,7 @@ use crate::{
             memory::Memory,
             model::{Claim, Judgement, Standing},
             rollout::Failure,
-            state::{Hold, WorkloadState},
+            state::Hold,
         },
         observed::{managed_secrets::ManagedSecret, model::Limits},
         schedule::decide::{Decisions, decide},
@@ -54,7 +54,7 @@ fn target(name: &str, object: &ManagedSecret, standing: Standing) -> Judgement {
     }
 }
 
-pub(in crate::restart) fn stale(name: &str, object: &ManagedSecret) -> Judgement {
+pub fn stale(name: &str, object: &ManagedSecret) -> Judgement {
     target(name, object, Standing::Stale(1))
 }
 
@@ -449,7 +449,7 @@ fn a_back_off_grows_to_five_minutes() {
     assert_eq!(waits[..6], [10, 20, 40, 80, 160, 300].map(seconds));
     assert_eq!(waits[39], seconds(300));
     memory.retain(|_| false, |_| false);
-    assert!(memory.is_empty());
+    assert_eq!(memory.len(), 0);
 }
 
 #[test]

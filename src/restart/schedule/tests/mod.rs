@@ -1,3 +1,3 @@
 //! The order and the limits of restarts.
 
-pub(in crate::restart) mod decide;
+pub mod decide;
