@@ -266,6 +266,7 @@ fn one_crypto_and_one_http_stack() {
 // The law itself: it must be able to fail.
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_the_law_forbids_is_found() {
     for (file, source, told) in [
         // Other rooms.

@@ -413,6 +413,7 @@ fn refused<T>(result: kube::Result<T>) -> Result<u16> {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, in order")]
 async fn roles_and_policies_hold_the_operator_to_its_work() -> Result<()> {
     let plane = ControlPlane::shared().await?;
     let own = plane.namespace("chart-own").await?;

@@ -198,6 +198,7 @@ fn class<T>(sent: Result<T, crate::cluster::Error>) -> Option<Class> {
 }
 
 #[tokio::test(start_paused = true)]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn a_write_with_a_fence_of_its_own_has_30_s_and_all_else_10_and_the_server_is_told() {
     macro_rules! send {
         ($writer:ident => $sent:expr) => {

@@ -165,6 +165,7 @@ fn restart(token: &str) -> Value {
 }
 
 /// Patches that must be denied on an annotated workload of `kind`, by what they try.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn forbidden(kind: &str) -> Vec<(&'static str, Value)> {
     let container = |more: Value| {
         let mut container = json!({"name": "app", "image": "a:1", "env": [{"name": "A", "value": "1"}]});
@@ -296,6 +297,7 @@ fn forbidden(kind: &str) -> Vec<(&'static str, Value)> {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn workloads_get_our_annotations_and_nothing_else() -> Result<()> {
     let plane = ControlPlane::shared().await?;
     let own = plane.namespace("chart-restarter").await?;

@@ -21,6 +21,7 @@ use crate::{
 const CANARY: &str = "kanarienvogel-4b1d7c";
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, in order")]
 async fn no_value_leaves_the_operator() -> Result<()> {
     let _api_server = API_SERVER.read().await;
     quarried("canary", &["--log=trace"], async |bed, operator| {

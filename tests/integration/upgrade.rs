@@ -163,6 +163,7 @@ fn put(bed: &Bed, name: &str, versions: &[(&str, &str, &[&str])]) -> Result<Stri
 /// Writes what an operator of this commit leaves in a cluster to the file that `KEYTURN_RECORD` names.
 #[tokio::test]
 #[ignore = "writes a file of upgrade/: KEYTURN_RECORD=FILE cargo test --locked --workspace --test integration -- record --ignored"]
+#[expect(clippy::too_many_lines, reason = "one story, in order")]
 async fn record() -> Result<()> {
     let file = env::var("KEYTURN_RECORD").context("KEYTURN_RECORD names the file to write")?;
     let (_place, bed, mut operator) = world().await?;

@@ -184,6 +184,7 @@ fn values_that_this_version_lacks_are_refused_with_a_sentence() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn contradictions_are_refused_with_a_sentence() {
     let target = |target: Value| with(external_secret(), "/spec/target", target);
     let spec = |spec: Value| with(external_secret(), "/spec", spec);

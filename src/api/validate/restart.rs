@@ -275,6 +275,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn what_cannot_be_followed_is_named_by_its_path() {
         let target = |target: Value| {
             restart(

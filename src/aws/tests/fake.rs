@@ -283,6 +283,7 @@ impl Fake {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one answer for each operation")]
 async fn answer(
     State(fake): State<Fake>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,

@@ -262,6 +262,7 @@ impl Bench {
     /// First syncs, each after a measurement of the floor: how fast the machine is may change from one minute to the next.
     /// Before either, the control plane is done with what was deleted. Times are the median, all else is the most that was
     /// seen. The operator of the last one runs on.
+    #[expect(clippy::too_many_lines, reason = "one measurement, in order")]
     async fn first_syncs(&self, world: &World, terminal: &Terminal, report: &mut Report) -> Result<Operator> {
         let mut rounds: Vec<(Duration, FirstSync)> = Vec::new();
         let operator = loop {

@@ -49,6 +49,7 @@ fn waiting(reason: &str, restarts: i32) -> Pod {
 type Row<'a> = (&'a str, Option<&'a [&'a Pod]>, Option<bool>, i64, Health);
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn each_kind_says_in_its_own_way_that_it_is_done() {
     use WorkloadKind::{DaemonSet, Deployment, Rollout, StatefulSet};
     let full = workload("api").progress;

@@ -164,6 +164,7 @@ impl Asked {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one answer for each operation")]
 async fn handle(
     Shared(state): Shared<Arc<State>>,
     ConnectInfo(peer): ConnectInfo<Peer>,

@@ -33,6 +33,7 @@ const SLACK: f64 = 1.25;
 const OBJECT: &str = "restarts";
 
 /// One rotation of the secret that `workloads` Deployments with a pod each use.
+#[expect(clippy::too_many_lines, reason = "one measurement, in order")]
 pub(super) async fn measure(
     world: &World,
     terminal: &Terminal,
