@@ -47,7 +47,7 @@ pub(super) struct EventKey {
 }
 
 #[derive(Debug)]
-struct Sent {
+struct SentEvent {
     name: String,
     count: i32,
     last: Timestamp,
@@ -62,7 +62,7 @@ struct Budget {
 /// The events that were sent.
 #[derive(Debug, Default)]
 pub(super) struct EventHistory {
-    sent: HashMap<EventKey, Sent>,
+    sent: HashMap<EventKey, SentEvent>,
     budgets: HashMap<String, Budget>,
 }
 
@@ -104,7 +104,7 @@ impl EventHistory {
             let oldest = oldest.0.clone();
             self.sent.remove(&oldest);
         }
-        let sent = Sent {
+        let sent = SentEvent {
             name,
             count,
             last: now,

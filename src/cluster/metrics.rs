@@ -98,10 +98,10 @@ impl Metrics {
 
 /// When the watches of a process were last heard of. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct WatchAges(Arc<Mutex<Vec<Followed>>>);
+pub struct WatchAges(Arc<Mutex<Vec<WatchAge>>>);
 
 /// A watch by its kind.
-type Followed = (&'static str, Weak<Heard>);
+type WatchAge = (&'static str, Weak<Heard>);
 
 /// When one watch was last heard of. It is known for as long as it is held.
 #[derive(Debug)]

@@ -85,7 +85,7 @@ where
     W: for<'a> MakeWriter<'a> + 'static,
 {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut seen = Seen::default();
+        let mut seen = AuditFields::default();
         event.record(&mut seen);
         let mut line = Value::Object(seen.line(now())).to_string();
         line.push('\n');
@@ -101,9 +101,9 @@ fn now() -> String {
 
 /// The fields of one event.
 #[derive(Default)]
-struct Seen(Map<String, Value>);
+struct AuditFields(Map<String, Value>);
 
-impl Seen {
+impl AuditFields {
     fn line(mut self, now: String) -> Map<String, Value> {
         let action = self.0.remove("action").unwrap_or_default();
         let agreed = FIELDS
@@ -159,7 +159,7 @@ fn shaped(field: &str, value: Value) -> Value {
     }
 }
 
-impl Visit for Seen {
+impl Visit for AuditFields {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.0.insert(field.name().into(), value.into());
     }
@@ -183,7 +183,7 @@ mod tests {
         let Value::Object(fields) = fields else {
             panic!("fields are an object")
         };
-        Value::Object(Seen(fields).line("2026-01-01T00:00:00.000Z".into()))
+        Value::Object(AuditFields(fields).line("2026-01-01T00:00:00.000Z".into()))
     }
 
     #[test]

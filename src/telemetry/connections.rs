@@ -61,7 +61,7 @@ struct Slots {
 
 /// What must happen before one more connection is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
+enum Capacity {
     /// Nothing.
     Free,
     /// A connection must end, or be read for the first time.
@@ -71,22 +71,22 @@ enum Room {
 }
 
 impl Slots {
-    fn room(&self, most: usize) -> Room {
+    fn room(&self, most: usize) -> Capacity {
         if self.open.len() < most {
-            return Room::Free;
+            return Capacity::Free;
         }
         let oldest = |phase| {
             let mut open = self.open.iter();
             open.find(|(_, slot)| slot.phase == phase).map(|(id, _)| *id)
         };
         if self.open.values().any(|slot| slot.end.is_none()) {
-            Room::Wait
+            Capacity::Wait
         } else if let Some(id) = oldest(Phase::Idle) {
-            Room::End(id)
+            Capacity::End(id)
         } else if oldest(Phase::Accepted).is_some() {
-            Room::Wait
+            Capacity::Wait
         } else {
-            oldest(Phase::Answered).map_or(Room::Wait, Room::End)
+            oldest(Phase::Answered).map_or(Capacity::Wait, Capacity::End)
         }
     }
 }
@@ -108,13 +108,13 @@ impl Shared {
         loop {
             let free = self.with(|slots| {
                 let room = slots.room(most);
-                if let Room::End(id) = room
+                if let Capacity::End(id) = room
                     && let Some(end) = slots.open.get_mut(&id).and_then(|slot| slot.end.take())
                 {
                     // An error means that it ended by itself.
                     let _ended = end.send(());
                 }
-                room == Room::Free
+                room == Capacity::Free
             });
             if free {
                 return;
@@ -277,22 +277,22 @@ mod tests {
     fn the_oldest_idle_connection_makes_room() {
         use Phase::{Accepted, Answered, Idle};
         for (open, most, expected) in [
-            (vec![(Idle, false)], 2, Room::Free),
+            (vec![(Idle, false)], 2, Capacity::Free),
             (
                 vec![(Answered, false), (Idle, false), (Idle, false)],
                 3,
-                Room::End(1),
+                Capacity::End(1),
             ),
             (
                 vec![(Accepted, false), (Answered, false), (Idle, false)],
                 3,
-                Room::End(2),
+                Capacity::End(2),
             ),
             // One at a time.
-            (vec![(Idle, true), (Idle, false)], 2, Room::Wait),
+            (vec![(Idle, true), (Idle, false)], 2, Capacity::Wait),
             // Its request may be there.
-            (vec![(Accepted, false), (Answered, false)], 2, Room::Wait),
-            (vec![(Answered, false), (Answered, false)], 2, Room::End(0)),
+            (vec![(Accepted, false), (Answered, false)], 2, Capacity::Wait),
+            (vec![(Answered, false), (Answered, false)], 2, Capacity::End(0)),
         ] {
             assert_eq!(slots(&open).room(most), expected, "{open:?}");
         }

@@ -28,7 +28,7 @@ pub enum Fetched<'a> {
 
 /// The data of a Secret, and what was left out of them.
 #[derive(Default)]
-pub struct Built {
+pub struct SecretData {
     /// The data, wiped when dropped.
     pub data: BTreeMap<String, Zeroizing<Vec<u8>>>,
     /// How many members with an empty name were dropped.
@@ -40,7 +40,7 @@ pub struct Built {
 }
 
 /// Says how much there is, never what.
-impl fmt::Debug for Built {
+impl fmt::Debug for SecretData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             data,
@@ -59,8 +59,11 @@ impl fmt::Debug for Built {
 /// Makes the data that the spec describes. `fetched` gives what AWS said for an entry, by its place in
 /// `spec.entries()`. Later entries win. All or nothing: the first entry that fails is the error, as is the one with which
 /// the values grow larger than a Secret may be.
-pub fn build<'a>(spec: &ExternalSecretSpec, fetched: impl Fn(usize) -> Fetched<'a>) -> Result<Built, Error> {
-    let mut built = Built::default();
+pub fn build<'a>(
+    spec: &ExternalSecretSpec,
+    fetched: impl Fn(usize) -> Fetched<'a>,
+) -> Result<SecretData, Error> {
+    let mut built = SecretData::default();
     for (index, entry) in spec.entries().enumerate() {
         let added = match fetched(index) {
             Fetched::Value(value) => built.add_value(&entry, value),
@@ -84,7 +87,7 @@ pub fn build<'a>(spec: &ExternalSecretSpec, fetched: impl Fn(usize) -> Fetched<'
     Ok(built)
 }
 
-impl Built {
+impl SecretData {
     fn add_value(&mut self, entry: &Entry<'_>, value: &[u8]) -> Result<(), Fault> {
         match entry.remote.property() {
             Some(property) => self.add(entry, &part(value, property)?),

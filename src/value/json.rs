@@ -24,9 +24,9 @@ pub(super) struct Members<'a>(pub(super) Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
+        struct MembersVisitor;
 
-        impl<'de> Visitor<'de> for Collect {
+        impl<'de> Visitor<'de> for MembersVisitor {
             type Value = Members<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,7 +42,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
         }
 
-        deserializer.deserialize_map(Collect)
+        deserializer.deserialize_map(MembersVisitor)
     }
 }
 
@@ -75,33 +75,33 @@ pub(super) fn select<'a>(value: &'a RawValue, path: &str) -> Option<&'a RawValue
         return Some(member);
     }
     // One walk over the text, however long the path is: a hostile one costs no more than an honest one.
-    Walk(&segments(path))
+    PathSeed(&segments(path))
         .deserialize(&mut serde_json::Deserializer::from_str(value.get()))
         .ok()
         .flatten()
 }
 
 /// Finds the part that the rest of a path names.
-struct Walk<'p>(&'p [String]);
+struct PathSeed<'p>(&'p [String]);
 
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
+impl<'de> DeserializeSeed<'de> for PathSeed<'_> {
     type Value = Option<&'de RawValue>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         match self.0.split_first() {
             None => <&RawValue>::deserialize(deserializer).map(Some),
-            Some((segment, rest)) => deserializer.deserialize_any(Step { segment, rest }),
+            Some((segment, rest)) => deserializer.deserialize_any(PathStep { segment, rest }),
         }
     }
 }
 
 /// Takes one step of a path: into the first member of the name, or into the element of the number.
-struct Step<'p> {
+struct PathStep<'p> {
     segment: &'p str,
     rest: &'p [String],
 }
 
-impl Step<'_> {
+impl PathStep<'_> {
     /// The segment as a place in an array. "+1" is a number to Rust, and no index.
     fn index(&self) -> Option<usize> {
         let is_index = self.segment.bytes().all(|byte| byte.is_ascii_digit());
@@ -109,7 +109,7 @@ impl Step<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Step<'_> {
+impl<'de> Visitor<'de> for PathStep<'_> {
     type Value = Option<&'de RawValue>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,7 +120,7 @@ impl<'de> Visitor<'de> for Step<'_> {
         let mut found = None;
         while let Some(Name(name)) = map.next_key()? {
             if found.is_none() && name == self.segment {
-                found = Some(map.next_value_seed(Walk(self.rest))?);
+                found = Some(map.next_value_seed(PathSeed(self.rest))?);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -134,7 +134,7 @@ impl<'de> Visitor<'de> for Step<'_> {
         loop {
             if before == Some(0) {
                 before = None;
-                match seq.next_element_seed(Walk(self.rest))? {
+                match seq.next_element_seed(PathSeed(self.rest))? {
                     Some(element) => found = element,
                     None => return Ok(None),
                 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use super::{build::Built, error::Error};
+use super::{build::SecretData, error::Error};
 use crate::api::{
     external_secret::{DataEntry, DataFromEntry, ExternalSecretSpec, RemoteRef},
     reason::Reason,
@@ -37,7 +37,7 @@ fn spec(extracts: &[Option<&str>], data: &[(&str, Option<&str>)]) -> ExternalSec
     }
 }
 
-fn of(spec: &ExternalSecretSpec, values: &[&[u8]]) -> Result<Built, Error> {
+fn of(spec: &ExternalSecretSpec, values: &[&[u8]]) -> Result<SecretData, Error> {
     build(spec, |index| {
         values
             .get(index)

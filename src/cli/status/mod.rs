@@ -16,7 +16,7 @@ use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap};
 use kube::Resource;
 use serde::de::DeserializeOwned;
 
-use self::report::{Facts, Report, Seen};
+use self::report::{ClusterState, Lookup, Report};
 use crate::{
     api::{ExternalSecret, ObjectKey, names::CONTROL_CONFIG_MAP},
     cluster::{Access, Class, Cluster, Control, Error, Metrics},
@@ -85,9 +85,9 @@ impl Status {
         let lease = seen::<Lease>(&cluster, &lease_key).await?;
         let control = ObjectKey::new(operator_namespace, CONTROL_CONFIG_MAP);
         let control = match seen::<ConfigMap>(&cluster, &control).await? {
-            Seen::Found(map) => Seen::Found(Control::read(&map.data.unwrap_or_default())),
-            Seen::Absent => Seen::Absent,
-            Seen::Forbidden => Seen::Forbidden,
+            Lookup::Found(map) => Lookup::Found(Control::read(&map.data.unwrap_or_default())),
+            Lookup::Absent => Lookup::Absent,
+            Lookup::Forbidden => Lookup::Forbidden,
         };
         let place = namespace.as_deref().unwrap_or_default();
         let listed = cluster
@@ -100,7 +100,7 @@ impl Status {
             }
             _ => error.into(),
         })?;
-        Ok(report::report(Facts {
+        Ok(report::report(ClusterState {
             now: cluster.time().now(),
             lease_key,
             lease,
@@ -112,17 +112,17 @@ impl Status {
 }
 
 /// Reads an object that may be absent, or not ours to read: neither is a reason to show nothing.
-async fn seen<K>(cluster: &Cluster, key: &ObjectKey) -> Result<Seen<K>, Error>
+async fn seen<K>(cluster: &Cluster, key: &ObjectKey) -> Result<Lookup<K>, Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned,
 {
     match cluster.find(key).await {
-        Ok(Some(object)) => Ok(Seen::Found(object)),
-        Ok(None) => Ok(Seen::Absent),
+        Ok(Some(object)) => Ok(Lookup::Found(object)),
+        Ok(None) => Ok(Lookup::Absent),
         Err(Error {
             class: Class::Forbidden,
             ..
-        }) => Ok(Seen::Forbidden),
+        }) => Ok(Lookup::Forbidden),
         Err(error) => Err(error),
     }
 }

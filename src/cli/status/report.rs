@@ -26,7 +26,7 @@ pub(super) struct Object {
 
 /// An object that was asked for.
 #[derive(Clone, Debug)]
-pub(super) enum Seen<T> {
+pub(super) enum Lookup<T> {
     Found(T),
     Absent,
     /// It may not be read.
@@ -35,12 +35,12 @@ pub(super) enum Seen<T> {
 
 /// What the API server showed.
 #[derive(Debug)]
-pub(super) struct Facts {
+pub(super) struct ClusterState {
     /// By the API server's clock.
     pub(super) now: Timestamp,
     pub(super) lease_key: ObjectKey,
-    pub(super) lease: Seen<Lease>,
-    pub(super) control: Seen<Control>,
+    pub(super) lease: Lookup<Lease>,
+    pub(super) control: Lookup<Control>,
     pub(super) objects: Vec<Object>,
     /// ExternalSecrets that are there and could not be read.
     pub(super) unreadable: usize,
@@ -124,7 +124,7 @@ pub(super) struct Finding {
     pub(super) namespace: String,
     /// The ExternalSecret.
     pub(super) name: String,
-    pub(super) what: What,
+    pub(super) what: FindingKind,
     /// The workload that it is about, as `Deployment api`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) workload: Option<String>,
@@ -137,7 +137,7 @@ pub(super) struct Finding {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) enum What {
+pub(super) enum FindingKind {
     /// The operator has not looked at it, or not at its last edit.
     NotSeen,
     NotReady,
@@ -152,7 +152,7 @@ pub(super) enum What {
     Workload,
 }
 
-impl What {
+impl FindingKind {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::NotSeen => "NotSeen",
@@ -168,8 +168,8 @@ impl What {
 }
 
 /// Says it.
-pub(super) fn report(facts: Facts) -> Report {
-    let Facts {
+pub(super) fn report(facts: ClusterState) -> Report {
+    let ClusterState {
         now,
         lease_key,
         lease,
@@ -197,21 +197,21 @@ pub(super) fn report(facts: Facts) -> Report {
     }
 }
 
-fn operator(now: Timestamp, key: &ObjectKey, lease: Seen<Lease>) -> Operator {
+fn operator(now: Timestamp, key: &ObjectKey, lease: Lookup<Lease>) -> Operator {
     let said = |state, renewed, message| Operator {
         state,
         renewed,
         message,
     };
     let spec = match lease {
-        Seen::Found(lease) => lease.spec.unwrap_or_default(),
-        Seen::Absent => {
+        Lookup::Found(lease) => lease.spec.unwrap_or_default(),
+        Lookup::Absent => {
             let message = format!(
                 "no operator: there is no Lease {key}; --operator-namespace and --lease-name tell where it is"
             );
             return said(OperatorState::Missing, None, message);
         }
-        Seen::Forbidden => {
+        Lookup::Forbidden => {
             let message =
                 format!("you may not read the Lease {key}: whether the operator works is not known");
             return said(OperatorState::Unknown, None, message);
@@ -238,7 +238,7 @@ fn operator(now: Timestamp, key: &ObjectKey, lease: Seen<Lease>) -> Operator {
     said(OperatorState::Running, renewed, message)
 }
 
-fn hold(now: Timestamp, control: Seen<Control>) -> Option<Hold> {
+fn hold(now: Timestamp, control: Lookup<Control>) -> Option<Hold> {
     let Control {
         sync,
         restarts,
@@ -246,9 +246,9 @@ fn hold(now: Timestamp, control: Seen<Control>) -> Option<Hold> {
         namespaces,
         unreadable,
     } = match control {
-        Seen::Found(control) => control,
-        Seen::Absent => return None,
-        Seen::Forbidden => {
+        Lookup::Found(control) => control,
+        Lookup::Absent => return None,
+        Lookup::Forbidden => {
             return Some(Hold {
                 sync: false,
                 restarts: false,
@@ -341,41 +341,51 @@ fn found(object: &Object) -> Vec<Finding> {
             let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
             let message =
                 "the operator has not looked at it: is it running, and does it watch this namespace?";
-            findings.push(finding(What::NotSeen, "NoStatus", created, message.to_owned()));
+            findings.push(finding(
+                FindingKind::NotSeen,
+                "NoStatus",
+                created,
+                message.to_owned(),
+            ));
         }
         Some(ready) => {
             if metadata.generation > status.observed_generation {
                 let message = "the operator has not looked at the last edit yet";
-                findings.push(finding(What::NotSeen, "NotObserved", None, message.to_owned()));
+                findings.push(finding(
+                    FindingKind::NotSeen,
+                    "NotObserved",
+                    None,
+                    message.to_owned(),
+                ));
             }
             if !is(ready, Status::True) {
-                findings.push(of(What::NotReady, ready));
+                findings.push(of(FindingKind::NotReady, ready));
             }
             let kept = [Reason::Retained, Reason::DeletionHeld];
             if kept.iter().any(|reason| reason.as_str() == ready.reason) {
-                findings.push(of(What::Kept, ready));
+                findings.push(of(FindingKind::Kept, ready));
             }
         }
     }
     let current = condition(status, ConditionType::Current);
     if let Some(current) = current.filter(|current| is(current, Status::False)) {
-        findings.push(of(What::Stale, current));
+        findings.push(of(FindingKind::Stale, current));
     }
     let healthy = condition(status, ConditionType::RotationHealthy);
     let stuck = healthy.filter(|healthy| is(healthy, Status::False));
     let pending = status.rotation.as_ref().filter(|rotation| is_rotating(rotation));
     let since = pending.and_then(|rotation| rotation.pending_since.as_ref());
     if let Some(invalid) = stuck.filter(|stuck| is_invalid(stuck)) {
-        findings.push(of(What::Rotating, invalid));
+        findings.push(of(FindingKind::Rotating, invalid));
     } else if let Some(stuck) = stuck {
-        let mut finding = of(What::RotationStuck, stuck);
+        let mut finding = of(FindingKind::RotationStuck, stuck);
         finding.since = since.map(|time| time.0).or(finding.since);
         findings.push(finding);
     } else if let Some(rotation) = pending {
         let version = rotation.pending_version_id.as_deref().unwrap_or("a version");
         let message = format!("AWS rotates: {version} carries AWSPENDING and is not current yet");
         findings.push(finding(
-            What::Rotating,
+            FindingKind::Rotating,
             Reason::InProgress.as_str(),
             since.map(|time| time.0),
             message,
@@ -383,10 +393,10 @@ fn found(object: &Object) -> Vec<Finding> {
     }
     let complete = condition(status, ConditionType::RestartsComplete);
     if let Some(invalid) = complete.filter(|complete| is_invalid(complete)) {
-        findings.push(of(What::Restarts, invalid));
+        findings.push(of(FindingKind::Restarts, invalid));
     } else if let Some(restart) = &status.restart {
         if let Some(complete) = complete.filter(|complete| is(complete, Status::False)) {
-            let mut finding = of(What::Restarts, complete);
+            let mut finding = of(FindingKind::Restarts, complete);
             finding.message = restarts(object, complete, restart);
             findings.push(finding);
         }
@@ -471,7 +481,7 @@ fn workload(namespace: &str, name: &str, exception: &RestartException) -> Findin
     Finding {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
-        what: What::Workload,
+        what: FindingKind::Workload,
         workload: Some(format!("{kind} {of}")),
         reason: reason.clone(),
         since: None,

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::report::{Counts, Finding, OperatorState, Report, What};
+use super::report::{Counts, Finding, FindingKind, OperatorState, Report};
 
 /// The report; what a person must see first comes first.
 pub(super) fn table(report: &Report) -> String {
@@ -53,7 +53,7 @@ fn row(now: Timestamp, finding: &Finding) -> [String; 5] {
         message,
     } = finding;
     let what = match (what, workload) {
-        (What::Workload, Some(workload)) => workload.as_str(),
+        (FindingKind::Workload, Some(workload)) => workload.as_str(),
         (what, _) => what.as_str(),
     };
     let since = since.map_or_else(|| "-".to_owned(), |since| age(now.duration_since(since)));

@@ -6,7 +6,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::{Value, json};
 
 use super::{
-    report::{Facts, Object, OperatorState, Report, Seen, report},
+    report::{ClusterState, Lookup, Object, OperatorState, Report, report},
     table::table,
 };
 use crate::{api::ObjectKey, cluster::Control};
@@ -15,26 +15,26 @@ fn at(time: &str) -> Timestamp {
     format!("2026-11-23T{time}Z").parse().unwrap()
 }
 
-fn lease(holder: &str, renewed: &str) -> Seen<Lease> {
+fn lease(holder: &str, renewed: &str) -> Lookup<Lease> {
     let spec = json!({"holderIdentity": holder, "leaseDurationSeconds": 30,
         "renewTime": format!("2026-11-23T{renewed}.000000Z")});
-    Seen::Found(serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap())
+    Lookup::Found(serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap())
 }
 
-fn control(pairs: &[(&str, &str)]) -> Seen<Control> {
+fn control(pairs: &[(&str, &str)]) -> Lookup<Control> {
     let data = pairs
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Seen::Found(Control::read(&data.collect()))
+    Lookup::Found(Control::read(&data.collect()))
 }
 
 /// The report at 20:00:00 on `objects`, with a replica that works and nothing held up.
-fn facts(objects: Vec<Value>) -> Facts {
-    Facts {
+fn facts(objects: Vec<Value>) -> ClusterState {
+    ClusterState {
         now: at("20:00:00"),
         lease_key: ObjectKey::new("keyturn", "keyturn"),
         lease: lease("keyturn-7d9f_00c0ffee", "19:59:57"),
-        control: Seen::Absent,
+        control: Lookup::Absent,
         objects: objects
             .into_iter()
             .map(|object| serde_json::from_value::<Object>(object).unwrap())
@@ -43,7 +43,7 @@ fn facts(objects: Vec<Value>) -> Facts {
     }
 }
 
-fn shown(facts: Facts) -> String {
+fn shown(facts: ClusterState) -> String {
     table(&report(facts))
 }
 
@@ -115,18 +115,18 @@ fn a_silent_operator_is_said_before_anything_else() {
             "WARNING: no operator: the last one ended and gave up the Lease keyturn/keyturn 3 hours ago",
         ),
         (
-            Seen::Absent,
+            Lookup::Absent,
             OperatorState::Missing,
             "WARNING: no operator: there is no Lease keyturn/keyturn; --operator-namespace and --lease-name tell \
              where it is",
         ),
         (
-            Seen::Forbidden,
+            Lookup::Forbidden,
             OperatorState::Unknown,
             "WARNING: you may not read the Lease keyturn/keyturn: whether the operator works is not known",
         ),
     ] {
-        let report = report(Facts {
+        let report = report(ClusterState {
             lease,
             ..facts(vec![well("db")])
         });
@@ -163,13 +163,13 @@ fn what_is_held_up_comes_next() {
         ),
         (control(&[("suspendRestarts", "false")]), None),
         (
-            Seen::Forbidden,
+            Lookup::Forbidden,
             Some(
                 "WARNING: you may not read the ConfigMap keyturn-control: whether it holds anything up is not known",
             ),
         ),
     ] {
-        let text = shown(Facts {
+        let text = shown(ClusterState {
             control,
             ..facts(Vec::new())
         });
@@ -207,7 +207,7 @@ fn what_is_not_well_says_why_and_since_when() {
         "creationTimestamp": "2026-11-21T19:00:00Z"}});
     let mut edited = well("edited");
     edited["metadata"]["generation"] = 2.into();
-    let report = report(Facts {
+    let report = report(ClusterState {
         unreadable: 1,
         ..facts(vec![denied, stale, stuck, rotating, new, edited])
     });
@@ -313,7 +313,7 @@ fn a_token_that_is_none_is_not_offered_for_a_shell() {
 fn json_says_the_same() {
     let Report { findings, .. } = report(facts(vec![restarting()]));
     assert_eq!(findings.len(), 3);
-    let json = serde_json::to_string_pretty(&report(Facts {
+    let json = serde_json::to_string_pretty(&report(ClusterState {
         control: control(&[("suspendRestarts", "true")]),
         ..facts(vec![restarting()])
     }));

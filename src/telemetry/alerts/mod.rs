@@ -28,7 +28,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use self::post::{Poster, Refused};
+use self::post::{PostError, WebhookClient};
 pub use self::post::{Webhook, WebhookError};
 
 /// Alerts that wait; those that come while as many do are dropped.
@@ -90,7 +90,7 @@ impl Metrics {
         registry.register("alerts", "Alerts by what became of them", self.results.clone());
     }
 
-    fn count(&self, end: End) {
+    fn count(&self, end: DeliveryOutcome) {
         let result = end.as_str();
         self.results.get_or_create(&Labels { result }).inc();
     }
@@ -98,7 +98,7 @@ impl Metrics {
 
 /// What became of an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum DeliveryOutcome {
     /// The receiver took it.
     Delivered,
     /// The receiver will never take it.
@@ -109,7 +109,7 @@ enum End {
     Dropped,
 }
 
-impl End {
+impl DeliveryOutcome {
     fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
@@ -122,7 +122,7 @@ impl End {
 
 /// How long is waited for what.
 #[derive(Clone, Copy, Debug)]
-struct Patience {
+struct RetryPolicy {
     /// For one answer.
     answer: Duration,
     /// After the first failure; doubled up to `longest`.
@@ -134,7 +134,7 @@ struct Patience {
     end: Duration,
 }
 
-const PATIENCE: Patience = Patience {
+const PATIENCE: RetryPolicy = RetryPolicy {
     answer: Duration::from_secs(10),
     shortest: Duration::from_secs(1),
     longest: Duration::from_secs(30),
@@ -144,8 +144,8 @@ const PATIENCE: Patience = Patience {
 
 /// Posts alerts to a webhook.
 pub struct AlertSink {
-    poster: Poster,
-    patience: Patience,
+    poster: WebhookClient,
+    patience: RetryPolicy,
     metrics: Metrics,
 }
 
@@ -153,7 +153,7 @@ impl AlertSink {
     /// Posts to `webhook`; nothing is sent yet.
     pub fn new(webhook: Webhook, metrics: Metrics) -> Result<Self, WebhookError> {
         Ok(Self {
-            poster: Poster::new(webhook)?,
+            poster: WebhookClient::new(webhook)?,
             patience: PATIENCE,
             metrics,
         })
@@ -196,7 +196,7 @@ impl AlertSink {
         let left = waiting.len() + 1;
         tracing::warn!(left, webhook = %self.poster.webhook(), "alerts were dropped since the process ends");
         for _ in 0..left {
-            self.metrics.count(End::Dropped);
+            self.metrics.count(DeliveryOutcome::Dropped);
         }
     }
 
@@ -205,9 +205,9 @@ impl AlertSink {
             .iter()
             .filter(|(other, _)| other.namespace == alert.namespace);
         if of_namespace.count() >= SHARE {
-            self.end(&alert, End::Dropped, "too many of its namespace wait");
+            self.end(&alert, DeliveryOutcome::Dropped, "too many of its namespace wait");
         } else if waiting.len() >= QUEUE {
-            self.end(&alert, End::Dropped, "too many wait");
+            self.end(&alert, DeliveryOutcome::Dropped, "too many wait");
         } else {
             waiting.push_back((alert, Instant::now()));
         }
@@ -219,7 +219,7 @@ impl AlertSink {
         self.end(&alert, end, why);
     }
 
-    async fn posted(&self, alert: &Alert, since: Instant) -> (End, &'static str) {
+    async fn posted(&self, alert: &Alert, since: Instant) -> (DeliveryOutcome, &'static str) {
         let deadline = since + self.patience.alert;
         let body = alert.body();
         let mut waits = ExponentialBuilder::new()
@@ -230,28 +230,28 @@ impl AlertSink {
             .build();
         loop {
             let refused = match self.poster.post(body.clone(), self.patience.answer).await {
-                Ok(()) => return (End::Delivered, ""),
+                Ok(()) => return (DeliveryOutcome::Delivered, ""),
                 Err(refused) => refused,
             };
-            let Refused {
+            let PostError {
                 why,
                 again,
                 retry_after,
             } = refused;
             if !again {
-                return (End::Refused, why);
+                return (DeliveryOutcome::Refused, why);
             }
             let wait = waits.next().unwrap_or(self.patience.longest);
             // Also a wait that no clock can hold ends with the alert's time.
             let wait = retry_after.map_or(wait, |asked| asked.max(wait).min(self.patience.alert));
             if Instant::now() + wait >= deadline {
-                return (End::GivenUp, why);
+                return (DeliveryOutcome::GivenUp, why);
             }
             sleep(wait).await;
         }
     }
 
-    fn end(&self, alert: &Alert, end: End, why: &'static str) {
+    fn end(&self, alert: &Alert, end: DeliveryOutcome, why: &'static str) {
         self.metrics.count(end);
         let Alert {
             reason,
@@ -262,7 +262,7 @@ impl AlertSink {
             time: _,
             cluster: _,
         } = alert;
-        if end == End::Delivered {
+        if end == DeliveryOutcome::Delivered {
             tracing::debug!(reason, kind, namespace, name, "an alert was delivered");
         } else {
             let (webhook, end) = (self.poster.webhook(), end.as_str());

@@ -85,7 +85,7 @@ impl fmt::Debug for Webhook {
 
 /// Why a POST was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(super) struct PostError {
     /// In words of ours: an error of a client may quote the URL.
     pub(super) why: &'static str,
     /// Whether the same may be taken later.
@@ -95,12 +95,12 @@ pub(super) struct Refused {
 }
 
 /// Sends to one webhook, over one connection at a time. Redirects are not followed: they would carry the alert elsewhere.
-pub(super) struct Poster {
+pub(super) struct WebhookClient {
     webhook: Webhook,
     client: Client<HttpsConnector<HttpConnector>, Full<Cursor<Vec<u8>>>>,
 }
 
-impl Poster {
+impl WebhookClient {
     pub(super) fn new(webhook: Webhook) -> Result<Self, WebhookError> {
         let provider = aws_lc_rs::default_provider();
         let connector = if webhook.is_https() {
@@ -128,19 +128,19 @@ impl Poster {
     }
 
     /// Sends `body`, and waits for the head of the answer; nothing in its body matters.
-    pub(super) async fn post(&self, body: Vec<u8>, patience: Duration) -> Result<(), Refused> {
+    pub(super) async fn post(&self, body: Vec<u8>, patience: Duration) -> Result<(), PostError> {
         let request = Request::builder()
             .method(Method::POST)
             .uri(self.webhook.0.clone())
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, concat!("keyturn/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(Cursor::new(body)))
-            .map_err(|_| Refused {
+            .map_err(|_| PostError {
                 why: "the request cannot be built",
                 again: false,
                 retry_after: None,
             })?;
-        let again = |why| Refused {
+        let again = |why| PostError {
             why,
             again: true,
             retry_after: None,
@@ -154,7 +154,7 @@ impl Poster {
     }
 }
 
-fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), Refused> {
+fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), PostError> {
     let (why, again) = match status {
         status if status.is_success() => return Ok(()),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => ("the receiver is busy", true),
@@ -164,7 +164,7 @@ fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), Refused> {
         StatusCode::NOT_FOUND | StatusCode::GONE => ("the receiver has no such path", false),
         _ => ("the receiver refuses it", false),
     };
-    Err(Refused {
+    Err(PostError {
         why,
         again,
         retry_after: retry_after(headers),

@@ -25,7 +25,7 @@ use tokio::{
 use super::*;
 
 /// Patience of tests: short, but long enough for a busy machine.
-const QUICK: Patience = Patience {
+const QUICK: RetryPolicy = RetryPolicy {
     answer: Duration::from_millis(300),
     shortest: Duration::from_millis(20),
     longest: Duration::from_millis(100),
@@ -93,7 +93,7 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-fn sink(address: SocketAddr, patience: Patience) -> Running {
+fn sink(address: SocketAddr, patience: RetryPolicy) -> Running {
     let metrics = Metrics::default();
     let webhook = Webhook::parse(&format!("http://{address}/hook?token=canary")).unwrap();
     let mut sink = AlertSink::new(webhook, metrics.clone()).unwrap();
@@ -235,7 +235,7 @@ async fn what_is_not_taken_in_time_is_given_up() {
     drop(listener);
     let running = sink(
         address,
-        Patience {
+        RetryPolicy {
             alert: Duration::from_millis(300),
             ..QUICK
         },
@@ -253,7 +253,7 @@ async fn more_than_may_wait_are_dropped_and_counted() {
     let (_receiver, address) = receiver(&[Does::Nothing]).await;
     let running = sink(
         address,
-        Patience {
+        RetryPolicy {
             answer: Duration::from_mins(1),
             ..QUICK
         },
@@ -310,7 +310,7 @@ async fn the_end_hangs_on_no_receiver() {
     let (receiver, address) = receiver(&[Does::Nothing; 8]).await;
     let running = sink(
         address,
-        Patience {
+        RetryPolicy {
             answer: Duration::from_mins(1),
             ..QUICK
         },
@@ -338,7 +338,7 @@ async fn what_waits_at_the_end_is_still_delivered() {
     let (receiver, address) = receiver(&[]).await;
     let running = sink(
         address,
-        Patience {
+        RetryPolicy {
             end: Duration::from_secs(20),
             ..QUICK
         },
