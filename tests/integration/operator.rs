@@ -15,6 +15,7 @@ use kube::{
 use testbed::{
     controlplane::ControlPlane,
     operator::{self as testbed_operator, Install, Installed, StartOptions},
+    proxy::ApiProxy,
     wait,
 };
 
@@ -71,6 +72,14 @@ impl Operator {
         Self::make(place, install, arguments).await
     }
 
+    /// The same, and its requests to the API server go through a proxy.
+    pub(crate) async fn behind_proxy(place: &Place, beds: &[&Bed]) -> Result<(Self, ApiProxy)> {
+        let proxy = ApiProxy::start(place.cluster).await?;
+        let mut operator = Self::confined_to(place, beds, &[]).await?;
+        operator.options.api_server = Some(proxy.url().to_owned());
+        Ok((operator, proxy))
+    }
+
     /// From its next start on, runs as this chart and this program say, as after `helm upgrade`.
     pub(crate) async fn upgrade(&mut self, chart: &Path, binary: &Path) -> Result<()> {
         self.installed.upgrade(self.cluster, chart).await?;
@@ -94,11 +103,6 @@ impl Operator {
         self.options
             .environment
             .push((variable.to_owned(), value.to_owned()));
-    }
-
-    /// From its next start on, reaches the API server at this address.
-    pub(crate) fn go_through(&mut self, server: &str) {
-        self.options.api_server = Some(server.to_owned());
     }
 
     async fn make(place: &Place, install: Install, arguments: &[&str]) -> Result<Self> {

@@ -266,9 +266,7 @@ async fn world() -> Result<(World, Operator)> {
         beds.push(bed);
     }
     let all: Vec<&Bed> = beds.iter().collect();
-    let proxy = ApiProxy::start(place.cluster).await?;
-    let mut operator = Operator::confined_to(place, &all, &[]).await?;
-    operator.go_through(proxy.url());
+    let (mut operator, proxy) = Operator::behind_proxy(place, &all).await?;
     operator.start().await?;
     let mut sources = Vec::new();
     for bed in &beds {
@@ -387,9 +385,7 @@ async fn a_lost_answer_to_the_patch_is_no_second_patch() -> Result<()> {
     let place = quarry().await?;
     let bed = Bed::make(place, "lost").await?;
     bed.store(STORE, json!({})).await?;
-    let proxy = ApiProxy::start(place.cluster).await?;
-    let mut operator = Operator::confined_to(place, &[&bed], &[]).await?;
-    operator.go_through(proxy.url());
+    let (mut operator, proxy) = Operator::behind_proxy(place, &[&bed]).await?;
     operator.start().await?;
     let source = bed.restarting("db", json!({})).await?;
     bed.run_workloads([user("Deployment", "web", "db", Use::Env)])

@@ -13,7 +13,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
-use testbed::{proxy::ApiProxy, requests, wait};
+use testbed::{requests, wait};
 
 use crate::{
     harness::{API_SERVER, Bed, DELETION, SOON, STORE, annotation, data, entry, quarry, same},
@@ -57,10 +57,8 @@ async fn a_slow_webhook_of_one_namespace_holds_up_no_other_and_its_own_secrets_a
         bed.store(STORE, json!({})).await?;
         bed.secret("app/db", "first")?;
     }
-    let proxy = ApiProxy::start(place.cluster).await?;
+    let (mut operator, proxy) = Operator::behind_proxy(place, &[&slow, &other]).await?;
     let webhook = proxy.slow(secrets_of(&slow.namespace), WEBHOOK);
-    let mut operator = Operator::confined_to(place, &[&slow, &other], &[]).await?;
-    operator.go_through(proxy.url());
     operator.start().await?;
     for n in 0..SLOW {
         slow.plain(&format!("db-{n}"), "app/db").await?;
@@ -98,9 +96,7 @@ async fn a_change_through_a_slow_webhook_is_written_and_dated_no_earlier_than_it
     let place = quarry().await?;
     let bed = Bed::make(place, "slow-change").await?;
     bed.store(STORE, json!({})).await?;
-    let proxy = ApiProxy::start(place.cluster).await?;
-    let mut operator = Operator::confined_to(place, &[&bed], &[]).await?;
-    operator.go_through(proxy.url());
+    let (mut operator, proxy) = Operator::behind_proxy(place, &[&bed]).await?;
     operator.start().await?;
     let source = bed.restarting("db", json!({})).await?;
     bed.run_workloads([web("web", "db")]).await?;
@@ -141,9 +137,7 @@ async fn a_half_open_watch_is_opened_again_and_misses_nothing() -> Result<()> {
     let place = quarry().await?;
     let bed = Bed::make(place, "half-open").await?;
     bed.store(STORE, json!({})).await?;
-    let proxy = ApiProxy::start(place.cluster).await?;
-    let mut operator = Operator::confined_to(place, &[&bed], &[]).await?;
-    operator.go_through(proxy.url());
+    let (mut operator, proxy) = Operator::behind_proxy(place, &[&bed]).await?;
     // Short, so that the test is; 200 s otherwise.
     operator.set("KEYTURN_WATCH_SILENCE", "5s");
     operator.start().await?;
@@ -193,9 +187,7 @@ async fn keyturn_control_is_read_before_each_restart() -> Result<()> {
     let place = quarry().await?;
     let bed = Bed::make(place, "live-control").await?;
     bed.store(STORE, json!({})).await?;
-    let proxy = ApiProxy::start(place.cluster).await?;
-    let mut operator = Operator::confined_to(place, &[&bed], &[]).await?;
-    operator.go_through(proxy.url());
+    let (mut operator, proxy) = Operator::behind_proxy(place, &[&bed]).await?;
     operator.start().await?;
     let source = bed.restarting("db", json!({})).await?;
     bed.run_workloads([web("web", "db")]).await?;
@@ -289,9 +281,7 @@ async fn keyturn_control_is_read_before_each_deletion() -> Result<()> {
     let place = quarry().await?;
     let bed = Bed::make(place, "control-deletes").await?;
     bed.store(STORE, json!({})).await?;
-    let proxy = ApiProxy::start(place.cluster).await?;
-    let mut operator = Operator::confined_to(place, &[&bed], &[]).await?;
-    operator.go_through(proxy.url());
+    let (mut operator, proxy) = Operator::behind_proxy(place, &[&bed]).await?;
     operator.start().await?;
     let arns = losing(&bed).await?;
     // What keyturn-control says is not heard.
@@ -325,9 +315,7 @@ async fn a_suspension_stops_a_deletion_that_is_under_way() -> Result<()> {
     let place = quarry().await?;
     let bed = Bed::make(place, "late-suspension").await?;
     bed.store(STORE, json!({})).await?;
-    let proxy = ApiProxy::start(place.cluster).await?;
-    let mut operator = Operator::confined_to(place, &[&bed], &[]).await?;
-    operator.go_through(proxy.url());
+    let (mut operator, proxy) = Operator::behind_proxy(place, &[&bed]).await?;
     operator.start().await?;
     let arns = losing(&bed).await?;
     let mark = requests::mark(bed.cluster)?;
