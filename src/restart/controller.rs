@@ -166,7 +166,7 @@ impl Controller {
                     view.mark(now);
                 }
             }
-            Change::Secret(secret) => {
+            Change::Secret(secret) | Change::OwnSecret(secret) => {
                 if let Some(view) = self.namespaces.get_mut(&secret.namespace) {
                     view.mark(now);
                 }

@@ -1,9 +1,6 @@
 //! Comparing the Secret with what its ExternalSecret wants, which ends most passes.
 
-use super::{
-    outcome::{Outcome, Stop},
-    pass::Pass,
-};
+use super::{outcome::Stop, pass::Pass};
 use crate::{
     api::{CreationPolicy, DeletionPolicy},
     sync::{
@@ -14,6 +11,7 @@ use crate::{
         },
         deletions::Place,
         entry::Refresh,
+        status::Draft,
         stores::Stores,
     },
     track::{self, Known, Subscription, Want},
@@ -39,7 +37,7 @@ impl Pass<'_> {
     }
 
     /// The Secret is as it should be, but for what restarts need on it.
-    pub(super) async fn confirm(&self, mut comparison: Comparison) -> Result<Outcome, Stop> {
+    pub(super) async fn confirm(&self, mut comparison: Comparison) -> Result<Draft, Stop> {
         self.context.deletions().withdraw(self.object);
         if self.entry.creation != CreationPolicy::None
             && let Some(secret) = &comparison.secret
@@ -48,10 +46,7 @@ impl Pass<'_> {
             self.stamp(&comparison).await?;
             comparison.secret = self.secret();
         }
-        Ok(Outcome {
-            draft: self.draft_synced(&comparison),
-            again: self.unseen(),
-        })
+        Ok(self.draft_synced(&comparison))
     }
 
     /// Whether somebody asks for a refresh that was not answered yet.

@@ -36,7 +36,7 @@ impl Pass<'_> {
                     self.known_versions(&comparison.resolved.needs),
                 )
         {
-            return Err(Stop::Unchanged(self.unseen()));
+            return Err(Stop::Unchanged(None));
         }
         match self.context.slots.secrets.full(&self.object.namespace) {
             Some(wait) => Err(Stop::Unchanged(Some(wait))),

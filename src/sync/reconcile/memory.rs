@@ -16,8 +16,6 @@ use crate::{
 
 /// An object is read on demand at most this often.
 const ON_DEMAND: Duration = Duration::from_secs(10);
-/// How long a Secret that we wrote may be missing in the index before it counts as deleted.
-const SEEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the process remembers of all objects.
 #[derive(Default)]
@@ -37,9 +35,7 @@ pub(super) struct Memory {
     pub(super) conflict: Option<Box<(u64, Observed)>>,
     /// Since when the target is one that an earlier object of this name left to the garbage collector.
     pub(super) leftover: Option<Duration>,
-    /// The Secret as our last write left it, and when, until the watch shows it or a later one.
-    pub(super) written: Option<Box<(Duration, ObjectKey, SecretEntry)>>,
-    /// Writes for no new version since then: what others changed or deleted.
+    /// Writes for no new version: what others changed or deleted.
     pub(super) mends: Option<Box<(Duration, u32)>>,
     /// The status as we wrote it last, and when.
     pub(super) said: Option<(Duration, Digest)>,
@@ -166,28 +162,6 @@ impl Context {
         same != Some(true)
     }
 
-    /// Whether the index shows just what our last write left, so that nothing is to be done.
-    pub fn is_own_write(&self, object: &ObjectKey, secret: &ObjectKey) -> bool {
-        let mut memories = self.memory.lock();
-        let Some(memory) = memories.get_mut(object) else {
-            return false;
-        };
-        let own = memory.written.as_deref().is_some_and(|(_, key, written)| {
-            key == secret
-                && self.secrets.with(secret, |indexed| {
-                    indexed.entry().is_some_and(|entry| {
-                        entry.content_intact
-                            && entry.uid == written.uid
-                            && entry.resource_version == written.resource_version
-                    })
-                }) == Some(true)
-        });
-        if own {
-            memory.written = None;
-        }
-        own
-    }
-
     pub(super) fn recall(&self, object: &ObjectKey) -> Memory {
         self.memory.lock().get(object).cloned().unwrap_or_default()
     }
@@ -238,50 +212,10 @@ impl Pass<'_> {
         wait
     }
 
-    /// The target as the index knows it, or as our last write left it where the index is behind.
+    /// The target as the index knows it.
     pub(super) fn secret(&self) -> Option<SecretEntry> {
-        let target = self.target();
-        let indexed = self
-            .context
-            .secrets
-            .get(&target)
-            .and_then(|indexed| indexed.entry().cloned());
-        let mut memories = self.context.memory.lock();
-        let Some(memory) = memories.get_mut(self.object) else {
-            return indexed;
-        };
-        let Some((at, key, written)) = memory.written.as_deref() else {
-            return indexed;
-        };
-        let behind = match &indexed {
-            Some(indexed) => older(&indexed.resource_version, &written.resource_version),
-            // Not there yet, or deleted since: after a while the index is believed.
-            None => match (*at + SEEN_WITHIN).checked_sub(self.context.clock.now()) {
-                Some(left) if !left.is_zero() => {
-                    // If it was deleted, no further change will tell.
-                    self.context.work.push_after(self.object.clone(), left);
-                    true
-                }
-                _ => false,
-            },
-        };
-        if behind && *key == target {
-            return Some(written.clone());
-        }
-        memory.written = None;
-        indexed
-    }
-
-    /// How long it takes until the index is believed that it shows no Secret where we wrote one. If somebody deleted it
-    /// since, that change may have been told already.
-    pub(super) fn unseen(&self) -> Option<Duration> {
-        let target = self.target();
-        if self.context.secrets.with(&target, |_| ()).is_some() {
-            return None;
-        }
-        let memories = self.context.memory.lock();
-        let (at, key, _) = memories.get(self.object)?.written.as_deref()?;
-        (*key == target).then(|| (*at + SEEN_WITHIN).saturating_sub(self.context.clock.now()))
+        let indexed = self.context.secrets.get(&self.target())?;
+        indexed.entry().cloned()
     }
 
     /// Audits that a key was refused: once for each state of the object, not at every look.
@@ -305,15 +239,6 @@ impl Pass<'_> {
 impl Memories {
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Memory>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Whether resourceVersion `one` is older than `other`: since Kubernetes 1.35 they are documented to compare as numbers,
-/// and etcd's always did. What is no number is taken for current.
-fn older(one: &str, other: &str) -> bool {
-    match (one.parse::<u128>(), other.parse::<u128>()) {
-        (Ok(one), Ok(other)) => one < other,
-        _ => false,
     }
 }
 
@@ -379,19 +304,5 @@ mod tests {
             Some(at(9)),
             "one that was there before is new"
         );
-    }
-
-    #[test]
-    fn resource_versions_compare_as_numbers() {
-        for (one, other, is_older) in [
-            ("9", "10", true),
-            ("10", "9", false),
-            ("10", "10", false),
-            ("18446744073709551615", "18446744073709551616", true),
-            ("", "1", false),
-            ("a", "b", false),
-        ] {
-            assert_eq!(older(one, other), is_older, "{one} {other}");
-        }
     }
 }
