@@ -22,7 +22,7 @@ impl Pass<'_> {
     pub(super) fn compare(&self, resolved: Resolved) -> Result<Comparison, Stop> {
         let existing = Existing {
             secret: self.secret(),
-            read: self.recall().read.as_deref().cloned(),
+            read: self.recall().target.read.map(|read| (read.inputs, read.versions)),
         };
         let comparison = comparison::compare(&self.context.key, self.object, self.entry, resolved, existing);
         self.subscribe(&comparison.resolved.needs);
@@ -52,7 +52,7 @@ impl Pass<'_> {
     /// Whether somebody asks for a refresh that was not answered yet.
     pub(super) fn is_asked(&self, comparison: &Comparison) -> bool {
         let asked = self.entry.asked;
-        asked != 0 && self.recall().answered != Some(asked) && !comparison.same_inputs
+        asked != 0 && self.recall().refresh.answered != Some(asked) && !comparison.same_inputs
     }
 
     /// What AWS was last seen to have of a need.

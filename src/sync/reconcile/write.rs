@@ -8,6 +8,7 @@ use zeroize::Zeroize as _;
 
 use super::{
     deletion_policy::Missing,
+    memory::{ReadVersions, Repairs},
     outcome::{Stop, TargetConflict},
     pass::{Live, Pass},
     report::{READ_ONLY, synced_message},
@@ -64,8 +65,11 @@ impl Pass<'_> {
         let needs = &comparison.resolved.needs;
         let sources = self.sources_of(comparison, answers);
         if self.entry.creation == CreationPolicy::None {
-            let read = (comparison.inputs.clone(), rendered.versions.clone());
-            self.remember(|memory| memory.read = Some(Box::new(read)));
+            let read = ReadVersions {
+                inputs: comparison.inputs.clone(),
+                versions: rendered.versions.clone(),
+            };
+            self.remember(|memory| memory.target.read = Some(Box::new(read)));
             let ready = Verdict::holds(Reason::Synced, READ_ONLY);
             return Ok(self.draft(ready, sources, needs));
         }
@@ -75,10 +79,7 @@ impl Pass<'_> {
         let target = &comparison.target;
         let written = self.apply(&desired, target, comparison.secret.is_some()).await?;
         drop(rendered);
-        self.remember(|memory| {
-            memory.refused = None;
-            memory.conflict = None;
-        });
+        self.remember(|memory| (memory.target.refused, memory.target.conflict) = (None, None));
         // Our own writes bring no further pass that would see the Secret.
         self.count_in(comparison, true);
         if let Some(former) = live.former(&target.name) {
@@ -257,7 +258,7 @@ impl Pass<'_> {
     ) {
         if why == Some(Why::Updated) {
             let moved = (self.context.time.now(), users);
-            self.remember(|memory| memory.traces.get_or_insert_default().moved = Some(moved));
+            self.remember(|memory| memory.rotation.traces.get_or_insert_default().moved = Some(moved));
         }
         tracing::info!(
             target: "audit",
@@ -270,11 +271,14 @@ impl Pass<'_> {
         let now = self.context.clock.now();
         self.remember(|memory| {
             if !matches!(why, Some(Why::Updated | Why::Adopted)) {
-                let mends = match memory.mends.as_deref() {
-                    Some((since, count)) if now < *since + FIGHT => (*since, count + 1),
-                    _ => (now, 1),
+                let repairs = match memory.target.repairs.as_deref() {
+                    Some(Repairs { since, count }) if now < *since + FIGHT => Repairs {
+                        since: *since,
+                        count: count + 1,
+                    },
+                    _ => Repairs { since: now, count: 1 },
                 };
-                memory.mends = Some(Box::new(mends));
+                memory.target.repairs = Some(Box::new(repairs));
             }
         });
         let name = &target.name;
