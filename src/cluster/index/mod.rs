@@ -233,7 +233,7 @@ impl<E: PartialEq> Index<E> {
         let mut map = self.write();
         let epoch = map.epoch.wrapping_add(1);
         map.epoch = epoch;
-        map.writes.begin(namespace, epoch);
+        map.writes.begin(namespace);
         epoch
     }
 

@@ -42,8 +42,8 @@ struct OwnWrite<E> {
 /// How far the follower of a place is.
 #[derive(Debug)]
 enum Place {
-    /// All is being listed, by the list of this number.
-    Listing(u32),
+    /// All is being listed.
+    Listing,
     /// Everything up to this version is known.
     Following(Version),
 }
@@ -71,8 +71,8 @@ impl<E> Default for OwnWrites<E> {
 
 impl<E> OwnWrites<E> {
     /// A list of a place begins.
-    pub(super) fn begin(&mut self, place: &str, epoch: u32) {
-        self.places.insert(place.into(), Place::Listing(epoch));
+    pub(super) fn begin(&mut self, place: &str) {
+        self.places.insert(place.into(), Place::Listing);
         for (_, write) in self
             .writes
             .iter_mut()
@@ -82,36 +82,28 @@ impl<E> OwnWrites<E> {
         }
     }
 
-    /// A write was answered. `held` is what the index holds of the object: its version, the number of the list that it is of,
-    /// and itself. Returns whether the write is newer, so that the index is to hold it until the watch shows it or a newer
-    /// object.
+    /// A write was answered; `held` is the version of the object that the index holds, if it holds one. Returns whether the
+    /// write is newer, so that the index is to hold it until the watch shows it or a newer object.
     pub(super) fn record(
         &mut self,
         key: &ObjectKey,
         version: Version,
-        held: Option<(Version, u32, &Indexed<E>)>,
+        held: Option<Version>,
         now: Instant,
     ) -> bool {
-        let listing = match place_of(&mut self.places, key) {
-            Some(Place::Following(known)) if known.precedes(version) => None,
-            Some(Place::Listing(epoch)) if version.is_number() => Some(*epoch),
-            _ => return false,
+        let is_ahead = match place_of(&mut self.places, key) {
+            Some(Place::Following(known)) => known.precedes(version),
+            Some(Place::Listing) => version.is_number(),
+            None => false,
         };
-        if held.is_some_and(|(held, ..)| !held.precedes(version)) {
+        if !is_ahead || held.is_some_and(|held| !held.precedes(version)) {
             return false;
         }
-        let before = self.writes.remove(key);
-        let named = held.filter(|(_, epoch, _)| Some(*epoch) == listing);
-        let listed = match before {
-            // What the index holds is an earlier write of ours.
-            Some(before) => before.listed,
-            None => named.map(|(.., object)| object.clone()),
-        };
         let write = OwnWrite {
             version,
             at: now,
             before_list: false,
-            listed,
+            listed: self.writes.remove(key).and_then(|before| before.listed),
         };
         self.writes.insert(key.clone(), write);
         true
@@ -120,7 +112,7 @@ impl<E> OwnWrites<E> {
     /// The watch, or the list that is under way, shows an object at `version`: none if it was deleted.
     pub(super) fn see(&mut self, key: &ObjectKey, object: Option<&Indexed<E>>, version: Version) -> Sight {
         let place = place_of(&mut self.places, key);
-        let is_listing = matches!(place, Some(Place::Listing(_)));
+        let is_listing = matches!(place, Some(Place::Listing));
         if let Some(Place::Following(known)) = place {
             *known = version;
         }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use zeroize::Zeroize as _;
 
-use super::{Change, Index, Indexed, Map, Project, version::Version};
+use super::{Change, Index, Indexed, Project, version::Version};
 use crate::api::{
     ObjectKey, TokenKey,
     caps::{self, capped},
@@ -133,15 +133,11 @@ impl Index<SecretEntry> {
     pub fn wrote(&self, key: &ObjectKey, entry: SecretEntry) -> bool {
         let (version, now) = (Version::of(&entry.resource_version), Instant::now());
         let mut map = self.write();
-        let Map { objects, writes, .. } = &mut *map;
-        let held = objects.get(key).map(|slot| {
-            let held = slot
-                .object
-                .entry()
-                .map(|held| Version::of(&held.resource_version));
-            (held.unwrap_or(Version::NONE), slot.epoch, &slot.object)
+        let held = map.objects.get(key).map(|slot| {
+            let held = slot.object.entry();
+            held.map_or(Version::NONE, |held| Version::of(&held.resource_version))
         });
-        if writes.record(key, version, held, now) {
+        if map.writes.record(key, version, held, now) {
             let epoch = map.epoch;
             self.put(&mut map, key, Some(Indexed::Entry(Arc::new(entry))), epoch);
         }

@@ -269,6 +269,9 @@ fn namespaces_that_are_followed_apart_have_versions_of_their_own() {
     }
     let bank = ObjectKey::new("bank", "a");
     let epoch = index.begin("bank");
+    // The other one is listed meanwhile.
+    let other = index.begin("shop");
+    index.sweep("shop", other, version(10));
     assert!(index.wrote(&key("a"), entry("a", "11", OURS)));
     assert!(index.wrote(&bank, entry("a", "12", OURS)));
     assert!(index.sweep("bank", epoch, version(11)).is_empty());
