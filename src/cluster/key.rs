@@ -11,6 +11,7 @@ use super::{
     call::{Call, TimeLimit, Verb},
     client::Cluster,
     error::{Class, Error},
+    writes::Written,
 };
 use crate::api::{ObjectKey, TokenKey, names::TOKEN_KEY_SECRET};
 
@@ -44,7 +45,7 @@ pub async fn token_key(cluster: &Cluster, namespace: &str) -> Result<TokenKey, E
         immutable: Some(true),
         ..Secret::default()
     };
-    let created = cluster.create(TimeLimit::Fenced, &key, &secret).await;
+    let created: Result<Written, _> = cluster.create(TimeLimit::Fenced, &key, &secret).await;
     wipe(&mut secret);
     match created {
         Ok(_) => Ok(TokenKey::new(&bytes)),

@@ -32,8 +32,8 @@ pub use error::{Class, Error};
 pub use events::{Alert, Events};
 pub use find::Found;
 pub use index::{
-    Absent, Change, Changes, Control, Demand, Index, Indexed, Malformed, NamespaceEntry, Project, Scope,
-    SecretEntry, Watches,
+    Change, Changes, Control, Demand, Index, Indexed, Malformed, NamespaceEntry, Project, Scope, SecretEntry,
+    Watches,
 };
 pub use key::token_key;
 pub use lease::Lease;
@@ -42,4 +42,4 @@ pub use pace::Pace;
 pub use rollout::Rollout;
 pub use time::ServerTime;
 pub use tokens::Tokens;
-pub use writes::{Observed, Writer, Written};
+pub use writes::{Observed, Writer};

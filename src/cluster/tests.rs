@@ -192,6 +192,10 @@ async fn a_dead_connection_ends_in_time() {
 /// A request of every kind that is sent, by the writer or past it.
 type Send = fn(Writer) -> BoxFuture<'static, Option<Class>>;
 
+fn version_of(secret: Secret) -> String {
+    secret.metadata.resource_version.unwrap()
+}
+
 /// What became of it.
 fn class<T>(sent: Result<T, crate::cluster::Error>) -> Option<Class> {
     sent.err().map(|error| error.class)
@@ -234,12 +238,12 @@ async fn a_write_with_a_fence_of_its_own_has_30_s_and_all_else_10_and_the_server
         (
             "patch Secret",
             TimeLimit::Fenced,
-            send!(w => w.patch::<Secret>(TimeLimit::Fenced, &key(), &observed(), SYNC_MANAGER, json!({}))),
+            send!(w => w.patch_secret(TimeLimit::Fenced, &key(), &observed(), json!({}))),
         ),
         (
             "patch Secret that names a change",
             TimeLimit::Usual,
-            send!(w => w.patch::<Secret>(TimeLimit::Usual, &key(), &observed(), SYNC_MANAGER, json!({}))),
+            send!(w => w.patch_secret(TimeLimit::Usual, &key(), &observed(), json!({}))),
         ),
         (
             "apply Secret",
@@ -324,13 +328,13 @@ async fn a_webhook_that_takes_12_s_is_waited_for_where_a_fence_allows_it() {
             slow(server.next().await).await;
         }
     );
-    assert_eq!(created.unwrap().resource_version, "8");
+    assert_eq!(version_of(created.unwrap()), "8");
     let (key, observed) = (key(), observed());
     let (patched, ()) = tokio::join!(
-        writer.patch::<Secret>(TimeLimit::Fenced, &key, &observed, SYNC_MANAGER, json!({})),
+        writer.patch_secret(TimeLimit::Fenced, &key, &observed, json!({})),
         async { slow(server.next().await).await }
     );
-    assert_eq!(patched.unwrap().resource_version, "8");
+    assert_eq!(version_of(patched.unwrap()), "8");
 }
 
 #[tokio::test(start_paused = true)]
@@ -404,7 +408,7 @@ async fn creating_a_secret_is_one_post() {
         .await;
     assert_eq!(asked.body["data"]["password"], "aHVudGVyMi1jYW5hcnk=");
     asked.written("u1", "8");
-    assert_eq!(written.await.unwrap().unwrap().resource_version, "8");
+    assert_eq!(version_of(written.await.unwrap().unwrap()), "8");
     server.stays_silent(MINUTE).await;
 }
 
@@ -416,7 +420,7 @@ async fn changing_a_secret_names_the_object_and_state_it_rests_on() {
     let written = tokio::spawn(async move {
         let (key, observed) = (key(), observed());
         writer
-            .patch::<Secret>(TimeLimit::Fenced, &key, &observed, SYNC_MANAGER, patch)
+            .patch_secret(TimeLimit::Fenced, &key, &observed, patch)
             .await
     });
     let asked = server

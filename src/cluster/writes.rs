@@ -41,7 +41,8 @@ impl Observed {
 }
 
 /// What a write made of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Answer")]
 pub struct Written {
     /// The object's uid.
     pub uid: String,
@@ -60,6 +61,15 @@ struct Answer {
 struct AnswerMeta {
     uid: String,
     resource_version: String,
+}
+
+impl From<Answer> for Written {
+    fn from(Answer { metadata }: Answer) -> Self {
+        Self {
+            uid: metadata.uid,
+            resource_version: metadata.resource_version,
+        }
+    }
 }
 
 impl Cluster {
@@ -108,15 +118,11 @@ impl Cluster {
         self.get(key).await
     }
 
-    /// Creates an object that must not exist: [`Class::AlreadyExists`] otherwise.
-    pub(super) async fn create<K>(
-        &self,
-        limit: TimeLimit,
-        key: &ObjectKey,
-        object: &K,
-    ) -> Result<Written, Error>
+    /// Creates an object that must not exist: [`Class::AlreadyExists`] otherwise. Returns what `T` reads of the answer.
+    pub(super) async fn create<K, T>(&self, limit: TimeLimit, key: &ObjectKey, object: &K) -> Result<T, Error>
     where
         K: Resource<DynamicType = ()> + Serialize,
+        T: DeserializeOwned,
     {
         let call = Call {
             verb: Verb::Create,
@@ -138,17 +144,18 @@ impl Cluster {
     }
 
     /// Patches the object that was observed, in that state: [`Class::Conflict`] or
-    /// [`Class::UidMismatch`] otherwise.
-    pub(super) async fn patch<K>(
+    /// [`Class::UidMismatch`] otherwise. Returns what `T` reads of the answer.
+    pub(super) async fn patch<K, T>(
         &self,
         limit: TimeLimit,
         key: &ObjectKey,
         observed: &Observed,
         manager: &str,
         patch: Value,
-    ) -> Result<Written, Error>
+    ) -> Result<T, Error>
     where
         K: Resource<DynamicType = ()>,
+        T: DeserializeOwned,
     {
         let call = Call {
             verb: Verb::Patch,
@@ -169,18 +176,14 @@ impl Cluster {
         self.written(limit, call, request).await
     }
 
-    async fn written(
+    async fn written<T: DeserializeOwned>(
         &self,
         limit: TimeLimit,
         call: Call<'_>,
         mut request: Request<Vec<u8>>,
-    ) -> Result<Written, Error> {
+    ) -> Result<T, Error> {
         request.extensions_mut().insert(limit);
-        let Answer { metadata } = self.call(call, request).await?;
-        Ok(Written {
-            uid: metadata.uid,
-            resource_version: metadata.resource_version,
-        })
+        self.call(call, request).await
     }
 }
 
@@ -221,7 +224,8 @@ impl Writer {
     }
 
     /// Creates a Secret that must not exist: [`Class::AlreadyExists`] otherwise. `secret` names itself.
-    pub async fn create_secret(&self, limit: TimeLimit, secret: &Secret) -> Result<Written, Error> {
+    /// Returns the Secret as it was created, with its values: never format it.
+    pub async fn create_secret(&self, limit: TimeLimit, secret: &Secret) -> Result<Secret, Error> {
         let meta = &secret.metadata;
         let key = ObjectKey::new(
             meta.namespace.clone().unwrap_or_default(),
@@ -264,6 +268,26 @@ impl Writer {
         let request = request.ok_or_else(|| call.failed(UNBUILDABLE))?;
         let _turn = self.turn(call).await?;
         self.cluster.written(TimeLimit::Fenced, call, request).await
+    }
+
+    /// Patches the Secret that was observed, in that state, by a JSON merge patch as [`Self::patch`] takes it. Returns the
+    /// Secret as it is then, with its values: never format it.
+    pub async fn patch_secret(
+        &self,
+        limit: TimeLimit,
+        key: &ObjectKey,
+        observed: &Observed,
+        patch: Value,
+    ) -> Result<Secret, Error> {
+        let call = Call {
+            verb: Verb::Patch,
+            kind: "Secret",
+            key,
+        };
+        let _turn = self.turn(call).await?;
+        self.cluster
+            .patch::<Secret, _>(limit, key, observed, SYNC_MANAGER, patch)
+            .await
     }
 
     /// Deletes the Secret that was observed, in that state.
@@ -338,7 +362,7 @@ impl Writer {
         };
         let _turn = self.turn(call).await?;
         self.cluster
-            .patch::<K>(limit, key, observed, manager, patch)
+            .patch::<K, _>(limit, key, observed, manager, patch)
             .await
     }
 

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     execute::{
-        carry_out::{Executor, Response},
+        carry_out::{Executor, LoopState, Response},
         panics::{caught, joined},
     },
     judge::{memory::Memory, model::Setting},
@@ -26,7 +26,7 @@ use super::{
     publish::{log_approval, publisher::Publisher},
     schedule::{
         decide,
-        namespace::{NamespaceView, Namespaces, instant},
+        namespace::{Assessor, NamespaceView, Namespaces, WorkloadCoverage, instant},
     },
     timing::{DECIDE, GRACE, ROLLOUTS_WAIT, SWEEP},
 };
@@ -138,7 +138,9 @@ impl Controller {
         // Asked before the workloads are, so that none is missing where all are known.
         let now = Instant::now();
         for (namespace, view) in &mut self.namespaces {
-            view.known_since = self.context.workloads.cover(namespace).then_some(now);
+            if self.context.workloads.cover(namespace) {
+                view.coverage = WorkloadCoverage::Complete;
+            }
         }
         let mut workloads = Vec::new();
         self.context.workloads.for_each(|key, _| workloads.push(key));
@@ -166,7 +168,7 @@ impl Controller {
                     view.mark(now);
                 }
             }
-            Change::Secret(secret) => {
+            Change::Secret(secret) | Change::OwnSecret(secret) => {
                 if let Some(view) = self.namespaces.get_mut(&secret.namespace) {
                     view.mark(now);
                 }
@@ -226,7 +228,7 @@ impl Controller {
         }
         let namespaces = self.namespaces.values();
         let listing = self.lists.len() < LISTS;
-        let times = namespaces.flat_map(|view| [view.next_look(), view.list_at.filter(|_| listing)]);
+        let times = namespaces.flat_map(|view| [view.next_look(), view.next_list().filter(|_| listing)]);
         let decide_at = self.decide_at();
         let decisions = [self.undecided.then_some(decide_at), self.wake, self.phases_end()];
         let alarm = times
@@ -262,9 +264,14 @@ impl Controller {
             control: control.as_ref(),
             evict_allowed: self.context.evict_allowed,
         };
+        let mut assessor = Assessor {
+            context: &self.context,
+            setting: &setting,
+            memory: &mut self.memory,
+        };
         for (namespace, view) in &mut self.namespaces {
             if is_due(view) {
-                let approved = view.judge(&self.context, namespace, &setting, &mut self.memory, now);
+                let approved = view.judge(namespace, &mut assessor, now);
                 approved.iter().for_each(log_approval);
                 self.executor.in_flight.judged(namespace);
                 self.undecided = true;
@@ -276,7 +283,9 @@ impl Controller {
     fn list(&mut self, now: Instant) {
         let namespaces = self.namespaces.iter_mut();
         let mut due: Vec<_> = namespaces
-            .filter_map(|(namespace, view)| Some((view.list_at.filter(|at| *at <= now)?, namespace, view)))
+            .filter_map(|(namespace, view)| {
+                Some((view.next_list().filter(|at| *at <= now)?, namespace, view))
+            })
             .collect();
         due.sort_by_key(|(at, ..)| *at);
         for (_, namespace, view) in due.into_iter().take(LISTS.saturating_sub(self.lists.len())) {
@@ -312,9 +321,12 @@ impl Controller {
     fn executed(&mut self, response: Option<Response>) {
         self.undecided = true;
         let Some(response) = response else { return };
-        let outcomes = self
-            .executor
-            .ended(response, &mut self.namespaces, &mut self.memory, Instant::now());
+        let mut state = LoopState {
+            namespaces: &mut self.namespaces,
+            memory: &mut self.memory,
+            now: Instant::now(),
+        };
+        let outcomes = self.executor.ended(response, &mut state);
         for outcome in outcomes {
             self.publisher.executed(outcome);
         }
@@ -336,7 +348,8 @@ impl Controller {
     /// Forgets what is gone.
     fn sweep(&mut self, now: Instant) {
         self.swept = now;
-        self.namespaces.retain(|_, view| !view.is_empty() || view.listing);
+        self.namespaces
+            .retain(|_, view| !view.is_empty() || view.is_listing());
         self.executor.sweep(&self.namespaces, now);
         let mut uids: HashSet<Box<str>> = HashSet::new();
         self.context.workloads.for_each(|_, workload| {

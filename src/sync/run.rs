@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     api::{ObjectKey, StoreKind},
-    cluster::{Change, Changes, Indexed},
+    cluster::{Change, Changes, Indexed, SecretEntry},
     sync::{
         driver::{self, Notice},
         entry::{Entry, Tally},
@@ -194,7 +194,14 @@ async fn follow(context: Arc<Context>, changes: Changes, targets: Arc<Mutex<Targ
             }
             Change::Secret(secret) => {
                 for object in users_of(&context, &targets, &secret) {
-                    if !context.is_own_write(&object, &secret) {
+                    context.work.push(object, Class::Urgent);
+                }
+            }
+            Change::OwnSecret(secret) => {
+                let owner = owner_of(&context, &secret);
+                for object in users_of(&context, &targets, &secret) {
+                    // The one that it was written for knows it.
+                    if owner.as_ref() != Some(&object) {
                         context.work.push(object, Class::Urgent);
                     }
                 }
@@ -280,15 +287,16 @@ fn learn_target(context: &Context, targets: &Mutex<Targets>, object: &ObjectKey)
 fn users_of(context: &Context, targets: &Mutex<Targets>, secret: &ObjectKey) -> HashSet<ObjectKey> {
     let mut users = lock(targets).objects.get(secret).cloned().unwrap_or_default();
     users.insert(secret.clone());
-    let owner = context
-        .secrets
-        .with(secret, |indexed| {
-            indexed.entry().and_then(|entry| entry.owner.clone())
-        })
-        .flatten();
-    users.extend(owner.map(|owner| ObjectKey::new(secret.namespace.clone(), owner)));
+    users.extend(owner_of(context, secret));
     users.retain(|object| context.objects.with(object, |_| ()).is_some());
     users
+}
+
+/// The object that a Secret is of, by the annotation.
+fn owner_of(context: &Context, secret: &ObjectKey) -> Option<ObjectKey> {
+    let owner = |indexed: &Indexed<SecretEntry>| indexed.entry()?.owner.clone();
+    let owner = context.secrets.with(secret, owner).flatten()?;
+    Some(ObjectKey::new(secret.namespace.clone(), owner))
 }
 
 /// Time passes without events: compares what `Current` says with the clock, and counts objects and the queue.

@@ -16,6 +16,8 @@ pub enum Change {
     ExternalSecret(ObjectKey),
     /// A Secret with our label. Losing the label looks like a deletion.
     Secret(ObjectKey),
+    /// The watch shows a Secret as this process wrote it.
+    OwnSecret(ObjectKey),
     /// A SecretStore.
     SecretStore(ObjectKey),
     /// A ClusterSecretStore, by name.

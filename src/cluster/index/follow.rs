@@ -20,7 +20,7 @@ use tokio::{
 };
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{Change, Changes, Demand, Index, Indexed, Malformed, Project, coverage::Version};
+use super::{Change, Changes, Demand, Index, Indexed, Malformed, Project, coverage::Taken, version::Version};
 use crate::{
     api::ObjectKey,
     cluster::{
@@ -221,11 +221,9 @@ impl<P: Project> Follower<P> {
 
     /// The kind is gone, and its objects with it.
     fn forget(&self) {
-        let epoch = self.index.begin();
-        for key in self.index.sweep(&self.place.namespace, epoch) {
-            self.changes.push(self.project.change(key));
-        }
         let place = &*self.place.namespace;
+        let epoch = self.index.begin(place);
+        self.changed(self.index.sweep(place, epoch, Version::NONE));
         self.index.forget(place);
         // Who waited for the objects of the kind waits no more.
         if let Some(mut demand) = self.demand.clone() {
@@ -239,7 +237,7 @@ impl<P: Project> Follower<P> {
 
     /// A list of all begins. Returns its number.
     fn begin(&self) -> u32 {
-        let epoch = self.index.begin();
+        let epoch = self.index.begin(&self.place.namespace);
         if let Some(mut demand) = self.demand.clone() {
             let place = &*self.place.namespace;
             self.index.expect(place, &demand.namespaces(place));
@@ -263,9 +261,10 @@ impl<P: Project> Follower<P> {
                 (self.pages(&self.place, Some(heard), take).await?, epoch)
             }
         };
-        for key in self.index.sweep(&self.place.namespace, epoch) {
-            self.changes.push(self.project.change(key));
-        }
+        let swept = self
+            .index
+            .sweep(&self.place.namespace, epoch, Version::of(&version));
+        self.changed(swept);
         for namespace in self.index.complete(&self.place.namespace) {
             self.changes.push(Change::Covered(namespace));
         }
@@ -391,6 +390,8 @@ impl<P: Project> Follower<P> {
             "BOOKMARK" => serde_json::from_str(object.get())
                 .ok()
                 .map(|Bookmark { metadata }| {
+                    let version = Version::of(&metadata.resource_version);
+                    self.changed(self.index.reach(&self.place.namespace, version));
                     listed = metadata.annotations.get(LISTED).is_some_and(|end| end == "true");
                     metadata.resource_version
                 }),
@@ -414,15 +415,29 @@ impl<P: Project> Follower<P> {
         let text = meta.resource_version.clone();
         if self.index.admits(&meta.namespace) {
             let (key, indexed) = self.read(meta, object);
-            if self
+            let taken = self
                 .index
-                .take(&key, Some(indexed.clone()), Version::of(&text), epoch)
-            {
+                .take(&key, Some(indexed.clone()), Version::of(&text), epoch);
+            if taken == Taken::Changed {
                 self.warn_of(&key, &indexed);
-                self.changes.push(self.project.change(key));
             }
+            self.report(key, taken);
         }
         Some(text)
+    }
+
+    fn report(&self, key: ObjectKey, taken: Taken) {
+        match taken {
+            Taken::Nothing => {}
+            Taken::Shown => self.changes.push(self.project.shown(key)),
+            Taken::Changed => self.changes.push(self.project.change(key)),
+        }
+    }
+
+    fn changed(&self, keys: Vec<ObjectKey>) {
+        for key in keys {
+            self.changes.push(self.project.change(key));
+        }
     }
 
     /// What is read of an object first. One without a name is left out.
@@ -464,12 +479,10 @@ impl<P: Project> Follower<P> {
     fn left(&self, object: &RawValue) -> Option<String> {
         let meta = head(object)?;
         let key = ObjectKey::new(meta.namespace, meta.name);
-        if self
+        let taken = self
             .index
-            .take(&key, None, Version::of(&meta.resource_version), 0)
-        {
-            self.changes.push(self.project.change(key));
-        }
+            .take(&key, None, Version::of(&meta.resource_version), 0);
+        self.report(key, taken);
         Some(meta.resource_version)
     }
 

@@ -9,9 +9,11 @@ mod coverage;
 mod demand;
 mod follow;
 mod namespaces;
+mod own_writes;
 mod secrets;
 #[cfg(test)]
 mod tests;
+mod version;
 mod watch;
 
 use std::{
@@ -23,15 +25,15 @@ use kube::Resource;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch as channel;
 
-use self::coverage::Coverage;
 pub use self::{
     changes::{Change, Changes},
     control::Control,
     demand::Demand,
     namespaces::NamespaceEntry,
-    secrets::{Absent, SecretEntry},
+    secrets::SecretEntry,
     watch::{Scope, Watches},
 };
+use self::{coverage::Coverage, own_writes::OwnWrites, version::Version};
 use crate::api::ObjectKey;
 
 /// What is kept of the objects of one kind.
@@ -55,6 +57,11 @@ pub trait Project: Send + Sync + 'static {
 
     /// The change to report when the object `key` was made, changed or deleted.
     fn change(&self, key: ObjectKey) -> Change;
+
+    /// The change to report when the watch shows our own write, which the index held already.
+    fn shown(&self, key: ObjectKey) -> Change {
+        self.change(key)
+    }
 
     /// Whether the object needs the kinds of its namespace that are kept on [`Demand`] only.
     fn demands(_entry: &Self::Entry) -> bool {
@@ -117,6 +124,7 @@ struct Map<E> {
     namespaces: HashSet<Arc<str>>,
     epoch: u32,
     coverage: Coverage<E>,
+    writes: OwnWrites<E>,
 }
 
 #[derive(Debug)]
@@ -157,6 +165,7 @@ impl<E> Index<E> {
                 namespaces: HashSet::new(),
                 epoch: 0,
                 coverage,
+                writes: OwnWrites::default(),
             }),
             demands,
             demand: channel::Sender::default(),
@@ -219,51 +228,58 @@ impl<E: PartialEq> Index<E> {
         ObjectKey::new(namespace, name)
     }
 
-    /// A list begins; its number is for [`Self::upsert`] and [`Self::sweep`].
-    fn begin(&self) -> u32 {
+    /// A list of this namespace, or of all if it is empty, begins; its number is for [`Self::put`] and [`Self::sweep`].
+    fn begin(&self, namespace: &str) -> u32 {
         let mut map = self.write();
-        map.epoch = map.epoch.wrapping_add(1);
-        map.epoch
+        let epoch = map.epoch.wrapping_add(1);
+        map.epoch = epoch;
+        map.writes.begin(namespace);
+        epoch
     }
 
-    /// Says whether something changed.
-    fn upsert(&self, key: &ObjectKey, object: Indexed<E>, epoch: u32) -> bool {
-        let mut map = self.write();
-        let demands = self.is_demanding(&object);
-        if let Some(slot) = map.objects.get_mut(key) {
-            slot.epoch = epoch;
-            let changed = slot.object != object;
-            if changed {
-                let before = self.is_demanding(&slot.object);
-                slot.object = object;
-                demand::count(&self.demand, &key.namespace, before, demands);
+    /// Holds the object from now on, or nothing if it is none. Returns whether that changed something.
+    fn put(&self, map: &mut Map<E>, key: &ObjectKey, object: Option<Indexed<E>>, epoch: u32) -> bool {
+        let demands = object.as_ref().is_some_and(|object| self.is_demanding(object));
+        let (before, changed) = match (map.objects.get_mut(key), object) {
+            (Some(slot), Some(object)) => {
+                slot.epoch = epoch;
+                let (before, changed) = (self.is_demanding(&slot.object), slot.object != object);
+                if changed {
+                    slot.object = object;
+                }
+                (before, changed)
             }
-            return changed;
-        }
-        map.objects.insert(key.clone(), Slot { epoch, object });
-        demand::count(&self.demand, &key.namespace, false, demands);
-        true
+            (None, Some(object)) => {
+                map.objects.insert(key.clone(), Slot { epoch, object });
+                (false, true)
+            }
+            (_, None) => {
+                let removed = map.objects.remove(key);
+                let before = removed
+                    .as_ref()
+                    .is_some_and(|slot| self.is_demanding(&slot.object));
+                (before, removed.is_some())
+            }
+        };
+        demand::count(&self.demand, &key.namespace, before, demands);
+        changed
     }
 
-    /// Says whether it was there.
-    fn remove(&self, key: &ObjectKey) -> bool {
+    /// The list `epoch` of this namespace, or of all if it is empty, is complete, as of `listed`: removes what it did not name.
+    /// Returns what changed.
+    fn sweep(&self, namespace: &str, epoch: u32, listed: Version) -> Vec<ObjectKey> {
         let mut map = self.write();
-        let removed = map.objects.remove(key);
-        if let Some(slot) = &removed {
-            demand::count(
-                &self.demand,
-                &key.namespace,
-                self.is_demanding(&slot.object),
-                false,
-            );
-        }
-        removed.is_some()
-    }
-
-    /// The list `epoch` of this namespace, or of all if it is empty, is complete: removes and returns what it
-    /// did not name.
-    fn sweep(&self, namespace: &str, epoch: u32) -> Vec<ObjectKey> {
-        let mut map = self.write();
+        let Map { objects, writes, .. } = &mut *map;
+        let replaced = writes.end(namespace, listed, |key| {
+            if let Some(slot) = objects.get_mut(key) {
+                slot.epoch = epoch;
+            }
+        });
+        let replaced = replaced.into_iter().filter_map(|(key, object)| {
+            let changed = self.put(&mut map, &key, object, epoch);
+            changed.then_some(key)
+        });
+        let mut changed: Vec<_> = replaced.collect();
         let gone = map.remove_where(|key, slot| {
             let is_gone = slot.epoch != epoch && demand::is_in(namespace, &key.namespace);
             if is_gone {
@@ -276,9 +292,21 @@ impl<E: PartialEq> Index<E> {
             }
             is_gone
         });
+        changed.extend(gone);
         map.namespaces
             .retain(|namespace| Arc::strong_count(namespace) > 1);
-        gone
+        changed
+    }
+
+    /// A bookmark: the watch has shown all that happened in this namespace, or everywhere if it is empty, up to `version`.
+    /// Returns what changed.
+    fn reach(&self, namespace: &str, version: Version) -> Vec<ObjectKey> {
+        let mut map = self.write();
+        let unseen = map.writes.reach(namespace, version);
+        for key in &unseen {
+            self.put(&mut map, key, None, 0);
+        }
+        unseen
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Map<E>> {

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use serde::Deserialize;
+use tokio::time::Instant;
 use zeroize::Zeroize as _;
 
-use super::{Change, Project};
+use super::{Change, Index, Indexed, Project, version::Version};
 use crate::api::{
     ObjectKey, TokenKey,
     caps::{self, capped},
@@ -115,11 +116,44 @@ impl Project for Secrets {
     fn change(&self, key: ObjectKey) -> Change {
         Change::Secret(key)
     }
+
+    fn shown(&self, key: ObjectKey) -> Change {
+        Change::OwnSecret(key)
+    }
+}
+
+impl Index<SecretEntry> {
+    /// Takes in a Secret as the API server answered our write, unless the watch has shown that or a newer state of it. The
+    /// index holds it until the watch shows it, or a newer one: no change is reported for our own write but
+    /// [`Change::OwnSecret`].
+    ///
+    /// Returns false if the Secret is gone by now. That may have been reported before the write was answered, or never, where
+    /// the index has not held it before.
+    #[must_use]
+    pub fn wrote(&self, key: &ObjectKey, entry: SecretEntry) -> bool {
+        let (version, now) = (Version::of(&entry.resource_version), Instant::now());
+        let mut map = self.write();
+        let held = map.objects.get(key).map(|slot| {
+            let held = slot.object.entry();
+            held.map_or(Version::NONE, |held| Version::of(&held.resource_version))
+        });
+        if map.writes.record(key, version, held, now) {
+            let epoch = map.epoch;
+            self.put(&mut map, key, Some(Indexed::Entry(Arc::new(entry))), epoch);
+        }
+        if let Some(lag) = map.writes.lag(now) {
+            let seconds = lag.as_secs();
+            tracing::warn!(
+                seconds,
+                "the watch of Secrets lags behind writes; until it has caught up, they are known by the answers of the API server"
+            );
+        }
+        map.objects.contains_key(key)
+    }
 }
 
 impl SecretEntry {
     /// What the index would keep of a Secret, whose values are wiped.
-    #[cfg(test)]
     pub fn of(tokens: &TokenKey, key: &ObjectKey, secret: Secret) -> Self {
         let Secret {
             metadata,

@@ -8,8 +8,12 @@ use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{
-    Absent, Change, Changes, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches, coverage::Coverage,
-    follow::Follower, namespaces::Namespaces, secrets::Secrets,
+    Change, Changes, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches,
+    coverage::Coverage,
+    follow::Follower,
+    namespaces::Namespaces,
+    secrets::{Absent, Secrets},
+    version::Version,
 };
 use crate::{
     api::{ObjectKey, TokenKey, WorkloadKind},
@@ -222,6 +226,42 @@ async fn what_changes_while_a_list_is_streamed_is_taken_in() {
     r.list().await.answer_with(200, &[], lines(&events) + &end);
     r.watch("30").await;
     assert_eq!(r.names(), ["a", "d"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_write_comes_back_as_such_and_what_others_write_after_it_as_a_change() {
+    let mut r = running();
+    r.first("10", &[]).await;
+    let watch = r.watch("10").await;
+    let answer = serde_json::from_value(secret("a", "11")).unwrap();
+    let entry = SecretEntry::of(&token(), &key("a"), answer);
+    assert!(r.index.wrote(&key("a"), entry));
+    assert_eq!((r.names(), r.changes.try_next()), (vec!["a".to_owned()], None));
+    let bookmark = |version: &str| {
+        let metadata = json!({"resourceVersion": version});
+        ("BOOKMARK", json!({"kind": "Secret", "metadata": metadata}))
+    };
+    let events = [
+        bookmark("10"),
+        ("ADDED", secret("a", "11")),
+        ("MODIFIED", secret("a", "12")),
+    ];
+    watch.answer_with(200, &[], lines(&events));
+    let watch = r.watch("12").await;
+    assert_eq!(r.changes.try_next(), Some(Change::OwnSecret(key("a"))));
+    assert_eq!(r.changed(), ["a"]);
+    // One that the watch passes without a word is none of those that it shows.
+    let answer = serde_json::from_value(secret("b", "13")).unwrap();
+    assert!(
+        r.index
+            .wrote(&key("b"), SecretEntry::of(&token(), &key("b"), answer))
+    );
+    watch.answer_with(200, &[], lines(&[bookmark("13")]));
+    r.watch("13").await;
+    assert_eq!(
+        (r.names(), r.changed()),
+        (vec!["a".to_owned()], vec!["b".to_owned()])
+    );
 }
 
 /// All lead to pages at once, not after a pause.
@@ -751,27 +791,30 @@ async fn a_burst_is_one_change_per_object_and_the_last_is_never_lost() {
 #[test]
 fn listing_again_needs_no_second_map_and_shares_names_of_namespaces() {
     let index: Index<u32> = Index::default();
-    let epoch = index.begin();
+    let put = |index: &Index<u32>, key: &ObjectKey, epoch| {
+        index.put(&mut index.write(), key, Some(Indexed::Entry(Arc::new(1))), epoch)
+    };
+    let epoch = index.begin("");
     for i in 0..1000 {
         let key = index.key("shop", &format!("s{i}"));
-        assert!(index.upsert(&key, Indexed::Entry(Arc::new(1)), epoch));
+        assert!(put(&index, &key, epoch));
     }
     let capacity = index.read().objects.capacity();
-    let epoch = index.begin();
+    let epoch = index.begin("");
     for i in 0..1000 {
         let key = index.key("shop", &format!("s{i}"));
-        assert!(!index.upsert(&key, Indexed::Entry(Arc::new(1)), epoch));
+        assert!(!put(&index, &key, epoch));
     }
-    assert!(index.sweep("", epoch).is_empty());
+    assert!(index.sweep("", epoch, Version::NONE).is_empty());
     assert_eq!(index.read().objects.capacity(), capacity);
     let map = index.read();
     let shared = map.namespaces.get("shop").unwrap();
     assert!(map.objects.keys().all(|key| Arc::ptr_eq(&key.namespace, shared)));
     drop(map);
-    let epoch = index.begin();
-    assert_eq!(index.sweep("", epoch).len(), 1000);
+    let epoch = index.begin("");
+    assert_eq!(index.sweep("", epoch, Version::NONE).len(), 1000);
     assert!(index.read().objects.capacity() < capacity);
-    index.sweep("", epoch);
+    index.sweep("", epoch, Version::NONE);
     assert!(index.read().namespaces.is_empty());
 }
 
@@ -798,7 +841,12 @@ async fn an_absent_kind_costs_a_check_a_minute_and_nothing_waits_for_it() {
     let changes = Changes::default();
     let mut watches = Watches::new(cluster, Scope::Cluster, changes.clone(), SILENCE);
     let demanding: Index<()> = Index::new(|()| true, Coverage::Everywhere);
-    demanding.upsert(&key("db"), Indexed::Entry(Arc::new(())), 0);
+    demanding.put(
+        &mut demanding.write(),
+        &key("db"),
+        Some(Indexed::Entry(Arc::new(()))),
+        0,
+    );
     let (index, known) = watches.optional(Rollouts, &demanding.demand());
     let run = tokio::spawn(watches.run());
     assert_eq!(changes.next().await, Change::Ready);

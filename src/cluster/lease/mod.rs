@@ -292,7 +292,7 @@ impl Lease {
             resource_version: seen.resource_version.clone(),
         };
         self.cluster
-            .patch::<LeaseObject>(
+            .patch::<LeaseObject, _>(
                 TimeLimit::Usual,
                 &self.key,
                 &observed,

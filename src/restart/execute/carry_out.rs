@@ -67,6 +67,13 @@ pub enum Response {
     },
 }
 
+/// What the loop of restarts lends while a response is followed.
+pub struct LoopState<'a> {
+    pub namespaces: &'a mut Namespaces,
+    pub memory: &'a mut Memory,
+    pub now: Instant,
+}
+
 /// What became of a request, for people.
 pub enum Outcome {
     /// The API server took it: the patch of the workload, or the eviction of this pod.
@@ -125,13 +132,7 @@ impl Executor {
     }
 
     /// Follows a response.
-    pub fn ended(
-        &mut self,
-        response: Response,
-        namespaces: &mut Namespaces,
-        memory: &mut Memory,
-        now: Instant,
-    ) -> Vec<Outcome> {
+    pub fn ended(&mut self, response: Response, state: &mut LoopState<'_>) -> Vec<Outcome> {
         match response {
             // Nothing more begins.
             Response::Read { restart, .. } if self.stopping => {
@@ -139,7 +140,7 @@ impl Executor {
                 Vec::new()
             }
             Response::Read { restart, fresh } => {
-                self.send(&restart, fresh, namespaces, memory, now);
+                self.send(&restart, fresh, state);
                 Vec::new()
             }
             Response::Sent {
@@ -147,16 +148,16 @@ impl Executor {
                 evicted,
                 sent,
             } => {
-                let outcome = self.sent(restart, evicted, sent, namespaces, memory, now);
+                let outcome = self.sent(restart, evicted, sent, state);
                 outcome.into_iter().collect()
             }
             Response::Noted { due, written } => {
-                let Some(alerts) = self.records.written(&due, written, memory, now) else {
+                let Some(alerts) = self.records.written(&due, written, state.memory, state.now) else {
                     return Vec::new();
                 };
-                if let Some(view) = namespaces.get_mut(&due.key.key.namespace) {
+                if let Some(view) = state.namespaces.get_mut(&due.key.key.namespace) {
                     view.forget_notes(&due.key);
-                    view.touch(&due.key, now);
+                    view.touch(&due.key, state.now);
                 }
                 alerts.into_iter().map(Outcome::Failed).collect()
             }
@@ -168,23 +169,21 @@ impl Executor {
         &mut self,
         restart: &Restart,
         fresh: Result<Option<Box<FreshWorkload>>, cluster::Error>,
-        namespaces: &mut Namespaces,
-        memory: &mut Memory,
-        now: Instant,
+        state: &mut LoopState<'_>,
     ) {
         let fresh = match fresh {
             Ok(Some(fresh)) => fresh,
-            Ok(None) => return self.rest(restart, namespaces, memory, now),
+            Ok(None) => return self.rest(restart, state),
             Err(error) => {
                 tracing::warn!(workload = %restart.key, %error, "a workload was not read before its restart; it is tried again");
-                return self.rest(restart, namespaces, memory, now);
+                return self.rest(restart, state);
             }
         };
         let control = match &fresh.control {
             Ok(control) => control.as_ref(),
             Err(error) => {
                 tracing::warn!(workload = %restart.key, %error, "a workload is not restarted before keyturn-control is read; it is tried again");
-                self.rest(restart, namespaces, memory, now);
+                self.rest(restart, state);
                 return self.in_flight.blinded(&restart.key, error);
             }
         };
@@ -193,7 +192,7 @@ impl Executor {
             control,
             evict_allowed: self.context.evict_allowed,
         };
-        let step = self.judge_again(restart, &fresh, &setting, namespaces, memory);
+        let step = self.judge_again(restart, &fresh, &setting, state);
         let time = setting.now;
         let FreshWorkload {
             observed,
@@ -202,16 +201,16 @@ impl Executor {
             at,
             ..
         } = *fresh;
-        if let Some(view) = namespaces.get_mut(&restart.key.key.namespace) {
+        if let Some(view) = state.namespaces.get_mut(&restart.key.key.namespace) {
             view.keep(restart.key.clone(), workload.uid, at, pods);
         }
         let (restart, evicted) = match &step {
-            Step::Nothing => return self.rest(restart, namespaces, memory, now),
+            Step::Nothing => return self.rest(restart, state),
             Step::Patch { restart, .. } => (restart.clone(), None),
             Step::Evict { restart, pod, .. } => (restart.clone(), Some(pod.clone())),
         };
-        memory.sending(&restart, time);
-        self.in_flight.set(&restart.key, RequestPhase::Busy(now));
+        state.memory.sending(&restart, time);
+        self.in_flight.set(&restart.key, RequestPhase::Busy(state.now));
         let context = Arc::clone(&self.context);
         self.tasks.spawn(async move {
             let sent = context.send(&restart.key, &observed, step);
@@ -230,8 +229,7 @@ impl Executor {
         restart: &Restart,
         fresh: &FreshWorkload,
         setting: &Setting<'_>,
-        namespaces: &Namespaces,
-        memory: &mut Memory,
+        state: &mut LoopState<'_>,
     ) -> Step {
         let FreshWorkload {
             observed,
@@ -241,7 +239,8 @@ impl Executor {
             ..
         } = fresh;
         let namespace = &restart.key.key.namespace;
-        let concerning = namespaces
+        let concerning = state
+            .namespaces
             .get(namespace)
             .map(|view| view.managed_secrets.concerning(workload))
             .unwrap_or_default();
@@ -258,7 +257,7 @@ impl Executor {
             pods: Some(PodList { pods: &own, at: *at }),
         };
         let judge = || {
-            let fresh = assess::assess(setting, &secrets, &seen, memory);
+            let fresh = assess::assess(setting, &secrets, &seen, state.memory);
             fresh.map_or(Step::Nothing, |fresh| {
                 step::step(restart, &observed.resource_version, &seen, &fresh)
             })
@@ -275,40 +274,38 @@ impl Executor {
         restart: Restart,
         evicted: Option<Box<str>>,
         sent: Result<(), cluster::Error>,
-        namespaces: &mut Namespaces,
-        memory: &mut Memory,
-        now: Instant,
+        state: &mut LoopState<'_>,
     ) -> Option<Outcome> {
         self.doubts.remove(&restart.key);
         // What is remembered of the request must be seen before anything else is decided: it holds a slot.
         self.in_flight.set(&restart.key, RequestPhase::Answered);
-        if let Some(view) = namespaces.get_mut(&restart.key.key.namespace) {
-            view.touch(&restart.key, now);
+        if let Some(view) = state.namespaces.get_mut(&restart.key.key.namespace) {
+            view.touch(&restart.key, state.now);
         }
         let time = self.context.time.now();
         let Err(error) = sent else {
-            memory.taken(&restart, time);
+            state.memory.taken(&restart, time);
             return Some(Outcome::Triggered { restart, evicted });
         };
         match &error.class {
             Class::Conflict | Class::UidMismatch | Class::NotFound | Class::AlreadyExists => {
-                memory.conflicted(&restart);
-                self.rest(&restart, namespaces, memory, now);
+                state.memory.conflicted(&restart);
+                self.rest(&restart, state);
             }
-            Class::Disruption => memory.evict_later(&restart, time, &error.to_string()),
+            Class::Disruption => state.memory.evict_later(&restart, time, &error.to_string()),
             Class::Throttled { .. } | Class::NotLeading | Class::Unauthorized => {
                 tracing::warn!(workload = %restart.key, %error, "a restart was not taken; it is tried again");
-                memory.conflicted(&restart);
-                self.rest(&restart, namespaces, memory, now);
+                state.memory.conflicted(&restart);
+                self.rest(&restart, state);
             }
             Class::Timeout | Class::Unavailable { .. } => {
                 // The API server may have taken it all the same: the workload will show it.
                 tracing::warn!(workload = %restart.key, %error, "nothing is known of a restart; it is looked at again");
-                memory.doubted(&restart, time, &error.to_string());
+                state.memory.doubted(&restart, time, &error.to_string());
                 if evicted.is_none() {
                     let key = restart.key.clone();
-                    self.doubts.insert(key.clone(), (restart, now));
-                    return self.resolve(&key, memory, now);
+                    self.doubts.insert(key.clone(), (restart, state.now));
+                    return self.resolve(&key, state.memory, state.now);
                 }
             }
             Class::Forbidden
@@ -322,8 +319,8 @@ impl Executor {
                     "{error}: allow it in the operator's role, or mend the admission policy or webhook that refuses it"
                 );
                 tracing::warn!(workload = %restart.key, %error, "a restart was refused; it is tried again later");
-                let first = !memory.was_refused(&restart.uid);
-                memory.refused(&restart, time, &why);
+                let first = !state.memory.was_refused(&restart.uid);
+                state.memory.refused(&restart, time, &why);
                 self.context.metrics.count(restart.key.kind.as_str(), "refused");
                 return first.then_some(Outcome::Refused { restart, why });
             }
@@ -357,12 +354,12 @@ impl Executor {
     }
 
     /// The decision did not hold; it is not taken again at once.
-    fn rest(&mut self, restart: &Restart, namespaces: &mut Namespaces, memory: &mut Memory, now: Instant) {
-        let wait = Duration::try_from(memory.rest(&restart.uid)).unwrap_or_default();
+    fn rest(&mut self, restart: &Restart, state: &mut LoopState<'_>) {
+        let wait = Duration::try_from(state.memory.rest(&restart.uid)).unwrap_or_default();
         self.in_flight
-            .set(&restart.key, RequestPhase::Resting(now + wait));
-        if let Some(view) = namespaces.get_mut(&restart.key.key.namespace) {
-            view.touch(&restart.key, now);
+            .set(&restart.key, RequestPhase::Resting(state.now + wait));
+        if let Some(view) = state.namespaces.get_mut(&restart.key.key.namespace) {
+            view.touch(&restart.key, state.now);
         }
     }
 

@@ -4,8 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     hold,
-    membership::{Membership, member},
-    memory::Memory,
+    membership::{Membership, WorkloadView, member},
+    memory::{Memory, RolloutKey},
     model::{Claim, Judgement, Note, NoteKind, ObservedWorkload, Setting, Standing},
     reloader::ReloaderRules,
     rollout::{self, Failure, Health, RecordedOutcome, Rollout},
@@ -114,7 +114,13 @@ impl<'a> Assessment<'a> {
         } = *self.observed;
         let content = &object.content;
         let policy = &object.restarts.policy;
-        let membership = member(policy, key, workload, &self.reloading, namespace, content);
+        let view = WorkloadView {
+            key,
+            workload,
+            namespace,
+            reloading: &self.reloading,
+        };
+        let membership = member(policy, &view, content);
         let terms = match membership {
             Membership::Out => return None,
             Membership::In(terms) | Membership::LeftToReloader(terms) | Membership::Unreadable(terms) => {
@@ -133,8 +139,7 @@ impl<'a> Assessment<'a> {
         claim.standing = self.standing(&claim, memory);
         if matches!(claim.standing, Standing::Stale(_)) {
             let reverted = self.reverted(&mut claim, memory);
-            claim.hold =
-                hold::hold(self.setting, object, &membership, terms, workload, namespace).or(reverted);
+            claim.hold = hold::hold(self.setting, object, &membership, terms, self.observed).or(reverted);
         }
         claim.rolling = claim.standing == Standing::Rolling
             || self.rolls_for_older(&claim, memory)
@@ -145,7 +150,7 @@ impl<'a> Assessment<'a> {
     fn standing(&self, claim: &Claim, memory: &mut Memory) -> Standing {
         let ObservedWorkload { key, workload, .. } = *self.observed;
         let content = &claim.object.content;
-        let (uid, hash, token) = (&*workload.uid, &*content.hash, &*content.token);
+        let rollout_key = self.rollout_key(content);
         let changed = claim.changed_at;
         if workload.oversized && content.asks_for_restarts() {
             // Neither its pods nor its template are known for sure.
@@ -153,11 +158,11 @@ impl<'a> Assessment<'a> {
         }
         let stale = self.stale(claim);
         let asked = self.carries(claim) && workload.patched_at.is_some();
-        if asked && !memory.is_complete(uid, hash, token) {
+        if asked && !memory.is_complete(rollout_key) {
             match self.health(claim, stale, memory) {
                 Some(Health::Rolling) => {
                     if self.pods.is_some() {
-                        memory.rolls(uid, hash, token);
+                        memory.rolls(rollout_key);
                     }
                     return Standing::Rolling;
                 }
@@ -168,27 +173,27 @@ impl<'a> Assessment<'a> {
                     };
                 }
                 Some(Health::Complete) if stale.is_some_and(|stale| stale == 0) || self.tells(content) => {
-                    memory.complete(uid, hash, token);
-                    memory.satisfy(uid, hash, token, changed);
+                    memory.complete(rollout_key);
+                    memory.satisfy(rollout_key, changed);
                     return Standing::Done;
                 }
                 Some(Health::Complete | Health::AwaitingPodDeletion | Health::Unknown) | None => {}
             }
         }
         if staleness::told_by_template(key, workload, content) {
-            memory.satisfy(uid, hash, token, changed);
+            memory.satisfy(rollout_key, changed);
         }
         if claim.terms.strategy == RestartStrategy::Evict
             && let Some(standing) = self.evicting(claim, stale, memory)
         {
             return standing;
         }
-        if memory.is_satisfied(uid, hash, token, changed) {
+        if memory.is_satisfied(rollout_key, changed) {
             return Standing::Done;
         }
         match stale {
             Some(0) if self.listed_after(later(claim.changed_at, CREATED_MARGIN)) => {
-                memory.satisfy(uid, hash, token, changed);
+                memory.satisfy(rollout_key, changed);
                 Standing::Done
             }
             None | Some(0) => Standing::Unknown,
@@ -202,6 +207,14 @@ impl<'a> Assessment<'a> {
         let pods = self.pods.as_deref()?;
         let content = &claim.object.content;
         Some(staleness::stale(claim.terms, self.observed.workload, content, pods).len())
+    }
+
+    fn rollout_key<'b>(&'b self, content: &'b Content) -> RolloutKey<'b> {
+        RolloutKey {
+            uid: &self.observed.workload.uid,
+            hash: &content.hash,
+            token: &content.token,
+        }
     }
 
     fn tells(&self, content: &Content) -> bool {
@@ -231,11 +244,11 @@ impl<'a> Assessment<'a> {
     /// however well it looks for a moment.
     fn health(&self, claim: &Claim, stale: Option<usize>, memory: &mut Memory) -> Option<Health> {
         let content = &claim.object.content;
-        let (uid, hash, token) = (&*self.observed.workload.uid, &*content.hash, &*content.token);
-        let seen = memory.failure(uid, hash, token).cloned();
-        let said = rollout::recorded_outcome(self.observed.workload, hash, token);
+        let rollout_key = self.rollout_key(content);
+        let seen = memory.failure(rollout_key).cloned();
+        let said = rollout::recorded_outcome(self.observed.workload, &content.hash, &content.token);
         let failed = seen.is_some() || matches!(said, RecordedOutcome::Failed(_));
-        let new = self.new_pods(hash, token)?;
+        let new = self.new_pods(&content.hash, &content.token)?;
         let rollout = Rollout {
             stale: stale.map(|stale| stale > 0),
             failed,
@@ -247,7 +260,7 @@ impl<'a> Assessment<'a> {
             (None, RecordedOutcome::Failed(failure)) => (false, failure.clone()),
             (None, RecordedOutcome::Nothing | RecordedOutcome::Recovered) => {
                 if let Health::Failed(failure) = &live {
-                    memory.fail(uid, hash, token, failure, &said);
+                    memory.fail(rollout_key, failure, &said);
                 }
                 return Some(live);
             }
@@ -259,9 +272,9 @@ impl<'a> Assessment<'a> {
             None if !seen => return Some(Health::Failed(Failure::Recorded)),
             Some(_) | None => {}
         }
-        memory.fail(uid, hash, token, &failure, &said);
+        memory.fail(rollout_key, &failure, &said);
         if rollout.new.is_some() && !matches!(live, Health::Failed(_)) {
-            memory.looks_well(uid, hash, token);
+            memory.looks_well(rollout_key);
         }
         Some(Health::Failed(failure))
     }
@@ -328,14 +341,19 @@ impl<'a> Assessment<'a> {
 
     fn rolls_for(&self, hash: &str, token: &str, timeout: std::time::Duration, memory: &mut Memory) -> bool {
         let workload = self.observed.workload;
-        if workload.update == UpdateStrategy::OnDelete || memory.is_complete(&workload.uid, hash, token) {
+        let rollout_key = RolloutKey {
+            uid: &workload.uid,
+            hash,
+            token,
+        };
+        if workload.update == UpdateStrategy::OnDelete || memory.is_complete(rollout_key) {
             return false;
         }
         let Some(since) = workload.patched_at else {
             return false;
         };
         if rollout::rolled_out(self.observed.key.kind, workload) {
-            memory.complete(&workload.uid, hash, token);
+            memory.complete(rollout_key);
             return false;
         }
         let timeout_at =
@@ -443,12 +461,12 @@ impl<'a> Assessment<'a> {
             return None;
         }
         let content = &claim.object.content;
-        let (uid, hash, token) = (&*workload.uid, &*content.hash, &*content.token);
+        let rollout_key = self.rollout_key(content);
         let listed = self.observed.pods.map_or(Timestamp::MIN, |listed| listed.at);
         let going = pods.iter().any(|pod| pod.ending && pod.created <= margin);
         let waiting = going || new().any(|pod| !pod.ready || rollout::crashed_lately(pod, listed));
         let ended = !waiting && rollout::steady(key.kind, workload);
-        let evicting = memory.watch_eviction(uid, waiting, now);
+        let evicting = memory.watch_eviction(rollout_key.uid, waiting, now);
         let was_healthy = evicting.is_some_and(|evicting| evicting.ours);
         let timeout =
             SignedDuration::try_from(claim.object.restarts.policy.timeout).unwrap_or(SignedDuration::MAX);
@@ -458,21 +476,21 @@ impl<'a> Assessment<'a> {
             .map(Failure::Pod)
             .or_else(|| late.then_some(Failure::TimedOut));
         if let Some(failure) = &failure {
-            memory.fail(uid, hash, token, failure, &RecordedOutcome::Nothing);
+            memory.fail(rollout_key, failure, &RecordedOutcome::Nothing);
         }
         if ended {
-            memory.recover(uid, hash, token);
+            memory.recover(rollout_key);
         }
         // What failed stays failed until it has ended.
-        if let Some(failure) = memory.failure(uid, hash, token).cloned() {
+        if let Some(failure) = memory.failure(rollout_key).cloned() {
             return Some(Standing::Failed { failure, was_healthy });
         }
         if stale == 0 && ended {
-            memory.evicted(uid);
+            memory.evicted(rollout_key.uid);
             return None;
         }
         if waiting {
-            memory.rolls(uid, hash, token);
+            memory.rolls(rollout_key);
         }
         (waiting || stale == 0).then_some(Standing::Rolling)
     }
@@ -495,12 +513,12 @@ impl<'a> Assessment<'a> {
 
     fn note(&self, claim: &Claim, memory: &Memory) -> Option<(NoteKind, Option<String>)> {
         let content = &claim.object.content;
-        let (uid, hash, token) = (&*self.observed.workload.uid, &*content.hash, &*content.token);
-        let said = rollout::recorded_outcome(self.observed.workload, hash, token);
+        let rollout_key = self.rollout_key(content);
+        let said = rollout::recorded_outcome(self.observed.workload, &content.hash, &content.token);
         let fails = matches!(said, RecordedOutcome::Failed(_));
         match (&claim.standing, &claim.hold) {
             (Standing::Failed { failure, was_healthy }, _) => {
-                let alert = memory.record_due(uid, hash, token)?;
+                let alert = memory.record_due(rollout_key)?;
                 // With the strategy Evict nothing is written on the workload.
                 let writes = claim.terms.strategy != RestartStrategy::Evict && !fails;
                 let reason = writes.then(|| failure.reason().into());
@@ -508,21 +526,21 @@ impl<'a> Assessment<'a> {
                 Some((NoteKind::Failed(reason), alert))
             }
             (Standing::Done, _) => {
-                let recovered = fails && memory.is_complete(uid, hash, token);
-                (recovered && memory.may_remind(uid, hash, token)).then_some((NoteKind::Recovered, None))
+                let recovered = fails && memory.is_complete(rollout_key);
+                (recovered && memory.may_remind(rollout_key)).then_some((NoteKind::Recovered, None))
             }
             (Standing::Stale(_), Some(hold)) if hold.state == WorkloadState::Reverted => {
-                let sent = memory.sent(uid, hash)?;
-                let lost = *sent.token == *token
+                let sent = memory.sent(rollout_key.uid, rollout_key.hash)?;
+                let lost = sent.token == content.token
                     && sent.taken
                     && sent.attempt >= ATTEMPTS
                     && self.record(content).is_none();
                 let record = Record {
-                    token: token.into(),
+                    token: content.token.clone(),
                     attempt: sent.attempt,
                     was_healthy: true,
                 };
-                (lost && memory.may_remind(uid, hash, token)).then_some((NoteKind::Attempts(record), None))
+                (lost && memory.may_remind(rollout_key)).then_some((NoteKind::Attempts(record), None))
             }
             _ => None,
         }

@@ -2,7 +2,7 @@
 
 use super::{
     membership::{Membership, Terms},
-    model::Setting,
+    model::{ObservedWorkload, Setting},
     state::Hold,
 };
 use crate::{
@@ -24,9 +24,11 @@ pub fn hold(
     object: &ManagedSecret,
     membership: &Membership,
     terms: Terms,
-    workload: &Workload,
-    namespace: &Annotations,
+    observed: &ObservedWorkload<'_>,
 ) -> Option<Hold> {
+    let ObservedWorkload {
+        workload, namespace, ..
+    } = *observed;
     suspended(setting, object, workload, namespace)
         .or_else(|| by_size(workload))
         .or_else(|| by_membership(membership))

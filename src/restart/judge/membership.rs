@@ -33,16 +33,23 @@ pub struct Terms {
     pub uses: bool,
 }
 
-/// Whether and how `workload` follows `content`, under the policy of the content's ExternalSecret and the annotations of
-/// its Namespace.
-pub fn member(
-    policy: &RestartPolicy,
-    key: &WorkloadKey,
-    workload: &Workload,
-    reloading: &ReloaderRules<'_>,
-    namespace: &Annotations,
-    content: &Content,
-) -> Membership {
+/// What decides about a workload besides the policy.
+pub struct WorkloadView<'a, 'r> {
+    pub key: &'a WorkloadKey,
+    pub workload: &'a Workload,
+    /// The annotations of its Namespace.
+    pub namespace: &'a Annotations,
+    pub reloading: &'a ReloaderRules<'r>,
+}
+
+/// Whether and how a workload follows `content`, under the policy of the content's ExternalSecret.
+pub fn member(policy: &RestartPolicy, view: &WorkloadView<'_, '_>, content: &Content) -> Membership {
+    let WorkloadView {
+        key,
+        workload,
+        namespace,
+        reloading,
+    } = *view;
     if workload.ending || key.key.namespace != content.object.namespace {
         return Membership::Out;
     }

@@ -37,6 +37,26 @@ pub struct Memory {
     turn: u64,
 }
 
+/// The rollout of a content on a workload.
+#[derive(Clone, Copy, Debug)]
+pub struct RolloutKey<'a> {
+    /// Of the workload.
+    pub uid: &'a str,
+    /// Of the Secret's name.
+    pub hash: &'a str,
+    pub token: &'a str,
+}
+
+impl<'a> RolloutKey<'a> {
+    fn noted(uid: &'a str, note: &'a Note) -> Self {
+        Self {
+            uid,
+            hash: &note.hash,
+            token: &note.token,
+        }
+    }
+}
+
 /// Of one workload, by its uid.
 #[derive(Clone, Debug, Default)]
 struct WorkloadMemory {
@@ -283,37 +303,43 @@ impl Memory {
         self.served.get(namespace).copied().unwrap_or_default()
     }
 
-    pub fn is_satisfied(&self, uid: &str, hash: &str, token: &str, changed: Timestamp) -> bool {
+    pub fn is_satisfied(&self, RolloutKey { uid, hash, token }: RolloutKey<'_>, changed: Timestamp) -> bool {
         let satisfied = self.kept(uid).and_then(|kept| kept.satisfied.get(hash));
         satisfied.is_some_and(|(found, at)| **found == *token && *at == changed)
     }
 
-    pub fn satisfy(&mut self, uid: &str, hash: &str, token: &str, changed: Timestamp) {
-        if !self.is_satisfied(uid, hash, token, changed) {
+    pub fn satisfy(&mut self, rollout: RolloutKey<'_>, changed: Timestamp) {
+        if !self.is_satisfied(rollout, changed) {
+            let RolloutKey { uid, hash, token } = rollout;
             let kept = self.workloads.entry(uid.into()).or_default();
             kept.satisfied.insert(hash.into(), (token.into(), changed));
         }
     }
 
-    pub fn is_complete(&self, uid: &str, hash: &str, token: &str) -> bool {
+    pub fn is_complete(&self, RolloutKey { uid, hash, token }: RolloutKey<'_>) -> bool {
         self.kept(uid).is_some_and(|kept| is(&kept.complete, hash, token))
     }
 
     /// Why the rollout for the content failed, if it was seen to fail and not to recover.
-    pub fn failure(&self, uid: &str, hash: &str, token: &str) -> Option<&Failure> {
-        let failed = self.failed(uid, hash, token)?;
+    pub fn failure(&self, rollout: RolloutKey<'_>) -> Option<&Failure> {
+        let failed = self.failed(rollout)?;
         (!failed.over).then_some(&failed.failure)
     }
 
     /// The rollout for the content was seen under way.
-    pub fn rolls(&mut self, uid: &str, hash: &str, token: &str) {
+    pub fn rolls(&mut self, RolloutKey { uid, hash, token }: RolloutKey<'_>) {
         let kept = self.workloads.entry(uid.into()).or_default();
         note(&mut kept.rolled, hash, token);
     }
 
     /// The rollout for the content was seen to fail; `said` is the record on the workload. Without a record one is to be
     /// written and the failure is reported, unless the rollout had failed before this process began.
-    pub fn fail(&mut self, uid: &str, hash: &str, token: &str, failure: &Failure, said: &RecordedOutcome) {
+    pub fn fail(
+        &mut self,
+        RolloutKey { uid, hash, token }: RolloutKey<'_>,
+        failure: &Failure,
+        said: &RecordedOutcome,
+    ) {
         let kept = self.workloads.entry(uid.into()).or_default();
         if let Some(failed) = kept.failed.get_mut(hash)
             && *failed.token == *token
@@ -345,8 +371,8 @@ impl Memory {
     }
 
     /// A rollout that failed looks well for the moment: only this memory shows the failure, so it is to be recorded.
-    pub fn looks_well(&mut self, uid: &str, hash: &str, token: &str) {
-        if let Some(failed) = self.failed_mut(uid, hash, token)
+    pub fn looks_well(&mut self, rollout: RolloutKey<'_>) {
+        if let Some(failed) = self.failed_mut(rollout)
             && failed.record == NoteStep::No
         {
             failed.record = NoteStep::Yes(0);
@@ -354,20 +380,20 @@ impl Memory {
     }
 
     /// What failed works again.
-    pub fn recover(&mut self, uid: &str, hash: &str, token: &str) {
-        if let Some(failed) = self.failed_mut(uid, hash, token) {
+    pub fn recover(&mut self, rollout: RolloutKey<'_>) {
+        if let Some(failed) = self.failed_mut(rollout) {
             failed.over = true;
         }
     }
 
     /// Whether the failure is to be recorded on the workload, and whether it is reported then.
-    pub fn record_due(&self, uid: &str, hash: &str, token: &str) -> Option<bool> {
-        let failed = self.failed(uid, hash, token)?;
+    pub fn record_due(&self, rollout: RolloutKey<'_>) -> Option<bool> {
+        let failed = self.failed(rollout)?;
         matches!(failed.record, NoteStep::Yes(_)).then_some(failed.alert)
     }
 
     /// Whether a record that the workload lost, or its recovery, may be written again: once.
-    pub fn may_remind(&self, uid: &str, hash: &str, token: &str) -> bool {
+    pub fn may_remind(&self, RolloutKey { uid, hash, token }: RolloutKey<'_>) -> bool {
         let reminded = self.kept(uid).and_then(|kept| kept.reminded.get(hash));
         !reminded.is_some_and(|(found, tries)| **found == *token && *tries >= TRIES)
     }
@@ -378,7 +404,7 @@ impl Memory {
             self.reminded(uid, written, TRIES);
             return false;
         }
-        let failed = self.failed_mut(uid, &written.hash, &written.token);
+        let failed = self.failed_mut(RolloutKey::noted(uid, written));
         failed.is_some_and(|failed| {
             failed.record = NoteStep::Over;
             std::mem::take(&mut failed.alert)
@@ -392,7 +418,7 @@ impl Memory {
             self.reminded(uid, missed, if refused { TRIES } else { 1 });
             return false;
         }
-        let Some(failed) = self.failed_mut(uid, &missed.hash, &missed.token) else {
+        let Some(failed) = self.failed_mut(RolloutKey::noted(uid, missed)) else {
             return false;
         };
         let tries = match failed.record {
@@ -417,17 +443,17 @@ impl Memory {
         kept.reminded.insert(of.hash.clone(), (of.token.clone(), tries));
     }
 
-    fn failed(&self, uid: &str, hash: &str, token: &str) -> Option<&SeenFailure> {
+    fn failed(&self, RolloutKey { uid, hash, token }: RolloutKey<'_>) -> Option<&SeenFailure> {
         let failed = self.kept(uid)?.failed.get(hash)?;
         (*failed.token == *token).then_some(failed)
     }
 
-    fn failed_mut(&mut self, uid: &str, hash: &str, token: &str) -> Option<&mut SeenFailure> {
+    fn failed_mut(&mut self, RolloutKey { uid, hash, token }: RolloutKey<'_>) -> Option<&mut SeenFailure> {
         let failed = self.workloads.get_mut(uid)?.failed.get_mut(hash)?;
         (*failed.token == *token).then_some(failed)
     }
 
-    pub fn complete(&mut self, uid: &str, hash: &str, token: &str) {
+    pub fn complete(&mut self, RolloutKey { uid, hash, token }: RolloutKey<'_>) {
         let kept = self.workloads.entry(uid.into()).or_default();
         if note(&mut kept.complete, hash, token) {
             kept.refused = None;

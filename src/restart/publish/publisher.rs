@@ -11,8 +11,8 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     event_detector::{EventDetector, RestartEvent},
-    report,
-    status_writer::{StatusWrite, StatusWriter},
+    report::{self, Report},
+    status_writer::{ShownStatus, StatusWrite, StatusWriter},
 };
 use crate::{
     api::{EventReason, ObjectKey, WorkloadState},
@@ -106,16 +106,24 @@ impl Publisher {
         if former {
             self.reported.remove(object);
         }
-        let Some(identity) = self.context.identity(object) else {
-            return;
-        };
         let time = self.context.time.now();
         if let Some(fault) = self.context.fault(object) {
             let report = report::report_of_fault(&fault.message);
-            self.statuses
-                .want(object, identity, fault.said, Some(report), time);
+            self.want(object, fault.said, Some(report), time);
         } else if former || self.context.reported(object).is_some() {
-            self.statuses.want(object, identity, 1, None, time);
+            self.want(object, 1, None, time);
+        }
+    }
+
+    /// Requests a write of the status of an object, unless it is gone; `said` is what its status says of restarts.
+    fn want(&mut self, object: &ObjectKey, said: u64, report: Option<Report>, time: Timestamp) {
+        if let Some((uid, generation)) = self.context.identity(object) {
+            let shown = ShownStatus {
+                uid,
+                generation,
+                said,
+            };
+            self.statuses.want(object, shown, report, time);
         }
     }
 
@@ -298,10 +306,7 @@ impl Publisher {
                 ..Decisions::default()
             };
             let report = report::report(&secret.content, &part);
-            if let Some(identity) = self.context.identity(object) {
-                let said = secret.restarts.said;
-                self.statuses.want(object, identity, said, Some(report), time);
-            }
+            self.want(object, secret.restarts.said, Some(report), time);
             match digest(states) {
                 Some(digest) => self.reported.insert(object.clone(), digest),
                 None => self.reported.remove(object),

@@ -43,6 +43,13 @@ struct ObjectEntry {
     under_way: bool,
 }
 
+/// An ExternalSecret, and the digest of what its status says of restarts, as the index shows it.
+pub struct ShownStatus {
+    pub uid: Box<str>,
+    pub generation: i64,
+    pub said: u64,
+}
+
 /// A status to write.
 pub struct StatusWrite {
     uid: Box<str>,
@@ -54,14 +61,12 @@ pub struct StatusWrite {
 impl StatusWriter {
     /// Requests a write of `report` to the status of `object`, unless the index shows it already: `said` is the digest of
     /// what it shows.
-    pub fn want(
-        &mut self,
-        object: &ObjectKey,
-        (uid, generation): (Box<str>, i64),
-        said: u64,
-        report: Option<Report>,
-        now: Timestamp,
-    ) {
+    pub fn want(&mut self, object: &ObjectKey, shown: ShownStatus, report: Option<Report>, now: Timestamp) {
+        let ShownStatus {
+            uid,
+            generation,
+            said,
+        } = shown;
         let status = report.map(|report| status_of(report, generation, now));
         let digest = status.as_ref().map_or(0, digest_of_restarts);
         if digest == said && !self.objects.contains_key(object) {
@@ -255,11 +260,18 @@ mod tests {
         }
     }
 
+    fn shown(uid: &str, said: u64) -> ShownStatus {
+        ShownStatus {
+            uid: uid.into(),
+            generation: 1,
+            said,
+        }
+    }
+
     fn want(statuses: &mut StatusWriter, said: u64, done: i32) {
         statuses.want(
             &key(),
-            ("u1".into(), 1),
-            said,
+            shown("u1", said),
             Some(report(done)),
             Timestamp::UNIX_EPOCH,
         );
@@ -312,8 +324,7 @@ mod tests {
         want(&mut statuses, 0, 1);
         assert!(write(&mut statuses, now));
         let another = |statuses: &mut StatusWriter| {
-            let uid = ("u2".into(), 1);
-            statuses.want(&key(), uid, 0, Some(report(1)), Timestamp::UNIX_EPOCH);
+            statuses.want(&key(), shown("u2", 0), Some(report(1)), Timestamp::UNIX_EPOCH);
         };
         another(&mut statuses);
         assert_eq!(statuses.next(), Some(now + STATUS_GAP));
@@ -351,7 +362,7 @@ mod tests {
         let objects: Vec<ObjectKey> = (0..10).map(|n| ObjectKey::new("shop", format!("o{n}"))).collect();
         for object in &objects {
             let report = Some(report(1));
-            statuses.want(object, ("u1".into(), 1), 0, report, Timestamp::UNIX_EPOCH);
+            statuses.want(object, shown("u1", 0), report, Timestamp::UNIX_EPOCH);
         }
         let mut due = statuses.due(now);
         assert_eq!((due.len(), statuses.next()), (AT_ONCE, None));

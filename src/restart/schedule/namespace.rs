@@ -45,28 +45,55 @@ pub struct NamespaceView {
     pub managed_secrets: ManagedSecrets,
     /// The judgements of its workloads.
     pub judgements: Vec<Judgement>,
-    /// When all workloads are judged next.
-    pub due: Option<Instant>,
-    /// The workloads that changed and are judged alone, and when.
-    changed: BTreeSet<WorkloadKey>,
-    changed_due: Option<Instant>,
-    /// When its pods are listed next.
-    pub list_at: Option<Instant>,
-    /// Whether they are being listed.
-    pub listing: bool,
     /// The ExternalSecrets of which something changed since the last report.
     pub fresh: BTreeSet<Arc<str>>,
     generations: BTreeMap<Arc<str>, i64>,
-    /// How long judging all workloads takes, and judging those that changed.
+    pub coverage: WorkloadCoverage,
+    judging: JudgingPlan,
+    pod_lists: PodLists,
+}
+
+/// Whether all workloads of a namespace are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WorkloadCoverage {
+    /// Not yet: nothing is decided.
+    #[default]
+    Partial,
+    Complete,
+}
+
+/// When workloads are judged, and how long that takes.
+#[derive(Default)]
+struct JudgingPlan {
+    /// When all workloads are judged next.
+    due: Option<Instant>,
     took: Duration,
+    /// The workloads that changed and are judged alone, and when.
+    changed: BTreeSet<WorkloadKey>,
+    changed_due: Option<Instant>,
     took_changed: Duration,
-    listed: Option<Instant>,
+}
+
+/// The lists of the pods of a namespace.
+#[derive(Default)]
+struct PodLists {
+    /// When pods are listed next.
+    next: Option<Instant>,
+    under_way: bool,
+    /// When the last list ended.
+    last: Option<Instant>,
+    /// Whether the last list failed.
     failed: bool,
-    /// Since when all its workloads are known.
-    pub known_since: Option<Instant>,
     /// Whether a workload changed since pods were listed.
     touched: bool,
     pods: HashMap<WorkloadKey, WorkloadPods>,
+}
+
+/// What judging takes besides the namespace.
+pub struct Assessor<'a> {
+    pub context: &'a Context,
+    pub setting: &'a Setting<'a>,
+    pub memory: &'a mut Memory,
 }
 
 /// The pods of one workload.
@@ -79,28 +106,31 @@ struct WorkloadPods {
 impl NamespaceView {
     /// Has all workloads judged soon; the later, the longer that takes.
     pub fn mark(&mut self, now: Instant) {
-        self.mark_at(now + JUDGE_NAMESPACE.after(self.took));
+        self.mark_at(now + JUDGE_NAMESPACE.after(self.judging.took));
     }
 
     /// Has all workloads judged at `at`, or before.
     pub fn mark_at(&mut self, at: Instant) {
-        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+        let due = &mut self.judging.due;
+        *due = Some(due.map_or(at, |due| due.min(at)));
     }
 
     /// When a workload of it is judged next.
     pub fn next_look(&self) -> Option<Instant> {
-        self.due.into_iter().chain(self.changed_due).min()
+        let JudgingPlan { due, changed_due, .. } = &self.judging;
+        due.iter().chain(changed_due).min().copied()
     }
 
     /// A workload changed, or what is remembered of it.
     pub fn touch(&mut self, key: &WorkloadKey, now: Instant) {
         let found = find(&self.judgements, key).ok();
-        self.touched |= found
+        self.pod_lists.touched |= found
             .and_then(|index| self.judgements.get(index))
             .is_some_and(is_open);
-        self.changed.insert(key.clone());
-        let soon = now + JUDGE_WORKLOADS.after(self.took_changed);
-        self.changed_due.get_or_insert(soon);
+        let judging = &mut self.judging;
+        judging.changed.insert(key.clone());
+        let soon = now + JUDGE_WORKLOADS.after(judging.took_changed);
+        judging.changed_due.get_or_insert(soon);
     }
 
     /// Whether nothing of it concerns restarts.
@@ -111,7 +141,7 @@ impl NamespaceView {
     /// Forgets a workload.
     pub fn forget(&mut self, key: &WorkloadKey) {
         self.workloads.remove(key);
-        self.pods.remove(key);
+        self.pod_lists.pods.remove(key);
     }
 
     /// Forgets the notes of a workload, which were written or given up, until it is judged again.
@@ -125,47 +155,44 @@ impl NamespaceView {
     /// Judges all workloads, or only those that changed. Returns the Secrets whose restarts were approved since.
     pub fn judge(
         &mut self,
-        context: &Context,
         namespace: &Arc<str>,
-        setting: &Setting<'_>,
-        memory: &mut Memory,
+        assessor: &mut Assessor<'_>,
         now: Instant,
     ) -> Vec<ManagedSecret> {
         let began = Instant::now();
+        let Assessor { context, setting, .. } = *assessor;
         let mut approved = Vec::new();
-        let changed = std::mem::take(&mut self.changed);
-        self.changed_due = None;
+        let changed = std::mem::take(&mut self.judging.changed);
+        self.judging.changed_due = None;
         if !context.workloads.cover(namespace) {
             self.await_workloads();
             return Vec::new();
         }
-        if self.known_since.is_none() {
-            self.known_since = Some(now);
+        if self.coverage == WorkloadCoverage::Partial {
+            self.coverage = WorkloadCoverage::Complete;
             // The index may know workloads of which no change was reported yet.
             let keys = context.workloads.keys_in(namespace);
             self.workloads.extend(keys);
             self.mark_at(now);
         }
-        if self.due.is_some_and(|due| due <= now) {
-            self.due = None;
+        if self.judging.due.is_some_and(|due| due <= now) {
+            self.judging.due = None;
             approved = self.learn(context, namespace);
             let all = self.workloads.iter();
             self.judgements = Vec::new();
-            self.judgements = self.assess(all, context, namespace, setting, memory);
+            self.judgements = self.assess(all, namespace, assessor);
             let judgements = &self.judgements;
             // In the order of `workloads`, as they are.
             let is_kept = |key: &WorkloadKey| {
                 find(judgements, key).is_ok_and(|at| judgements.get(at).is_some_and(is_open))
             };
-            self.pods.retain(|key, _| is_kept(key));
-            self.took = began.elapsed();
+            self.pod_lists.pods.retain(|key, _| is_kept(key));
+            self.judging.took = began.elapsed();
         } else {
             for key in changed {
-                let judged = self
-                    .assess([&key].into_iter(), context, namespace, setting, memory)
-                    .pop();
+                let judged = self.assess([&key].into_iter(), namespace, assessor).pop();
                 if !judged.as_ref().is_some_and(is_open) {
-                    self.pods.remove(&key);
+                    self.pod_lists.pods.remove(&key);
                 }
                 match (find(&self.judgements, &key), judged) {
                     (Ok(at), Some(judgement)) => self.judgements[at] = judgement,
@@ -174,7 +201,7 @@ impl NamespaceView {
                     (Err(_), None) => {}
                 }
             }
-            self.took_changed = began.elapsed();
+            self.judging.took_changed = began.elapsed();
         }
         self.plan(setting.now, now);
         // Holds that end by time were judged here, so their end has them judged again.
@@ -183,7 +210,7 @@ impl NamespaceView {
             blocks.chain(&judgement.refused).filter_map(|hold| hold.until)
         });
         if let Some(end) = ends.filter(|end| *end > setting.now).min() {
-            let rested = now + JUDGE_NAMESPACE.after(self.took);
+            let rested = now + JUDGE_NAMESPACE.after(self.judging.took);
             self.mark_at(instant(end, setting.now, now).max(rested));
         }
         approved
@@ -192,7 +219,8 @@ impl NamespaceView {
     /// Not all workloads are known: nothing is decided and nothing reported, until [`crate::cluster::Change::Covered`]
     /// has all of them judged.
     fn await_workloads(&mut self) {
-        (self.due, self.list_at, self.known_since) = (None, None, None);
+        (self.judging.due, self.pod_lists.next) = (None, None);
+        self.coverage = WorkloadCoverage::Partial;
         (self.managed_secrets, self.judgements) = (ManagedSecrets::default(), Vec::new());
     }
 
@@ -200,11 +228,14 @@ impl NamespaceView {
     fn assess<'a>(
         &self,
         keys: impl Iterator<Item = &'a WorkloadKey>,
-        context: &Context,
         namespace: &Arc<str>,
-        setting: &Setting<'_>,
-        memory: &mut Memory,
+        assessor: &mut Assessor<'_>,
     ) -> Vec<Judgement> {
+        let Assessor {
+            context,
+            setting,
+            memory,
+        } = assessor;
         let annotations = context.namespace_annotations(namespace);
         let mut judgements = Vec::new();
         for key in keys {
@@ -214,7 +245,11 @@ impl NamespaceView {
             let Some(workload) = known.as_deref() else {
                 continue;
             };
-            let kept = self.pods.get(key).filter(|kept| kept.uid == workload.uid);
+            let kept = self
+                .pod_lists
+                .pods
+                .get(key)
+                .filter(|kept| kept.uid == workload.uid);
             let pods: Vec<&Pod> = kept
                 .iter()
                 .flat_map(|kept| &kept.pods)
@@ -283,15 +318,16 @@ impl NamespaceView {
 
     /// When pods are listed next.
     fn plan(&mut self, time: Timestamp, now: Instant) {
-        if self.listing {
-            self.list_at = None;
+        let lists = &mut self.pod_lists;
+        if lists.under_way {
+            lists.next = None;
             return;
         }
-        let since = |wait: Duration| self.listed.map_or(now, |listed| listed + wait);
+        let since = |wait: Duration| lists.last.map_or(now, |last| last + wait);
         let mut at: Option<Instant> = None;
         for judgement in &self.judgements {
             let unseen = judgement.pods_wanted.map(|wanted| {
-                let floor = if self.pods.contains_key(&judgement.key) {
+                let floor = if lists.pods.contains_key(&judgement.key) {
                     LIST_AGAIN
                 } else {
                     LIST_FIRST
@@ -301,7 +337,7 @@ impl NamespaceView {
             let waiting = is_open(judgement).then(|| {
                 let any =
                     |is: fn(&Standing) -> bool| judgement.claims.iter().any(|claim| is(&claim.standing));
-                if self.touched {
+                if lists.touched {
                     since(LIST_AGAIN)
                 } else if judgement.rolling || any(|standing| *standing == Standing::Rolling) {
                     since(LIST_ROLLING)
@@ -313,13 +349,24 @@ impl NamespaceView {
             });
             at = at.into_iter().chain(unseen).chain(waiting).min();
         }
-        let floor = if self.failed { since(LIST_FAILED) } else { now };
-        self.list_at = at.map(|at| at.max(floor));
+        let floor = if lists.failed { since(LIST_FAILED) } else { now };
+        lists.next = at.map(|at| at.max(floor));
+    }
+
+    /// When its pods are listed next.
+    pub fn next_list(&self) -> Option<Instant> {
+        self.pod_lists.next
+    }
+
+    /// Whether its pods are being listed.
+    pub fn is_listing(&self) -> bool {
+        self.pod_lists.under_way
     }
 
     /// Its pods are being listed.
     pub fn lists(&mut self) {
-        (self.listing, self.touched, self.list_at) = (true, false, None);
+        let lists = &mut self.pod_lists;
+        (lists.under_way, lists.touched, lists.next) = (true, false, None);
     }
 
     /// Its pods were listed; none if that failed.
@@ -330,10 +377,9 @@ impl NamespaceView {
         pods: Option<(Timestamp, Vec<Pod>)>,
         now: Instant,
     ) {
-        self.listing = false;
-        self.failed = pods.is_none();
+        let lists = &mut self.pod_lists;
         // The time counts from the end of the list: after a slow list the pause is as long as after any other.
-        self.listed = Some(now);
+        (lists.under_way, lists.failed, lists.last) = (false, pods.is_none(), Some(now));
         self.mark(now);
         let Some((at, pods)) = pods else { return };
         let pods = context.workloads.sort_pods(namespace, at, pods);
@@ -360,7 +406,7 @@ impl NamespaceView {
 
     /// Remembers the pods of one workload.
     pub fn keep(&mut self, key: WorkloadKey, uid: Box<str>, at: Timestamp, pods: Vec<Arc<Pod>>) {
-        self.pods.insert(key, WorkloadPods { uid, at, pods });
+        self.pod_lists.pods.insert(key, WorkloadPods { uid, at, pods });
     }
 }
 

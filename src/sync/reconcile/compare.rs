@@ -1,9 +1,6 @@
 //! Comparing the Secret with what its ExternalSecret wants, which ends most passes.
 
-use super::{
-    outcome::{Outcome, Stop},
-    pass::Pass,
-};
+use super::{outcome::Stop, pass::Pass};
 use crate::{
     api::{CreationPolicy, DeletionPolicy},
     sync::{
@@ -14,6 +11,7 @@ use crate::{
         },
         deletions::Place,
         entry::Refresh,
+        status::Draft,
         stores::Stores,
     },
     track::{self, Known, Subscription, Want},
@@ -24,7 +22,7 @@ impl Pass<'_> {
     pub(super) fn compare(&self, resolved: Resolved) -> Result<Comparison, Stop> {
         let existing = Existing {
             secret: self.secret(),
-            read: self.recall().read.as_deref().cloned(),
+            read: self.recall().target.read.map(|read| (read.inputs, read.versions)),
         };
         let comparison = comparison::compare(&self.context.key, self.object, self.entry, resolved, existing);
         self.subscribe(&comparison.resolved.needs);
@@ -39,7 +37,7 @@ impl Pass<'_> {
     }
 
     /// The Secret is as it should be, but for what restarts need on it.
-    pub(super) async fn confirm(&self, mut comparison: Comparison) -> Result<Outcome, Stop> {
+    pub(super) async fn confirm(&self, mut comparison: Comparison) -> Result<Draft, Stop> {
         self.context.deletions().withdraw(self.object);
         if self.entry.creation != CreationPolicy::None
             && let Some(secret) = &comparison.secret
@@ -48,16 +46,13 @@ impl Pass<'_> {
             self.stamp(&comparison).await?;
             comparison.secret = self.secret();
         }
-        Ok(Outcome {
-            draft: self.draft_synced(&comparison),
-            again: self.unseen(),
-        })
+        Ok(self.draft_synced(&comparison))
     }
 
     /// Whether somebody asks for a refresh that was not answered yet.
     pub(super) fn is_asked(&self, comparison: &Comparison) -> bool {
         let asked = self.entry.asked;
-        asked != 0 && self.recall().answered != Some(asked) && !comparison.same_inputs
+        asked != 0 && self.recall().refresh.answered != Some(asked) && !comparison.same_inputs
     }
 
     /// What AWS was last seen to have of a need.

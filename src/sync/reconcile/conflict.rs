@@ -5,6 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 
 use super::{
+    memory::{ForeignTarget, Repairs},
     outcome::Stop,
     pass::Pass,
     timing::{FIGHT, LEFTOVER, MENDS, RECHECK_CONFLICT, RECHECK_LEFTOVER},
@@ -20,9 +21,9 @@ impl Pass<'_> {
     pub(super) async fn check_target(&self, comparison: &Comparison) -> Result<(), Stop> {
         // What was refused is found out once more, and reported again.
         if self.lost_status() {
-            self.remember(|memory| (memory.refused, memory.conflict) = (None, None));
+            self.remember(|memory| (memory.target.refused, memory.target.conflict) = (None, None));
         }
-        let refused = self.recall().refused;
+        let refused = self.recall().target.refused;
         if let Some(wait) = self.is_in_the_way(comparison).await {
             return Err(Stop::Unchanged(Some(wait)));
         }
@@ -30,13 +31,10 @@ impl Pass<'_> {
             && secret.immutable
             && comparison.intact
             && let Some(refused) = refused
-            && *refused
-                == (
-                    self.entry.revision,
-                    self.known_versions(&comparison.resolved.needs),
-                )
+            && refused.revision == self.entry.revision
+            && refused.versions == self.known_versions(&comparison.resolved.needs)
         {
-            return Err(Stop::Unchanged(self.unseen()));
+            return Err(Stop::Unchanged(None));
         }
         match self.context.slots.secrets.full(&self.object.namespace) {
             Some(wait) => Err(Stop::Unchanged(Some(wait))),
@@ -53,6 +51,7 @@ impl Pass<'_> {
             .is_some_and(|secret| self.is_leftover(secret));
         let mut since = None;
         self.remember(|memory| {
+            let memory = &mut memory.target;
             memory.leftover = leftover.then(|| memory.leftover.unwrap_or(now));
             since = memory.leftover;
         });
@@ -60,8 +59,8 @@ impl Pass<'_> {
         if since.is_some_and(|since| now < since + LEFTOVER) {
             return Some(RECHECK_LEFTOVER);
         }
-        let memory = self.recall();
-        if let Some((since, count)) = memory.mends.map(|mends| *mends)
+        let memory = self.recall().target;
+        if let Some(Repairs { since, count }) = memory.repairs.map(|repairs| *repairs)
             && count >= MENDS
             && let Some(left) = (since + FIGHT).checked_sub(now)
         {
@@ -69,7 +68,7 @@ impl Pass<'_> {
             tracing::warn!(%object, %secret, "somebody changes the Secret as fast as it is mended; pausing");
             return Some(left);
         }
-        let (revision, observed) = *memory.conflict?;
+        let ForeignTarget { revision, observed } = *memory.conflict?;
         if revision != self.entry.revision {
             return None;
         }

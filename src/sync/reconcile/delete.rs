@@ -3,21 +3,20 @@
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::events::EventType;
 
-use super::{
-    outcome::{Outcome, Stop},
-    pass::Pass,
-    timing::RECHECK_CONFLICT,
-    write::wipe,
-};
+use super::{outcome::Stop, pass::Pass, timing::RECHECK_CONFLICT, write::wipe};
 use crate::{
     api::{EventReason, ObjectKey, Reason},
     cluster::{self, Observed},
-    sync::{plan, resolve::Refusal, status::Verdict},
+    sync::{
+        plan,
+        resolve::Refusal,
+        status::{Draft, Verdict},
+    },
 };
 
 impl Pass<'_> {
     /// All remote secrets are gone and the policy is Delete: the Secret goes, if it is ours.
-    pub(super) async fn delete(&self, target: &ObjectKey) -> Result<Outcome, Stop> {
+    pub(super) async fn delete(&self, target: &ObjectKey) -> Result<Draft, Stop> {
         let cluster = self.context.writer.cluster();
         let secret = cluster.find::<Secret>(target).await;
         if let Some(mut secret) = secret.map_err(|error| self.kubernetes(&error))? {
@@ -38,10 +37,7 @@ impl Pass<'_> {
             target.name
         );
         let ready = Verdict::holds(Reason::Deleted, message);
-        Ok(Outcome {
-            draft: self.draft(ready, Vec::new(), &[]),
-            again: None,
-        })
+        Ok(self.draft(ready, Vec::new(), &[]))
     }
 
     async fn delete_target(&self, target: &ObjectKey, observed: &Observed) -> Result<(), Stop> {
@@ -86,7 +82,6 @@ impl Pass<'_> {
 
     fn deleted(&self, secret: &ObjectKey, why: &str) {
         tracing::info!(target: "audit", action = "delete", external_secret = %self.object, %secret, reason = why);
-        self.remember(|memory| memory.written = None);
         let note = format!("Secret {} was deleted: {why}", secret.name);
         self.context.events.emit(
             self.reference(),

@@ -287,7 +287,7 @@ impl Pass<'_> {
             account: "",
             ..origin
         };
-        let inputs: Vec<String> = [Some(entry.asked), Some(0), self.recall().answered]
+        let inputs: Vec<String> = [Some(entry.asked), Some(0), self.recall().refresh.answered]
             .into_iter()
             .flatten()
             .filter_map(|asked| inputs_of_source(key, entry, asked, secret, resolved))

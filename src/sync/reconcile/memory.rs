@@ -16,8 +16,6 @@ use crate::{
 
 /// An object is read on demand at most this often.
 const ON_DEMAND: Duration = Duration::from_secs(10);
-/// How long a Secret that we wrote may be missing in the index before it counts as deleted.
-const SEEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the process remembers of all objects.
 #[derive(Default)]
@@ -27,43 +25,127 @@ pub struct Memories(Mutex<HashMap<ObjectKey, Memory>>);
 /// them have at a time is boxed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory {
-    /// The refresh annotation that was last answered.
-    pub(super) answered: Option<u64>,
-    /// The one that AWS was last called for, whatever came of it, and when that was first.
-    pub(super) called: Option<Box<(u64, Duration)>>,
-    /// The revision and the versions that an immutable target refused.
-    pub(super) refused: Option<Box<(u64, String)>>,
-    /// The revision that a foreign target refused, and the target's state then.
-    pub(super) conflict: Option<Box<(u64, Observed)>>,
-    /// Since when the target is one that an earlier object of this name left to the garbage collector.
-    pub(super) leftover: Option<Duration>,
-    /// The Secret as our last write left it, and when, until the watch shows it or a later one.
-    pub(super) written: Option<Box<(Duration, ObjectKey, SecretEntry)>>,
-    /// Writes for no new version since then: what others changed or deleted.
-    pub(super) mends: Option<Box<(Duration, u32)>>,
-    /// The status as we wrote it last, and when.
-    pub(super) said: Option<(Duration, Digest)>,
-    /// Whether somebody edited the object and waits for what is said of that.
-    pub(super) edited: bool,
-    /// When the status may be written, if many are to be.
-    pub(super) turn: Option<Duration>,
     /// What the last pass saw of the object.
     pub(super) seen: Option<Box<Seen>>,
-    /// A revision that no pass has seen yet, and when this process learnt of it.
-    pub(super) news: Option<Box<(u64, Duration)>>,
+    /// A revision that no pass has seen yet.
+    news: Option<Box<UnseenRevision>>,
+    /// Whether somebody edited the object and waits for what is said of that.
+    pub(super) edited: bool,
     /// When the first pass wanted something of AWS.
     pub(super) wanted_since: Option<Duration>,
-    /// The revision and the subject, as a hash, whose refusal was audited last.
-    pub(super) audited: Option<Box<(u64, u64)>>,
+    /// The refusal that was audited last.
+    audited: Option<Box<AuditedRefusal>>,
+    pub(super) refresh: RefreshMemory,
+    pub(super) target: TargetMemory,
+    pub(super) status: StatusMemory,
+    pub(super) rotation: RotationMemory,
+}
+
+/// Of refreshes that people asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RefreshMemory {
+    /// The annotation that was last answered.
+    pub(super) answered: Option<u64>,
+    /// The last call of AWS for an annotation, whatever came of it.
+    called: Option<Box<RefreshCall>>,
+}
+
+/// AWS was called for a refresh annotation.
+#[derive(Clone, Copy, Debug)]
+struct RefreshCall {
+    annotation: u64,
+    /// When that was first.
+    at: Duration,
+}
+
+/// Of the target.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TargetMemory {
+    /// What an immutable target refused.
+    pub(super) refused: Option<Box<RefusedVersions>>,
+    /// A foreign target.
+    pub(super) conflict: Option<Box<ForeignTarget>>,
+    /// Since when the target is one that an earlier object of this name left to the garbage collector.
+    pub(super) leftover: Option<Duration>,
+    /// What others changed or deleted lately.
+    pub(super) repairs: Option<Box<Repairs>>,
+    /// With creationPolicy None: what was read last.
+    pub(super) read: Option<Box<ReadVersions>>,
+}
+
+/// The versions that an immutable Secret cannot take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RefusedVersions {
+    /// Of the ExternalSecret.
+    pub(super) revision: u64,
+    pub(super) versions: String,
+}
+
+/// A Secret of another owner, in the state that was refused.
+#[derive(Clone, Debug)]
+pub(super) struct ForeignTarget {
+    /// Of the ExternalSecret.
+    pub(super) revision: u64,
+    pub(super) observed: Observed,
+}
+
+/// Writes for no new version.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Repairs {
+    pub(super) since: Duration,
+    pub(super) count: u32,
+}
+
+/// What an object without a Secret was read for.
+#[derive(Clone, Debug)]
+pub(super) struct ReadVersions {
+    pub(super) inputs: String,
+    pub(super) versions: String,
+}
+
+/// Of the status.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StatusMemory {
+    /// The status as we wrote it last.
+    pub(super) written: Option<WrittenStatus>,
+    /// When it may be written, if many are to be.
+    turn: Option<Duration>,
     /// The generation that was said to be malformed.
     pub(super) malformed: Option<Box<i64>>,
-    /// What was seen of the last change until a rotation explains it, and the same after the last judgement of it.
+}
+
+/// A status that we wrote.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WrittenStatus {
+    pub(super) at: Duration,
+    pub(super) digest: Digest,
+}
+
+/// Of the rotation.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RotationMemory {
+    /// What was seen of the last change until a rotation explains it.
     pub(super) traces: Option<Box<Traces>>,
+    /// The same after the last judgement of it.
     pub(super) judged: Option<Box<Traces>>,
-    /// What we said of the rotation last.
-    pub(super) rotation: Option<Box<RotationStatus>>,
-    /// With creationPolicy None: the inputs and versions that were last read.
-    pub(super) read: Option<Box<(String, String)>>,
+    /// What we said last.
+    pub(super) said: Option<Box<RotationStatus>>,
+}
+
+/// A refusal that was audited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct AuditedRefusal {
+    /// Of the ExternalSecret.
+    revision: u64,
+    /// What was refused, as a hash.
+    subject: u64,
+}
+
+/// A revision of an object, and when this process learnt of it.
+#[derive(Clone, Copy, Debug)]
+struct UnseenRevision {
+    revision: u64,
+    since: Duration,
 }
 
 /// What a pass saw of an object.
@@ -84,21 +166,28 @@ impl Memory {
     /// How long a pass waits before it calls AWS for this refresh annotation: not more often than every 10 s for a new one. One
     /// that was called for comes again by the back-off of what failed.
     pub(super) fn wait_for(&self, asked: u64, now: Duration) -> Option<Duration> {
-        let (_, at) = self.called.as_deref().filter(|(last, _)| *last != asked)?;
-        (*at + ON_DEMAND).checked_sub(now).filter(|wait| !wait.is_zero())
+        let last = self.refresh.called.as_deref();
+        let last = last.filter(|last| last.annotation != asked)?;
+        (last.at + ON_DEMAND)
+            .checked_sub(now)
+            .filter(|wait| !wait.is_zero())
     }
 
     /// A pass calls AWS for this refresh annotation.
     pub(super) fn call_for(&mut self, asked: u64, now: Duration) {
-        if self.called.as_ref().is_none_or(|called| called.0 != asked) {
-            self.called = Some(Box::new((asked, now)));
+        let called = &mut self.refresh.called;
+        if called.as_ref().is_none_or(|called| called.annotation != asked) {
+            *called = Some(Box::new(RefreshCall {
+                annotation: asked,
+                at: now,
+            }));
         }
     }
 
     /// A pass looks at this state of the object. What is remembered of an earlier object of its name, such as the status that
     /// was written a moment ago, says nothing of this one.
     pub(super) fn see(&mut self, uid: &str, revision: u64, now: Duration) {
-        let news = self.news.take().filter(|news| news.0 == revision);
+        let news = self.news.take().filter(|news| news.revision == revision);
         if self.seen.as_ref().is_some_and(|seen| *seen.uid != *uid) {
             *self = Self::default();
         }
@@ -109,14 +198,14 @@ impl Memory {
         self.seen = Some(Box::new(Seen {
             uid: uid.into(),
             revision,
-            since: news.map_or(now, |news| news.1),
+            since: news.map_or(now, |news| news.since),
         }));
     }
 
     /// The index shows this revision of the object, which a pass will look at.
     fn learn(&mut self, revision: u64, now: Duration) {
-        if self.news.as_ref().is_none_or(|news| news.0 != revision) {
-            self.news = Some(Box::new((revision, now)));
+        if self.news.as_ref().is_none_or(|news| news.revision != revision) {
+            self.news = Some(Box::new(UnseenRevision { revision, since: now }));
         }
     }
 }
@@ -155,7 +244,7 @@ impl Context {
             .memory
             .lock()
             .get(object)
-            .map(|memory| (memory.seen.clone(), memory.said.is_some()))
+            .map(|memory| (memory.seen.clone(), memory.status.written.is_some()))
             .unwrap_or_default();
         let same = self.objects.with(object, |indexed| {
             indexed.entry().is_some_and(|entry| {
@@ -164,28 +253,6 @@ impl Context {
             })
         });
         same != Some(true)
-    }
-
-    /// Whether the index shows just what our last write left, so that nothing is to be done.
-    pub fn is_own_write(&self, object: &ObjectKey, secret: &ObjectKey) -> bool {
-        let mut memories = self.memory.lock();
-        let Some(memory) = memories.get_mut(object) else {
-            return false;
-        };
-        let own = memory.written.as_deref().is_some_and(|(_, key, written)| {
-            key == secret
-                && self.secrets.with(secret, |indexed| {
-                    indexed.entry().is_some_and(|entry| {
-                        entry.content_intact
-                            && entry.uid == written.uid
-                            && entry.resource_version == written.resource_version
-                    })
-                }) == Some(true)
-        });
-        if own {
-            memory.written = None;
-        }
-        own
     }
 
     pub(super) fn recall(&self, object: &ObjectKey) -> Memory {
@@ -207,19 +274,22 @@ impl Pass<'_> {
             .memory
             .lock()
             .get(self.object)
-            .and_then(|memory| memory.said);
-        let ours = ours.and_then(|(at, said)| {
+            .and_then(|memory| memory.status.written);
+        let ours = ours.and_then(|WrittenStatus { at, digest }| {
             let left = (at + SHOWN_WITHIN)
                 .checked_sub(now)
                 .filter(|left| !left.is_zero());
-            Some((said, left?))
+            Some((digest, left?))
         });
         ours.map_or_else(|| (self.latest().said, None), |(said, left)| (said, Some(left)))
     }
 
     /// Whether another client has removed the status that we wrote.
     pub(super) fn lost_status(&self) -> bool {
-        let wrote = |memory: &Memory| memory.said.is_some_and(|(_, said)| !said.is_silent());
+        let wrote = |memory: &Memory| {
+            let written = memory.status.written;
+            written.is_some_and(|written| !written.digest.is_silent())
+        };
         self.said().0.is_silent() && self.context.memory.lock().get(self.object).is_some_and(wrote)
     }
 
@@ -229,66 +299,29 @@ impl Pass<'_> {
         let mut memories = self.context.memory.lock();
         let memory = memories.entry(self.object.clone()).or_default();
         if memory.edited {
-            memory.turn = None;
+            memory.status.turn = None;
             return None;
         }
-        let turn = memory.turn.unwrap_or_else(|| self.context.pace.turn(now));
+        let turn = memory.status.turn.unwrap_or_else(|| self.context.pace.turn(now));
         let wait = turn.checked_sub(now).filter(|wait| !wait.is_zero());
-        memory.turn = wait.map(|_| turn);
+        memory.status.turn = wait.map(|_| turn);
         wait
     }
 
-    /// The target as the index knows it, or as our last write left it where the index is behind.
+    /// The target as the index knows it.
     pub(super) fn secret(&self) -> Option<SecretEntry> {
-        let target = self.target();
-        let indexed = self
-            .context
-            .secrets
-            .get(&target)
-            .and_then(|indexed| indexed.entry().cloned());
-        let mut memories = self.context.memory.lock();
-        let Some(memory) = memories.get_mut(self.object) else {
-            return indexed;
-        };
-        let Some((at, key, written)) = memory.written.as_deref() else {
-            return indexed;
-        };
-        let behind = match &indexed {
-            Some(indexed) => older(&indexed.resource_version, &written.resource_version),
-            // Not there yet, or deleted since: after a while the index is believed.
-            None => match (*at + SEEN_WITHIN).checked_sub(self.context.clock.now()) {
-                Some(left) if !left.is_zero() => {
-                    // If it was deleted, no further change will tell.
-                    self.context.work.push_after(self.object.clone(), left);
-                    true
-                }
-                _ => false,
-            },
-        };
-        if behind && *key == target {
-            return Some(written.clone());
-        }
-        memory.written = None;
-        indexed
-    }
-
-    /// How long it takes until the index is believed that it shows no Secret where we wrote one. If somebody deleted it
-    /// since, that change may have been told already.
-    pub(super) fn unseen(&self) -> Option<Duration> {
-        let target = self.target();
-        if self.context.secrets.with(&target, |_| ()).is_some() {
-            return None;
-        }
-        let memories = self.context.memory.lock();
-        let (at, key, _) = memories.get(self.object)?.written.as_deref()?;
-        (*key == target).then(|| (*at + SEEN_WITHIN).saturating_sub(self.context.clock.now()))
+        let indexed = self.context.secrets.get(&self.target())?;
+        indexed.entry().cloned()
     }
 
     /// Audits that a key was refused: once for each state of the object, not at every look.
     pub(super) fn audit_refusal(&self, subject: &str) {
         let mut hasher = DefaultHasher::new();
         subject.hash(&mut hasher);
-        let refused = (self.entry.revision, hasher.finish());
+        let refused = AuditedRefusal {
+            revision: self.entry.revision,
+            subject: hasher.finish(),
+        };
         let mut again = false;
         self.remember(|memory| {
             again = memory
@@ -308,15 +341,6 @@ impl Memories {
     }
 }
 
-/// Whether resourceVersion `one` is older than `other`: since Kubernetes 1.35 they are documented to compare as numbers,
-/// and etcd's always did. What is no number is taken for current.
-fn older(one: &str, other: &str) -> bool {
-    match (one.parse::<u128>(), other.parse::<u128>()) {
-        (Ok(one), Ok(other)) => one < other,
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,11 +355,14 @@ mod tests {
         let mut memory = Memory::default();
         let now = Duration::from_secs(9);
         memory.see("u1", 1, now);
-        memory.said = Some((Duration::ZERO, Digest::of(None)));
+        memory.status.written = Some(WrittenStatus {
+            at: Duration::ZERO,
+            digest: Digest::of(None),
+        });
         memory.see("u1", 2, now);
-        assert!(memory.said.is_some() && memory.edited);
+        assert!(memory.status.written.is_some() && memory.edited);
         memory.see("u2", 2, now);
-        assert!(memory.said.is_none() && !memory.edited);
+        assert!(memory.status.written.is_none() && !memory.edited);
         let seen = memory.seen.unwrap();
         assert_eq!((&*seen.uid, seen.revision), ("u2", 2));
     }
@@ -379,19 +406,5 @@ mod tests {
             Some(at(9)),
             "one that was there before is new"
         );
-    }
-
-    #[test]
-    fn resource_versions_compare_as_numbers() {
-        for (one, other, is_older) in [
-            ("9", "10", true),
-            ("10", "9", false),
-            ("10", "10", false),
-            ("18446744073709551615", "18446744073709551616", true),
-            ("", "1", false),
-            ("a", "b", false),
-        ] {
-            assert_eq!(older(one, other), is_older, "{one} {other}");
-        }
     }
 }

@@ -5,22 +5,8 @@ use std::time::Duration;
 use crate::{
     aws,
     cluster::Observed,
-    sync::{
-        decide::admission::Suspended,
-        plan,
-        resolve::Refusal,
-        status::{Draft, Verdict},
-        stores::Unusable,
-    },
+    sync::{decide::admission::Suspended, plan, resolve::Refusal, status::Verdict, stores::Unusable},
 };
-
-/// The Secret is as it should be.
-pub(super) struct Outcome {
-    /// What the status is to say.
-    pub(super) draft: Draft,
-    /// When to look again though nothing changes.
-    pub(super) again: Option<Duration>,
-}
 
 /// Why a pass ends without a Secret that is as it should be.
 #[derive(Debug)]

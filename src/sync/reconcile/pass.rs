@@ -5,7 +5,7 @@ use std::{sync::OnceLock, time::Duration};
 use super::{
     Context,
     memory::Memory,
-    outcome::{NextPass, Outcome, Stop},
+    outcome::{NextPass, Stop},
     timing::RECHECK_PERMANENT,
     write_places::WriteEnd,
     write_slots::Slot,
@@ -18,6 +18,7 @@ use crate::{
         plan,
         queue::Class,
         resolve::Refusal,
+        status::Draft,
     },
 };
 
@@ -65,10 +66,7 @@ impl<'a> Pass<'a> {
     /// Works on the object, and reports what came of it.
     pub(super) async fn run(&self) -> NextPass {
         match self.steps().await {
-            Ok(Outcome { draft, again }) => {
-                self.write_status(draft, self.live(), NextPass::after(again))
-                    .await
-            }
+            Ok(draft) => self.write_status(draft, self.live(), NextPass::OnChange).await,
             Err(Stop::Suspended(suspended)) => self.report_suspended(suspended).await,
             Err(Stop::Refused(refused)) => self.report_refused(refused).await,
             Err(Stop::Conflict(conflict)) => self.report_conflict(*conflict).await,
@@ -80,7 +78,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    async fn steps(&self) -> Result<Outcome, Stop> {
+    async fn steps(&self) -> Result<Draft, Stop> {
         self.admit()?;
         let resolved = self.resolve().await?;
         let comparison = self.compare(resolved)?;

@@ -131,7 +131,7 @@ impl<'a> Pass<'a> {
         let (read, ()) = tokio::join!(read, self.try_denied(&comparison.resolved, asked));
         let answers = read?;
         if asked {
-            self.remember(|memory| memory.answered = Some(self.entry.asked));
+            self.remember(|memory| memory.refresh.answered = Some(self.entry.asked));
         }
         // What is gone is judged by the account that was asked. To find it out may take long, and holds no place to write.
         if self.entry.creation != CreationPolicy::None && answers.all.iter().any(Answer::is_gone) {

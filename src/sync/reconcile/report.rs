@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    memory::{ForeignTarget, RefusedVersions},
     outcome::{NextPass, Refused, TargetConflict},
     pass::Pass,
     timing::{FAR, RECHECK_CONFLICT},
@@ -173,9 +174,10 @@ impl Pass<'_> {
             let revision = self.entry.revision;
             self.remember(|memory| {
                 if conflict.is_immutable() {
-                    memory.refused = Some(Box::new((revision, versions)));
+                    memory.target.refused = Some(Box::new(RefusedVersions { revision, versions }));
                 } else {
-                    memory.conflict = observed.map(|observed| Box::new((revision, observed)));
+                    let foreign = observed.map(|observed| ForeignTarget { revision, observed });
+                    memory.target.conflict = foreign.map(Box::new);
                 }
             });
         }

@@ -24,7 +24,7 @@ impl Pass<'_> {
         let memory = self.recall();
         let mut rule = (**rule).clone();
         // What we said a moment ago the index may not show yet.
-        rule.said = memory.rotation.map(|said| *said).or(rule.said);
+        rule.said = memory.rotation.said.map(|said| *said).or(rule.said);
         let Judged { draft, traces, again } = self.context.tracking.ask(|tracker| {
             let seen: Vec<_> = needs
                 .iter()
@@ -38,11 +38,11 @@ impl Pass<'_> {
                 now,
                 &rule,
                 &seen,
-                memory.traces.map(|traces| *traces).unwrap_or_default(),
+                memory.rotation.traces.map(|traces| *traces).unwrap_or_default(),
             )
         });
         // `rotated` and `moved` are spent only once the status that follows from them is written.
-        self.remember(|memory| memory.judged = Some(Box::new(traces)));
+        self.remember(|memory| memory.rotation.judged = Some(Box::new(traces)));
         if let Some(again) = again {
             let wait = Duration::try_from(again.duration_since(now)).unwrap_or_default();
             self.context
@@ -58,7 +58,8 @@ impl Pass<'_> {
             return;
         };
         self.remember(|memory| {
-            memory.rotation = Some(Box::new(said.status.clone()));
+            let memory = &mut memory.rotation;
+            memory.said = Some(Box::new(said.status.clone()));
             if let Some(traces) = memory.judged.take() {
                 memory.traces = (*traces != Traces::default()).then_some(traces);
             }

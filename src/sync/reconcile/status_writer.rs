@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::EventType;
 
-use super::{Context, outcome::NextPass, pass::Pass, write_places::WriteEnd};
+use super::{Context, memory::WrittenStatus, outcome::NextPass, pass::Pass, write_places::WriteEnd};
 use crate::{
     api::{ConditionType, EventReason, ExternalSecret, ObjectKey, Reason, Status, names},
     cluster::{self, Malformed},
@@ -32,7 +32,7 @@ impl Context {
         let again = {
             let mut memories = self.memory.lock();
             let memory = memories.entry(object.clone()).or_default();
-            let said = memory.malformed.replace(Box::new(malformed.generation));
+            let said = memory.status.malformed.replace(Box::new(malformed.generation));
             said.as_deref() == Some(&malformed.generation)
         };
         if again {
@@ -46,7 +46,7 @@ impl Context {
         {
             Ok(_) => NextPass::OnChange,
             Err(error) => {
-                self.memory.lock().entry(object.clone()).or_default().malformed = None;
+                self.remember(object, |memory| memory.status.malformed = None);
                 tracing::warn!(%object, %error, "the status was not written");
                 NextPass::AfterBackOff
             }
@@ -123,8 +123,11 @@ impl Pass<'_> {
         context.slots.statuses.ended(&object.namespace, outcome);
         match written {
             Ok(_) => {
-                let said = (context.clock.now(), status::Digest::of(Some(&status)));
-                self.remember(|memory| memory.said = Some(said));
+                let written = WrittenStatus {
+                    at: context.clock.now(),
+                    digest: status::Digest::of(Some(&status)),
+                };
+                self.remember(|memory| memory.status.written = Some(written));
                 self.note_reported(draft);
                 self.emit_transition(live, draft);
                 self.emit_rotation(live, draft);

@@ -8,7 +8,8 @@ use zeroize::Zeroize as _;
 
 use super::{
     deletion_policy::Missing,
-    outcome::{Outcome, Stop, TargetConflict},
+    memory::{ReadVersions, Repairs},
+    outcome::{Stop, TargetConflict},
     pass::{Live, Pass},
     report::{READ_ONLY, synced_message},
     timing::{BEHIND, FIGHT},
@@ -16,11 +17,9 @@ use super::{
 };
 use crate::{
     api::{
-        CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason,
-        names::{SYNC_MANAGER, annotation},
-        token,
+        CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason, names::annotation,
     },
-    cluster::{self, Absent, CALL_TIMEOUT, FENCED_TIMEOUT, Observed, SecretEntry, TimeLimit},
+    cluster::{self, CALL_TIMEOUT, FENCED_TIMEOUT, Observed, SecretEntry, TimeLimit},
     sync::{
         decide::{
             answers::Answer,
@@ -29,28 +28,18 @@ use crate::{
         },
         entry::Entry,
         plan::{self, Plan, Times, Why, Written},
+        queue::Class,
         rotation::Users,
-        status::{SourceDraft, TargetDraft, Verdict},
+        status::{Draft, SourceDraft, TargetDraft, Verdict},
     },
 };
 
 /// How often a plan is made again because the Secret changed meanwhile, before others get their turn.
 const PLANS: usize = 3;
 
-/// A request that was answered.
-struct Sent<'a> {
-    answer: &'a cluster::Written,
-    /// What the patch was for; none if the Secret was made.
-    why: Option<Why>,
-    /// What the Secret says of itself now.
-    written: &'a Written,
-    /// The user that it had before.
-    former_user: Option<&'a str>,
-}
-
 impl Pass<'_> {
     /// Writes what the answers make of the Secret.
-    pub(super) async fn write(&self, comparison: &Comparison, answers: &[Answer]) -> Result<Outcome, Stop> {
+    pub(super) async fn write(&self, comparison: &Comparison, answers: &[Answer]) -> Result<Draft, Stop> {
         // The spec is rendered from the live object: the values were read for just this state of it.
         let cluster = self.context.writer.cluster();
         let live = cluster.find::<ExternalSecret>(self.object).await;
@@ -76,13 +65,13 @@ impl Pass<'_> {
         let needs = &comparison.resolved.needs;
         let sources = self.sources_of(comparison, answers);
         if self.entry.creation == CreationPolicy::None {
-            let read = (comparison.inputs.clone(), rendered.versions.clone());
-            self.remember(|memory| memory.read = Some(Box::new(read)));
+            let read = ReadVersions {
+                inputs: comparison.inputs.clone(),
+                versions: rendered.versions.clone(),
+            };
+            self.remember(|memory| memory.target.read = Some(Box::new(read)));
             let ready = Verdict::holds(Reason::Synced, READ_ONLY);
-            return Ok(Outcome {
-                draft: self.draft(ready, sources, needs),
-                again: None,
-            });
+            return Ok(self.draft(ready, sources, needs));
         }
 
         let template = Template::new(self.object, &live.entry, &live.object);
@@ -90,10 +79,7 @@ impl Pass<'_> {
         let target = &comparison.target;
         let written = self.apply(&desired, target, comparison.secret.is_some()).await?;
         drop(rendered);
-        self.remember(|memory| {
-            memory.refused = None;
-            memory.conflict = None;
-        });
+        self.remember(|memory| (memory.target.refused, memory.target.conflict) = (None, None));
         // Our own writes bring no further pass that would see the Secret.
         self.count_in(comparison, true);
         if let Some(former) = live.former(&target.name) {
@@ -107,7 +93,7 @@ impl Pass<'_> {
         };
         let mut draft = self.draft(Verdict::holds(Reason::Synced, message), sources, needs);
         draft.target = Some(target);
-        Ok(Outcome { draft, again: None })
+        Ok(draft)
     }
 
     /// The live object, if it is in the state that the pass is for. If not, the index is about to show another one, which wakes
@@ -198,20 +184,20 @@ impl Pass<'_> {
                 Plan::Patch { body, why, written } => {
                     let observed = observed.as_ref().ok_or(Stop::Retry)?;
                     let limit = times.limit_of(&written);
-                    let sent = writer.patch::<Secret>(limit, target, observed, SYNC_MANAGER, body);
+                    let sent = writer.patch_secret(limit, target, observed, body);
                     (sent.await, Some(why), written)
                 }
             };
             self.note_speed(began, &sent);
             match sent {
                 Ok(answer) => {
-                    let sent = Sent {
-                        answer: &answer,
-                        why,
-                        written: &written,
-                        former_user: user.as_deref(),
-                    };
-                    self.note_write(desired, target, &sent);
+                    let entry = SecretEntry::of(&context.key, target, answer);
+                    // Another content, as by an admission webhook, is left to the watch, which wakes the object.
+                    if entry.content_intact && !context.secrets.wrote(target, entry) {
+                        context.work.push(self.object.clone(), Class::Urgent);
+                    }
+                    let users = Users::compare(user.as_deref(), desired.user);
+                    self.note_write(desired, target, why, users);
                     return Ok(written);
                 }
                 Err(error) => match error.class {
@@ -229,7 +215,7 @@ impl Pass<'_> {
 
     /// A refusal that comes at once tells nothing of writes; one that comes late does. A write without any answer is noted where
     /// its error is reported.
-    fn note_speed(&self, began: Duration, sent: &Result<cluster::Written, cluster::Error>) {
+    fn note_speed(&self, began: Duration, sent: &Result<Secret, cluster::Error>) {
         let took = self.context.clock.now().saturating_sub(began);
         let is_late = |error: &cluster::Error| took >= SLOW && error.class != cluster::Class::Timeout;
         if sent.as_ref().err().is_none_or(is_late) {
@@ -261,13 +247,18 @@ impl Pass<'_> {
         found.map_err(|error| self.kubernetes(&error))
     }
 
-    /// Remembers, audits and emits an event of a write.
-    fn note_write(&self, desired: &plan::DesiredSecret<'_>, target: &ObjectKey, sent: &Sent<'_>) {
-        let why = sent.why;
+    /// Remembers, audits and emits an event of a write: of a patch and what it was for, or of a new Secret. `users` are the
+    /// one that the Secret had before and the one that it has now.
+    fn note_write(
+        &self,
+        desired: &plan::DesiredSecret<'_>,
+        target: &ObjectKey,
+        why: Option<Why>,
+        users: Users,
+    ) {
         if why == Some(Why::Updated) {
-            let users = Users::compare(sent.former_user, desired.user);
             let moved = (self.context.time.now(), users);
-            self.remember(|memory| memory.traces.get_or_insert_default().moved = Some(moved));
+            self.remember(|memory| memory.rotation.traces.get_or_insert_default().moved = Some(moved));
         }
         tracing::info!(
             target: "audit",
@@ -279,13 +270,15 @@ impl Pass<'_> {
         );
         let now = self.context.clock.now();
         self.remember(|memory| {
-            memory.written = Some(Box::new((now, target.clone(), entry_of(desired, sent))));
             if !matches!(why, Some(Why::Updated | Why::Adopted)) {
-                let mends = match memory.mends.as_deref() {
-                    Some((since, count)) if now < *since + FIGHT => (*since, count + 1),
-                    _ => (now, 1),
+                let repairs = match memory.target.repairs.as_deref() {
+                    Some(Repairs { since, count }) if now < *since + FIGHT => Repairs {
+                        since: *since,
+                        count: count + 1,
+                    },
+                    _ => Repairs { since: now, count: 1 },
                 };
-                memory.mends = Some(Box::new(mends));
+                memory.target.repairs = Some(Box::new(repairs));
             }
         });
         let name = &target.name;
@@ -308,33 +301,6 @@ impl Pass<'_> {
             "Sync",
             &note,
         );
-    }
-}
-
-/// The Secret as the index will show it.
-fn entry_of(desired: &plan::DesiredSecret<'_>, sent: &Sent<'_>) -> SecretEntry {
-    let Sent { answer, written, .. } = sent;
-    SecretEntry {
-        uid: answer.uid.as_str().into(),
-        resource_version: answer.resource_version.as_str().into(),
-        owner: Some(desired.object.name.clone()),
-        controller_uid: (desired.creation == CreationPolicy::Owner).then(|| desired.uid.into()),
-        content: written.content.as_str().into(),
-        content_intact: true,
-        inputs: Some(desired.inputs.into()),
-        versions: Some(desired.versions.into()),
-        absent: desired.source.and_then(Absent::of),
-        rollout: Some(written.rollout.as_str().into()),
-        changed_at: written.changed_at,
-        scope: written
-            .rescoped
-            .as_deref()
-            .and_then(token::rescoped)
-            .map_or_else(|| token::short(&written.scope), |(scope, _)| token::short(scope)),
-        restart_since: written.restart_since,
-        reloader: None,
-        immutable: desired.immutable,
-        type_: None,
     }
 }
 

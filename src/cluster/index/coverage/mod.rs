@@ -19,7 +19,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Index, Indexed, Slot, demand::is_in};
+use super::{Index, Indexed, Slot, demand::is_in, own_writes::Sight, version::Version};
 use crate::api::ObjectKey;
 
 /// The namespaces that an index covers.
@@ -55,23 +55,15 @@ pub(super) struct News<E> {
     object: Option<Indexed<E>>,
 }
 
-/// A resource version, if it can be compared.
+/// What became of the index by an event or an object of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Version(Option<u64>);
-
-impl Version {
-    /// That of no list: it includes nothing.
-    const NONE: Self = Self(None);
-
-    /// The version of this text.
-    pub(super) fn of(text: &str) -> Self {
-        Self(text.parse().ok())
-    }
-
-    /// Whether a list of this version shows what happened at `other`.
-    fn includes(self, other: Self) -> bool {
-        matches!((self.0, other.0), (Some(own), Some(other)) if other <= own)
-    }
+pub(super) enum Taken {
+    /// It is as it was.
+    Nothing,
+    /// It is as it was, since it held our write already that the watch shows now.
+    Shown,
+    /// It changed.
+    Changed,
 }
 
 impl<E> Coverage<E> {
@@ -117,31 +109,34 @@ impl<E: PartialEq> Index<E> {
         stages.is_none_or(|stages| stages.contains_key(namespace))
     }
 
-    /// Takes in what the watch, or the list of the whole place, says of an object: none if it was deleted. Says whether the
-    /// index changed.
+    /// Takes in what the watch, or the list of the whole place, says of an object: none if it was deleted.
     pub(super) fn take(
         &self,
         key: &ObjectKey,
         object: Option<Indexed<E>>,
         version: Version,
         epoch: u32,
-    ) -> bool {
+    ) -> Taken {
         let mut map = self.write();
+        let sight = map.writes.see(key, object.as_ref(), version);
+        if sight == Sight::Old {
+            return Taken::Nothing;
+        }
         if let Some(stages) = map.coverage.stages_mut() {
             match stages.get_mut(&key.namespace) {
-                None => return false,
+                None => return Taken::Nothing,
                 Some(Stage::Listing(news)) => {
                     news.insert(key.clone(), News { version, object });
-                    return false;
+                    return Taken::Nothing;
                 }
-                Some(Stage::Complete(listed)) if listed.includes(version) => return false,
+                Some(Stage::Complete(listed)) if listed.includes(version) => return Taken::Nothing,
                 Some(Stage::Awaited | Stage::Complete(_)) => {}
             }
         }
-        drop(map);
-        match object {
-            Some(object) => self.upsert(key, object, epoch),
-            None => self.remove(key),
+        match (self.put(&mut map, key, object, epoch), sight) {
+            (true, _) => Taken::Changed,
+            (false, Sight::Own) => Taken::Shown,
+            (false, _) => Taken::Nothing,
         }
     }
 

@@ -145,7 +145,7 @@ impl World {
         self.lists.clear();
         self.floors.clear();
         self.watched = None;
-        self.epoch = self.index.begin();
+        self.epoch = self.index.begin("");
         self.index.expect("", &self.demanded);
         self.listed = self.now();
         self.items = self.history[self.listed].clone().into_iter().collect();
@@ -174,7 +174,7 @@ impl World {
             }
             Act::Listed => {
                 if self.watched.is_none() && self.items.is_empty() {
-                    self.index.sweep("", self.epoch);
+                    self.index.sweep("", self.epoch, Version::NONE);
                     self.index.complete("");
                     self.watched = Some(self.listed);
                 }
@@ -370,7 +370,7 @@ fn a_kind_that_was_never_listed_or_is_gone_holds_nobody_up() {
     let index: Index<usize> = Index::new(|_| false, Coverage::demanded());
     let demanded = HashSet::from(["shop".into()]);
     assert!(index.covers("shop"), "not listed yet");
-    index.begin();
+    index.begin("");
     index.expect("", &demanded);
     assert!(index.covers("shop"), "being listed for the first time");
     assert_eq!(index.complete(""), ["shop".into()]);
@@ -387,11 +387,12 @@ fn a_kind_that_was_never_listed_or_is_gone_holds_nobody_up() {
 fn demand_counts_objects_and_tells_of_namespaces_only() {
     let index: Index<bool> = Index::new(|wants| *wants, Coverage::Everywhere);
     let mut demand = index.demand();
-    let epoch = index.begin();
+    let epoch = index.begin("");
     let put = |name: &str, wants: bool| {
-        index.upsert(
+        index.put(
+            &mut index.write(),
             &ObjectKey::new("shop", name),
-            Indexed::Entry(Arc::new(wants)),
+            Some(Indexed::Entry(Arc::new(wants))),
             epoch,
         );
     };
@@ -405,7 +406,7 @@ fn demand_counts_objects_and_tells_of_namespaces_only() {
     // A second one, and one less, are no news.
     put("b", true);
     put("a", true);
-    index.remove(&ObjectKey::new("shop", "b"));
+    index.put(&mut index.write(), &ObjectKey::new("shop", "b"), None, epoch);
     assert!(!demand.0.has_changed().unwrap());
     put("b", true);
     put("a", false);
@@ -414,8 +415,8 @@ fn demand_counts_objects_and_tells_of_namespaces_only() {
     assert_eq!(namespaces(&mut demand), 0);
     put("b", true);
     assert_eq!(namespaces(&mut demand), 1);
-    let epoch = index.begin();
-    index.sweep("", epoch);
+    let epoch = index.begin("");
+    index.sweep("", epoch, Version::NONE);
     assert_eq!(namespaces(&mut demand), 0);
 }
 
@@ -475,9 +476,10 @@ fn running(scope: Scope, demanded: &[&str]) -> Running {
 }
 
 fn demand(index: &Index<bool>, namespace: &str, wants: bool) {
-    index.upsert(
+    index.put(
+        &mut index.write(),
         &ObjectKey::new(namespace, "db"),
-        Indexed::Entry(Arc::new(wants)),
+        Some(Indexed::Entry(Arc::new(wants))),
         0,
     );
 }

@@ -7,7 +7,7 @@ use crate::{
     },
     restart::{
         judge::{
-            membership::{self, Membership, Terms},
+            membership::{self, Membership, Terms, WorkloadView},
             reloader::ReloaderRules,
         },
         observed::model::{Annotations, Content, RestartFlag, Workload, WorkloadKey},
@@ -24,14 +24,13 @@ fn member(
     namespace: &Annotations,
     content: &Content,
 ) -> Membership {
-    membership::member(
-        policy,
+    let view = WorkloadView {
         key,
         workload,
-        &ReloaderRules::new(workload),
         namespace,
-        content,
-    )
+        reloading: &ReloaderRules::new(workload),
+    };
+    membership::member(policy, &view, content)
 }
 
 fn of(policy: &RestartPolicy, workload: &Workload, namespace: &Annotations) -> Membership {
