@@ -6,6 +6,8 @@ pub mod api;
 
 mod cluster;
 
+mod objects;
+
 mod track;
 
 mod aws;

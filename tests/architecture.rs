@@ -24,6 +24,8 @@ use tokens::{Lexer, Token};
 const PURE: &[&str] = &[
     "api/",
     "value/",
+    "objects/",
+    "sync/decide/",
     "track/",
     "sync/plan",
     "cli/status/report",

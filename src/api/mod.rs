@@ -21,6 +21,7 @@ pub mod restart;
 mod schema;
 pub mod status;
 pub mod store;
+pub mod time;
 pub mod token;
 pub mod validate;
 pub mod window;

@@ -7,7 +7,6 @@
 pub mod decide;
 pub mod deletions;
 pub mod driver;
-pub mod entry;
 mod events;
 pub mod metrics;
 pub mod plan;
@@ -17,7 +16,6 @@ mod resolve;
 pub mod rotation;
 pub mod run;
 mod slice;
-pub mod status;
 pub mod stores;
 pub mod work;
 

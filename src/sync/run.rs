@@ -16,9 +16,9 @@ use tokio::{
 use crate::{
     api::{ObjectKey, StoreKind},
     cluster::{Change, Changes, Indexed, SecretEntry},
+    objects::{Entry, Tally},
     sync::{
         driver::{self, Notice},
-        entry::{Entry, Tally},
         metrics::{Outcome, PassLabels, QueueLabels},
         queue::Class,
         reconcile::{Context, NextPass},

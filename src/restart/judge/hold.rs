@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     api::{RestartStrategy, WorkloadState, caps},
+    objects::Suspension,
     restart::{
         observed::{
             managed_secrets::ManagedSecret,
@@ -14,7 +15,6 @@ use crate::{
         },
         timing::{RESTART_AT, later},
     },
-    sync::entry::Suspension,
 };
 
 /// What holds the restart of a workload for a content up now, whatever its pods hold. The first rule that applies is

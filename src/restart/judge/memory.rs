@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     api::{ObjectKey, Opening, RestartStrategy, window},
+    objects::Restarts,
     restart::{
         observed::{managed_secrets::ManagedSecret, model::Texts},
         timing::{
@@ -19,7 +20,6 @@ use crate::{
             WINDOWS_AGAIN, later,
         },
     },
-    sync::entry::Restarts,
 };
 
 /// A record that cannot be written is tried this often.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::model::{Annotations, RestartFlag};
 use crate::{
     api::{RestartStrategy, names::annotation},
-    sync::entry::Suspension,
+    objects::Suspension,
 };
 
 impl Annotations {

@@ -21,8 +21,8 @@ use crate::{
         Control, Demand, Events, Index, Indexed, NamespaceEntry, Pace, Rollout, SecretEntry, ServerTime,
         Watches, Writer,
     },
+    objects::{Entry, RestartFault, ownership},
     restart::metrics::Metrics,
-    sync::entry::{Entry, RestartFault},
 };
 
 /// What the controller of restarts works with.
@@ -168,9 +168,7 @@ impl Context {
         })??;
         let content = self.secrets.with(&target, |indexed| {
             let secret = indexed.entry()?;
-            let owned = secret.owner.as_deref() == Some(&*object.name)
-                && secret.controller_uid.as_ref().is_none_or(|owner| *owner == uid);
-            if !owned {
+            if !ownership(object, &uid, secret).is_own() {
                 return None;
             }
             let annotation = restart_annotation(&target.name);

@@ -9,7 +9,7 @@ use std::{
 use super::model::{Content, RestartFlag, Workload};
 use crate::{
     api::{ObjectKey, RestartMode},
-    sync::entry::Restarts,
+    objects::Restarts,
 };
 
 /// An ExternalSecret with its Secret.

@@ -7,7 +7,7 @@ use litemap::LiteMap;
 
 use crate::{
     api::{ObjectKey, RestartStrategy, WorkloadKind},
-    sync::entry::Suspension,
+    objects::Suspension,
 };
 
 /// Texts by name. Few of them: a sorted list takes a fraction of a tree.

@@ -5,11 +5,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
     api::{Reason, RestartException, RestartStatus, WorkloadState},
+    objects::rollout_note,
     restart::{
         observed::model::Content,
         schedule::decide::{Decisions, WorkloadStatus},
     },
-    sync::entry::rollout_note,
 };
 
 /// The most exceptions that a status lists.

@@ -14,11 +14,11 @@ use crate::{
         names::RESTART_MANAGER,
     },
     cluster::{self, Class},
+    objects::digest_of_restarts,
     restart::{
         observed::Context,
         timing::{STATUS_GAP, STATUS_SHOWN},
     },
-    sync::entry::digest_of_restarts,
 };
 
 /// Statuses that are written at once.

@@ -6,11 +6,11 @@ use super::{
 };
 use crate::{
     api::{RestartMode, RestartTarget, WorkloadKind},
+    objects::Suspension,
     restart::{
         judge::memory::Memory,
         observed::model::{RestartFlag, UpdateStrategy},
     },
-    sync::entry::Suspension,
 };
 
 fn two() -> Cluster {

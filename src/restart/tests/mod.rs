@@ -22,7 +22,7 @@ use crate::{
         DeadlinePolicy, Discovery, ObjectKey, OnFailure, Reloader, RestartMode, RestartPolicy,
         RotationStrategy, WorkloadKind,
     },
-    sync::entry::{Restarts, Suspension},
+    objects::{Restarts, Suspension},
 };
 
 /// When the content changed: seconds in tests count from here.

@@ -219,9 +219,9 @@ fn who_was_deployed_after_the_change_is_not_restarted() {
     let hold = |cluster: &mut Cluster, on: bool| {
         cluster.objects[0] = with(&cluster.objects[0], |restarts| {
             restarts.suspended = if on {
-                crate::sync::entry::Suspension::Unreadable
+                crate::objects::Suspension::Unreadable
             } else {
-                crate::sync::entry::Suspension::None
+                crate::objects::Suspension::None
             };
         });
     };

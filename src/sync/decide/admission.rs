@@ -3,17 +3,11 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{ObjectKey, Reason, names::CONTROL_CONFIG_MAP},
-    cluster::{Control, NamespaceEntry},
-    sync::{
-        entry::{Entry, StoreRef, Suspension},
-        plan::seconds,
-        resolve::Refusal,
-    },
+    api::{ObjectKey, Reason, names::CONTROL_CONFIG_MAP, time::seconds},
+    cluster::Control,
+    objects::{Entry, StoreRef, Suspension},
+    sync::resolve::Refusal,
 };
-
-/// The suspend annotation as the index of Namespaces has it.
-const SUSPEND_SHORT: &str = "suspend-sync-until";
 
 /// What may keep an ExternalSecret from being worked on, besides itself.
 #[derive(Debug, Default)]
@@ -96,11 +90,6 @@ pub fn check_suspensions(
         })),
         Err(refusal) => Err(NotAdmitted::Unreadable(refusal)),
     }
-}
-
-/// The suspend annotation on a Namespace.
-pub fn suspension_of(namespace: &NamespaceEntry) -> Suspension {
-    Suspension::parse(namespace.annotations.get(SUSPEND_SHORT).map(String::as_str))
 }
 
 /// The latest suspension in force and its place; refused if one cannot be read.

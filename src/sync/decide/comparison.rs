@@ -3,10 +3,8 @@
 use crate::{
     api::{CreationPolicy, ObjectKey, TokenKey, VersionId},
     cluster::SecretEntry,
-    sync::{
-        entry::{Entry, Refresh},
-        resolve::fingerprint,
-    },
+    objects::{Entry, Refresh, ownership},
+    sync::resolve::fingerprint,
     track::Known,
 };
 
@@ -147,10 +145,7 @@ impl Comparison {
 
 /// Whether the index's view of a Secret is this object's own.
 pub fn is_ours(object: &ObjectKey, entry: &Entry, secret: &SecretEntry) -> bool {
-    match &secret.controller_uid {
-        Some(controller) => **controller == *entry.uid,
-        None => secret.owner.as_deref() == Some(&*object.name),
-    }
+    ownership(object, &entry.uid, secret).is_own()
 }
 
 fn is_intact(object: &ObjectKey, entry: &Entry, secret: &SecretEntry) -> bool {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::{
     api::{AllowedKeys, ObjectKey, Reason, Selector, SourceId, StoreKind, VersionId, token},
+    objects::{Entry, Need, StoreRef},
     sync::{
-        entry::{Entry, Need, StoreRef},
         resolve::{Asked, Refusal},
         stores::Usable,
     },

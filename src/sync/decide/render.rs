@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     api::{ExternalSecret, ObjectKey, SecretArn, TokenKey},
+    objects::{Entry, carried},
     sync::{
-        entry::{Entry, carried},
         plan::{self, Data},
         resolve::{Refusal, fingerprint},
     },

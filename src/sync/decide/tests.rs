@@ -22,11 +22,11 @@ use crate::{
     api::{ExternalSecret, ObjectKey, Reason, RestartMode, SourceId, StoreKind, TokenKey, VersionId},
     aws::RemoteValue,
     cluster::{Control, NamespaceEntry, Project, SecretEntry},
+    objects::{ClusterSecretStores, Entry, SecretStores, StoreEntry, StoreRef, Suspension},
     sync::{
         Rules,
-        entry::{Entry, StoreRef, Suspension},
         plan::{self, Plan, Why},
-        stores::{ClusterSecretStores, SecretStores, StoreEntry, Unusable, usable::StoreUse},
+        stores::{Unusable, usable::StoreUse},
     },
     track::Known,
 };

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use k8s_openapi::api::core::v1::Secret;
 
 use super::{DesiredSecret, Recorded};
-use crate::api::{
-    ObjectKey,
-    names::{self, annotation},
+use crate::{
+    api::{
+        ObjectKey,
+        names::{self, annotation},
+    },
+    objects::{Ownership, controller, ownership_of_live},
 };
 
 /// Whether a live Secret is the target of this ExternalSecret, so that it may delete it.
@@ -30,22 +33,18 @@ pub(super) fn belongs(
     recorded: Option<Recorded<'_>>,
     live: &Secret,
 ) -> Belongs {
-    let controller = controller(live);
-    if let Some(controller) = controller {
-        if controller.uid == uid {
-            return Belongs::Ours;
-        }
-        // Of this name, but made by an earlier object of it: the garbage collector takes it, then it is made anew.
-        return Belongs::Elsewhere(format!("{} {}", controller.kind, controller.name));
-    }
     let known = |name: &str| name == target || recorded.is_some_and(|recorded| recorded.name == name);
-    match annotation_of(live, annotation::OWNER) {
-        Some(owner) if **owner == *object.name && live.metadata.name.as_deref().is_some_and(known) => {
-            Belongs::Ours
-        }
-        Some(owner) => Belongs::Elsewhere(format!("ExternalSecret {owner}")),
-        None => Belongs::Elsewhere("nobody that Keyturn knows".to_owned()),
+    match ownership_of_live(object, uid, live) {
+        Ownership::Controlled => return Belongs::Ours,
+        Ownership::Marked if live.metadata.name.as_deref().is_some_and(known) => return Belongs::Ours,
+        Ownership::Marked | Ownership::Leftover | Ownership::Foreign => {}
     }
+    Belongs::Elsewhere(match (controller(live), annotation_of(live, annotation::OWNER)) {
+        // An object of this name may be an earlier one: the garbage collector removes its Secret, then it is made again.
+        (Some(controller), _) => format!("{} {}", controller.kind, controller.name),
+        (None, Some(owner)) => format!("ExternalSecret {owner}"),
+        (None, None) => "nobody that Keyturn knows".to_owned(),
+    })
 }
 
 /// Whether both sides agreed to a take-over; `Err` names what is never taken over.
@@ -71,15 +70,6 @@ pub(super) fn adoptable(wanted: &DesiredSecret<'_>, live: &Secret) -> Result<boo
     } else {
         Ok(true)
     }
-}
-
-/// The controller of a Secret.
-pub fn controller(live: &Secret) -> Option<&OwnerReference> {
-    live.metadata
-        .owner_references
-        .iter()
-        .flatten()
-        .find(|owner| owner.controller == Some(true))
 }
 
 pub(super) fn annotation_of<'a>(live: &'a Secret, name: &str) -> Option<&'a String> {

@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use serde_json::{Map, Value, json};
 
-use super::{DesiredSecret, Written, seconds};
-use crate::api::{
-    CreationPolicy,
-    names::{self, annotation},
+use super::DesiredSecret;
+use crate::{
+    api::{
+        CreationPolicy,
+        names::{self, annotation},
+        time::seconds,
+    },
+    objects::status::Written,
 };
 
 /// The part of the metadata that differs from what is wanted.

@@ -16,15 +16,18 @@ use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use serde_json::{Map, Value, json};
 
-pub use self::belongs::{controller, is_ours};
+pub use self::belongs::is_ours;
 use self::{
     belongs::{Belongs, adoptable, annotation_of, belongs},
     metadata::{annotations, labels, metadata_changes, owner},
 };
-use crate::api::{
-    CreationPolicy, ExternalSecret, ObjectKey, Reason,
-    names::{self, annotation},
-    token::TokenKey,
+use crate::{
+    api::{
+        CreationPolicy, ExternalSecret, ObjectKey, Reason,
+        names::{self, annotation},
+        token::TokenKey,
+    },
+    objects::status::Written,
 };
 
 /// The data of a Secret as wanted.
@@ -114,23 +117,6 @@ pub enum Plan {
     },
     /// Leave the Secret alone and say why.
     Refuse(Conflict),
-}
-
-/// What a written Secret says of itself; goes into the status.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Written {
-    /// `keyturn.dev/content`.
-    pub content: String,
-    /// `keyturn.dev/rollout`.
-    pub rollout: String,
-    /// `keyturn.dev/changed-at`.
-    pub changed_at: Option<Timestamp>,
-    /// `keyturn.dev/scope`.
-    pub scope: String,
-    /// `keyturn.dev/rescoped`.
-    pub rescoped: Option<String>,
-    /// `keyturn.dev/restart-since`.
-    pub restart_since: Option<Timestamp>,
 }
 
 /// What a patch is for.
@@ -323,9 +309,4 @@ fn create(key: &TokenKey, times: Times, wanted: &DesiredSecret<'_>) -> Plan {
 /// Without fractions of a second, which annotations do not hold.
 fn whole(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
-}
-
-/// RFC 3339 to the second, as the API server writes times.
-pub fn seconds(now: Timestamp) -> String {
-    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

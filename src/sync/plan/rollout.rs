@@ -3,11 +3,14 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 
-use super::{Data, DesiredSecret, Recorded, Times, Written, belongs::annotation_of, whole};
-use crate::api::{
-    ObjectKey,
-    names::{self, annotation},
-    token::{self, TokenKey},
+use super::{Data, DesiredSecret, Recorded, Times, belongs::annotation_of, whole};
+use crate::{
+    api::{
+        ObjectKey,
+        names::{self, annotation},
+        token::{self, TokenKey},
+    },
+    objects::status::Written,
 };
 
 /// What an existing Secret is to say of itself.

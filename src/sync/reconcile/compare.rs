@@ -3,6 +3,7 @@
 use super::{outcome::Stop, pass::Pass};
 use crate::{
     api::{CreationPolicy, DeletionPolicy},
+    objects::{Refresh, status::Draft},
     sync::{
         decide::{
             comparison::{self, Comparison, Existing},
@@ -10,8 +11,6 @@ use crate::{
             versions,
         },
         deletions::Place,
-        entry::Refresh,
-        status::Draft,
         stores::Stores,
     },
     track::{self, Known, Subscription, Want},

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     cluster::{Observed, SecretEntry},
+    objects::{Ownership, ownership},
     sync::decide::comparison::Comparison,
 };
 
@@ -85,10 +86,6 @@ impl Pass<'_> {
 
     /// Whether the Secret is one that an earlier object of this name left to the garbage collector.
     fn is_leftover(&self, secret: &SecretEntry) -> bool {
-        secret.owner.as_deref() == Some(&*self.object.name)
-            && secret
-                .controller_uid
-                .as_deref()
-                .is_some_and(|controller| *controller != *self.entry.uid)
+        ownership(self.object, &self.entry.uid, secret) == Ownership::Leftover
     }
 }

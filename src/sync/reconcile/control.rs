@@ -4,7 +4,8 @@ use super::{Context, outcome::Stop, pass::Pass, timing::BEHIND};
 use crate::{
     api::{ObjectKey, names::CONTROL_CONFIG_MAP},
     cluster::Control,
-    sync::{decide::admission::check_suspensions, entry::Entry, queue::Class},
+    objects::Entry,
+    sync::{decide::admission::check_suspensions, queue::Class},
 };
 
 impl Context {

@@ -7,11 +7,11 @@ use super::{outcome::Stop, pass::Pass, timing::RECHECK_CONFLICT, write::wipe};
 use crate::{
     api::{EventReason, ObjectKey, Reason},
     cluster::{self, Observed},
-    sync::{
-        plan,
-        resolve::Refusal,
+    objects::{
+        controller,
         status::{Draft, Verdict},
     },
+    sync::{plan, resolve::Refusal},
 };
 
 impl Pass<'_> {
@@ -63,7 +63,7 @@ impl Pass<'_> {
         let Some(mut secret) = secret.map_err(|error| self.kubernetes(&error))? else {
             return Ok(());
         };
-        let ours = plan::controller(&secret).is_some_and(|controller| controller.uid == *self.entry.uid);
+        let ours = controller(&secret).is_some_and(|controller| controller.uid == *self.entry.uid);
         let observed = Observed::of(&secret);
         wipe(&mut secret);
         let (true, Some(observed)) = (ours, observed) else {

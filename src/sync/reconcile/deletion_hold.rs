@@ -8,11 +8,11 @@ use std::{
 use super::{Context, deletion_policy::Missing, outcome::Stop, pass::Pass};
 use crate::{
     api::{ConditionType, ExternalSecret, ObjectKey, Reason, names::annotation, token},
+    objects::status::Verdict,
     sync::{
         decide::references::ReadRequest,
         deletions::{Confirmed, Decision, Deletions, Place, WINDOW},
         queue::Class,
-        status::Verdict,
         stores::Stores,
     },
 };

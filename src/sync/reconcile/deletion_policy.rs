@@ -13,6 +13,10 @@ use super::{
 };
 use crate::{
     api::{ConditionType, DeletionPolicy, ObjectKey, Reason, names::annotation},
+    objects::{
+        controller,
+        status::{self, Verdict},
+    },
     sync::{
         decide::{
             answers::Answer,
@@ -22,7 +26,6 @@ use crate::{
         },
         plan::{self, Data},
         resolve::{Refusal, fingerprint},
-        status::{self, Verdict},
     },
 };
 
@@ -263,7 +266,7 @@ impl Pass<'_> {
         let Some(mut secret) = self.find_secret(&key).await? else {
             return Ok(Vec::new());
         };
-        let goes = plan::controller(&secret).is_some_and(|controller| controller.uid == *self.entry.uid);
+        let goes = controller(&secret).is_some_and(|controller| controller.uid == *self.entry.uid);
         let record = Record::of(&secret);
         let loses = goes && missing.loses(&secret, &record);
         wipe(&mut secret);

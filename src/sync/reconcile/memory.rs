@@ -11,7 +11,8 @@ use super::{Context, pass::Pass};
 use crate::{
     api::{ObjectKey, RotationStatus},
     cluster::{Observed, SecretEntry},
-    sync::{rotation::Traces, status::Digest},
+    objects::status::Digest,
+    sync::rotation::Traces,
 };
 
 /// An object is read on demand at most this often.

@@ -39,10 +39,10 @@ use crate::{
     api::{ObjectKey, RestartMode, TokenKey},
     aws::{Aws, Reader},
     cluster::{Control, Events, Index, Indexed, NamespaceEntry, Pace, SecretEntry, ServerTime, Writer},
+    objects::Entry,
     sync::{
         deletions::Deletions,
         driver::Tracking,
-        entry::Entry,
         metrics::Metrics,
         queue::Class,
         stores::Stores,

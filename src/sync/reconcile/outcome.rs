@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::{
     aws,
     cluster::Observed,
-    sync::{decide::admission::Suspended, plan, resolve::Refusal, status::Verdict, stores::Unusable},
+    objects::status::Verdict,
+    sync::{decide::admission::Suspended, plan, resolve::Refusal, stores::Unusable},
 };
 
 /// Why a pass ends without a Secret that is as it should be.

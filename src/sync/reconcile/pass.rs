@@ -13,13 +13,8 @@ use super::{
 use crate::{
     api::{ExternalSecret, ObjectKey, Reason},
     aws, cluster,
-    sync::{
-        entry::{Entry, Refresh},
-        plan,
-        queue::Class,
-        resolve::Refusal,
-        status::Draft,
-    },
+    objects::{Entry, Refresh, status::Draft},
+    sync::{plan, queue::Class, resolve::Refusal},
 };
 
 /// A pass over one ExternalSecret: what all passes share, and what this one knows of its object.

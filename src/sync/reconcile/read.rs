@@ -13,6 +13,7 @@ use super::{
 use crate::{
     api::{AllowedKeys, CreationPolicy, DeletionPolicy, ExternalSecret, Reason, Selector, VersionId},
     aws::{self, Ask, RemoteValue, Urgency},
+    objects::status::Verdict,
     sync::{
         decide::{
             answers::{Answer, EntryValue},
@@ -23,7 +24,6 @@ use crate::{
         queue::Class,
         resolve::Refusal,
         slice::TimeSlice,
-        status::Verdict,
     },
     track::{Freshness, Known, Tracker},
 };

@@ -10,15 +10,14 @@ use super::{
 };
 use crate::{
     api::{CreationPolicy, Reason, VersionId},
+    objects::status::{Draft, SourceDraft, TargetDraft, Verdict, Written},
     sync::{
         decide::{
             admission::Suspended,
             comparison::{Comparison, is_ours},
             references::ReadRequest,
         },
-        plan::Written,
         resolve::Refusal,
-        status::{Draft, SourceDraft, TargetDraft, Verdict},
     },
 };
 

@@ -4,12 +4,12 @@ use super::{Context, outcome::Stop, pass::Pass};
 use crate::{
     api::{ObjectKey, Reason},
     cluster::Indexed,
+    objects::{Entry, Suspension},
     sync::{
         decide::{
             admission::{self, NotAdmitted, Surroundings},
             references::{Resolved, Resolver},
         },
-        entry::Entry,
         slice::TimeSlice,
         stores::Stores,
     },
@@ -19,7 +19,7 @@ impl Context {
     /// What may keep an object of `namespace` from being worked on, as far as the indexes know.
     pub(super) fn surroundings(&self, namespace: &str, entry: &Entry) -> Surroundings<'_> {
         let of_namespace = self.namespaces.with(&ObjectKey::new("", namespace), |indexed| {
-            indexed.entry().map(admission::suspension_of)
+            indexed.entry().map(Suspension::of_namespace)
         });
         let store = self.stores.meant(entry.store.as_ref()).ok();
         Surroundings {

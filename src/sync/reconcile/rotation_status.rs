@@ -7,10 +7,10 @@ use kube::runtime::events::EventType;
 use super::pass::Pass;
 use crate::{
     api::{ConditionType, EventReason, ExternalSecret, Reason},
+    objects::status::{self, Draft, RotationPart},
     sync::{
         decide::references::ReadRequest,
         rotation::{self, Judged, Seen, Traces},
-        status::{self, Draft, RotationPart},
     },
 };
 

@@ -5,11 +5,8 @@ use std::time::Duration;
 use super::{Context, pass::Pass};
 use crate::{
     api::{ObjectKey, Reason},
-    sync::{
-        entry::{Entry, Refresh},
-        status::Verdict,
-        stores::Stores,
-    },
+    objects::{Entry, Refresh, status::Verdict},
+    sync::stores::Stores,
 };
 
 /// `Current` allows at least this much time without a successful check.

@@ -7,10 +7,8 @@ use super::{Context, memory::WrittenStatus, outcome::NextPass, pass::Pass, write
 use crate::{
     api::{ConditionType, EventReason, ExternalSecret, ObjectKey, Reason, Status, names},
     cluster::{self, Malformed},
-    sync::{
-        events,
-        status::{self, Draft, Verdict},
-    },
+    objects::status::{self, Draft, Verdict},
+    sync::events,
 };
 
 impl Context {

@@ -20,17 +20,19 @@ use crate::{
         CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason, names::annotation,
     },
     cluster::{self, CALL_TIMEOUT, FENCED_TIMEOUT, Observed, SecretEntry, TimeLimit},
+    objects::{
+        Entry,
+        status::{Draft, SourceDraft, TargetDraft, Verdict, Written},
+    },
     sync::{
         decide::{
             answers::Answer,
             comparison::Comparison,
             render::{Template, absent, render},
         },
-        entry::Entry,
-        plan::{self, Plan, Times, Why, Written},
+        plan::{self, Plan, Times, Why},
         queue::Class,
         rotation::Users,
-        status::{Draft, SourceDraft, TargetDraft, Verdict},
     },
 };
 

@@ -7,9 +7,9 @@ mod tests;
 use std::sync::Arc;
 
 use crate::{
-    api::{Reason, SecretKeyRef, StoreKind, StoreSpec, names::annotation},
+    api::{ObjectKey, Reason, SecretKeyRef, StoreKind, StoreSpec, names::annotation},
     aws::{Base, Identity, KeyRef, Role, Service, Source, session_name},
-    sync::entry::{Need, StoreRef},
+    objects::{Need, StoreEntry, StoreRef},
 };
 
 /// Why something cannot be used; the message says what to do.
@@ -63,6 +63,18 @@ pub(super) struct Asked<'a> {
     pub namespace: Option<&'a str>,
     /// Its spec.
     pub spec: &'a StoreSpec,
+}
+
+impl<'a> Asked<'a> {
+    /// This store.
+    pub(super) fn new(entry: &'a StoreEntry, store: &'a StoreRef, key: &'a ObjectKey) -> Self {
+        Self {
+            store,
+            uid: &entry.uid,
+            namespace: (store.kind == StoreKind::SecretStore).then_some(&*key.namespace),
+            spec: &entry.spec,
+        }
+    }
 }
 
 impl Asked<'_> {

@@ -9,54 +9,14 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::status::{RotationDraft, Verdict};
 use crate::{
-    api::{
-        ExternalSecretSpec, Reason, RotationStatus, RotationStrategy, VersionId,
-        caps::{self, capped},
-        interval,
+    api::{Reason, RotationStatus, RotationStrategy, VersionId, interval},
+    objects::{
+        RotationRule,
+        status::{RotationDraft, Verdict},
     },
     track,
 };
-
-/// What an ExternalSecret says of its rotation.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rule {
-    /// How the credential rotates; none where that is to be found out.
-    pub strategy: Option<RotationStrategy>,
-    /// For how long a rotation may be under way before it counts as stuck.
-    pub timeout: Duration,
-    /// What the status says.
-    pub said: Option<RotationStatus>,
-    /// What is wrong with `rotation`, as a sentence.
-    pub invalid: Option<Box<str>>,
-}
-
-impl Rule {
-    /// The rule of this spec, beside what the status says.
-    pub fn new(spec: &ExternalSecretSpec, said: Option<&RotationStatus>) -> Self {
-        Self {
-            strategy: spec.rotation_strategy(),
-            timeout: spec.pending_timeout(),
-            said: said.map(kept),
-            invalid: spec
-                .validate_rotation()
-                .err()
-                .map(|invalid| capped(&invalid.to_string(), caps::SENTENCE)),
-        }
-    }
-}
-
-/// The status, none of its texts longer than those that we write.
-fn kept(said: &RotationStatus) -> RotationStatus {
-    let kept = |text: &Option<String>| text.as_deref().map(|text| capped(text, caps::WORD).into());
-    RotationStatus {
-        state: kept(&said.state),
-        pending_version_id: kept(&said.pending_version_id),
-        strategy: kept(&said.strategy),
-        ..said.clone()
-    }
-}
 
 /// What is seen of one remote secret.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +86,7 @@ pub struct Judged {
 }
 
 /// Judges from what is seen. Where `rotation` is wrong, the condition says so, and the rest is judged as without it.
-pub fn judge(now: Timestamp, rule: &Rule, seen: &[Seen<'_>], traces: Traces) -> Judged {
+pub fn judge(now: Timestamp, rule: &RotationRule, seen: &[Seen<'_>], traces: Traces) -> Judged {
     let mut judged = judge_seen(now, rule, seen, traces);
     if let Some(invalid) = &rule.invalid {
         let said = || rule.said.clone().unwrap_or_default();
@@ -138,7 +98,7 @@ pub fn judge(now: Timestamp, rule: &Rule, seen: &[Seen<'_>], traces: Traces) -> 
     judged
 }
 
-fn judge_seen(now: Timestamp, rule: &Rule, seen: &[Seen<'_>], mut traces: Traces) -> Judged {
+fn judge_seen(now: Timestamp, rule: &RotationRule, seen: &[Seen<'_>], mut traces: Traces) -> Judged {
     let visible: Vec<_> = seen
         .iter()
         .filter_map(|seen| Some((seen.key, seen.rotation?)))
@@ -258,7 +218,7 @@ fn pending<'a>(
 /// How the credential rotates, and when that may turn out otherwise.
 fn strategy(
     now: Timestamp,
-    rule: &Rule,
+    rule: &RotationRule,
     before: &RotationStatus,
     traces: &mut Traces,
 ) -> (RotationStrategy, Option<Timestamp>) {
@@ -297,7 +257,7 @@ fn strategy(
 }
 
 /// The strategy as it was told or found out before.
-fn settled(rule: &Rule, before: &RotationStatus) -> RotationStrategy {
+fn settled(rule: &RotationRule, before: &RotationStatus) -> RotationStrategy {
     let found = || RotationStrategy::parse(before.strategy.as_deref()?);
     rule.strategy
         .or_else(found)

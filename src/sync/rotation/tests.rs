@@ -1,5 +1,5 @@
 use super::*;
-use crate::api::Status;
+use crate::api::{ExternalSecretSpec, Status};
 
 const START: i64 = 1_788_000_000;
 
@@ -7,8 +7,8 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(START + second).unwrap()
 }
 
-fn rule(strategy: Option<RotationStrategy>, said: Option<RotationStatus>) -> Rule {
-    Rule {
+fn rule(strategy: Option<RotationStrategy>, said: Option<RotationStatus>) -> RotationRule {
+    RotationRule {
         strategy,
         timeout: Duration::from_mins(30),
         said,
@@ -38,7 +38,7 @@ fn seen(rotation: Option<&track::Rotation>) -> Seen<'_> {
 
 /// An observer that keeps what it said and what it saw, as the reconciler does.
 struct Observer {
-    rule: Rule,
+    rule: RotationRule,
     traces: Traces,
     again: Option<Timestamp>,
 }
@@ -294,7 +294,7 @@ fn an_error_in_rotation_is_reported_and_the_rest_is_judged_as_without_it() {
         )
         .unwrap()
     };
-    let rule = Rule::new(&spec("59s"), None);
+    let rule = RotationRule::new(&spec("59s"), None);
     assert_eq!(rule.timeout, Duration::from_mins(30));
     let begun = rotation(Some("v2"), None);
     let judged = judge(at(0), &rule, &[seen(Some(&begun))], Traces::default())
@@ -322,7 +322,7 @@ fn an_error_in_rotation_is_reported_and_the_rest_is_judged_as_without_it() {
     );
     let good = judge(
         at(0),
-        &Rule::new(&spec("1h"), None),
+        &RotationRule::new(&spec("1h"), None),
         &[seen(Some(&begun))],
         Traces::default(),
     );

@@ -5,15 +5,12 @@ use std::sync::Arc;
 use crate::{
     api::{ChangeDetection, ObjectKey, Reason, StoreKind, StoreSpec, validate::StoreScope},
     aws::Source,
-    sync::{
-        entry::{StoreRef, Suspension},
-        resolve::{Refusal, Rules},
-        status::Verdict,
-    },
+    objects::{StoreEntry, StoreRef, Suspension, status::Verdict},
+    sync::resolve::{Asked, Refusal, Rules},
     track::{Detection, SourcePolicy},
 };
 
-use super::{Good, StoreEntry, Stores, conditions::Admission};
+use super::{Good, Stores, conditions::Admission};
 
 /// A store whose spec can be followed.
 #[derive(Debug)]
@@ -35,7 +32,7 @@ pub(super) fn inspect(
     key: &ObjectKey,
     entry: &StoreEntry,
 ) -> Result<Sound, Refusal> {
-    let asked = entry.asked(store, key);
+    let asked = Asked::new(entry, store, key);
     if entry.suspended == Suspension::Unreadable {
         return Err(Refusal::unreadable_suspension(&store.to_string()));
     }

@@ -1,7 +1,6 @@
 //! The stores: proves each one's identity, says so in its status, and wakes those who wait for it.
 
 mod conditions;
-mod entry;
 mod judge;
 mod renewal;
 mod say;
@@ -18,18 +17,15 @@ use std::{
 
 use futures::FutureExt as _;
 
+pub use self::usable::{Unusable, Usable};
 use self::{conditions::Admission, verdicts::Verdicts};
-pub use self::{
-    entry::{ClusterSecretStores, SecretStores, StoreEntry},
-    usable::{Unusable, Usable},
-};
 use crate::{
     api::{ObjectKey, SourceId, StoreKind},
     aws::Aws,
     cluster::{Events, Index, Indexed, ServerTime, Writer},
+    objects::{StoreEntry, StoreRef, Suspension},
     sync::{
         driver::Tracking,
-        entry::{StoreRef, Suspension},
         resolve::{Refusal, Rules},
         work::Work,
     },

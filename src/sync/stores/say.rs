@@ -10,16 +10,15 @@ use crate::{
         StoreKind, StoreStatus, names,
     },
     cluster::{self, Indexed},
-    sync::{
-        deletions::Shown,
-        driver::OutageKind,
-        events,
+    objects::{
+        StoreEntry,
         status::{Verdict, compose_condition},
     },
+    sync::{deletions::Shown, driver::OutageKind, events},
     track::Why,
 };
 
-use super::{StoreEntry, Stores, kind_of};
+use super::{Stores, kind_of};
 
 /// The most of a name that goes into a list of examples: names have 253 characters.
 const SHORT: usize = 60;
@@ -245,7 +244,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{api::Reason, sync::entry::Suspension};
+    use crate::{api::Reason, objects::Suspension};
 
     const THEN: &str = "2026-11-01T08:00:00Z";
     const NOW: &str = "2026-11-02T09:30:00Z";

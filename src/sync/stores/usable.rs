@@ -9,14 +9,12 @@ use crate::{
     },
     aws::{self, Source},
     cluster::{Indexed, NamespaceEntry},
-    sync::{
-        entry::{Need, StoreRef, Suspension},
-        resolve::{Refusal, Rules, full_key},
-    },
+    objects::{Need, StoreEntry, StoreRef, Suspension},
+    sync::resolve::{Asked, Refusal, Rules, full_key},
 };
 
 use super::{
-    Good, StoreEntry, Stores,
+    Good, Stores,
     conditions::Admission,
     judge::{inspect, policy},
     verdicts::VerdictScope,
@@ -134,7 +132,7 @@ impl<'a> StoreUse<'a> {
     /// Where the namespace reads, and the namespace itself if the identity depends on it.
     fn source(self, rules: &Rules) -> Result<(Source, Option<&'a NamespaceEntry>), Refusal> {
         let key = Stores::key(self.store, self.namespace);
-        let asked = self.entry.asked(self.store, &key);
+        let asked = Asked::new(self.entry, self.store, &key);
         let source = asked.source(rules, self.namespace)?;
         let tenant = self.labels.filter(|_| asked.is_per_namespace());
         Ok(match tenant {

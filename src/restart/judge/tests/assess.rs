@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     api::{ObjectKey, RestartStrategy, RestartTarget, WorkloadKind, WorkloadState},
+    objects::{Restarts, Suspension},
     restart::{
         judge::{
             assess::assess,
@@ -21,7 +22,6 @@ use crate::{
         },
         tests::{at, content, key, object, pod, restarts, with, workload},
     },
-    sync::entry::{Restarts, Suspension},
 };
 
 const DEPLOYMENT: WorkloadKind = WorkloadKind::Deployment;

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{EventReason, ExternalSecretStatus, ObjectKey, Reason, RestartStatus, WorkloadKind, WorkloadState},
+    objects::digest_of_restarts,
     restart::{
         publish::{
             event_detector::EventDetector,
@@ -13,7 +14,6 @@ use crate::{
         },
         tests::{at, content, key},
     },
-    sync::entry::digest_of_restarts,
 };
 
 fn status_of(number: usize, state: WorkloadState) -> WorkloadStatus {

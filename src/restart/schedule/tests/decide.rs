@@ -7,6 +7,7 @@ use crate::{
         DeadlinePolicy, ObjectKey, OnFailure, RestartStrategy, RestartWindow, RotationStrategy, Window,
         WorkloadKind, WorkloadState,
     },
+    objects::Restarts,
     restart::{
         judge::{
             membership::Terms,
@@ -19,7 +20,6 @@ use crate::{
         schedule::decide::{Decisions, decide},
         tests::{at, key, object, seconds, with},
     },
-    sync::entry::Restarts,
 };
 
 fn target(name: &str, object: &ManagedSecret, standing: Standing) -> Judgement {

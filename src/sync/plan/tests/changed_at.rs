@@ -1,6 +1,7 @@
 //! `changed-at`: only what pods that use the Secret would notice counts as a change.
 
 use super::*;
+use crate::api::time::seconds;
 
 /// What the Secret says after the plan was carried out, which is what the plan said.
 fn changed_at(wish: &Wish, live: Option<&Secret>) -> Option<String> {

@@ -1,6 +1,7 @@
 //! Whose a Secret is, and what is never touched.
 
 use super::*;
+use crate::objects::controller;
 
 fn refusal(plan: Plan) -> Conflict {
     match plan {

@@ -1,5 +1,6 @@
 //! What holds for every wish and every live Secret.
 
+use crate::objects::controller;
 use proptest::prelude::*;
 
 use super::*;

@@ -1,6 +1,7 @@
 //! What is written, and what is left as it is.
 
 use super::*;
+use crate::objects::controller;
 
 #[test]
 fn an_absent_secret_is_posted_whole() {

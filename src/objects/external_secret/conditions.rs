@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::{ConditionType, ExternalSecretStatus, Reason, Status};
-use crate::sync::status::condition;
+use crate::objects::status::condition;
 
 /// The reasons of an object's conditions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,14 +6,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     api::{
-        ClusterSecretStore, ConditionType, ObjectKey, SecretStore, StoreKind, StoreSpec, StoreStatus,
-        names::annotation, token,
+        ClusterSecretStore, ConditionType, ObjectKey, SecretStore, StoreSpec, StoreStatus, names::annotation,
+        token,
     },
     cluster::{Change, Project},
-    sync::{
-        entry::{StoreRef, Suspension},
-        resolve::Asked,
-    },
+    objects::Suspension,
 };
 
 /// A store, whole: they are few.
@@ -72,11 +69,7 @@ impl Project for ClusterSecretStores {
 }
 
 impl StoreEntry {
-    pub(super) fn new(
-        metadata: &kube::api::ObjectMeta,
-        spec: StoreSpec,
-        status: Option<StoreStatus>,
-    ) -> Self {
+    pub fn new(metadata: &kube::api::ObjectMeta, spec: StoreSpec, status: Option<StoreStatus>) -> Self {
         let get = |name: &str| metadata.annotations.as_ref()?.get(name).map(String::as_str);
         Self {
             uid: metadata.uid.as_deref().unwrap_or_default().into(),
@@ -90,18 +83,8 @@ impl StoreEntry {
         }
     }
 
-    /// The store, ready to be asked for an identity.
-    pub(super) fn asked<'a>(&'a self, store: &'a StoreRef, key: &'a ObjectKey) -> Asked<'a> {
-        Asked {
-            store,
-            uid: &self.uid,
-            namespace: (store.kind == StoreKind::SecretStore).then_some(&*key.namespace),
-            spec: &self.spec,
-        }
-    }
-
     /// What the status says of `Ready`.
-    pub(super) fn ready(&self) -> Option<&Condition> {
+    pub fn ready(&self) -> Option<&Condition> {
         self.status
             .iter()
             .flat_map(|status| status.conditions.iter().flatten())

@@ -11,13 +11,27 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::{
-    api::{
-        ConditionType, ExternalSecretStatus, Reason, RotationStatus, SourceStatus, Status, TargetStatus,
-        status::UNOBSERVED,
-    },
-    sync::plan::{Written, seconds},
+use crate::api::{
+    ConditionType, ExternalSecretStatus, Reason, RotationStatus, SourceStatus, Status, TargetStatus,
+    status::UNOBSERVED, time::seconds,
 };
+
+/// What a written Secret says of itself; goes into the status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// `keyturn.dev/content`.
+    pub content: String,
+    /// `keyturn.dev/rollout`.
+    pub rollout: String,
+    /// `keyturn.dev/changed-at`.
+    pub changed_at: Option<Timestamp>,
+    /// `keyturn.dev/scope`.
+    pub scope: String,
+    /// `keyturn.dev/rescoped`.
+    pub rescoped: Option<String>,
+    /// `keyturn.dev/restart-since`.
+    pub restart_since: Option<Timestamp>,
+}
 
 /// One condition as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -352,7 +366,7 @@ pub fn condition(status: &ExternalSecretStatus, type_: ConditionType) -> Option<
 }
 
 /// A condition as `verdict` has it; since when is kept while its status stays.
-pub(super) fn compose_condition(
+pub fn compose_condition(
     now: Timestamp,
     generation: i64,
     type_: ConditionType,

@@ -30,8 +30,8 @@ use crate::{
         token,
     },
     cluster::{Change, Project},
-    sync::{
-        rotation::Rule,
+    objects::{
+        RotationRule, Suspension,
         status::{self, Digest},
     },
 };
@@ -86,7 +86,7 @@ pub struct Entry {
     /// What is wrong with `restart`, or with `rotation` where restarts are wanted: nothing is restarted, values are synced.
     pub fault: Option<Arc<RestartFault>>,
     /// What it says about its rotation; none where nobody wants to know of it.
-    pub rotation: Option<Box<Rule>>,
+    pub rotation: Option<Box<RotationRule>>,
 }
 
 /// The rollout of `status.restart`, and kind and name of the workloads that took it back.
@@ -170,29 +170,6 @@ pub struct Need {
     pub key: Arc<str>,
     /// Which version.
     pub selector: Selector,
-}
-
-/// A suspend annotation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Suspension {
-    /// There is none.
-    #[default]
-    None,
-    /// Until then.
-    Until(Timestamp),
-    /// It is no time.
-    Unreadable,
-}
-
-impl Suspension {
-    /// Reads the value of the annotation.
-    pub fn parse(annotation: Option<&str>) -> Self {
-        match annotation.map(str::parse) {
-            None => Self::None,
-            Some(Ok(until)) => Self::Until(until),
-            Some(Err(_)) => Self::Unreadable,
-        }
-    }
 }
 
 /// Cuts ExternalSecrets down.
@@ -319,7 +296,7 @@ impl Entry {
                 }),
             rotation: (spec.rotation.is_some() || restarts_wanted).then(|| {
                 let said = status.as_ref().and_then(|status| status.rotation.as_ref());
-                Box::new(Rule::new(spec, said))
+                Box::new(RotationRule::new(spec, said))
             }),
             restart: restart.map(Arc::new),
             fault: fault.map(Arc::new),
