@@ -9,7 +9,7 @@ use crate::{
             references::{ReadRequest, Resolved},
             versions,
         },
-        deletions::Place,
+        deletions::{DeletionTarget, Place},
         entry::Refresh,
         status::Draft,
         stores::Stores,
@@ -114,9 +114,12 @@ impl Pass<'_> {
             account,
             region: usable.source.region.clone(),
         });
+        let target = DeletionTarget {
+            store: &store,
+            place: place.as_ref(),
+            exists,
+        };
         let now = self.context.clock.now();
-        self.context
-            .deletions()
-            .see(now, self.object, &store, place.as_ref(), exists);
+        self.context.deletions().see(now, self.object, target);
     }
 }
