@@ -336,7 +336,7 @@ impl Executor {
         let taken = workload.is_some_and(|workload| {
             let shows = |cause: &Cause| {
                 let stamp = &cause.stamp;
-                workload.records.get(&stamp.hash) == Some(&stamp.record)
+                workload.stamps.records.get(&stamp.hash) == Some(&stamp.record)
             };
             workload.uid == restart.uid && restart.causes.iter().all(shows)
         });

@@ -32,7 +32,10 @@ pub fn patch(
         RestartStrategy::RestartAt => {
             let latest = stamps.iter().map(|stamp| restart_at(stamp.changed_at)).max()?;
             // What it was asked for before, for another Secret, still holds.
-            let latest = workload.restart_at.map_or(latest, |before| before.max(latest));
+            let latest = workload
+                .controller
+                .restart_at
+                .map_or(latest, |before| before.max(latest));
             json!({"restartAt": latest.to_string()})
         }
         RestartStrategy::Evict => return None,
@@ -81,7 +84,7 @@ pub fn note_patch(workload: &Workload, resource_version: &str, notes: &[Note]) -
 /// The annotation, and its value, that is written along with a restart for content that comes back: that the same content
 /// failed before does not count, since other content was requested meanwhile. None if it did not fail.
 pub fn starts_over(workload: &Workload, hash: &str, token: &str) -> Option<(String, String)> {
-    let record = workload.records.get(hash)?;
+    let record = workload.stamps.records.get(hash)?;
     let failed = matches!(recorded_outcome(workload, hash, token), RecordedOutcome::Failed(failure) if failure != Failure::Unreadable);
     (failed && *record.token != *token).then(|| {
         (
@@ -94,9 +97,9 @@ pub fn starts_over(workload: &Workload, hash: &str, token: &str) -> Option<(Stri
 /// The end of the annotation's name, and its value.
 fn text(workload: &Workload, note: &Note) -> Option<(&'static str, String)> {
     let Note { hash, token, .. } = note;
-    let recorded = workload.records.get(hash);
+    let recorded = workload.stamps.records.get(hash);
     let recorded = recorded.filter(|record| record.token == *token);
-    let brought = workload.tokens.get(hash) == Some(token);
+    let brought = workload.stamps.tokens.get(hash) == Some(token);
     let fails = matches!(
         recorded_outcome(workload, hash, token),
         RecordedOutcome::Failed(_)

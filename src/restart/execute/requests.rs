@@ -16,6 +16,13 @@ use crate::{
     },
 };
 
+/// A patch of a workload, and by whom.
+struct WorkloadPatch {
+    limit: TimeLimit,
+    manager: &'static str,
+    body: Value,
+}
+
 impl Context {
     /// Has the workload of this uid say `notes`, unless it does or they do not hold any more.
     pub async fn write_notes(&self, key: &WorkloadKey, uid: &str, notes: &[Note]) -> Result<(), Error> {
@@ -30,8 +37,12 @@ impl Context {
         }
         match patch::note_patch(&workload, &observed.resource_version, notes) {
             Some(body) => {
-                self.patch(TimeLimit::Usual, key, &observed, RECORD_MANAGER, body)
-                    .await
+                let patch = WorkloadPatch {
+                    limit: TimeLimit::Usual,
+                    manager: RECORD_MANAGER,
+                    body,
+                };
+                self.patch(key, &observed, patch).await
             }
             None => Ok(()),
         }
@@ -48,18 +59,20 @@ impl Context {
             }
             Step::Patch { body, restart: _ } => body,
         };
-        self.patch(TimeLimit::Fenced, key, observed, RESTART_MANAGER, body)
-            .await
+        let patch = WorkloadPatch {
+            limit: TimeLimit::Fenced,
+            manager: RESTART_MANAGER,
+            body,
+        };
+        self.patch(key, observed, patch).await
     }
 
-    async fn patch(
-        &self,
-        limit: TimeLimit,
-        key: &WorkloadKey,
-        observed: &Observed,
-        by: &str,
-        body: Value,
-    ) -> Result<(), Error> {
+    async fn patch(&self, key: &WorkloadKey, observed: &Observed, patch: WorkloadPatch) -> Result<(), Error> {
+        let WorkloadPatch {
+            limit,
+            manager: by,
+            body,
+        } = patch;
         let (writer, object) = (&self.writer, &key.key);
         match key.kind {
             WorkloadKind::Deployment => {

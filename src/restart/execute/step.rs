@@ -105,7 +105,8 @@ fn evict(restart: Restart, observed: &ObservedWorkload<'_>, fresh: &Judgement) -
     let ending = pods.iter().any(|pod| pod.ending);
     // Its status may be old: its controller may not have seen yet that the last pod is gone.
     let working = pods.iter().filter(|pod| pod.lives() && pod.ready).count();
-    let all_work = usize::try_from(workload.progress.desired).is_ok_and(|desired| working >= desired)
+    let all_work = usize::try_from(workload.controller.progress.desired)
+        .is_ok_and(|desired| working >= desired)
         && rollout::steady(key.kind, workload);
     if ending || (first.ready && !all_work) {
         return Step::Nothing;

@@ -60,8 +60,8 @@ pub fn assess(
         rolling,
         holds_slot: rolling && look.holds_slot(memory),
         healthy: rollout::steady(key.kind, workload)
-            || (rolling && workload.records.values().any(|record| record.was_healthy)),
-        patched_at: workload.patched_at,
+            || (rolling && workload.stamps.records.values().any(|record| record.was_healthy)),
+        patched_at: workload.stamps.patched_at,
         refused: refused.map(|refused| {
             Hold::new(
                 WorkloadState::Refused,
@@ -157,7 +157,7 @@ impl<'a> Assessment<'a> {
             return Standing::Stale(0);
         }
         let stale = self.stale(claim);
-        let asked = self.carries(claim) && workload.patched_at.is_some();
+        let asked = self.carries(claim) && workload.stamps.patched_at.is_some();
         if asked && !memory.is_complete(rollout_key) {
             match self.health(claim, stale, memory) {
                 Some(Health::Rolling) => {
@@ -229,15 +229,16 @@ impl<'a> Assessment<'a> {
     fn carries(&self, claim: &Claim) -> bool {
         let workload = self.observed.workload;
         let content = &claim.object.content;
-        if workload.tokens.get(&content.hash) == Some(&content.token) {
+        if workload.stamps.tokens.get(&content.hash) == Some(&content.token) {
             return true;
         }
         let recorded = workload
+            .stamps
             .records
             .get(&content.hash)
             .is_some_and(|record| record.token == content.token);
         let asked = rollout::restart_at(claim.changed_at);
-        recorded && workload.restart_at.is_some_and(|at| at >= asked)
+        recorded && workload.controller.restart_at.is_some_and(|at| at >= asked)
     }
 
     /// The health of the rollout for the claim's content: what failed stays failed until it is seen to be complete,
@@ -281,13 +282,13 @@ impl<'a> Assessment<'a> {
 
     /// The record of the restart for the content on the workload, if there is one.
     fn record(&self, content: &Content) -> Option<&'a Record> {
-        let record = self.observed.workload.records.get(&content.hash)?;
+        let record = self.observed.workload.stamps.records.get(&content.hash)?;
         (record.token == content.token).then_some(record)
     }
 
     /// Its pods that were made for the last rollout that we asked for; none if there was none.
     fn new_pods(&self, hash: &str, token: &str) -> Option<NewPods<'a>> {
-        let since = self.observed.workload.patched_at?;
+        let since = self.observed.workload.stamps.patched_at?;
         let holds = |pod: &Pod| pod.tokens.get(hash).is_some_and(|held| **held == *token);
         let is_new = |pod: &&&Pod| pod.created > since || holds(pod);
         let pods = self.pods.as_ref();
@@ -302,7 +303,7 @@ impl<'a> Assessment<'a> {
         Some(Rollout {
             kind: key.kind,
             workload,
-            since: workload.patched_at?,
+            since: workload.stamps.patched_at?,
             timeout,
             new: new.0.as_deref(),
             stale: None,
@@ -313,7 +314,7 @@ impl<'a> Assessment<'a> {
     /// Whether the workload still rolls out for older content of the same Secret.
     fn rolls_for_older(&self, claim: &Claim, memory: &mut Memory) -> bool {
         let content = &claim.object.content;
-        let token = self.observed.workload.tokens.get(&content.hash);
+        let token = self.observed.workload.stamps.tokens.get(&content.hash);
         token.is_some_and(|token| {
             *token != content.token
                 && self.rolls_for(&content.hash, token, claim.object.restarts.policy.timeout, memory)
@@ -328,9 +329,10 @@ impl<'a> Assessment<'a> {
             let object = objects.iter().find(|object| *object.content.hash == *hash);
             object.map_or(ROLLOUT_TIMEOUT, |object| object.restarts.policy.timeout)
         };
-        let records = &workload.records;
+        let records = &workload.stamps.records;
         let ours = |hash: &str, token: &str| records.get(hash).is_some_and(|record| *record.token == *token);
         workload
+            .stamps
             .tokens
             .iter()
             .filter(|(hash, token)| !claimed(hash) && ours(hash, token))
@@ -346,10 +348,10 @@ impl<'a> Assessment<'a> {
             hash,
             token,
         };
-        if workload.update == UpdateStrategy::OnDelete || memory.is_complete(rollout_key) {
+        if workload.controller.update == UpdateStrategy::OnDelete || memory.is_complete(rollout_key) {
             return false;
         }
-        let Some(since) = workload.patched_at else {
+        let Some(since) = workload.stamps.patched_at else {
             return false;
         };
         if rollout::rolled_out(self.observed.key.kind, workload) {
@@ -377,7 +379,7 @@ impl<'a> Assessment<'a> {
     /// Whether the restart was taken back: the workload has the record of it, and its template lacks the token.
     fn taken_back(&self, claim: &Claim) -> bool {
         let content = &claim.object.content;
-        let records = &self.observed.workload.records;
+        let records = &self.observed.workload.stamps.records;
         !self.carries(claim)
             && records
                 .get(&content.hash)
@@ -393,7 +395,7 @@ impl<'a> Assessment<'a> {
         }
         let recorded = self
             .record(content)
-            .map(|record| (record.attempt, workload.patched_at));
+            .map(|record| (record.attempt, workload.stamps.patched_at));
         let sent = memory
             .sent(&workload.uid, &content.hash)
             .filter(|sent| sent.taken && sent.token == content.token)
@@ -442,8 +444,9 @@ impl<'a> Assessment<'a> {
         let (workload, now) = (self.observed.workload, self.setting.now);
         let is_late = |since: Timestamp| now >= later(since, SLOT_HELD);
         let patched = workload
+            .stamps
             .patched_at
-            .is_some_and(|at| !workload.paused && at <= later(now, CLOCK_SKEW) && !is_late(at));
+            .is_some_and(|at| !workload.controller.paused && at <= later(now, CLOCK_SKEW) && !is_late(at));
         let evicting = memory.evicting(&workload.uid);
         patched
             || memory.has_sent(&workload.uid, now)

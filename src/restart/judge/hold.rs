@@ -116,7 +116,7 @@ fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Opti
             )
         });
     }
-    if workload.borrowed_template && terms.strategy == RestartStrategy::Template {
+    if workload.controller.borrowed_template && terms.strategy == RestartStrategy::Template {
         return Some(Hold::new(
             WorkloadState::BorrowedTemplate,
             "the Rollout takes its template from another workload: choose the strategy RestartAt",
@@ -124,6 +124,7 @@ fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Opti
         ));
     }
     let planned = workload
+        .controller
         .restart_at
         .filter(|at| terms.strategy == RestartStrategy::RestartAt && *at > later(setting.now, RESTART_AT));
     if let Some(at) = planned {
@@ -135,14 +136,14 @@ fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Opti
     }
     // Argo Rollouts replaces pods for restartAt whatever else is paused. A canary that is paused is at a step; that is
     // not a request to hold restarts.
-    if workload.paused {
+    if workload.controller.paused {
         return Some(Hold::new(
             WorkloadState::Paused,
             "its rollouts are paused (spec.paused): it is restarted once they are resumed",
             None,
         ));
     }
-    let sentence = match workload.update {
+    let sentence = match workload.controller.update {
         UpdateStrategy::Rolling { partition } if partition <= 0 => return None,
         UpdateStrategy::Rolling { .. } => {
             "its update strategy has a partition, so its controller would leave pods with the old content: delete \

@@ -112,8 +112,8 @@ pub struct Rollout<'a> {
 
 /// Whether every pod is of the present template and works, by the status that its controller writes.
 pub fn rolled_out(kind: WorkloadKind, workload: &Workload) -> bool {
-    let progress = &workload.progress;
-    if workload.observed_generation < workload.generation {
+    let progress = &workload.controller.progress;
+    if workload.controller.observed_generation < workload.generation {
         return false;
     }
     let desired = progress.desired;
@@ -122,7 +122,7 @@ pub fn rolled_out(kind: WorkloadKind, workload: &Workload) -> bool {
             progress.updated == desired && progress.total == desired && progress.available == desired
         }
         WorkloadKind::StatefulSet => {
-            let partition = match workload.update {
+            let partition = match workload.controller.update {
                 UpdateStrategy::Rolling { partition } => partition.max(0),
                 UpdateStrategy::OnDelete => 0,
             };
@@ -136,6 +136,7 @@ pub fn rolled_out(kind: WorkloadKind, workload: &Workload) -> bool {
                 && progress.updated == desired
                 && progress.available >= desired
                 && workload
+                    .controller
                     .restart_at
                     .is_none_or(|asked| progress.restarted_at.is_some_and(|done| done >= asked))
         }
@@ -144,7 +145,7 @@ pub fn rolled_out(kind: WorkloadKind, workload: &Workload) -> bool {
 
 /// Whether as many pods work as there should be, of whatever template.
 pub fn steady(kind: WorkloadKind, workload: &Workload) -> bool {
-    let progress = &workload.progress;
+    let progress = &workload.controller.progress;
     let working = match kind {
         WorkloadKind::StatefulSet => progress.ready,
         _ => progress.available,
@@ -164,8 +165,8 @@ pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
     if rolled_out(kind, workload) {
         return Health::Complete;
     }
-    let observed = workload.observed_generation >= workload.generation;
-    if workload.update == UpdateStrategy::OnDelete && observed {
+    let observed = workload.controller.observed_generation >= workload.generation;
+    if workload.controller.update == UpdateStrategy::OnDelete && observed {
         return Health::AwaitingPodDeletion;
     }
     let end = rollout.end();
@@ -174,7 +175,7 @@ pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
         return Health::Failed(Failure::Pod(reason));
     }
     let over = now >= end;
-    if observed && workload.progress.deadline_exceeded && (!over || stale == Some(true)) {
+    if observed && workload.controller.progress.deadline_exceeded && (!over || stale == Some(true)) {
         return Health::Failed(Failure::DeadlineExceeded);
     }
     if !over {
@@ -258,7 +259,7 @@ pub enum RecordedOutcome {
 /// The record of the rollout for the content `token` of the Secret of this hash. A record that cannot be read counts as a
 /// failure.
 pub fn recorded_outcome(workload: &Workload, hash: &str, token: &str) -> RecordedOutcome {
-    match workload.failures.get(hash) {
+    match workload.stamps.failures.get(hash) {
         None => RecordedOutcome::Nothing,
         Some(None) => RecordedOutcome::Failed(Failure::Unreadable),
         Some(Some(said)) if *said.token != *token => RecordedOutcome::Nothing,

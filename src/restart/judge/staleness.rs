@@ -34,9 +34,9 @@ pub fn stale<'a>(terms: Terms, workload: &Workload, content: &Content, pods: &[&
 /// adopted the pods of its predecessor.
 pub fn told_by_template(key: &WorkloadKey, workload: &Workload, content: &Content) -> bool {
     content.changed_at.is_none()
-        || workload.tokens.get(&content.hash) == Some(&content.token)
-            && workload.update == (UpdateStrategy::Rolling { partition: 0 })
-            && !workload.borrowed_template
+        || workload.stamps.tokens.get(&content.hash) == Some(&content.token)
+            && workload.controller.update == (UpdateStrategy::Rolling { partition: 0 })
+            && !workload.controller.borrowed_template
             && rollout::rolled_out(key.kind, workload)
 }
 

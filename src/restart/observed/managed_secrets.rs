@@ -82,7 +82,11 @@ impl ManagedSecrets {
     /// Those that `workload` may have to follow, or was restarted for.
     pub fn concerning(&self, workload: &Workload) -> Vec<&ManagedSecret> {
         let used = workload.uses.iter().map(|found| &*found.secret);
-        let asked = workload.tokens.keys().chain(workload.records.keys());
+        let asked = workload
+            .stamps
+            .tokens
+            .keys()
+            .chain(workload.stamps.records.keys());
         let asked = asked
             .filter_map(|hash| self.all.get(*self.hashes.get(hash)?))
             .map(|secret| &*secret.content.secret);

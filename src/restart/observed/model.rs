@@ -30,14 +30,11 @@ impl fmt::Display for WorkloadKey {
 
 /// A workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Workload {
     /// Its uid.
     pub uid: Box<str>,
     /// Its generation.
     pub generation: i64,
-    /// The generation that its controller has observed.
-    pub observed_generation: i64,
     /// Whether it is being deleted.
     pub ending: bool,
     /// Its own labels: targets choose by them.
@@ -50,6 +47,18 @@ pub struct Workload {
     pub selector: PodSelector,
     /// The Secrets that its pods use, sorted by name, each once.
     pub uses: Vec<Use>,
+    /// What our restarts wrote on it.
+    pub stamps: Stamps,
+    /// How its pods are replaced.
+    pub controller: ControllerState,
+    /// It has more labels, references and annotations than are kept of one workload ([`WORKLOAD`](crate::api::caps::WORKLOAD)), and the rest was left
+    /// out: it is not restarted. Without any [`uses`](Self::uses) it may use any Secret.
+    pub oversized: bool,
+}
+
+/// What Keyturn wrote on a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamps {
     /// Our annotations on its pod template: the hash of the Secret's name (without the domain) and the token.
     pub tokens: Texts,
     /// Our annotations on the workload itself: what was asked for last, by the same hash.
@@ -58,19 +67,22 @@ pub struct Workload {
     pub failures: LiteMap<Box<str>, Option<FailureRecord>>,
     /// When our last patch of it was taken, by the API server's record of field managers.
     pub patched_at: Option<Timestamp>,
+}
+
+/// What the controller of a workload is to do with its pods, and how far it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControllerState {
+    /// The generation that it has observed.
+    pub observed_generation: i64,
     /// `spec.paused`.
     pub paused: bool,
-    /// How its controller replaces pods.
+    /// How it replaces pods.
     pub update: UpdateStrategy,
-    /// How far its controller is.
     pub progress: Progress,
     /// A Rollout's `spec.restartAt`.
     pub restart_at: Option<Timestamp>,
     /// A Rollout that borrows its template from another workload (`spec.workloadRef`), which we do not follow.
     pub borrowed_template: bool,
-    /// It has more labels, references and annotations than are kept of one workload ([`WORKLOAD`](crate::api::caps::WORKLOAD)), and the rest was left
-    /// out: it is not restarted. Without any [`uses`](Self::uses) it may use any Secret.
-    pub oversized: bool,
 }
 
 /// What people wrote on a workload or a Namespace about restarts.

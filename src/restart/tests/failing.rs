@@ -47,7 +47,7 @@ fn fail(cluster: &mut Cluster) {
 }
 
 fn says(simulated: &Simulated) -> Vec<String> {
-    let said = simulated.workload.failures.values();
+    let said = simulated.workload.stamps.failures.values();
     said.map(|said| said.as_ref().map_or("", |said| &said.reason).to_owned())
         .collect()
 }
@@ -207,7 +207,7 @@ fn what_failed_before_a_start_is_no_event_and_is_written_only_once_it_looks_well
     cluster.run(60);
     assert_eq!((state(&cluster), cluster.noted.len()), ("Failed", 1));
     // As a former version leaves it.
-    cluster.workloads[0].workload.failures.clear();
+    cluster.workloads[0].workload.stamps.failures.clear();
     cluster.memory = Memory::default();
     cluster.run(100);
     assert_eq!(
@@ -233,7 +233,7 @@ fn who_loses_the_record_of_what_was_taken_back_is_told_it_again_once() {
     (cluster.limits.namespace, cluster.limits.cluster) = (60, 60);
     let strip = |cluster: &mut Cluster| {
         for simulated in &mut cluster.workloads {
-            simulated.workload.records.clear();
+            simulated.workload.stamps.records.clear();
         }
     };
     for simulated in &mut cluster.workloads {
@@ -317,7 +317,11 @@ fn a_forged_or_broken_word_makes_nothing_go_that_would_not_go_without_it() {
     for said in words {
         let mut cluster = Cluster::new(&[Nature::Ready(3), Nature::Ready(3)]);
         let hash = cluster.objects[0].content.hash.clone();
-        cluster.workloads[0].workload.failures.insert(hash, said.clone());
+        cluster.workloads[0]
+            .workload
+            .stamps
+            .failures
+            .insert(hash, said.clone());
         cluster.change(0, "t1");
         cluster.run(40);
         cluster.memory = Memory::default();
@@ -333,7 +337,7 @@ fn a_forged_or_broken_word_makes_nothing_go_that_would_not_go_without_it() {
     // While its rollout is under way, what cannot be read counts against it.
     let mut cluster = flapping(2);
     let hash = cluster.objects[0].content.hash.clone();
-    cluster.workloads[0].workload.failures.insert(hash, None);
+    cluster.workloads[0].workload.stamps.failures.insert(hash, None);
     cluster.change(0, "t1");
     cluster.run(40);
     let state = &cluster.decisions.states[0];
@@ -367,7 +371,7 @@ fn evictions_stop_at_a_pod_that_looks_well_between_crashes() {
     }
     assert_eq!(cluster.taken.len(), before, "{:?}", cluster.taken);
     // Nothing is written on it: that is what the strategy is for.
-    assert!(cluster.workloads[0].workload.failures.is_empty());
+    assert!(cluster.workloads[0].workload.stamps.failures.is_empty());
     assert_eq!(cluster.alerts, [(0, "t1".into())]);
 }
 
@@ -383,7 +387,7 @@ fn note(what: NoteKind) -> Note {
 
 fn restarted() -> Workload {
     let mut workload = workload("api");
-    workload.tokens = Texts::from_iter([("aa".into(), "t".into())]);
+    workload.stamps.tokens = Texts::from_iter([("aa".into(), "t".into())]);
     workload
 }
 
@@ -400,20 +404,25 @@ fn what_a_workload_says_is_written_into_its_own_metadata_alone_and_only_if_it_ho
     // It says so already.
     for reason in ["TimedOut", "CrashLoopBackOff"] {
         workload
+            .stamps
             .failures
             .insert("aa".into(), parse_failure(&format!("t.{reason}")));
         assert_eq!(write(&workload, &failed), None);
     }
     workload
+        .stamps
         .failures
         .insert("aa".into(), parse_failure("t.Recovered"));
     assert_eq!(write(&workload, &note(NoteKind::Recovered)), None);
-    workload.failures.insert("aa".into(), parse_failure("t.TimedOut"));
+    workload
+        .stamps
+        .failures
+        .insert("aa".into(), parse_failure("t.TimedOut"));
     let recovered = metadata("restart.keyturn.dev/aa.failed", "t.Recovered");
     assert_eq!(write(&workload, &note(NoteKind::Recovered)), Some(recovered));
     // Something else was asked of it since.
-    workload.failures.clear();
-    workload.tokens.insert("aa".into(), "u".into());
+    workload.stamps.failures.clear();
+    workload.stamps.tokens.insert("aa".into(), "u".into());
     assert_eq!(write(&workload, &failed), None);
     let record = Record {
         token: "t".into(),
@@ -423,7 +432,7 @@ fn what_a_workload_says_is_written_into_its_own_metadata_alone_and_only_if_it_ho
     let attempts = note(NoteKind::Attempts(record.clone()));
     let again = metadata("restart.keyturn.dev/aa", "t.2");
     assert_eq!(write(&workload, &attempts), Some(again));
-    workload.records.insert("aa".into(), record);
+    workload.stamps.records.insert("aa".into(), record);
     assert_eq!(write(&workload, &attempts), None);
 }
 

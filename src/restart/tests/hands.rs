@@ -34,7 +34,7 @@ fn a_rollout_that_is_undone_is_not_done_again() {
     assert_eq!((cluster.taken.len(), cluster.is_done()), (2, true));
     // `kubectl rollout undo`: the template of before, whose pods are made anew.
     for workload in &mut cluster.workloads {
-        workload.workload.tokens.clear();
+        workload.workload.stamps.tokens.clear();
         workload.workload.generation += 1;
     }
     cluster.run(60);
@@ -90,7 +90,7 @@ fn who_waits_for_pods_to_be_deleted_holds_nobody_up_and_is_done_once_they_are() 
                 strategy: None,
             });
         });
-        cluster.workloads[0].workload.update = update;
+        cluster.workloads[0].workload.controller.update = update;
         cluster.change(0, "t1");
         cluster.run(300);
         assert_eq!(word(&cluster, "w0"), "AwaitingPodDeletion", "{update:?}");
@@ -113,7 +113,7 @@ fn who_is_held_up_follows_once_he_may_and_once_only() {
     type Hold = fn(&mut Cluster, bool);
     let holds: [(Hold, &str); 4] = [
         (
-            |cluster, held| cluster.workloads[0].workload.paused = held,
+            |cluster, held| cluster.workloads[0].workload.controller.paused = held,
             "Paused",
         ),
         (

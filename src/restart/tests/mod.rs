@@ -13,8 +13,8 @@ use litemap::LiteMap;
 use super::observed::{
     managed_secrets::ManagedSecret,
     model::{
-        Annotations, Container, Content, Pod, PodSelector, Progress, Texts, UpdateStrategy, Use, Workload,
-        WorkloadKey,
+        Annotations, Container, Content, ControllerState, Pod, PodSelector, Progress, Stamps, Texts,
+        UpdateStrategy, Use, Workload, WorkloadKey,
     },
 };
 use crate::{
@@ -120,7 +120,6 @@ pub(super) fn workload(name: &str) -> Workload {
     Workload {
         uid: format!("uid-{name}").into(),
         generation: 1,
-        observed_generation: 1,
         ending: false,
         labels: Texts::from_iter([("app".into(), name.into())]),
         annotations: Annotations::default(),
@@ -130,25 +129,30 @@ pub(super) fn workload(name: &str) -> Workload {
             expressions: Vec::new(),
         },
         uses: vec![env("db")],
-        tokens: Texts::new_vec(),
-        records: LiteMap::new_vec(),
-        failures: LiteMap::new_vec(),
-        patched_at: None,
-        paused: false,
-        update: UpdateStrategy::Rolling { partition: 0 },
-        progress: Progress {
-            desired: 1,
-            total: 1,
-            updated: 1,
-            ready: 1,
-            available: 1,
-            one_revision: true,
-            deadline_exceeded: false,
-            phase_healthy: true,
-            restarted_at: None,
+        stamps: Stamps {
+            tokens: Texts::new_vec(),
+            records: LiteMap::new_vec(),
+            failures: LiteMap::new_vec(),
+            patched_at: None,
         },
-        restart_at: None,
-        borrowed_template: false,
+        controller: ControllerState {
+            observed_generation: 1,
+            paused: false,
+            update: UpdateStrategy::Rolling { partition: 0 },
+            progress: Progress {
+                desired: 1,
+                total: 1,
+                updated: 1,
+                ready: 1,
+                available: 1,
+                one_revision: true,
+                deadline_exceeded: false,
+                phase_healthy: true,
+                restarted_at: None,
+            },
+            restart_at: None,
+            borrowed_template: false,
+        },
         oversized: false,
     }
 }

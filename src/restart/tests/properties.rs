@@ -239,10 +239,10 @@ fn who_was_deployed_after_the_change_is_not_restarted() {
 fn who_has_no_pods_is_not_restarted_neither_then_nor_later() {
     let mut cluster = Cluster::new(&[Nature::Ready(1)]);
     cluster.workloads[0].pods.clear();
-    cluster.workloads[0].workload.progress.desired = 0;
+    cluster.workloads[0].workload.controller.progress.desired = 0;
     cluster.change(0, "t1");
     cluster.run(60);
-    cluster.workloads[0].workload.progress.desired = 2;
+    cluster.workloads[0].workload.controller.progress.desired = 2;
     cluster.run(60);
     assert_eq!(cluster.taken, []);
 }
@@ -250,12 +250,12 @@ fn who_has_no_pods_is_not_restarted_neither_then_nor_later() {
 #[test]
 fn a_paused_workload_goes_once_it_is_resumed_also_over_a_start() {
     let mut cluster = Cluster::new(&[Nature::Ready(1)]);
-    cluster.workloads[0].workload.paused = true;
+    cluster.workloads[0].workload.controller.paused = true;
     cluster.change(0, "t1");
     cluster.run(60);
     assert_eq!((cluster.taken.len(), cluster.words()[0].2), (0, "Paused"));
     cluster.memory = crate::restart::judge::memory::Memory::default();
-    cluster.workloads[0].workload.paused = false;
+    cluster.workloads[0].workload.controller.paused = false;
     cluster.run(60);
     assert_eq!(cluster.count(0, "t1"), 1);
 }

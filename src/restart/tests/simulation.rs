@@ -142,8 +142,8 @@ impl Cluster {
         }
         if self.pruned && self.second % 5 == 0 {
             for simulated in &mut self.workloads {
-                simulated.workload.failures.clear();
-                simulated.workload.records.clear();
+                simulated.workload.stamps.failures.clear();
+                simulated.workload.stamps.records.clear();
             }
         }
         self.pass(&mut fate);
@@ -301,7 +301,7 @@ impl Cluster {
     pub(super) fn failures_said(&self) -> Vec<usize> {
         let content = &self.objects[0].content;
         let says = |index: &usize| {
-            let said = self.workloads[*index].workload.failures.get(&content.hash);
+            let said = self.workloads[*index].workload.stamps.failures.get(&content.hash);
             said.and_then(Option::as_ref)
                 .is_some_and(|said| said.token == content.token && *said.reason != *records::RECOVERED)
         };
@@ -351,7 +351,7 @@ impl Cluster {
 impl Simulated {
     pub(super) fn new(name: &str, nature: Nature) -> Self {
         let mut workload = workload(name);
-        workload.progress.desired = 2;
+        workload.controller.progress.desired = 2;
         let pods = [-5000, -4999].map(|created| pod(name, created)).to_vec();
         let mut simulated = Self {
             key: key(WorkloadKind::Deployment, name),
@@ -373,17 +373,19 @@ impl Simulated {
             let stamp = &cause.stamp;
             if patch::starts_over(&self.workload, &stamp.hash, &stamp.record.token).is_some() {
                 let said = records::parse_failure(&format!("{}.{}", stamp.record.token, records::RECOVERED));
-                self.workload.failures.insert(stamp.hash.clone(), said);
+                self.workload.stamps.failures.insert(stamp.hash.clone(), said);
             }
             self.workload
+                .stamps
                 .tokens
                 .insert(stamp.hash.clone(), stamp.record.token.clone());
             self.workload
+                .stamps
                 .records
                 .insert(stamp.hash.clone(), stamp.record.clone());
         }
         self.workload.generation += 1;
-        self.workload.patched_at = Some(at(second));
+        self.workload.stamps.patched_at = Some(at(second));
     }
 
     fn say(&mut self, note: &Note) {
@@ -393,13 +395,13 @@ impl Simulated {
             NoteKind::Failed(None) => return,
             NoteKind::Recovered => records::RECOVERED.into(),
             NoteKind::Attempts(record) => {
-                self.workload.records.insert(hash.clone(), record.clone());
+                self.workload.stamps.records.insert(hash.clone(), record.clone());
                 return;
             }
         };
         let said = records::parse_failure(&format!("{token}.{reason}"));
         assert!(said.is_some(), "{note:?}");
-        self.workload.failures.insert(hash.clone(), said);
+        self.workload.stamps.failures.insert(hash.clone(), said);
     }
 
     /// A new image, say: another template by another hand.
@@ -410,11 +412,11 @@ impl Simulated {
     }
 
     fn tick(&mut self, second: i64) {
-        if self.healed && !self.workload.tokens.is_empty() && second % 3 == 0 {
-            self.workload.tokens.clear();
+        if self.healed && !self.workload.stamps.tokens.is_empty() && second % 3 == 0 {
+            self.workload.stamps.tokens.clear();
             self.workload.generation += 1;
         }
-        self.workload.observed_generation = self.workload.generation;
+        self.workload.controller.observed_generation = self.workload.generation;
         for pod in &mut self.pods {
             match self.nature {
                 Nature::Ready(after) if !pod.ready && at(second) >= pod.created + super::seconds(after) => {
@@ -433,7 +435,7 @@ impl Simulated {
             }
             pod.containers[0].ready = pod.ready;
         }
-        let desired = usize::try_from(self.workload.progress.desired).unwrap();
+        let desired = usize::try_from(self.workload.controller.progress.desired).unwrap();
         let new = self.pods.iter().filter(|pod| self.is_new(pod)).count();
         let unready = self
             .pods
@@ -469,7 +471,7 @@ impl Simulated {
         made.name = format!("{name}-new-{}", self.made).into();
         made.uid = format!("uid-{name}-{}", self.made).into();
         made.ready = false;
-        made.tokens = self.workload.tokens.clone();
+        made.tokens = self.workload.stamps.tokens.clone();
         made.tokens.extend(self.template.clone());
         made.containers = vec![Container {
             name: "app".into(),
@@ -482,7 +484,7 @@ impl Simulated {
     }
 
     fn is_new(&self, pod: &Pod) -> bool {
-        let mut template = self.workload.tokens.clone();
+        let mut template = self.workload.stamps.tokens.clone();
         template.extend(self.template.clone());
         pod.tokens == template
     }
@@ -493,7 +495,7 @@ impl Simulated {
         let new = self.pods.iter().filter(|pod| self.is_new(pod)).count();
         let available = |pod: &&Pod| self.is_available(pod, second);
         let available = self.pods.iter().filter(available).count();
-        let progress = &mut self.workload.progress;
+        let progress = &mut self.workload.controller.progress;
         progress.total = number(self.pods.len());
         progress.updated = number(new);
         (progress.ready, progress.available) = (number(ready), number(available));
@@ -502,9 +504,9 @@ impl Simulated {
     /// Whether it was asked for and is not through, nor broken.
     pub(super) fn is_rolling(&self) -> bool {
         let through = self.pods.iter().all(|pod| self.is_new(pod) && pod.ready)
-            && self.workload.observed_generation == self.workload.generation;
+            && self.workload.controller.observed_generation == self.workload.generation;
         let broken = matches!(self.nature, Nature::Crashing | Nature::Flapping(..));
-        self.workload.patched_at.is_some() && !through && !broken && !self.healed
+        self.workload.stamps.patched_at.is_some() && !through && !broken && !self.healed
     }
 }
 

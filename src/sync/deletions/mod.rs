@@ -91,17 +91,30 @@ pub struct Deletions {
     number: u64,
 }
 
+/// The Secret of an ExternalSecret, whose data may be deleted.
+#[derive(Clone, Copy, Debug)]
+pub struct DeletionTarget<'a> {
+    /// The store that the ExternalSecret reads through.
+    pub store: &'a ObjectKey,
+    /// None where the account is not known.
+    pub place: Option<&'a Place>,
+    /// Whether the Secret is there.
+    pub exists: bool,
+}
+
+/// Now, by two clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// By the clock of the process.
+    pub now: Duration,
+    /// By the API server, in seconds since 1970.
+    pub time: i64,
+}
+
 impl Deletions {
-    /// An ExternalSecret reads through `store`, and its policy lets data be deleted; `exists` tells whether its Secret is
-    /// there. The place is none where the account is not known.
-    pub fn see(
-        &mut self,
-        now: Duration,
-        object: &ObjectKey,
-        store: &ObjectKey,
-        place: Option<&Place>,
-        exists: bool,
-    ) {
+    /// The policy of an ExternalSecret lets data of its Secret be deleted.
+    pub fn see(&mut self, now: Duration, object: &ObjectKey, target: DeletionTarget<'_>) {
+        let DeletionTarget { store, place, exists } = target;
         self.expire(now);
         let before = self.members.get(object);
         if let Some(before) = before
@@ -201,14 +214,8 @@ impl Deletions {
 
     /// Whether a deletion that AWS has confirmed may be carried out. `held`: its status says that it is held, so an earlier
     /// process may have held it.
-    pub fn decide(
-        &mut self,
-        now: Duration,
-        time: i64,
-        object: &ObjectKey,
-        token: &str,
-        held: bool,
-    ) -> Decision {
+    pub fn decide(&mut self, now: Moment, object: &ObjectKey, token: &str, held: bool) -> Decision {
+        let Moment { now, time } = now;
         self.expire(now);
         // It was tried before and did not succeed, or the same is asked again.
         if let Some(gone) = self.members.get(object).and_then(|member| member.gone.as_ref())

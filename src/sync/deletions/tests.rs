@@ -28,17 +28,25 @@ fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
+fn moment(now: Duration) -> Moment {
+    Moment { now, time: 0 }
+}
+
+fn target<'a>(store: &'a ObjectKey, place: Option<&'a Place>, exists: bool) -> DeletionTarget<'a> {
+    DeletionTarget { store, place, exists }
+}
+
 /// `count` ExternalSecrets of one store.
 fn fleet(count: usize) -> Deletions {
     let mut deletions = Deletions::default();
     for n in 0..count {
-        deletions.see(secs(0), &object(n), &store(0), Some(&place("1")), true);
+        deletions.see(secs(0), &object(n), target(&store(0), Some(&place("1")), true));
     }
     deletions
 }
 
 fn decide(deletions: &mut Deletions, now: u64, n: usize) -> Decision {
-    deletions.decide(secs(now), 0, &object(n), &format!("t{n}"), false)
+    deletions.decide(moment(secs(now)), &object(n), &format!("t{n}"), false)
 }
 
 /// How many of `losing` go, one after another in one moment, when nothing is known of the others before.
@@ -92,7 +100,7 @@ fn the_window_ends_and_what_is_held_stays_held() {
     let mut deletions = fleet(10);
     for n in 0..3 {
         assert_eq!(decide(&mut deletions, 0, n), Decision::Go);
-        deletions.see(secs(1), &object(n), &store(0), None, false);
+        deletions.see(secs(1), &object(n), target(&store(0), None, false));
     }
     assert_eq!(decide(&mut deletions, 1, 3), Decision::Held);
     assert_eq!(decide(&mut deletions, 700, 3), Decision::Held);
@@ -111,9 +119,7 @@ fn what_waits_for_a_person_holds_others_for_ten_minutes_only() {
         deletions.see(
             secs(0),
             &object(n),
-            &store(usize::from(n == 10)),
-            Some(&place("1")),
-            true,
+            target(&store(usize::from(n == 10)), Some(&place("1")), true),
         );
     }
     for n in 0..10 {
@@ -132,7 +138,11 @@ fn what_waits_for_a_person_holds_others_for_ten_minutes_only() {
     for n in 0..10 {
         assert_eq!(decide(&mut deletions, 5000, n), Decision::Held, "{n}");
     }
-    deletions.see(secs(5001), &object(11), &store(0), Some(&place("1")), true);
+    deletions.see(
+        secs(5001),
+        &object(11),
+        target(&store(0), Some(&place("1")), true),
+    );
     assert_eq!(
         decide(&mut deletions, 5001, 11),
         Decision::Go,
@@ -140,7 +150,7 @@ fn what_waits_for_a_person_holds_others_for_ten_minutes_only() {
     );
     // All at once are held again, however long others waited before.
     for n in 12..20 {
-        deletions.see(secs(6000), &object(n), &store(0), Some(&place("1")), true);
+        deletions.see(secs(6000), &object(n), target(&store(0), Some(&place("1")), true));
         deletions.expect(secs(6000), &object(n), &format!("t{n}"));
     }
     for n in 12..20 {
@@ -154,7 +164,7 @@ fn what_aws_never_confirms_holds_others_for_ten_minutes_only() {
     let mut deletions = Deletions::default();
     for n in 0..12 {
         let store = store(usize::from(n == 11));
-        deletions.see(secs(0), &object(n), &store, Some(&place("1")), true);
+        deletions.see(secs(0), &object(n), target(&store, Some(&place("1")), true));
     }
     // One tenant's secrets are gone, as it seems, and it sees to it that AWS is asked no second time.
     for n in 0..11 {
@@ -177,9 +187,13 @@ fn what_aws_never_confirms_holds_others_for_ten_minutes_only() {
 fn accounts_and_regions_count_over_all_their_stores() {
     let mut deletions = Deletions::default();
     for n in 0..10 {
-        deletions.see(secs(0), &object(n), &store(n), Some(&place("1")), true);
-        deletions.see(secs(0), &object(n + 100), &store(n), Some(&place("2")), true);
-        deletions.see(secs(0), &object(n + 200), &store(n), None, true);
+        deletions.see(secs(0), &object(n), target(&store(n), Some(&place("1")), true));
+        deletions.see(
+            secs(0),
+            &object(n + 100),
+            target(&store(n), Some(&place("2")), true),
+        );
+        deletions.see(secs(0), &object(n + 200), target(&store(n), None, true));
     }
     let went = (0..10)
         .filter(|n| decide(&mut deletions, 1, *n) == Decision::Go)
@@ -243,7 +257,7 @@ fn one_token_confirms_what_it_was_shown_for_and_only_once() {
 fn what_stays_held_is_told_again_before_its_event_is_gone() {
     let mut deletions = fleet(1);
     assert_eq!(
-        deletions.decide(secs(1), 0, &object(0), "t0", true),
+        deletions.decide(moment(secs(1)), &object(0), "t0", true),
         Decision::Held
     );
     let mut told = Vec::new();
@@ -266,8 +280,11 @@ fn the_namespaces_with_most_of_what_is_held_are_counted() {
     for (namespace, count) in [("a", 1), ("b", 3), ("c", 2), ("d", 5)] {
         for n in 0..count {
             let object = ObjectKey::new(namespace, format!("db-{n}"));
-            deletions.see(secs(0), &object, &store(0), None, true);
-            assert_eq!(deletions.decide(secs(0), 0, &object, "t", true), Decision::Held);
+            deletions.see(secs(0), &object, target(&store(0), None, true));
+            assert_eq!(
+                deletions.decide(moment(secs(0)), &object, "t", true),
+                Decision::Held
+            );
         }
     }
     let shown = deletions.show(secs(20));
@@ -288,8 +305,8 @@ fn toggled() -> (Deletions, String) {
 /// The policy keeps everything, then follows deletions again.
 fn toggle(deletions: &mut Deletions, now: u64) -> Decision {
     deletions.forget(&object(1));
-    deletions.see(secs(now), &object(1), &store(0), Some(&place("1")), true);
-    deletions.decide(secs(now), 0, &object(1), "t1", true)
+    deletions.see(secs(now), &object(1), target(&store(0), Some(&place("1")), true));
+    deletions.decide(moment(secs(now)), &object(1), "t1", true)
 }
 
 #[test]
@@ -325,7 +342,7 @@ fn a_used_token_does_not_cover_what_was_not_held_as_it_was_used() {
     for n in 0..2 {
         let token = format!("t{n}");
         assert_eq!(
-            deletions.decide(secs(0), 0, &object(n), &token, true),
+            deletions.decide(moment(secs(0)), &object(n), &token, true),
             Decision::Held
         );
     }
@@ -335,7 +352,7 @@ fn a_used_token_does_not_cover_what_was_not_held_as_it_was_used() {
     let confirmed = Confirmed::All(vec![object(0)]);
     assert_eq!(deletions.confirm_store(secs(25), &store(0), &first), confirmed);
     assert_eq!(
-        deletions.decide(secs(30), 0, &object(1), "t1", true),
+        deletions.decide(moment(secs(30)), &object(1), "t1", true),
         Decision::Held
     );
     let Confirmed::All(none) = deletions.confirm_store(secs(31), &store(0), &first) else {
@@ -430,7 +447,7 @@ fn a_token_that_came_too_late_or_before_it_was_asked_for_confirms_nothing() {
     let (_, token) = asked();
     let mut deletions = fleet(3);
     assert_eq!(
-        deletions.decide(secs(0), 0, &object(2), "t2", true),
+        deletions.decide(moment(secs(0)), &object(2), "t2", true),
         Decision::Held
     );
     assert_eq!(
@@ -448,7 +465,7 @@ fn a_new_process_goes_on_from_the_token_that_is_asked_for() {
     deletions.reject(&object(2));
     let asked_for = deletions.text(&object(2)).unwrap();
     let mut deletions = fleet(3);
-    let held = deletions.decide(secs(0), 0, &object(2), "t2", true);
+    let held = deletions.decide(moment(secs(0)), &object(2), "t2", true);
     assert_eq!(
         (held, deletions.text(&object(2)).as_deref()),
         (Decision::Held, Some("t2"))
@@ -470,7 +487,7 @@ fn the_token_of_a_store_that_was_used_confirms_nothing_in_a_new_process() {
     assert_eq!(decide(&mut deletions, 30, 2), Decision::Held);
     let asked_for = deletions.text(&object(2)).unwrap();
     let mut deletions = fleet(3);
-    let held = deletions.decide(secs(0), 0, &object(2), "t2", true);
+    let held = deletions.decide(moment(secs(0)), &object(2), "t2", true);
     assert_eq!(held, Decision::Held);
     deletions.resume(&object(2), |text| text == asked_for);
     assert_eq!(
@@ -511,7 +528,10 @@ fn a_confirmation_that_is_not_carried_out_is_void_after_an_hour_or_when_the_secr
     for (now, decision) in [(3620, Decision::Go), (3621, Decision::Held)] {
         let mut deletions = confirmed();
         deletions.show(secs(now));
-        assert_eq!(deletions.decide(secs(now), 0, &object(2), "t2", true), decision);
+        assert_eq!(
+            deletions.decide(moment(secs(now)), &object(2), "t2", true),
+            decision
+        );
     }
     let mut deletions = confirmed();
     assert_eq!(decide(&mut deletions, 22, 2), Decision::Go);
@@ -529,7 +549,7 @@ fn a_set_that_grows_without_end_calls_people_every_five_minutes_and_every_token_
             let n = usize::try_from(now / 20).unwrap();
             let token = format!("t{n}");
             assert_eq!(
-                deletions.decide(secs(now), 0, &object(n), &token, true),
+                deletions.decide(moment(secs(now)), &object(n), &token, true),
                 Decision::Held
             );
         }
@@ -553,7 +573,7 @@ fn a_set_that_grows_without_end_calls_people_every_five_minutes_and_every_token_
     let mut deletions = fleet(2);
     let mut held = |now, n: usize| {
         let token = format!("t{n}");
-        deletions.decide(secs(now), 0, &object(n), &token, true);
+        deletions.decide(moment(secs(now)), &object(n), &token, true);
         let shown = deletions.show(secs(now + 20));
         (shown.len(), shown[0].alert)
     };
@@ -570,19 +590,19 @@ fn a_token_that_was_used_covers_no_later_deletion_of_the_same_secrets() {
         deletions.expect(secs(0), &object(n), "first");
     }
     assert_eq!(
-        deletions.decide(secs(60), 0, &object(0), "first", false),
+        deletions.decide(moment(secs(60)), &object(0), "first", false),
         Decision::Held
     );
     assert!(deletions.confirm(secs(60), &object(0), "first"));
     assert_eq!(
-        deletions.decide(secs(61), 0, &object(0), "first", false),
+        deletions.decide(moment(secs(61)), &object(0), "first", false),
         Decision::Go
     );
     // Made again and deleted again.
-    deletions.see(secs(62), &object(0), &store(0), None, true);
+    deletions.see(secs(62), &object(0), target(&store(0), None, true));
     deletions.expect(secs(62), &object(0), "second");
     assert_eq!(
-        deletions.decide(secs(122), 0, &object(0), "second", false),
+        deletions.decide(moment(secs(122)), &object(0), "second", false),
         Decision::Held
     );
     assert!(!deletions.confirm(secs(122), &object(0), "first"));
@@ -595,18 +615,21 @@ fn a_new_process_knows_what_an_earlier_one_carried_out_and_held() {
         deletions.recall(&object(n), &store(0), secs(0), 5);
     }
     for n in 3..10 {
-        deletions.see(secs(1), &object(n), &store(0), Some(&place("1")), true);
+        deletions.see(secs(1), &object(n), target(&store(0), Some(&place("1")), true));
     }
     assert_eq!(deletions.time_of(&object(0)), Some(5));
     assert_eq!(decide(&mut deletions, 60, 3), Decision::Held);
     // Held by an earlier one, whatever is known of others.
     let mut deletions = fleet(1);
     assert_eq!(
-        deletions.decide(secs(1), 0, &object(0), "t0", true),
+        deletions.decide(moment(secs(1)), &object(0), "t0", true),
         Decision::Held
     );
     assert!(deletions.confirm(secs(1), &object(0), "t0"));
-    assert_eq!(deletions.decide(secs(2), 0, &object(0), "t0", true), Decision::Go);
+    assert_eq!(
+        deletions.decide(moment(secs(2)), &object(0), "t0", true),
+        Decision::Go
+    );
 }
 
 #[test]
@@ -679,7 +702,7 @@ proptest! {
     fn a_token_confirms_at_most_once_and_only_what_it_was_asked_for_before(steps in steps()) {
         let mut deletions = fleet(14);
         for n in 7..14 {
-            deletions.see(secs(0), &object(n), &store(1), Some(&place("1")), true);
+            deletions.see(secs(0), &object(n), target(&store(1), Some(&place("1")), true));
         }
         let of = |n: usize| usize::from(n >= 7);
         let mut now = 0;
@@ -694,7 +717,7 @@ proptest! {
         for (at, step) in steps.into_iter().enumerate() {
             match step {
                 Step::Wait(time) => now += time,
-                Step::See(n, true) => deletions.see(secs(now), &object(n), &store(of(n)), Some(&place("1")), true),
+                Step::See(n, true) => deletions.see(secs(now), &object(n), target(&store(of(n)), Some(&place("1")), true)),
                 Step::Expect(n) => deletions.expect(secs(now), &object(n), &format!("t{n}")),
                 // A suspension leaves what the status says; a secret that is back does not.
                 Step::See(n, false) => deletions.withdraw(&object(n)),
@@ -711,7 +734,7 @@ proptest! {
                 Step::Decide(n) => {
                     let was = deletions.text(&object(n)).is_some();
                     let token = format!("t{n}");
-                    let mut decision = deletions.decide(secs(now), 0, &object(n), &token, said[n]);
+                    let mut decision = deletions.decide(moment(secs(now)), &object(n), &token, said[n]);
                     if decision == Decision::Held && !was {
                         held[n] = Some(at).filter(|_| !said[n]);
                     }
@@ -720,7 +743,7 @@ proptest! {
                         if said[n] {
                             prop_assert!(deletions.confirm(secs(now), &object(n), &text));
                             prop_assert!(used.insert(text), "used twice on {}", object(n));
-                            decision = deletions.decide(secs(now), 0, &object(n), &token, true);
+                            decision = deletions.decide(moment(secs(now)), &object(n), &token, true);
                             prop_assert_eq!(decision, Decision::Go);
                         } else {
                             deletions.reject(&object(n));
@@ -756,7 +779,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Wait(time) => now += time,
-                Step::See(n, exists) => deletions.see(secs(now), &object(n), &store(0), None, exists),
+                Step::See(n, exists) => deletions.see(secs(now), &object(n), target(&store(0), None, exists)),
                 Step::Expect(n) => deletions.expect(secs(now), &object(n), &token(n)),
                 Step::Decide(n) => drop(decide(&mut deletions, now, n)),
                 Step::Withdraw(n) => deletions.withdraw(&object(n)),
@@ -784,7 +807,7 @@ proptest! {
     fn never_more_than_the_limits_go_unconfirmed_and_nothing_waits_in_silence(steps in steps()) {
         let mut deletions = fleet(14);
         for n in 7..14 {
-            deletions.see(secs(0), &object(n), &store(1), Some(&place("1")), true);
+            deletions.see(secs(0), &object(n), target(&store(1), Some(&place("1")), true));
         }
         let of = |n: usize| store(usize::from(n >= 7));
         let token = |n: usize, turn: u64| format!("t{n}-{turn}");
@@ -797,7 +820,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Wait(time) => now += time,
-                Step::See(n, exists) => deletions.see(secs(now), &object(n), &of(n), Some(&place("1")), exists),
+                Step::See(n, exists) => deletions.see(secs(now), &object(n), target(&of(n), Some(&place("1")), exists)),
                 Step::Expect(n) => deletions.expect(secs(now), &object(n), &token(n, turn[n])),
                 Step::Withdraw(n) => {
                     deletions.withdraw(&object(n));
@@ -806,7 +829,7 @@ proptest! {
                 Step::Forget(n) => {
                     deletions.forget(&object(n));
                     confirmed.remove(&n);
-                    deletions.see(secs(now), &object(n), &of(n), Some(&place("1")), true);
+                    deletions.see(secs(now), &object(n), target(&of(n), Some(&place("1")), true));
                 }
                 Step::Confirm(n) => {
                     if let Some(text) = deletions.text(&object(n)) && deletions.confirm(secs(now), &object(n), &text) {
@@ -821,8 +844,8 @@ proptest! {
                     }
                 }
                 Step::Decide(n) => {
-                    deletions.see(secs(now), &object(n), &of(n), Some(&place("1")), true);
-                    let decision = deletions.decide(secs(now), 0, &object(n), &token(n, turn[n]), false);
+                    deletions.see(secs(now), &object(n), target(&of(n), Some(&place("1")), true));
+                    let decision = deletions.decide(moment(secs(now)), &object(n), &token(n, turn[n]), false);
                     let agreed = confirmed.remove(&n);
                     prop_assert!(!agreed || decision == Decision::Go, "confirmed, and held");
                     if decision == Decision::Go {

@@ -235,7 +235,6 @@ pub fn plan(
         },
     };
 
-    let type_ = live.type_.as_deref().unwrap_or(names::OPAQUE);
     let nothing = Data::new();
     let live_data = live.data.as_ref().unwrap_or(&nothing);
     let same_data = live_data == wanted.data;
@@ -243,7 +242,7 @@ pub fn plan(
         return Plan::Refuse(Conflict::Immutable { secret });
     }
 
-    let written = rollout::stamps(key, times, wanted, live, type_, adopting);
+    let written = rollout::stamps(key, times, wanted, live, adopting);
 
     let mut body = Map::new();
     let metadata = metadata_changes(wanted, live, &written);

@@ -19,9 +19,9 @@ pub(super) fn stamps(
     times: Times,
     wanted: &DesiredSecret<'_>,
     live: &Secret,
-    type_: &str,
     adopting: bool,
 ) -> Written {
+    let type_ = live.type_.as_deref().unwrap_or(names::OPAQUE);
     let mut written = tokens(key, wanted, type_);
     let said = time_of(live, annotation::CHANGED_AT);
     let nothing = Data::new();

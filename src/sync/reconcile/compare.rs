@@ -10,7 +10,7 @@ use crate::{
             references::{ReadRequest, Resolved},
             versions,
         },
-        deletions::Place,
+        deletions::{DeletionTarget, Place},
         stores::Stores,
     },
     track::{self, Known, Subscription, Want},
@@ -113,9 +113,12 @@ impl Pass<'_> {
             account,
             region: usable.source.region.clone(),
         });
+        let target = DeletionTarget {
+            store: &store,
+            place: place.as_ref(),
+            exists,
+        };
         let now = self.context.clock.now();
-        self.context
-            .deletions()
-            .see(now, self.object, &store, place.as_ref(), exists);
+        self.context.deletions().see(now, self.object, target);
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     objects::status::Verdict,
     sync::{
         decide::references::ReadRequest,
-        deletions::{Confirmed, Decision, Deletions, Place, WINDOW},
+        deletions::{Confirmed, Decision, DeletionTarget, Deletions, Moment, Place, WINDOW},
         queue::Class,
         stores::Stores,
     },
@@ -112,16 +112,25 @@ impl Pass<'_> {
             account: account.into(),
             region: missing.comparison.resolved.usable.source.region.clone(),
         };
-        let (now, time) = (context.clock.now(), context.time.now().as_second());
+        let now = context.clock.now();
+        let moment = Moment {
+            now,
+            time: context.time.now().as_second(),
+        };
         let held = entry.reasons.of_condition(ConditionType::Ready) == Some(Reason::DeletionHeld);
         let text = {
             let mut deletions = context.deletions();
-            deletions.see(now, object, &store, Some(&place), true);
+            let target = DeletionTarget {
+                store: &store,
+                place: Some(&place),
+                exists: true,
+            };
+            deletions.see(now, object, target);
             if !confirmed {
                 deletions.expect(now, object, &token);
                 return Ok(());
             }
-            if deletions.decide(now, time, object, &token, held) == Decision::Go {
+            if deletions.decide(moment, object, &token, held) == Decision::Go {
                 return Ok(());
             }
             // Only an answer to what the status asked for counts: any other has been there since before. An earlier process may
@@ -136,7 +145,7 @@ impl Pass<'_> {
                 if !held || !asks(answer) {
                     deletions.reject(object);
                 } else if deletions.confirm(now, object, answer)
-                    && deletions.decide(now, time, object, &token, held) == Decision::Go
+                    && deletions.decide(moment, object, &token, held) == Decision::Go
                 {
                     return Ok(());
                 }

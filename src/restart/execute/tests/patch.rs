@@ -56,7 +56,7 @@ fn a_rollout_is_asked_for_the_same_time_in_every_retry_and_in_whole_seconds() {
 fn a_rollout_is_never_asked_for_an_earlier_time_than_before() {
     let mut rollout = workload("api");
     for (before, expected) in [(None, 11), (Some(5), 11), (Some(500), 500)] {
-        rollout.restart_at = before.map(at);
+        rollout.controller.restart_at = before.map(at);
         let body = patch(RestartStrategy::RestartAt, &rollout, "7", &[asked("aa", "t", 0)]).unwrap();
         assert_eq!(body["spec"]["restartAt"], at(expected).to_string());
     }

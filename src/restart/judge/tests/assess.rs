@@ -51,8 +51,8 @@ fn look(
 /// `api` was patched at `patched` and has not begun to roll out.
 fn patched(patched: i64) -> Workload {
     let mut workload = workload("api");
-    workload.tokens.insert("hash-db".into(), "t".into());
-    workload.records.insert(
+    workload.stamps.tokens.insert("hash-db".into(), "t".into());
+    workload.stamps.records.insert(
         "hash-db".into(),
         Record {
             token: "t".into(),
@@ -61,7 +61,7 @@ fn patched(patched: i64) -> Workload {
         },
     );
     workload.generation = 2;
-    workload.patched_at = Some(at(patched));
+    workload.stamps.patched_at = Some(at(patched));
     workload
 }
 
@@ -94,7 +94,7 @@ fn a_rollout_holds_a_slot_for_half_an_hour_at_most() {
     assert!(!holds(&patched(81), 20));
     // Somebody holds it up: no other workload waits for that.
     let mut paused = patched(20);
-    paused.paused = true;
+    paused.controller.paused = true;
     assert!(!holds(&paused, 20));
 }
 
@@ -104,7 +104,7 @@ fn an_annotation_without_our_record_is_no_rollout_of_ours() {
     let mut memory = Memory::default();
     assert!(look(at(30), &nothing, &patched(20), &[], &mut memory).is_some_and(|target| target.rolling));
     let mut forged = patched(20);
-    forged.records.clear();
+    forged.stamps.records.clear();
     assert_eq!(look(at(30), &nothing, &forged, &[], &mut Memory::default()), None);
 }
 
@@ -217,8 +217,8 @@ fn a_rollout_that_failed_stays_failed_after_its_time() {
     (crashing.containers[0].restarts, crashing.containers[0].waiting) = (3, Some("CrashLoopBackOff".into()));
     crashing.containers[0].ready = false;
     let mut workload = patched(20);
-    workload.observed_generation = 2;
-    workload.progress.available = 0;
+    workload.controller.observed_generation = 2;
+    workload.controller.progress.available = 0;
     let mut standing = |now: i64, pod: &Pod| {
         let pods = [pod.clone()];
         let target = look(at(now), &facts, &workload, &pods, &mut memory).unwrap();
@@ -286,12 +286,12 @@ fn only_what_a_workload_names_is_looked_at_for_it() {
     ]);
     let mut workload = workload("api");
     assert_eq!(named(&facts, &workload), ["db"]);
-    workload.tokens.insert("hash-z".into(), "t".into());
+    workload.stamps.tokens.insert("hash-z".into(), "t".into());
     assert_eq!(named(&facts, &workload), ["db", "z"]);
     workload.annotations.restart = RestartFlag::Yes;
     assert_eq!(named(&facts, &workload), ["db", "targets", "z"]);
     workload.uses.clear();
-    workload.tokens = Texts::from_iter([("hash-nothing".into(), "t".into())]);
+    workload.stamps.tokens = Texts::from_iter([("hash-nothing".into(), "t".into())]);
     assert_eq!(named(&facts, &workload), ["targets"]);
 }
 
@@ -378,7 +378,7 @@ fn what_holds_a_workload_up_is_named_with_what_to_do() {
     let table: &[(Change, Option<WorkloadState>, &str)] = &[
         (|_, _| (), None, ""),
         (
-            |workload, _| workload.paused = true,
+            |workload, _| workload.controller.paused = true,
             Some(WorkloadState::Paused),
             "spec.paused",
         ),
@@ -414,7 +414,7 @@ fn what_holds_a_workload_up_is_named_with_what_to_do() {
         ),
         (
             |workload, restarts| {
-                workload.paused = true;
+                workload.controller.paused = true;
                 restarts.policy.mode = crate::api::RestartMode::Manual;
             },
             Some(WorkloadState::Paused),

@@ -25,14 +25,14 @@ fn of(workload: &Workload, new: Option<&[&Pod]>, stale: Option<bool>, now: i64) 
 /// One of two pods is of the new template.
 fn half() -> Workload {
     let mut workload = workload("api");
-    workload.progress = Progress {
+    workload.controller.progress = Progress {
         desired: 2,
         total: 3,
         updated: 1,
         available: 2,
         ready: 2,
         one_revision: false,
-        ..workload.progress
+        ..workload.controller.progress
     };
     workload
 }
@@ -52,7 +52,7 @@ type Row<'a> = (&'a str, Option<&'a [&'a Pod]>, Option<bool>, i64, Health);
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn each_kind_says_in_its_own_way_that_it_is_done() {
     use WorkloadKind::{DaemonSet, Deployment, Rollout, StatefulSet};
-    let full = workload("api").progress;
+    let full = workload("api").controller.progress;
     let table: [(&str, WorkloadKind, Progress, UpdateStrategy, bool); 11] = [
         (
             "all",
@@ -145,7 +145,7 @@ fn each_kind_says_in_its_own_way_that_it_is_done() {
     ];
     for (name, kind, progress, update, expected) in table {
         let mut workload = workload("api");
-        (workload.progress, workload.update) = (progress, update);
+        (workload.controller.progress, workload.controller.update) = (progress, update);
         assert_eq!(rolled_out(kind, &workload), expected, "{kind} {name}");
         workload.generation = 2;
         assert!(
@@ -154,9 +154,9 @@ fn each_kind_says_in_its_own_way_that_it_is_done() {
         );
     }
     let mut rollout = workload("api");
-    rollout.restart_at = Some(at(11));
+    rollout.controller.restart_at = Some(at(11));
     assert!(!rolled_out(Rollout, &rollout));
-    rollout.progress.restarted_at = Some(at(11));
+    rollout.controller.progress.restarted_at = Some(at(11));
     assert!(rolled_out(Rollout, &rollout));
 }
 
@@ -256,7 +256,7 @@ fn what_takes_too_long_fails_unless_it_is_another_s() {
         assert_eq!(of(&half(), new, stale, now), expected, "{name}");
     }
     let mut gave_up = half();
-    gave_up.progress.deadline_exceeded = true;
+    gave_up.controller.progress.deadline_exceeded = true;
     assert_eq!(
         of(&gave_up, None, None, 20),
         Health::Failed(Failure::DeadlineExceeded)
@@ -277,7 +277,7 @@ fn what_takes_too_long_fails_unless_it_is_another_s() {
 #[test]
 fn on_delete_is_no_failure() {
     let mut workload = half();
-    workload.update = UpdateStrategy::OnDelete;
+    workload.controller.update = UpdateStrategy::OnDelete;
     assert_eq!(of(&workload, None, None, 99_999), Health::AwaitingPodDeletion);
 }
 
@@ -285,7 +285,7 @@ fn on_delete_is_no_failure() {
 fn steady_is_who_has_the_pods_that_it_should() {
     assert!(steady(WorkloadKind::Deployment, &half()));
     let mut down = half();
-    down.progress.available = 1;
+    down.controller.progress.available = 1;
     assert!(!steady(WorkloadKind::Deployment, &down));
 }
 

@@ -129,17 +129,21 @@ fn a_template_tells_only_once_every_pod_is_of_it() {
     };
     assert!(!told(&workload("api")));
     let mut carries = workload("api");
-    carries.tokens.insert("hash-db".into(), "t".into());
+    carries.stamps.tokens.insert("hash-db".into(), "t".into());
     assert!(told(&carries));
     for change in [
         |workload: &mut crate::restart::observed::model::Workload| workload.generation = 2,
-        |workload: &mut crate::restart::observed::model::Workload| workload.progress.total = 2,
-        |workload: &mut crate::restart::observed::model::Workload| workload.progress.updated = 0,
-        |workload: &mut crate::restart::observed::model::Workload| workload.update = UpdateStrategy::OnDelete,
+        |workload: &mut crate::restart::observed::model::Workload| workload.controller.progress.total = 2,
+        |workload: &mut crate::restart::observed::model::Workload| workload.controller.progress.updated = 0,
         |workload: &mut crate::restart::observed::model::Workload| {
-            workload.update = UpdateStrategy::Rolling { partition: 1 }
+            workload.controller.update = UpdateStrategy::OnDelete;
         },
-        |workload: &mut crate::restart::observed::model::Workload| workload.borrowed_template = true,
+        |workload: &mut crate::restart::observed::model::Workload| {
+            workload.controller.update = UpdateStrategy::Rolling { partition: 1 }
+        },
+        |workload: &mut crate::restart::observed::model::Workload| {
+            workload.controller.borrowed_template = true;
+        },
     ] {
         let mut carries = carries.clone();
         change(&mut carries);

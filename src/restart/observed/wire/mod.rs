@@ -13,8 +13,8 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use super::{
     annotations,
     model::{
-        Annotations, Container, Expression, FailureRecord, Pod, PodSelector, Progress, Record, Texts,
-        UpdateStrategy, Use, Workload,
+        Annotations, Container, ControllerState, Expression, FailureRecord, Pod, PodSelector, Progress,
+        Record, Stamps, Texts, UpdateStrategy, Use, Workload,
     },
     records,
     uses::{self, PodSpec},
@@ -320,17 +320,25 @@ impl WireWorkload {
                 },
                 selector_size,
             ),
-            tokens: kept.keep(tokens(template), texts_size),
-            records: kept.keep(records(&metadata.annotations), |records| {
-                texts_sum(records.iter().map(|(hash, record)| (&**hash, &*record.token)))
-            }),
-            failures: kept.keep(failures(&metadata.annotations), |failures| {
-                let texts = failures.iter().map(|(hash, said)| {
-                    let token = said.as_ref().map_or("", |said| &*said.token);
-                    (&**hash, token)
-                });
-                texts_sum(texts)
-            }),
+            stamps: Stamps {
+                tokens: kept.keep(tokens(template), texts_size),
+                records: kept.keep(records(&metadata.annotations), |records| {
+                    texts_sum(records.iter().map(|(hash, record)| (&**hash, &*record.token)))
+                }),
+                failures: kept.keep(failures(&metadata.annotations), |failures| {
+                    let texts = failures.iter().map(|(hash, said)| {
+                        let token = said.as_ref().map_or("", |said| &*said.token);
+                        (&**hash, token)
+                    });
+                    texts_sum(texts)
+                }),
+                patched_at: metadata
+                    .managed_fields
+                    .iter()
+                    .filter(|entry| entry.manager.as_deref() == Some(RESTART_MANAGER))
+                    .filter_map(|entry| time(entry.time.as_deref()))
+                    .max(),
+            },
             uses: kept.keep(uses, |uses| uses.iter().map(use_size).sum()),
             reloader: kept.keep(
                 theirs
@@ -343,21 +351,17 @@ impl WireWorkload {
             ),
             labels: kept.keep(texts(metadata.labels), texts_size),
             oversized: kept.is_too_much,
-            patched_at: metadata
-                .managed_fields
-                .iter()
-                .filter(|entry| entry.manager.as_deref() == Some(RESTART_MANAGER))
-                .filter_map(|entry| time(entry.time.as_deref()))
-                .max(),
             uid: metadata.uid.into(),
             generation: metadata.generation,
-            observed_generation,
             ending: metadata.deletion_timestamp.is_some(),
-            paused: spec.paused,
-            update,
-            progress,
-            restart_at: time(spec.restart_at.as_deref()),
-            borrowed_template,
+            controller: ControllerState {
+                observed_generation,
+                paused: spec.paused,
+                update,
+                progress,
+                restart_at: time(spec.restart_at.as_deref()),
+                borrowed_template,
+            },
         })
     }
 }

@@ -55,13 +55,16 @@ fn put(target: &mut Value, change: &Value) {
 #[test]
 fn a_deployment_is_read() {
     let web = workload(WorkloadKind::Deployment, &deployment(&json!({}))).unwrap();
-    assert_eq!((&*web.uid, web.generation, web.observed_generation), ("u1", 3, 3));
+    assert_eq!(
+        (&*web.uid, web.generation, web.controller.observed_generation),
+        ("u1", 3, 3)
+    );
     assert_eq!(
         web.uses.iter().map(|found| &*found.secret).collect::<Vec<_>>(),
         ["db"]
     );
     assert_eq!(web.selector.labels.get("app").map(|value| &**value), Some("web"));
-    assert_eq!(web.update, UpdateStrategy::Rolling { partition: 0 });
+    assert_eq!(web.controller.update, UpdateStrategy::Rolling { partition: 0 });
     let progress = Progress {
         desired: 2,
         total: 2,
@@ -73,8 +76,13 @@ fn a_deployment_is_read() {
         phase_healthy: true,
         restarted_at: None,
     };
-    assert_eq!(web.progress, progress);
-    assert!(!web.ending && !web.paused && web.patched_at.is_none() && web.records.is_empty());
+    assert_eq!(web.controller.progress, progress);
+    assert!(
+        !web.ending
+            && !web.controller.paused
+            && web.stamps.patched_at.is_none()
+            && web.stamps.records.is_empty()
+    );
 }
 
 #[test]
@@ -124,9 +132,12 @@ fn our_marks_and_those_of_others_are_told_apart() {
     )
     .unwrap();
     assert_eq!(web.annotations.restart, RestartFlag::No);
-    assert_eq!(web.patched_at, Some("2026-01-01T00:00:09Z".parse().unwrap()));
     assert_eq!(
-        web.tokens,
+        web.stamps.patched_at,
+        Some("2026-01-01T00:00:09Z".parse().unwrap())
+    );
+    assert_eq!(
+        web.stamps.tokens,
         [("0badcafe0badcafe".into(), "token".into())]
             .into_iter()
             .collect()
@@ -137,7 +148,7 @@ fn our_marks_and_those_of_others_are_told_apart() {
         was_healthy: false,
     };
     assert_eq!(
-        web.records,
+        web.stamps.records,
         [("0badcafe0badcafe".into(), record)].into_iter().collect()
     );
     let theirs = [
@@ -157,7 +168,10 @@ fn nulls_and_fields_of_other_versions_fail_nothing() {
     });
     let web = workload(WorkloadKind::Deployment, &deployment(&nulls)).unwrap();
     // It might be of any age, and nothing is known to be as it should.
-    assert_eq!((web.progress.desired, web.progress.available), (1, 0));
+    assert_eq!(
+        (web.controller.progress.desired, web.controller.progress.available),
+        (1, 0)
+    );
     for empty in [json!({}), json!({"metadata": null, "spec": null, "status": null})] {
         assert_eq!(workload(WorkloadKind::Deployment, &empty), None);
         assert_eq!(pod(&empty), None);
@@ -171,6 +185,7 @@ fn each_kind_says_in_its_own_words_how_far_it_is() {
         {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]}});
     assert!(
         progress(WorkloadKind::Deployment, given_up)
+            .controller
             .progress
             .deadline_exceeded
     );
@@ -179,15 +194,15 @@ fn each_kind_says_in_its_own_words_how_far_it_is() {
         json!({"spec": {"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}},
             "status": {"currentRevision": "a", "updateRevision": "b"}}),
     );
-    assert_eq!(set.update, UpdateStrategy::Rolling { partition: 2 });
-    assert!(!set.progress.one_revision);
+    assert_eq!(set.controller.update, UpdateStrategy::Rolling { partition: 2 });
+    assert!(!set.controller.progress.one_revision);
     let daemons = progress(
         WorkloadKind::DaemonSet,
         json!({"spec": {"updateStrategy": {"type": "OnDelete"}}, "status": {
             "desiredNumberScheduled": 5, "currentNumberScheduled": 4, "updatedNumberScheduled": 3,
             "numberReady": 2, "numberAvailable": 1}}),
     );
-    assert_eq!(daemons.update, UpdateStrategy::OnDelete);
+    assert_eq!(daemons.controller.update, UpdateStrategy::OnDelete);
     let Progress {
         desired,
         total,
@@ -195,17 +210,22 @@ fn each_kind_says_in_its_own_words_how_far_it_is() {
         ready,
         available,
         ..
-    } = daemons.progress;
+    } = daemons.controller.progress;
     assert_eq!((desired, total, updated, ready, available), (5, 4, 3, 2, 1));
     let rollout = progress(
         WorkloadKind::Rollout,
         json!({"spec": {"restartAt": TIME, "workloadRef": {"kind": "Deployment", "name": "web"}},
             "status": {"observedGeneration": "3", "phase": "Degraded", "restartedAt": TIME}}),
     );
-    assert_eq!(rollout.observed_generation, 3);
-    assert_eq!(rollout.restart_at, rollout.progress.restarted_at);
+    assert_eq!(rollout.controller.observed_generation, 3);
+    assert_eq!(
+        rollout.controller.restart_at,
+        rollout.controller.progress.restarted_at
+    );
     assert!(
-        rollout.borrowed_template && rollout.progress.deadline_exceeded && !rollout.progress.phase_healthy
+        rollout.controller.borrowed_template
+            && rollout.controller.progress.deadline_exceeded
+            && !rollout.controller.progress.phase_healthy
     );
 }
 
@@ -299,7 +319,7 @@ proptest! {
         // The names of fields take more in this form than in memory.
         prop_assert!(kept(&web) < 4 * caps::WORKLOAD, "{}", kept(&web));
         prop_assert_eq!(web.annotations.restart, RestartFlag::Unreadable);
-        let text = [&web.labels, &web.tokens, &web.selector.labels];
+        let text = [&web.labels, &web.stamps.tokens, &web.selector.labels];
         let text: usize = text.iter().flat_map(|texts| texts.iter()).map(|(name, value)| name.len() + value.len()).sum();
         prop_assert!(text <= caps::WORKLOAD);
     }
@@ -328,9 +348,10 @@ fn what_a_workload_says_of_its_rollouts_is_read_apart_from_what_was_asked_for() 
         "example.com/3badcafe3badcafe.failed": "token.TimedOut",
     }}}));
     let web = workload(WorkloadKind::Deployment, &web).unwrap();
-    let records: Vec<&str> = web.records.keys().map(|hash| &**hash).collect();
+    let records: Vec<&str> = web.stamps.records.keys().map(|hash| &**hash).collect();
     assert_eq!(records, ["0badcafe0badcafe"]);
     let failures: Vec<(&str, Option<&str>)> = web
+        .stamps
         .failures
         .iter()
         .map(|(hash, said)| (&**hash, said.as_ref().map(|said| &*said.reason)))
