@@ -5,6 +5,7 @@
 mod crds;
 mod operate;
 mod run;
+mod settings;
 mod status;
 
 use std::{

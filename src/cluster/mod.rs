@@ -32,11 +32,11 @@ pub use error::{Class, Error};
 pub use events::{Alert, Events};
 pub use find::Found;
 pub use index::{
-    Change, Changes, Control, Demand, Index, Indexed, Malformed, NamespaceEntry, Project, Scope, SecretEntry,
-    Watches,
+    Change, Changes, Control, Demand, FirstLists, Index, Indexed, Malformed, NamespaceEntry, Project, Scope,
+    SecretEntry, Watches,
 };
 pub use key::token_key;
-pub use lease::Lease;
+pub use lease::{Leadership, Lease};
 pub use metrics::{Metrics, WatchAges};
 pub use pace::Pace;
 pub use rollout::Rollout;

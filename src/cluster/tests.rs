@@ -64,7 +64,7 @@ fn secret() -> Secret {
 }
 
 /// What is logged on this thread, at every level, until the guard is dropped.
-fn logs() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+pub(super) fn logs() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
     #[derive(Clone)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
     impl Write for Sink {
@@ -88,7 +88,7 @@ fn logs() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
     (lines, guard)
 }
 
-fn text(lines: &Mutex<Vec<u8>>) -> String {
+pub(super) fn text(lines: &Mutex<Vec<u8>>) -> String {
     let text = String::from_utf8_lossy(&lines.lock().unwrap()).into_owned();
     assert!(text.contains("captured"));
     text

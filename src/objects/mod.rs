@@ -9,9 +9,11 @@ mod rotation_rule;
 pub mod status;
 mod store;
 mod suspension;
+mod view;
 
 pub use external_secret::*;
 pub use ownership::{Ownership, controller, ownership, ownership_of_live};
 pub use rotation_rule::RotationRule;
 pub use store::{ClusterSecretStores, SecretStores, StoreEntry};
 pub use suspension::Suspension;
+pub use view::View;

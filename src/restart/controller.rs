@@ -119,7 +119,7 @@ impl Controller {
     /// Looks at everything that the indexes hold, without pods: what rolls out is known before anything is decided.
     fn begin(&mut self) {
         let (mut objects, mut others) = (Vec::new(), Vec::new());
-        self.context.objects.for_each(|key, indexed| {
+        self.context.view.objects.for_each(|key, indexed| {
             let Some(entry) = indexed.entry() else { return };
             let reported = entry.reasons.of_condition(ConditionType::RestartsComplete);
             if entry.restart.is_some() {
@@ -193,7 +193,7 @@ impl Controller {
     }
 
     fn learn_object(&mut self, object: ObjectKey, now: Instant) {
-        let wants = self.context.objects.with(&object, |indexed| {
+        let wants = self.context.view.objects.with(&object, |indexed| {
             indexed.entry().is_some_and(|entry| entry.restart.is_some())
         });
         if wants == Some(true) {
@@ -260,7 +260,7 @@ impl Controller {
         }
         let control = self.context.control();
         let setting = Setting {
-            now: self.context.time.now(),
+            now: self.context.view.time.now(),
             control: control.as_ref(),
             evict_allowed: self.context.evict_allowed,
         };
@@ -301,7 +301,7 @@ impl Controller {
 
     fn decide(&mut self, now: Instant) {
         (self.undecided, self.decided, self.wake) = (false, now, None);
-        let time = self.context.time.now();
+        let time = self.context.view.time.now();
         self.executor.in_flight.expire(now);
         let judgements = self.namespaces.values().flat_map(|view| &view.judgements);
         let (busy, mut judgements) = self.executor.in_flight.split(judgements, time, now);
@@ -355,7 +355,7 @@ impl Controller {
         self.context.workloads.for_each(|_, workload| {
             uids.insert(workload.uid.clone());
         });
-        let objects = &self.context.objects;
+        let objects = &self.context.view.objects;
         self.memory.retain(
             |uid| uids.contains(uid),
             |object| objects.with(object, |_| ()).is_some(),

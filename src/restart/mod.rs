@@ -15,7 +15,7 @@ mod timing;
 
 pub use controller::run;
 pub use metrics::Metrics;
-pub use observed::{Context, Workloads, model::Limits};
+pub use observed::{Context, Settings, Workloads, model::Limits};
 
 #[cfg(test)]
 mod tests;

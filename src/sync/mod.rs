@@ -16,7 +16,9 @@ mod resolve;
 pub mod rotation;
 pub mod run;
 mod slice;
+mod start;
 pub mod stores;
 pub mod work;
 
 pub use resolve::Rules;
+pub use start::{Settings, StoreIndexes, start};

@@ -21,7 +21,7 @@ use crate::{
         driver::{self, Notice},
         metrics::{Outcome, PassLabels, QueueLabels},
         queue::Class,
-        reconcile::{Context, NextPass},
+        reconcile::{Context, NextPass, Provider},
     },
 };
 
@@ -50,7 +50,7 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
         tasks.spawn(stores.run(wake));
     }
     {
-        let aws = context.aws.clone();
+        let aws = context.provider.aws.clone();
         tasks.spawn(async move { aws.look_after_identities().await });
         let stores = context.stores.clone();
         let context = context.clone();
@@ -67,13 +67,12 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
             Notice::Down(source, kind) => stores.tell_outage(source, Some(kind)),
             Notice::Up(source) => stores.tell_outage(source, None),
         };
-        let Context {
+        let Context { provider, work, .. } = &*context;
+        let Provider {
             tracking,
             aws,
             reader,
-            work,
-            ..
-        } = &*context;
+        } = provider;
         tasks.spawn(driver::drive(
             tracking.clone(),
             aws.clone(),
@@ -159,7 +158,7 @@ fn begin(context: &Context, targets: &Mutex<Targets>) {
             context.stores.work.push(key, Class::Urgent);
         }
     }
-    for key in context.objects.keys_where(|_, _| true) {
+    for key in context.view.objects.keys_where(|_, _| true) {
         learn_target(context, targets, &key);
         context.learn(&key);
         let class = class_of(context, &key);
@@ -170,6 +169,7 @@ fn begin(context: &Context, targets: &Mutex<Targets>) {
 /// An object that has no status yet is one that somebody waits for.
 fn class_of(context: &Context, object: &ObjectKey) -> Class {
     let known = context
+        .view
         .objects
         .with(object, |indexed| {
             indexed.entry().is_some_and(|entry| !entry.said.is_silent())
@@ -216,13 +216,17 @@ async fn follow(context: Arc<Context>, changes: Changes, targets: Arc<Mutex<Targ
                 context.stores.work.push(store, Class::Urgent);
             }
             Change::Namespace(name) => {
-                let namespace = context.namespaces.get(&ObjectKey::new("", name.clone()));
+                let namespace = context.view.namespaces.get(&ObjectKey::new("", name.clone()));
                 let live = namespace
                     .as_ref()
                     .and_then(Indexed::entry)
                     .map(|entry| &*entry.uid);
                 context.stores.leave_namespace(&name, live);
-                for object in context.objects.keys_where(|object, _| object.namespace == name) {
+                for object in context
+                    .view
+                    .objects
+                    .keys_where(|object, _| object.namespace == name)
+                {
                     context.work.push(object, Class::Periodic);
                 }
             }
@@ -247,6 +251,7 @@ fn wake_users(context: &Context, store: &ObjectKey, namespace: Option<&str>) {
         namespace.is_none_or(|namespace| *object.namespace == *namespace) && meant(object, entry)
     };
     for object in context
+        .view
         .objects
         .keys_where(|object, indexed| indexed.entry().is_some_and(|entry| uses(object, entry)))
     {
@@ -257,6 +262,7 @@ fn wake_users(context: &Context, store: &ObjectKey, namespace: Option<&str>) {
 
 fn learn_target(context: &Context, targets: &Mutex<Targets>, object: &ObjectKey) {
     let target = context
+        .view
         .objects
         .with(object, |indexed| {
             let name = indexed.entry()?.target.as_deref()?;
@@ -288,14 +294,14 @@ fn users_of(context: &Context, targets: &Mutex<Targets>, secret: &ObjectKey) -> 
     let mut users = lock(targets).objects.get(secret).cloned().unwrap_or_default();
     users.insert(secret.clone());
     users.extend(owner_of(context, secret));
-    users.retain(|object| context.objects.with(object, |_| ()).is_some());
+    users.retain(|object| context.view.objects.with(object, |_| ()).is_some());
     users
 }
 
 /// The object that a Secret is of, by the annotation.
 fn owner_of(context: &Context, secret: &ObjectKey) -> Option<ObjectKey> {
     let owner = |indexed: &Indexed<SecretEntry>| indexed.entry()?.owner.clone();
-    let owner = context.secrets.with(secret, owner).flatten()?;
+    let owner = context.view.secrets.with(secret, owner).flatten()?;
     Some(ObjectKey::new(secret.namespace.clone(), owner))
 }
 
@@ -308,7 +314,7 @@ async fn sweep(context: Arc<Context>) {
         tick.tick().await;
         let mut tally = Tally::default();
         let mut turned = Vec::new();
-        context.objects.for_each(|object, indexed| {
+        context.view.objects.for_each(|object, indexed| {
             let Some(entry) = indexed.entry() else { return };
             tally.add(entry.reasons);
             if context.is_stale(object, entry) != entry.stale {
@@ -317,8 +323,8 @@ async fn sweep(context: Arc<Context>) {
         });
         context.metrics.show(&shown, &tally);
         let (mut sync, mut restarts) = (false, false);
-        let now = context.time.now();
-        context.control.for_each(|_, indexed| {
+        let now = context.view.time.now();
+        context.view.control.for_each(|_, indexed| {
             if let Some(control) = indexed.entry().filter(|control| control.lasts(now)) {
                 (sync, restarts) = (sync || control.sync, restarts || control.restarts);
             }

@@ -31,7 +31,7 @@ pub use self::{
     demand::Demand,
     namespaces::NamespaceEntry,
     secrets::SecretEntry,
-    watch::{Scope, Watches},
+    watch::{FirstLists, Scope, Watches},
 };
 use self::{coverage::Coverage, own_writes::OwnWrites, version::Version};
 use crate::api::ObjectKey;

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, mem::size_of, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use k8s_openapi::{ByteString, api::core::v1::Service};
 use kube::core::ObjectMeta;
 use serde_json::{Value, json};
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 
 use super::{
     Change, Changes, Index, Indexed, Project, Scope, SecretEntry, Slot, Watches,
@@ -20,6 +21,7 @@ use crate::{
     cluster::{
         Cluster,
         testing::{Asked, Server, cluster},
+        tests::{logs, text},
     },
 };
 
@@ -702,7 +704,7 @@ async fn kinds_are_listed_one_after_another_and_then_all_is_ready() {
     watches.namespaces();
     watches.secrets(token());
     watches.watch(Services);
-    let ready = watches.ready();
+    let mut lists = watches.first_lists();
     let run = tokio::spawn(watches.run());
     let mut open = Vec::new();
     for path in ["/api/v1/namespaces?", "/api/v1/secrets?", "/api/v1/services?"] {
@@ -714,11 +716,54 @@ async fn kinds_are_listed_one_after_another_and_then_all_is_ready() {
             open.push(asked);
         };
         assert!(asked.target.starts_with(path), "{}", asked.target);
-        assert!(!*ready.borrow());
+        assert!(lists.complete().now_or_never().is_none());
         asked.answer_with(200, &[], listed("1", &[]));
     }
     assert_eq!(changes.next().await, Change::Ready);
-    assert!(*ready.borrow());
+    assert_eq!(lists.complete().now_or_never(), Some(true));
+    run.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_takes_part_in_the_election_once_it_has_its_first_lists() {
+    let (cluster, mut server) = cluster();
+    let mut watches = Watches::new(cluster, Scope::Cluster, Changes::default(), SILENCE);
+    watches.namespaces();
+    watches.secrets(token());
+    let begun = Instant::now();
+    let election = tokio::spawn(watches.first_lists().before_election());
+    let run = tokio::spawn(watches.run());
+    for path in ["/api/v1/namespaces?", "/api/v1/secrets?"] {
+        let asked = loop {
+            let asked = server.next().await;
+            if is_list(&asked) {
+                break asked;
+            }
+        };
+        assert!(asked.target.starts_with(path), "{}", asked.target);
+        tokio::task::yield_now().await;
+        assert!(!election.is_finished(), "{path}");
+        asked.answer_with(200, &[], listed("1", &[]));
+    }
+    election.await.unwrap();
+    assert!(begun.elapsed() < MINUTE, "{:?}", begun.elapsed());
+    run.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_never_ends_keeps_a_replica_from_the_election_for_two_minutes_and_is_named() {
+    let (cluster, _server) = cluster();
+    let mut watches = Watches::new(cluster, Scope::Cluster, Changes::default(), SILENCE);
+    watches.secrets(token());
+    let begun = Instant::now();
+    let lists = watches.first_lists();
+    let run = tokio::spawn(watches.run());
+    let (lines, guard) = logs();
+    lists.before_election().await;
+    drop(guard);
+    assert_eq!(begun.elapsed(), 2 * MINUTE);
+    let text = text(&lines);
+    assert!(text.contains("2 minutes") && text.contains("Secret"), "{text}");
     run.abort();
 }
 

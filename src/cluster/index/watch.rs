@@ -1,12 +1,13 @@
 //! The watches of a process: which kinds, where, in which order.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use futures::future::{BoxFuture, join, join_all};
+use kube::Resource as _;
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -39,11 +40,55 @@ pub struct Watches {
     scope: Scope,
     changes: Changes,
     silence: Duration,
-    ready: watch::Sender<bool>,
-    starts: Vec<Start>,
+    listing: watch::Sender<Listing>,
+    starts: Vec<(Cow<'static, str>, Start)>,
 }
 
 type Start = Box<dyn FnOnce(oneshot::Sender<()>) -> BoxFuture<'static, ()> + Send>;
+
+/// How far the first lists are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Listing {
+    /// None has begun.
+    Waiting,
+    /// That of this kind is under way: the kinds are listed one after another.
+    Kind(Cow<'static, str>),
+    /// Every index holds its first complete list.
+    Complete,
+}
+
+/// Tells how far the first lists are.
+#[derive(Clone, Debug)]
+pub struct FirstLists(watch::Receiver<Listing>);
+
+/// How long a replica without its first lists leaves the Lease to others.
+const ELECTION_DELAY: Duration = Duration::from_mins(2);
+
+impl FirstLists {
+    /// Returns true once every index holds its first complete list; false if the watches ended before.
+    pub async fn complete(&mut self) -> bool {
+        self.0
+            .wait_for(|listing| *listing == Listing::Complete)
+            .await
+            .is_ok()
+    }
+
+    /// Returns when this replica may take part in the election: with its first lists it can work at once. A list that is
+    /// forbidden or never ends must not leave the cluster without a leader, so it waits for two minutes at most.
+    pub async fn before_election(mut self) {
+        if timeout(ELECTION_DELAY, self.complete()).await.is_err() {
+            let listing = self.0.borrow().clone();
+            let kind = match &listing {
+                Listing::Kind(kind) => kind,
+                Listing::Waiting | Listing::Complete => "",
+            };
+            tracing::warn!(
+                kind,
+                "the first list of this kind has not ended after 2 minutes; this replica takes part in the election without it, and works once it has it"
+            );
+        }
+    }
+}
 
 /// A watch panicked, which ends the process: an index that no longer moves must not be acted on.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +103,7 @@ impl Watches {
             scope,
             changes,
             silence,
-            ready: watch::Sender::new(false),
+            listing: watch::Sender::new(Listing::Waiting),
             starts: Vec::new(),
         }
     }
@@ -108,26 +153,29 @@ impl Watches {
         let (index, followers) = self.followers(project, namespaces, Some(demand), true);
         let cluster = self.cluster.clone();
         let (known, is_known) = watch::channel(false);
-        self.starts.push(Box::new(move |listed| {
-            // Nobody waits any more when the process is ending.
-            let _ = listed.send(());
-            Box::pin(async move {
-                loop {
-                    let wait = match cluster.serves::<P::Kind>().await {
-                        Some(true) => {
-                            while_served(&followers, &known).await;
-                            ABSENT
-                        }
-                        Some(false) => {
-                            known.send_replace(true);
-                            ABSENT
-                        }
-                        None => UNKNOWN,
-                    };
-                    sleep(wait).await;
-                }
-            })
-        }));
+        self.starts.push((
+            P::Kind::kind(&()),
+            Box::new(move |listed| {
+                // Nobody waits any more when the process is ending.
+                let _ = listed.send(());
+                Box::pin(async move {
+                    loop {
+                        let wait = match cluster.serves::<P::Kind>().await {
+                            Some(true) => {
+                                while_served(&followers, &known).await;
+                                ABSENT
+                            }
+                            Some(false) => {
+                                known.send_replace(true);
+                                ABSENT
+                            }
+                            None => UNKNOWN,
+                        };
+                        sleep(wait).await;
+                    }
+                })
+            }),
+        ));
         (index, is_known)
     }
 
@@ -148,7 +196,10 @@ impl Watches {
         let (index, followers) = self.followers(project, namespaces, demand, false);
         for follower in followers {
             let start = |listed| async move { follower.run(Some(listed)).await };
-            self.starts.push(Box::new(move |listed| Box::pin(start(listed))));
+            self.starts.push((
+                P::Kind::kind(&()),
+                Box::new(move |listed| Box::pin(start(listed))),
+            ));
         }
         index
     }
@@ -180,22 +231,23 @@ impl Watches {
         (index, followers)
     }
 
-    /// Becomes true once every index holds its first complete list.
-    pub fn ready(&self) -> watch::Receiver<bool> {
-        self.ready.subscribe()
+    /// How far the first lists are.
+    pub fn first_lists(&self) -> FirstLists {
+        FirstLists(self.listing.subscribe())
     }
 
     /// Lists one kind after another, then follows all. Ends only if one of them panicked.
     pub async fn run(self) -> WatchEnded {
         let mut followers = JoinSet::new();
-        for start in self.starts {
+        for (kind, start) in self.starts {
+            self.listing.send_replace(Listing::Kind(kind));
             let (listed, first_list) = oneshot::channel();
             followers.spawn(start(listed));
             if first_list.await.is_err() {
                 return WatchEnded;
             }
         }
-        self.ready.send_replace(true);
+        self.listing.send_replace(Listing::Complete);
         self.changes.push(Change::Ready);
         if followers.is_empty() {
             return std::future::pending().await;

@@ -188,7 +188,7 @@ impl Executor {
             }
         };
         let setting = Setting {
-            now: self.context.time.now(),
+            now: self.context.view.time.now(),
             control,
             evict_allowed: self.context.evict_allowed,
         };
@@ -282,7 +282,7 @@ impl Executor {
         if let Some(view) = state.namespaces.get_mut(&restart.key.key.namespace) {
             view.touch(&restart.key, state.now);
         }
-        let time = self.context.time.now();
+        let time = self.context.view.time.now();
         let Err(error) = sent else {
             state.memory.taken(&restart, time);
             return Some(Outcome::Triggered { restart, evicted });
@@ -341,7 +341,7 @@ impl Executor {
             workload.uid == restart.uid && restart.causes.iter().all(shows)
         });
         if taken {
-            memory.taken(&restart, self.context.time.now());
+            memory.taken(&restart, self.context.view.time.now());
             return Some(Outcome::Triggered {
                 restart,
                 evicted: None,

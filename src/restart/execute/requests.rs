@@ -55,7 +55,7 @@ impl Context {
             Step::Nothing => return Ok(()),
             Step::Evict { pod, uid, restart: _ } => {
                 let pod = ObjectKey::new(object.namespace.clone(), pod);
-                return self.writer.evict(&pod, &uid).await;
+                return self.view.writer.evict(&pod, &uid).await;
             }
             Step::Patch { body, restart: _ } => body,
         };
@@ -73,7 +73,7 @@ impl Context {
             manager: by,
             body,
         } = patch;
-        let (writer, object) = (&self.writer, &key.key);
+        let (writer, object) = (&self.view.writer, &key.key);
         match key.kind {
             WorkloadKind::Deployment => {
                 writer

@@ -17,34 +17,17 @@ use crate::{
         ConditionType, ObjectKey, Reason, WorkloadKind,
         names::{RESTART_DOMAIN, restart_annotation},
     },
-    cluster::{
-        Control, Demand, Events, Index, Indexed, NamespaceEntry, Pace, Rollout, SecretEntry, ServerTime,
-        Watches, Writer,
-    },
-    objects::{Entry, RestartFault, ownership},
+    cluster::{Control, Demand, Index, Indexed, Pace, Rollout, Watches},
+    objects::{Entry, RestartFault, View, ownership},
     restart::metrics::Metrics,
 };
 
 /// What the controller of restarts works with.
 pub struct Context {
-    /// ExternalSecrets.
-    pub objects: Arc<Index<Entry>>,
-    /// Secrets with our label.
-    pub secrets: Arc<Index<SecretEntry>>,
-    /// Namespaces; empty where only some are watched.
-    pub namespaces: Arc<Index<NamespaceEntry>>,
-    /// The ConfigMap by which people hold everything up.
-    pub control: Arc<Index<Control>>,
-    /// Where it is.
-    pub operator_namespace: Arc<str>,
+    /// The cluster.
+    pub view: View,
     /// Workloads.
     pub workloads: Workloads,
-    /// Writes.
-    pub writer: Writer,
-    /// Tells people.
-    pub events: Events,
-    /// The API server's clock.
-    pub time: ServerTime,
     /// How many workloads roll out at once.
     pub limits: Limits,
     /// Whether pods may be evicted.
@@ -55,6 +38,17 @@ pub struct Context {
     pub started: Instant,
     /// Counts.
     pub metrics: Metrics,
+}
+
+/// What restarts are told at the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How many workloads roll out at once.
+    pub limits: Limits,
+    /// Whether pods may be evicted.
+    pub evict_allowed: bool,
+    /// Writes of status a second.
+    pub status_writes: u32,
 }
 
 /// The workloads of all kinds.
@@ -159,14 +153,32 @@ impl Workloads {
 }
 
 impl Context {
+    /// What the controller of restarts works with.
+    pub fn new(view: View, workloads: Workloads, settings: Settings, metrics: Metrics) -> Self {
+        let Settings {
+            limits,
+            evict_allowed,
+            status_writes,
+        } = settings;
+        Self {
+            view,
+            workloads,
+            limits,
+            evict_allowed,
+            pace: Pace::new(status_writes),
+            started: Instant::now(),
+            metrics,
+        }
+    }
+
     /// An ExternalSecret with its Secret, if workloads are to follow it.
     pub fn managed_secret(&self, object: &ObjectKey) -> Option<ManagedSecret> {
-        let (restarts, target, uid) = self.objects.with(object, |indexed| {
+        let (restarts, target, uid) = self.view.objects.with(object, |indexed| {
             let entry = indexed.entry().filter(|entry| !entry.ending)?;
             let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
             Some((Arc::clone(entry.restart.as_ref()?), target, entry.uid.clone()))
         })??;
-        let content = self.secrets.with(&target, |indexed| {
+        let content = self.view.secrets.with(&target, |indexed| {
             let secret = indexed.entry()?;
             if !ownership(object, &uid, secret).is_own() {
                 return None;
@@ -193,7 +205,7 @@ impl Context {
     /// The annotations of a Namespace.
     pub fn namespace_annotations(&self, namespace: &Arc<str>) -> Annotations {
         let key = ObjectKey::new("", Arc::clone(namespace));
-        let annotations = self.namespaces.with(&key, |indexed| {
+        let annotations = self.view.namespaces.with(&key, |indexed| {
             let entry = indexed.entry()?;
             Some(Annotations::of_namespace(&entry.annotations))
         });
@@ -203,7 +215,8 @@ impl Context {
     /// The ConfigMap, if there is one.
     pub fn control(&self) -> Option<Control> {
         let mut found = None;
-        self.control
+        self.view
+            .control
             .for_each(|_, indexed| found = indexed.entry().cloned());
         found
     }
@@ -219,7 +232,7 @@ impl Context {
             let reasons = indexed.entry()?.reasons;
             reasons.of_condition(ConditionType::RestartsComplete)
         };
-        self.objects.with(object, reason).flatten()
+        self.view.objects.with(object, reason).flatten()
     }
 
     /// The fault in the `restart` or `rotation` of an ExternalSecret.
@@ -228,7 +241,7 @@ impl Context {
             let entry = indexed.entry().filter(|entry| !entry.ending)?;
             entry.fault.clone()
         };
-        self.objects.with(object, fault).flatten()
+        self.view.objects.with(object, fault).flatten()
     }
 
     /// The uid and generation of an ExternalSecret.
@@ -237,6 +250,6 @@ impl Context {
             let entry = indexed.entry()?;
             Some((entry.uid.clone(), entry.generation))
         };
-        self.objects.with(object, identity).flatten()
+        self.view.objects.with(object, identity).flatten()
     }
 }

@@ -47,7 +47,12 @@ impl Context {
         let pods = self.workloads.sort_pods(&object.namespace, at, pods);
         let own = pods.of(&object.name, &workload.selector);
         // The index may lag behind by as long as a broken connection goes unnoticed: too long in an incident.
-        let control = self.writer.cluster().control(&self.operator_namespace).await;
+        let control = self
+            .view
+            .writer
+            .cluster()
+            .control(&self.view.operator_namespace)
+            .await;
         Ok(Some(Box::new(FreshWorkload {
             observed,
             at: own.at,
@@ -59,7 +64,7 @@ impl Context {
 
     /// A workload as it is now, and the state that a patch rests on; none if it is gone or cannot be restarted any more.
     pub async fn read(&self, key: &WorkloadKey) -> Result<Option<(Observed, Workload)>, Error> {
-        let cluster = self.writer.cluster();
+        let cluster = self.view.writer.cluster();
         let object = &key.key;
         let door = match key.kind {
             WorkloadKind::Deployment => cluster.get_as::<Deployment, WireWorkload>(object).await,
@@ -80,8 +85,8 @@ impl Context {
         namespace: &str,
         selector: Option<&str>,
     ) -> Result<(Timestamp, Vec<Pod>), Error> {
-        let at = self.time.now();
-        let cluster = self.writer.cluster();
+        let at = self.view.time.now();
+        let cluster = self.view.writer.cluster();
         let found = cluster
             .find_all::<v1::Pod, _, _>(namespace, selector, WirePod::pod)
             .await?;

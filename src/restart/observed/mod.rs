@@ -11,7 +11,7 @@ pub mod uses;
 pub mod wire;
 pub mod workload;
 
-pub use context::{Context, Workloads};
+pub use context::{Context, Settings, Workloads};
 
 #[cfg(test)]
 mod tests;

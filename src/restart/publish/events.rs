@@ -81,7 +81,7 @@ impl Context {
             _ => {}
         }
         if let Some(changed_at) = changed_at {
-            let lag = self.time.now().duration_since(*changed_at);
+            let lag = self.view.time.now().duration_since(*changed_at);
             self.metrics.lag.observe(lag.as_secs_f64().max(0.0));
         }
     }
@@ -124,7 +124,8 @@ impl Context {
             EventType::Normal
         };
         let (reason, related) = (event.as_str(), related.cloned());
-        self.events
+        self.view
+            .events
             .emit_related(about.clone(), related, type_, reason, "Restart", note);
     }
 }

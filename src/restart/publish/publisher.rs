@@ -106,7 +106,7 @@ impl Publisher {
         if former {
             self.reported.remove(object);
         }
-        let time = self.context.time.now();
+        let time = self.context.view.time.now();
         if let Some(fault) = self.context.fault(object) {
             let report = report::report_of_fault(&fault.message);
             self.want(object, fault.said, Some(report), time);
@@ -181,7 +181,7 @@ impl Publisher {
 
     /// Forgets what is gone.
     pub fn sweep(&mut self) {
-        let objects = &self.context.objects;
+        let objects = &self.context.view.objects;
         self.unknown
             .retain(|object, _| objects.with(object, |_| ()).is_some());
         self.reported

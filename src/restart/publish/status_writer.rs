@@ -199,7 +199,7 @@ impl Context {
     pub async fn write_status(&self, object: &ObjectKey, wanted: &StatusWrite) -> Result<(), cluster::Error> {
         let turn = self.pace.turn(self.started.elapsed());
         tokio::time::sleep_until(self.started + turn).await;
-        let Some(live) = self.writer.cluster().find::<ExternalSecret>(object).await? else {
+        let Some(live) = self.view.writer.cluster().find::<ExternalSecret>(object).await? else {
             return Ok(());
         };
         if live.metadata.uid.as_deref() != Some(&*wanted.uid)
@@ -207,7 +207,7 @@ impl Context {
         {
             return Ok(());
         }
-        let writer = &self.writer;
+        let writer = &self.view.writer;
         let Some(status) = &wanted.status else {
             let nothing = json!({});
             return writer

@@ -57,6 +57,7 @@ impl Pass<'_> {
     /// What AWS was last seen to have of a need.
     pub(super) fn known(&self, need: &ReadRequest) -> Known {
         self.context
+            .provider
             .tracking
             .ask(|tracker| tracker.known(need.source, &need.key, &need.selector))
     }
@@ -87,7 +88,7 @@ impl Pass<'_> {
             Refresh::Every(interval) => track::Refresh::Every(interval),
             Refresh::OnChange | Refresh::Once => track::Refresh::Once,
         };
-        self.context.tracking.subscribe(
+        self.context.provider.tracking.subscribe(
             self.object,
             Subscription {
                 refresh,

@@ -37,7 +37,7 @@ impl Pass<'_> {
         {
             return Err(Stop::Unchanged(None));
         }
-        match self.context.slots.secrets.full(&self.object.namespace) {
+        match self.context.capacity.slots.secrets.full(&self.object.namespace) {
             Some(wait) => Err(Stop::Unchanged(Some(wait))),
             None => Ok(()),
         }
@@ -73,7 +73,7 @@ impl Pass<'_> {
         if revision != self.entry.revision {
             return None;
         }
-        let cluster = self.context.writer.cluster();
+        let cluster = self.context.view.writer.cluster();
         match cluster.find::<Secret>(&comparison.target).await {
             Ok(Some(mut live)) => {
                 let same = Observed::of(&live).is_some_and(|live| live == observed);

@@ -11,15 +11,16 @@ use crate::{
 impl Context {
     /// What holds up the objects of `namespace` now, if anything does.
     pub(super) fn held(&self, namespace: &str) -> Option<Control> {
-        self.control
-            .in_force(self.time.now(), namespace)
+        self.view
+            .control
+            .in_force(self.view.time.now(), namespace)
             .filter(|control| control.sync)
     }
 
     /// The ConfigMap changed: what it holds up now is asked for no more from this moment on, before each object's turn to
     /// report it comes; and all of them are looked at.
     pub fn control_changed(&self) {
-        for object in self.objects.keys_where(|_, _| true) {
+        for object in self.view.objects.keys_where(|_, _| true) {
             if self.held(&object.namespace).is_some() {
                 self.unsubscribe(&object);
             }
@@ -37,7 +38,7 @@ impl Pass<'_> {
     /// each write of its Secret.
     pub(super) fn is_stopped(&self) -> bool {
         let Self { context, object, .. } = self;
-        let entry = context.objects.get(object);
+        let entry = context.view.objects.get(object);
         context.held(&object.namespace).is_some()
             || entry.is_some_and(|indexed| {
                 indexed
@@ -51,13 +52,14 @@ impl Pass<'_> {
     pub(super) async fn may_delete(&self) -> Result<(), Stop> {
         let Self { context, object, .. } = self;
         match context
+            .view
             .writer
             .cluster()
-            .control(&context.operator_namespace)
+            .control(&context.view.operator_namespace)
             .await
         {
             Ok(control) => {
-                let now = context.time.now();
+                let now = context.view.time.now();
                 if control.is_some_and(|control| control.sync && control.applies(now, &object.namespace)) {
                     tracing::info!(%object, "nothing is deleted: ConfigMap {CONTROL_CONFIG_MAP} suspends it");
                     return Err(Stop::Retry);

@@ -17,7 +17,7 @@ use crate::{
 impl Pass<'_> {
     /// All remote secrets are gone and the policy is Delete: the Secret goes, if it is ours.
     pub(super) async fn delete(&self, target: &ObjectKey) -> Result<Draft, Stop> {
-        let cluster = self.context.writer.cluster();
+        let cluster = self.context.view.writer.cluster();
         let secret = cluster.find::<Secret>(target).await;
         if let Some(mut secret) = secret.map_err(|error| self.kubernetes(&error))? {
             let ours = plan::is_ours(self.object, &self.entry.uid, &target.name, &secret);
@@ -42,7 +42,7 @@ impl Pass<'_> {
 
     async fn delete_target(&self, target: &ObjectKey, observed: &Observed) -> Result<(), Stop> {
         self.may_delete().await?;
-        match self.context.writer.delete_secret(target, observed).await {
+        match self.context.view.writer.delete_secret(target, observed).await {
             Ok(()) => {
                 self.context.deletions().lose(self.object);
                 self.deleted(target, "everything that it was made from is gone from AWS");
@@ -59,7 +59,7 @@ impl Pass<'_> {
     /// After a rename: the Secret of the former name goes, if this very object controls it.
     pub(super) async fn delete_former(&self, former: &str) -> Result<(), Stop> {
         let key = ObjectKey::new(self.object.namespace.clone(), former);
-        let secret = self.context.writer.cluster().find::<Secret>(&key).await;
+        let secret = self.context.view.writer.cluster().find::<Secret>(&key).await;
         let Some(mut secret) = secret.map_err(|error| self.kubernetes(&error))? else {
             return Ok(());
         };
@@ -70,7 +70,7 @@ impl Pass<'_> {
             return Ok(());
         };
         self.may_delete().await?;
-        match self.context.writer.delete_secret(&key, &observed).await {
+        match self.context.view.writer.delete_secret(&key, &observed).await {
             Ok(()) => {
                 self.deleted(&key, "target.name is another one now");
                 Ok(())
@@ -83,7 +83,7 @@ impl Pass<'_> {
     fn deleted(&self, secret: &ObjectKey, why: &str) {
         tracing::info!(target: "audit", action = "delete", external_secret = %self.object, %secret, reason = why);
         let note = format!("Secret {} was deleted: {why}", secret.name);
-        self.context.events.emit(
+        self.context.view.events.emit(
             self.reference(),
             EventType::Normal,
             EventReason::Deleted.as_str(),

@@ -24,9 +24,9 @@ impl Context {
 
     /// What an earlier process deleted a moment ago counts with what this one deletes.
     pub fn recall_deletions(&self) {
-        let (now, time) = (self.clock.now(), self.time.now().as_second());
+        let (now, time) = (self.clock.now(), self.view.time.now().as_second());
         let mut deletions = self.deletions();
-        self.objects.for_each(|object, indexed| {
+        self.view.objects.for_each(|object, indexed| {
             let Some(entry) = indexed.entry() else { return };
             let Some(at) = entry.said.deleted_at() else { return };
             let age = u64::try_from(time.saturating_sub(at)).unwrap_or_default();
@@ -115,7 +115,7 @@ impl Pass<'_> {
         let now = context.clock.now();
         let moment = Moment {
             now,
-            time: context.time.now().as_second(),
+            time: context.view.time.now().as_second(),
         };
         let held = entry.reasons.of_condition(ConditionType::Ready) == Some(Reason::DeletionHeld);
         let text = {

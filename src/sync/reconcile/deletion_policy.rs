@@ -169,13 +169,13 @@ impl Pass<'_> {
             return Ok(());
         };
         let usable = &missing.comparison.resolved.usable;
-        let proven = self.context.aws.prove(usable.id).await;
+        let proven = self.context.provider.aws.prove(usable.id).await;
         let account = proven.map_err(|error| self.unproven(&error))?.account;
         let mut made = Vec::new();
         for losing in &losing {
             made.extend(self.find_made(missing, losing, &account)?);
         }
-        let confirmed = self.context.tracking.tell(|tracker, now| {
+        let confirmed = self.context.provider.tracking.tell(|tracker, now| {
             let mut confirmed = true;
             // All of them are asked for, whatever the first says.
             for need in &made {

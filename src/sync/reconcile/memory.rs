@@ -218,7 +218,7 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(5);
 impl Context {
     /// Ends what the tracker checks for an object, but not the knowledge of when it was checked last.
     pub(super) fn unsubscribe(&self, object: &ObjectKey) {
-        let checked = self.tracking.tell(|tracker, _| {
+        let checked = self.provider.tracking.tell(|tracker, _| {
             let checked = tracker.checked(object);
             tracker.unsubscribe(object);
             checked
@@ -231,6 +231,7 @@ impl Context {
     /// Notes that the process knows of the object, or of a change of it, from now on.
     pub fn learn(&self, object: &ObjectKey) {
         let revision = self
+            .view
             .objects
             .with(object, |indexed| indexed.entry().map(|entry| entry.revision));
         if let Some(revision) = revision.flatten() {
@@ -247,7 +248,7 @@ impl Context {
             .get(object)
             .map(|memory| (memory.seen.clone(), memory.status.written.is_some()))
             .unwrap_or_default();
-        let same = self.objects.with(object, |indexed| {
+        let same = self.view.objects.with(object, |indexed| {
             indexed.entry().is_some_and(|entry| {
                 seen.is_some_and(|seen| seen.uid == entry.uid && seen.revision == entry.revision)
                     && !(told && entry.said.is_silent())
@@ -303,7 +304,10 @@ impl Pass<'_> {
             memory.status.turn = None;
             return None;
         }
-        let turn = memory.status.turn.unwrap_or_else(|| self.context.pace.turn(now));
+        let turn = memory
+            .status
+            .turn
+            .unwrap_or_else(|| self.context.capacity.pace.turn(now));
         let wait = turn.checked_sub(now).filter(|wait| !wait.is_zero());
         memory.status.turn = wait.map(|_| turn);
         wait
@@ -311,7 +315,7 @@ impl Pass<'_> {
 
     /// The target as the index knows it.
     pub(super) fn secret(&self) -> Option<SecretEntry> {
-        let indexed = self.context.secrets.get(&self.target())?;
+        let indexed = self.context.view.secrets.get(&self.target())?;
         indexed.entry().cloned()
     }
 

@@ -38,8 +38,8 @@ pub use self::{memory::Memories, outcome::NextPass, value_budget::ValueBudget, w
 use crate::{
     api::{ObjectKey, RestartMode, TokenKey},
     aws::{Aws, Reader},
-    cluster::{Control, Events, Index, Indexed, NamespaceEntry, Pace, SecretEntry, ServerTime, Writer},
-    objects::Entry,
+    cluster::{Indexed, Pace},
+    objects::View,
     sync::{
         deletions::Deletions,
         driver::Tracking,
@@ -52,62 +52,68 @@ use crate::{
 
 /// What every pass shares.
 pub struct Context {
-    /// ExternalSecrets.
-    pub objects: Arc<Index<Entry>>,
-    /// Managed Secrets.
-    pub secrets: Arc<Index<SecretEntry>>,
-    /// Namespaces; empty in namespaced mode.
-    pub namespaces: Arc<Index<NamespaceEntry>>,
-    /// The ConfigMap by which people hold everything up.
-    pub control: Arc<Index<Control>>,
-    /// Where it lies.
-    pub operator_namespace: Arc<str>,
+    /// The cluster.
+    pub view: View,
     /// Stores and what they are good for.
     pub stores: Arc<Stores>,
-    /// The tracker.
-    pub tracking: Arc<Tracking>,
     /// AWS.
-    pub aws: Arc<Aws>,
-    /// Values.
-    pub reader: Arc<Reader>,
-    /// Kubernetes.
-    pub writer: Writer,
-    /// Events.
-    pub events: Events,
-    /// The API server's clock.
-    pub time: ServerTime,
+    pub provider: Provider,
     /// The process's clock.
     pub clock: Clock,
     /// The key of the tokens.
     pub key: TokenKey,
     /// The queue.
     pub work: Arc<Work>,
-    /// Intervals below are raised to it.
-    pub min_interval: Duration,
-    /// What applies to restarts where a spec says nothing.
-    pub restart_default: RestartMode,
-    /// Namespaces whose Secrets are never written.
-    pub protected: Vec<String>,
+    /// What the command line says.
+    pub settings: PassSettings,
+    /// What passes take turns for.
+    pub capacity: Capacity,
     /// Numbers.
     pub metrics: Metrics,
-    /// Memory for values.
-    pub values: ValueBudget,
-    /// Places to write.
-    pub slots: WriteSlots,
-    /// The rate of status writes that nobody waits for.
-    pub pace: Pace,
     /// What the process remembers.
     pub memory: Memories,
     /// What is deleted because it is gone in AWS, and how much of it at once.
     pub deletions: Mutex<Deletions>,
 }
 
+/// What is known of AWS and read from there.
+pub struct Provider {
+    /// The tracker.
+    pub tracking: Arc<Tracking>,
+    /// Calls.
+    pub aws: Arc<Aws>,
+    /// Values.
+    pub reader: Arc<Reader>,
+}
+
+/// What the command line says about passes.
+pub struct PassSettings {
+    /// Intervals below are raised to it.
+    pub min_interval: Duration,
+    /// What applies to restarts where a spec says nothing.
+    pub restart_default: RestartMode,
+    /// Namespaces whose Secrets are never written.
+    pub protected: Vec<String>,
+}
+
+/// What passes take turns for.
+pub struct Capacity {
+    /// Memory for values.
+    pub values: ValueBudget,
+    /// Places to write.
+    pub slots: WriteSlots,
+    /// The rate of status writes that nobody waits for.
+    pub pace: Pace,
+}
+
 impl Context {
     /// One pass over `object`.
     pub async fn reconcile(&self, object: &ObjectKey, class: Class) -> NextPass {
-        let entry = match self.objects.get(object) {
+        let entry = match self.view.objects.get(object) {
             None => {
-                self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+                self.provider
+                    .tracking
+                    .tell(|tracker, _| tracker.unsubscribe(object));
                 self.memory.lock().remove(object);
                 self.deletions().forget(object);
                 return NextPass::OnChange;
@@ -119,7 +125,9 @@ impl Context {
                     memory.see(&entry.uid, entry.revision, now);
                     memory.wanted_since = None;
                 });
-                self.tracking.tell(|tracker, _| tracker.unsubscribe(object));
+                self.provider
+                    .tracking
+                    .tell(|tracker, _| tracker.unsubscribe(object));
                 self.deletions().forget(object);
                 return NextPass::OnChange;
             }

@@ -135,7 +135,7 @@ impl<'a> Pass<'a> {
             ),
             class => {
                 if *class == cluster::Class::Timeout && error.verb.is_write() {
-                    self.context.slots.secrets.ended(namespace, WriteEnd::TimedOut);
+                    self.context.capacity.slots.secrets.ended(namespace, WriteEnd::TimedOut);
                 }
                 tracing::warn!(%object, %error, "trying again");
                 return Stop::Retry;

@@ -117,7 +117,11 @@ impl<'a> Pass<'a> {
         if asked {
             let now = self.context.clock.now();
             self.remember(|memory| memory.call_for(self.entry.asked, now));
-            self.context.aws.recheck(comparison.resolved.usable.id).await;
+            self.context
+                .provider
+                .aws
+                .recheck(comparison.resolved.usable.id)
+                .await;
         }
         let mode = ReadMode {
             needs: &comparison.resolved.needs,
@@ -135,10 +139,15 @@ impl<'a> Pass<'a> {
         }
         // What is gone is judged by the account that was asked. To find it out may take long, and holds no place to write.
         if self.entry.creation != CreationPolicy::None && answers.all.iter().any(Answer::is_gone) {
-            let proven = self.context.aws.prove(comparison.resolved.usable.id).await;
+            let proven = self
+                .context
+                .provider
+                .aws
+                .prove(comparison.resolved.usable.id)
+                .await;
             proven.map_err(|error| self.unproven(&error))?;
         }
-        let places = &self.context.slots.secrets;
+        let places = &self.context.capacity.slots.secrets;
         // The one place for large values is given back where writes take long: they are read again then.
         let slot = if answers.room.is_large() {
             places.take_soon(&self.object.namespace).await
@@ -154,7 +163,13 @@ impl<'a> Pass<'a> {
         if asked {
             let keys: Vec<_> = resolved.needs.iter().map(|need| need.key.clone()).collect();
             let context = self.context;
-            driver::try_denied(&context.tracking, &context.aws, resolved.usable.id, &keys).await;
+            driver::try_denied(
+                &context.provider.tracking,
+                &context.provider.aws,
+                resolved.usable.id,
+                &keys,
+            )
+            .await;
         }
     }
 
@@ -164,6 +179,7 @@ impl<'a> Pass<'a> {
         let properties = if remotes.len() > WHOLE {
             // What must not be read needs no spec either.
             self.context
+                .provider
                 .tracking
                 .tell(|tracker, now| mode.check_withheld(tracker, now))?;
             Some(self.properties().await?)
@@ -171,7 +187,7 @@ impl<'a> Pass<'a> {
             None
         };
         let permit = self.permit(mode)?;
-        let mut room = self.context.values.open(&self.object.namespace);
+        let mut room = self.context.capacity.values.open(&self.object.namespace);
         let read = async |entries: Vec<usize>| {
             let need = entries.first().and_then(|first| mode.needs.get(*first));
             let answer = match need {
@@ -241,7 +257,7 @@ impl<'a> Pass<'a> {
 
     /// Notes the calls that a pass is about to make, if it may make them.
     fn permit<'b>(&'b self, mode: ReadMode<'b>) -> Result<Permit<'b>, Stop> {
-        let since = self.context.tracking.tell(|tracker, now| {
+        let since = self.context.provider.tracking.tell(|tracker, now| {
             mode.check_withheld(tracker, now)?;
             let mut since = mode.freshness.since;
             for need in mode.called() {
@@ -260,14 +276,14 @@ impl<'a> Pass<'a> {
                 Class::Periodic => Urgency::Periodic,
             },
             // Others have their values already and wait for a place to write.
-            patient: !mode.freshness.fresh && self.context.slots.secrets.is_crowded(),
+            patient: !mode.freshness.fresh && self.context.capacity.slots.secrets.is_crowded(),
         };
         Ok(Permit { mode, ask, since })
     }
 
     /// The property that each entry takes of its value, from the live spec.
     async fn properties(&self) -> Result<Vec<Option<String>>, Stop> {
-        let cluster = self.context.writer.cluster();
+        let cluster = self.context.view.writer.cluster();
         let live = cluster.find::<ExternalSecret>(self.object).await;
         let live = live
             .map_err(|error| self.kubernetes(&error))?
@@ -288,7 +304,7 @@ impl<'a> Pass<'a> {
             ..
         } = need;
         let Permit { mode, ask, since } = permit;
-        let (tracking, reader) = (&self.context.tracking, &self.context.reader);
+        let (tracking, reader) = (&self.context.provider.tracking, &self.context.provider.reader);
         // Described as gone: reading it again would only be denied again, whichever version. The tracker wakes us when it is back.
         let known = tracking.ask(|tracker| {
             let is_known = tracker.is_gone_for(*source, key, mode.freshness);
@@ -343,6 +359,7 @@ impl<'a> Pass<'a> {
         let selector = Selector::Version(version.clone());
         let read = self
             .context
+            .provider
             .reader
             .read(need.source, &need.key, &selector, ask)
             .await;
@@ -363,7 +380,7 @@ impl<'a> Pass<'a> {
             selector,
             ..
         } = need;
-        let tracking = &self.context.tracking;
+        let tracking = &self.context.provider.tracking;
         if !matches!(
             error.class(),
             aws::Class::NotFound | aws::Class::MarkedForDeletion
@@ -371,7 +388,7 @@ impl<'a> Pass<'a> {
             tracking.failed(*source, key, selector, error, since, false);
             return Err(error.into());
         }
-        let observation = driver::look(tracking, &self.context.aws, *source, key).await;
+        let observation = driver::look(tracking, &self.context.provider.aws, *source, key).await;
         let known = tracking.tell(|tracker, now| {
             tracker.observe(now, observation);
             tracker.known(*source, key, selector)

@@ -143,7 +143,8 @@ impl Pass<'_> {
             ..Draft::default()
         };
         let left = suspended.until.map(|until| {
-            let left = Duration::try_from(until.duration_since(self.context.time.now())).unwrap_or_default();
+            let left =
+                Duration::try_from(until.duration_since(self.context.view.time.now())).unwrap_or_default();
             left.clamp(Duration::from_secs(1), FAR)
         });
         self.write_status(draft, None, NextPass::after(left)).await

@@ -18,19 +18,22 @@ use crate::{
 impl Context {
     /// What may keep an object of `namespace` from being worked on, as far as the indexes know.
     pub(super) fn surroundings(&self, namespace: &str, entry: &Entry) -> Surroundings<'_> {
-        let of_namespace = self.namespaces.with(&ObjectKey::new("", namespace), |indexed| {
-            indexed.entry().map(Suspension::of_namespace)
-        });
+        let of_namespace = self
+            .view
+            .namespaces
+            .with(&ObjectKey::new("", namespace), |indexed| {
+                indexed.entry().map(Suspension::of_namespace)
+            });
         let store = self.stores.meant(entry.store.as_ref()).ok();
         Surroundings {
-            now: self.time.now(),
+            now: self.view.time.now(),
             control: self.held(namespace),
             namespace: of_namespace.flatten().unwrap_or_default(),
             store: store.map(|store| {
                 let suspension = self.stores.suspended(&store, namespace);
                 (store, suspension)
             }),
-            protected: &self.protected,
+            protected: &self.settings.protected,
         }
     }
 }
@@ -67,9 +70,8 @@ impl Pass<'_> {
     }
 
     async fn find_references(&self) -> Result<Resolved, Stop> {
-        let Context {
-            stores, namespaces, ..
-        } = self.context;
+        let Context { view, stores, .. } = self.context;
+        let namespaces = &view.namespaces;
         let store = stores.meant(self.entry.store.as_ref())?;
         let namespace = &self.object.namespace;
         let indexed = namespaces.get(&ObjectKey::new("", namespace.clone()));

@@ -21,10 +21,10 @@ use crate::{
 impl Pass<'_> {
     /// Writes what is missing: restarts were enabled, or other keys count, or the key of the tokens is another one.
     pub(super) async fn stamp(&self, comparison: &Comparison) -> Result<(), Stop> {
-        let slots = &self.context.slots.secrets;
+        let slots = &self.context.capacity.slots.secrets;
         let slot = slots.take(&self.object.namespace).await;
         let _slot = slot.map_err(|wait| Stop::WaitFor(Some(wait)))?;
-        let cluster = self.context.writer.cluster();
+        let cluster = self.context.view.writer.cluster();
         let live = cluster.find::<ExternalSecret>(self.object).await;
         let live = live.map_err(|error| self.kubernetes(&error))?.ok_or(Stop::Gone)?;
         let live = self.same_revision(live)?;

@@ -20,12 +20,12 @@ impl Pass<'_> {
         let Some(rule) = &self.latest().rotation else {
             return RotationPart::Gone;
         };
-        let now = self.context.time.now();
+        let now = self.context.view.time.now();
         let memory = self.recall();
         let mut rule = (**rule).clone();
         // What we said a moment ago the index may not show yet.
         rule.said = memory.rotation.said.map(|said| *said).or(rule.said);
-        let Judged { draft, traces, again } = self.context.tracking.ask(|tracker| {
+        let Judged { draft, traces, again } = self.context.provider.tracking.ask(|tracker| {
             let seen: Vec<_> = needs
                 .iter()
                 .map(|need| Seen {
@@ -77,7 +77,7 @@ impl Pass<'_> {
         if before
             .is_some_and(|before| before.state.is_some() && said.status.last_rotated > before.last_rotated)
         {
-            self.context.events.emit(
+            self.context.view.events.emit(
                 self.reference(),
                 EventType::Normal,
                 EventReason::RotationCommitted.as_str(),
@@ -88,7 +88,7 @@ impl Pass<'_> {
         if said.verdict.reason == Reason::RotationStuck
             && was.is_none_or(|was| was.reason != Reason::RotationStuck.as_str())
         {
-            self.context.events.emit(
+            self.context.view.events.emit(
                 self.reference(),
                 EventType::Warning,
                 EventReason::RotationStuck.as_str(),

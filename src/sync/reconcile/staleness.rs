@@ -19,7 +19,7 @@ impl Context {
         let Some(limit) = stale_after(entry) else {
             return false;
         };
-        let checked = self.tracking.ask(|tracker| tracker.checked(object));
+        let checked = self.provider.tracking.ask(|tracker| tracker.checked(object));
         let since = checked.or_else(|| {
             self.memory
                 .lock()
@@ -54,7 +54,8 @@ impl Pass<'_> {
 
     /// Why AWS gives no good answers, as far as is known.
     fn cause(&self) -> String {
-        let Context { stores, tracking, .. } = self.context;
+        let Context { stores, provider, .. } = self.context;
+        let tracking = &provider.tracking;
         let outage = stores.meant(self.entry.store.as_ref()).ok().and_then(|store| {
             let key = Stores::key(&store, &self.object.namespace);
             stores

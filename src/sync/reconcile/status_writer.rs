@@ -21,7 +21,7 @@ impl Context {
             malformed.expected
         );
         let verdict = Verdict::fails(Reason::InvalidSpec, message);
-        let now = self.time.now();
+        let now = self.view.time.now();
         let draft = Draft {
             generation: Some(malformed.generation),
             ready: Some(verdict),
@@ -38,6 +38,7 @@ impl Context {
         }
         let status = status::compose(now, &draft, None);
         match self
+            .view
             .writer
             .apply_status::<ExternalSecret>(object, &malformed.uid, names::SYNC_MANAGER, &status)
             .await
@@ -86,7 +87,7 @@ impl Pass<'_> {
         let fetched;
         let live = match live {
             Some(live) => live,
-            None => match context.writer.cluster().find::<ExternalSecret>(object).await {
+            None => match context.view.writer.cluster().find::<ExternalSecret>(object).await {
                 Ok(Some(found)) if found.metadata.uid.as_deref() == Some(&*self.entry.uid) => {
                     fetched = found;
                     &fetched
@@ -104,13 +105,14 @@ impl Pass<'_> {
 
     async fn apply_status(&self, live: &ExternalSecret, draft: &Draft, next: NextPass) -> NextPass {
         let Self { context, object, .. } = self;
-        let _slot = match context.slots.statuses.take(&object.namespace).await {
+        let _slot = match context.capacity.slots.statuses.take(&object.namespace).await {
             Ok(slot) => slot,
             Err(wait) => return NextPass::AtStatusTurn(wait),
         };
-        let status = status::compose(context.time.now(), draft, live.status.as_ref());
+        let status = status::compose(context.view.time.now(), draft, live.status.as_ref());
         let began = context.clock.now();
         let written = context
+            .view
             .writer
             .apply_status::<ExternalSecret>(object, &self.entry.uid, names::SYNC_MANAGER, &status)
             .await;
@@ -118,7 +120,7 @@ impl Pass<'_> {
             Err(error) if error.class == cluster::Class::Timeout => WriteEnd::TimedOut,
             _ => WriteEnd::Answered(context.clock.now().saturating_sub(began)),
         };
-        context.slots.statuses.ended(&object.namespace, outcome);
+        context.capacity.slots.statuses.ended(&object.namespace, outcome);
         match written {
             Ok(_) => {
                 let written = WrittenStatus {
@@ -190,6 +192,7 @@ impl Pass<'_> {
         let regarding = self.reference();
         let action = ready.reason.as_str();
         self.context
+            .view
             .events
             .emit(regarding, type_, reason.as_str(), action, &ready.message);
     }

@@ -43,7 +43,7 @@ impl Pass<'_> {
     /// Writes what the answers make of the Secret.
     pub(super) async fn write(&self, comparison: &Comparison, answers: &[Answer]) -> Result<Draft, Stop> {
         // The spec is rendered from the live object: the values were read for just this state of it.
-        let cluster = self.context.writer.cluster();
+        let cluster = self.context.view.writer.cluster();
         let live = cluster.find::<ExternalSecret>(self.object).await;
         let live = live.map_err(|error| self.kubernetes(&error))?.ok_or(Stop::Gone)?;
         let live = self.keep_live(self.same_revision(live)?);
@@ -105,8 +105,8 @@ impl Pass<'_> {
         let live = Entry::of(
             self.object,
             &object,
-            context.min_interval,
-            context.restart_default,
+            context.settings.min_interval,
+            context.settings.restart_default,
         );
         if live.uid != entry.uid || live.revision != entry.revision {
             return Err(Stop::WaitFor(Some(BEHIND)));
@@ -119,7 +119,7 @@ impl Pass<'_> {
             return;
         }
         let note = format!("{members} members without a name were left out: keys of a Secret need one");
-        self.context.events.emit(
+        self.context.view.events.emit(
             self.reference(),
             EventType::Warning,
             EventReason::Updated.as_str(),
@@ -167,7 +167,7 @@ impl Pass<'_> {
                 wipe(live);
             }
             let began = context.clock.now();
-            let writer = &context.writer;
+            let writer = &context.view.writer;
             let (sent, why, written) = match plan {
                 Plan::Nothing(written) => return Ok(written),
                 Plan::Refuse(conflict) => {
@@ -195,7 +195,7 @@ impl Pass<'_> {
                 Ok(answer) => {
                     let entry = SecretEntry::of(&context.key, target, answer);
                     // Another content, as by an admission webhook, is left to the watch, which wakes the object.
-                    if entry.content_intact && !context.secrets.wrote(target, entry) {
+                    if entry.content_intact && !context.view.secrets.wrote(target, entry) {
                         context.work.push(self.object.clone(), Class::Urgent);
                     }
                     let users = Users::compare(user.as_deref(), desired.user);
@@ -221,7 +221,7 @@ impl Pass<'_> {
         let took = self.context.clock.now().saturating_sub(began);
         let is_late = |error: &cluster::Error| took >= SLOW && error.class != cluster::Class::Timeout;
         if sent.as_ref().err().is_none_or(is_late) {
-            let slots = &self.context.slots.secrets;
+            let slots = &self.context.capacity.slots.secrets;
             slots.ended(&self.object.namespace, WriteEnd::Answered(took));
         }
     }
@@ -232,8 +232,14 @@ impl Pass<'_> {
     /// within 10 s of its time: it has no longer than any call. Where writes are slow it has the whole time of a fenced write
     /// and is dated ahead by the difference. Then a pod that is new may be taken for old, but none that is old for new.
     fn times(&self) -> Times {
-        let now = self.context.time.now();
-        let ahead = if self.context.slots.secrets.is_slow(&self.object.namespace) {
+        let now = self.context.view.time.now();
+        let ahead = if self
+            .context
+            .capacity
+            .slots
+            .secrets
+            .is_slow(&self.object.namespace)
+        {
             FENCED_TIMEOUT.saturating_sub(CALL_TIMEOUT)
         } else {
             Duration::ZERO
@@ -245,7 +251,7 @@ impl Pass<'_> {
     }
 
     pub(super) async fn find_secret(&self, target: &ObjectKey) -> Result<Option<Secret>, Stop> {
-        let found = self.context.writer.cluster().find::<Secret>(target).await;
+        let found = self.context.view.writer.cluster().find::<Secret>(target).await;
         found.map_err(|error| self.kubernetes(&error))
     }
 
@@ -259,7 +265,7 @@ impl Pass<'_> {
         users: Users,
     ) {
         if why == Some(Why::Updated) {
-            let moved = (self.context.time.now(), users);
+            let moved = (self.context.view.time.now(), users);
             self.remember(|memory| memory.rotation.traces.get_or_insert_default().moved = Some(moved));
         }
         tracing::info!(
@@ -296,7 +302,7 @@ impl Pass<'_> {
             Some(Why::Adopted) => (EventReason::Updated, format!("Secret {name} was taken over")),
             Some(Why::Annotated) | None => return,
         };
-        self.context.events.emit(
+        self.context.view.events.emit(
             self.reference(),
             EventType::Normal,
             reason.as_str(),
