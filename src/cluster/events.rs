@@ -69,6 +69,34 @@ const ALERTING: [EventReason; 5] = [
     EventReason::RestartReverted,
 ];
 
+/// An event that is to be emitted.
+#[derive(Debug)]
+pub struct EventDraft<'a> {
+    /// The object.
+    pub regarding: ObjectReference,
+    /// Another object that it concerns.
+    pub related: Option<ObjectReference>,
+    /// Why; it decides whether the event is a warning.
+    pub reason: EventReason,
+    /// The condition's reason, or what was done.
+    pub action: &'a str,
+    /// In a sentence. It must hold no value, and is cut at 1 kB.
+    pub note: &'a str,
+}
+
+impl<'a> EventDraft<'a> {
+    /// One that concerns a single object.
+    pub fn new(regarding: ObjectReference, reason: EventReason, action: &'a str, note: &'a str) -> Self {
+        Self {
+            regarding,
+            related: None,
+            reason,
+            action,
+            note,
+        }
+    }
+}
+
 /// Where events are put in. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Events {
@@ -252,61 +280,36 @@ impl Events {
         receiver
     }
 
-    /// Puts an event in, or drops it if the queue is full. `action` is the condition's reason, or what was done. `note` must
-    /// hold no value; it is cut at 1 kB.
-    pub fn emit(
-        &self,
-        regarding: ObjectReference,
-        type_: EventType,
-        reason: &'static str,
-        action: &str,
-        note: &str,
-    ) {
-        self.emit_related(regarding, None, type_, reason, action, note);
-    }
-
-    /// Puts in an event that concerns another object too.
-    pub fn emit_related(
-        &self,
-        regarding: ObjectReference,
-        related: Option<ObjectReference>,
-        type_: EventType,
-        reason: &'static str,
-        action: &str,
-        note: &str,
-    ) {
-        self.alert(&regarding, reason, note);
-        self.put(regarding, related, type_, reason, action, note);
+    /// Puts an event in, or drops it if the queue is full.
+    pub fn emit(&self, event: EventDraft<'_>) {
+        self.alert(&event.regarding, event.reason, event.note);
+        self.put(event);
     }
 
     /// Puts in an event whose alert has another text, or that is no alert this time.
-    pub fn emit_apart(
-        &self,
-        regarding: ObjectReference,
-        type_: EventType,
-        reason: &'static str,
-        action: &str,
-        note: &str,
-        alert: Option<&str>,
-    ) {
+    pub fn emit_apart(&self, event: EventDraft<'_>, alert: Option<&str>) {
         if let Some(alert) = alert {
-            self.alert(&regarding, reason, alert);
+            self.alert(&event.regarding, event.reason, alert);
         }
-        self.put(regarding, None, type_, reason, action, note);
+        self.put(event);
     }
 
-    fn put(
-        &self,
-        regarding: ObjectReference,
-        related: Option<ObjectReference>,
-        type_: EventType,
-        reason: &'static str,
-        action: &str,
-        note: &str,
-    ) {
+    fn put(&self, event: EventDraft<'_>) {
+        let EventDraft {
+            regarding,
+            related,
+            reason,
+            action,
+            note,
+        } = event;
+        let type_ = if reason.is_warning() {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
         let event = Event {
             type_,
-            reason: reason.to_owned(),
+            reason: reason.as_str().to_owned(),
             action: action.to_owned(),
             note: Some(cut(note).to_owned()),
             secondary: related,
@@ -321,25 +324,25 @@ impl Events {
         }
     }
 
-    fn alert(&self, regarding: &ObjectReference, reason: &'static str, note: &str) {
+    fn alert(&self, regarding: &ObjectReference, reason: EventReason, note: &str) {
         // What concerns a workload is told on it and on its ExternalSecret: nobody wants to be called twice.
         let twice = !regarding
             .kind
             .as_deref()
             .is_some_and(|kind| ALERTED.contains(&kind));
-        if twice || !ALERTING.iter().any(|alerting| alerting.as_str() == reason) {
+        if twice || !ALERTING.contains(&reason) {
             return;
         }
         let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(alerts) = alerts.as_mut() else { return };
         let now = self.time.now();
         let note = cut(note);
-        if !alerts.history.is_new(now, regarding, reason, note) {
+        if !alerts.history.is_new(now, regarding, reason.as_str(), note) {
             return;
         }
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let alert = alerts.waiting.begin(regarding).map(|place| Alert {
-            reason,
+            reason: reason.as_str(),
             kind: text(&regarding.kind),
             namespace: text(&regarding.namespace),
             name: text(&regarding.name),
@@ -348,7 +351,7 @@ impl Events {
             _place: place,
         });
         if alert.is_some_and(|alert| alerts.queue.try_send(alert).is_ok()) {
-            alerts.history.told(now, regarding, reason, note);
+            alerts.history.told(now, regarding, reason.as_str(), note);
         } else {
             self.metrics.alerts_dropped.inc();
         }

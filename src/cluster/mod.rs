@@ -29,7 +29,7 @@ mod writes;
 pub use call::{CALL_TIMEOUT, FENCED_TIMEOUT, TimeLimit, Verb};
 pub use client::{Access, Cluster};
 pub use error::{Class, Error};
-pub use events::{Alert, Events};
+pub use events::{Alert, EventDraft, Events};
 pub use find::Found;
 pub use index::{
     Change, Changes, Control, Demand, FirstLists, Index, Indexed, Malformed, NamespaceEntry, Project, Scope,

@@ -16,7 +16,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::runtime::events::EventType;
+
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -28,10 +28,11 @@ use super::{
 };
 use crate::{
     api::{
-        ExternalSecret, ObjectKey, SecretStore, TokenKey,
+        EventReason, ExternalSecret, ObjectKey, SecretStore, TokenKey,
         names::{RESTART_MANAGER, SYNC_MANAGER, TOKEN_KEY_SECRET},
     },
     aws::{KubeTokenError, KubeTokens as _},
+    cluster::EventDraft,
 };
 
 const CANARY: &str = "hunter2-canary";
@@ -742,14 +743,13 @@ async fn an_event_that_fails_is_dropped_and_the_next_one_goes_out() {
         name: Some("db".to_owned()),
         ..ObjectReference::default()
     };
-    for reason in ["SyncFailed", "Recovered"] {
-        events.emit(
+    for reason in [EventReason::SyncFailed, EventReason::Recovered] {
+        events.emit(EventDraft::new(
             about.clone(),
-            EventType::Normal,
             reason,
             "Sync",
             &"\u{e9}".repeat(600),
-        );
+        ));
     }
     drop(events);
     let worker = tokio::spawn(worker.run());
@@ -776,14 +776,13 @@ async fn each_text_is_an_event_and_one_that_comes_again_is_counted() {
         ..ObjectReference::default()
     };
     for workload in ["web", "api", "web"] {
-        events.emit_related(
-            object("ExternalSecret", &"n".repeat(253)),
-            Some(object("Deployment", workload)),
-            EventType::Warning,
-            "RestartFailed",
-            "Restart",
-            &format!("{workload} crashes"),
-        );
+        events.emit(EventDraft {
+            regarding: object("ExternalSecret", &"n".repeat(253)),
+            related: Some(object("Deployment", workload)),
+            reason: EventReason::RestartFailed,
+            action: "Restart",
+            note: &format!("{workload} crashes"),
+        });
     }
     drop(events);
     let worker = tokio::spawn(worker.run());
@@ -822,7 +821,12 @@ async fn events_come_at_a_rate_and_an_object_has_no_more_than_its_share() {
     let worker = tokio::spawn(worker.run());
     for number in 0..100 {
         let note = number.to_string();
-        events.emit(about.clone(), EventType::Normal, "Updated", "Sync", &note);
+        events.emit(EventDraft::new(
+            about.clone(),
+            EventReason::Updated,
+            "Sync",
+            &note,
+        ));
         if number % 20 != 19 {
             continue;
         }
@@ -849,7 +853,7 @@ async fn surplus_events_are_dropped_without_waiting_and_no_namespace_fills_the_q
             ..ObjectReference::default()
         };
         for _ in 0..count {
-            events.emit(about.clone(), EventType::Normal, "Updated", "Sync", "");
+            events.emit(EventDraft::new(about.clone(), EventReason::Updated, "Sync", ""));
         }
         cluster.metrics.events_dropped.get()
     };
@@ -871,13 +875,12 @@ async fn events_go_out_with_namespaces_in_turn_and_make_room_as_they_do() {
             ..ObjectReference::default()
         };
         for number in 0..count {
-            events.emit(
+            events.emit(EventDraft::new(
                 about.clone(),
-                EventType::Normal,
-                "Updated",
+                EventReason::Updated,
                 "Sync",
                 &format!("{namespace} {number}"),
-            );
+            ));
         }
     };
     emit("loud", 32);
@@ -916,18 +919,18 @@ async fn what_somebody_may_want_to_be_called_for_is_handed_on_and_nothing_else()
             name: Some("web".to_owned()),
             ..ObjectReference::default()
         };
-        events.emit(about, EventType::Warning, reason, "Restart", note);
+        events.emit(EventDraft::new(about, reason, "Restart", note));
     };
     let on = |kind: &str, reason| say(kind, reason, "it crashes");
     let emit = |reason| on("ExternalSecret", reason);
-    emit("RestartFailed");
+    emit(EventReason::RestartFailed);
     let mut alerts = events.alerts();
-    emit("Updated");
+    emit(EventReason::Updated);
     // The same is told on the workload, and nobody wants to be called twice.
-    on("Deployment", "RestartHalted");
-    emit("RestartHalted");
-    on("ClusterSecretStore", "SyncFailed");
-    on("ClusterSecretStore", "DeletionHeld");
+    on("Deployment", EventReason::RestartHalted);
+    emit(EventReason::RestartHalted);
+    on("ClusterSecretStore", EventReason::SyncFailed);
+    on("ClusterSecretStore", EventReason::DeletionHeld);
     let alert = alerts.recv().await.unwrap();
     assert_eq!(
         (alert.reason, &*alert.kind, &*alert.name, &*alert.note),
@@ -946,22 +949,25 @@ async fn what_somebody_may_want_to_be_called_for_is_handed_on_and_nothing_else()
             kind: Some("SecretStore".to_owned()),
             ..ObjectReference::default()
         };
-        events.emit_apart(about, EventType::Warning, "DeletionHeld", "Delete", "note", alert);
+        events.emit_apart(
+            EventDraft::new(about, EventReason::DeletionHeld, "Delete", "note"),
+            alert,
+        );
     }
     let alert = alerts.recv().await.unwrap();
     assert_eq!((&*alert.kind, &*alert.note), ("SecretStore", "of its own"));
     drop(alert);
     for _ in 0..100 {
-        emit("RotationStuck");
+        emit(EventReason::RotationStuck);
     }
     assert_eq!(alerts.len(), 1, "what says the same again is left out");
     for number in 1..100 {
-        say("ExternalSecret", "RotationStuck", &number.to_string());
+        say("ExternalSecret", EventReason::RotationStuck, &number.to_string());
     }
     assert_eq!(cluster.metrics.alerts_dropped.get(), 100 - 16);
     // What was dropped was not told.
     alerts.recv().await.unwrap();
-    say("ExternalSecret", "RotationStuck", "99");
+    say("ExternalSecret", EventReason::RotationStuck, "99");
     assert_eq!(
         (alerts.len(), cluster.metrics.alerts_dropped.get()),
         (16, 100 - 16)
@@ -974,7 +980,12 @@ async fn what_somebody_may_want_to_be_called_for_is_handed_on_and_nothing_else()
             name: Some(format!("db-{number}")),
             ..ObjectReference::default()
         };
-        events.emit(about, EventType::Warning, "RestartHalted", "Restart", "note");
+        events.emit(EventDraft::new(
+            about,
+            EventReason::RestartHalted,
+            "Restart",
+            "note",
+        ));
     }
     assert_eq!(alerts.len(), 64);
     assert_eq!(

@@ -3,11 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::EventType;
 
 use super::event_detector::RestartEvent;
 use crate::{
     api::{EventReason, ObjectKey, WorkloadKind, names::API_VERSION},
+    cluster::EventDraft,
     restart::{
         judge::model::{Cause, Restart},
         observed::{Context, managed_secrets::ManagedSecret, model::WorkloadKey},
@@ -118,15 +118,13 @@ impl Context {
         related: Option<&ObjectReference>,
         note: &str,
     ) {
-        let type_ = if event.is_warning() {
-            EventType::Warning
-        } else {
-            EventType::Normal
-        };
-        let (reason, related) = (event.as_str(), related.cloned());
-        self.view
-            .events
-            .emit_related(about.clone(), related, type_, reason, "Restart", note);
+        self.view.events.emit(EventDraft {
+            regarding: about.clone(),
+            related: related.cloned(),
+            reason: event,
+            action: "Restart",
+            note,
+        });
     }
 }
 

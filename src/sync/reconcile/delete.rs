@@ -1,12 +1,11 @@
 //! Deleting a Secret: everything in AWS is gone, or the target has another name. Only what is ours goes.
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::runtime::events::EventType;
 
 use super::{outcome::Stop, pass::Pass, timing::RECHECK_CONFLICT, write::wipe};
 use crate::{
     api::{EventReason, ObjectKey, Reason},
-    cluster::{self, Observed},
+    cluster::{self, EventDraft, Observed},
     objects::{
         controller,
         status::{Draft, Verdict},
@@ -83,12 +82,11 @@ impl Pass<'_> {
     fn deleted(&self, secret: &ObjectKey, why: &str) {
         tracing::info!(target: "audit", action = "delete", external_secret = %self.object, %secret, reason = why);
         let note = format!("Secret {} was deleted: {why}", secret.name);
-        self.context.view.events.emit(
+        self.context.view.events.emit(EventDraft::new(
             self.reference(),
-            EventType::Normal,
-            EventReason::Deleted.as_str(),
+            EventReason::Deleted,
             "Sync",
             &note,
-        );
+        ));
     }
 }

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use kube::runtime::events::EventType;
-
 use super::pass::Pass;
 use crate::{
     api::{ConditionType, EventReason, ExternalSecret, Reason},
+    cluster::EventDraft,
     objects::status::{self, Draft, RotationPart},
     sync::{
         decide::references::ReadRequest,
@@ -77,24 +76,22 @@ impl Pass<'_> {
         if before
             .is_some_and(|before| before.state.is_some() && said.status.last_rotated > before.last_rotated)
         {
-            self.context.view.events.emit(
+            self.context.view.events.emit(EventDraft::new(
                 self.reference(),
-                EventType::Normal,
-                EventReason::RotationCommitted.as_str(),
+                EventReason::RotationCommitted,
                 "Sync",
                 "AWS rotated the secret: AWSCURRENT is on the new version",
-            );
+            ));
         }
         if said.verdict.reason == Reason::RotationStuck
             && was.is_none_or(|was| was.reason != Reason::RotationStuck.as_str())
         {
-            self.context.view.events.emit(
+            self.context.view.events.emit(EventDraft::new(
                 self.reference(),
-                EventType::Warning,
-                EventReason::RotationStuck.as_str(),
+                EventReason::RotationStuck,
                 "Sync",
                 &said.verdict.message,
-            );
+            ));
         }
     }
 }

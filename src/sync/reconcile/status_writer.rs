@@ -1,12 +1,11 @@
 //! Writing the status: what a pass came to as conditions, with an event where `Ready` turned.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::EventType;
 
 use super::{Context, memory::WrittenStatus, outcome::NextPass, pass::Pass, write_places::WriteEnd};
 use crate::{
     api::{ConditionType, EventReason, ExternalSecret, ObjectKey, Reason, Status, names},
-    cluster::{self, Malformed},
+    cluster::{self, EventDraft, Malformed},
     objects::status::{self, Draft, Verdict},
     sync::events,
 };
@@ -184,16 +183,11 @@ impl Pass<'_> {
         if matches!(ready.reason, Reason::Throttled | Reason::ProviderUnavailable) {
             return;
         }
-        let type_ = if reason.is_warning() {
-            EventType::Warning
-        } else {
-            EventType::Normal
-        };
         let regarding = self.reference();
         let action = ready.reason.as_str();
         self.context
             .view
             .events
-            .emit(regarding, type_, reason.as_str(), action, &ready.message);
+            .emit(EventDraft::new(regarding, reason, action, &ready.message));
     }
 }

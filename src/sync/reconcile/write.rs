@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
-use kube::runtime::events::EventType;
 use zeroize::Zeroize as _;
 
 use super::{
@@ -19,7 +18,7 @@ use crate::{
     api::{
         CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason, names::annotation,
     },
-    cluster::{self, CALL_TIMEOUT, FENCED_TIMEOUT, Observed, SecretEntry, TimeLimit},
+    cluster::{self, CALL_TIMEOUT, EventDraft, FENCED_TIMEOUT, Observed, SecretEntry, TimeLimit},
     objects::{
         Entry,
         status::{Draft, SourceDraft, TargetDraft, Verdict, Written},
@@ -119,13 +118,12 @@ impl Pass<'_> {
             return;
         }
         let note = format!("{members} members without a name were left out: keys of a Secret need one");
-        self.context.view.events.emit(
+        self.context.view.events.emit(EventDraft::new(
             self.reference(),
-            EventType::Warning,
-            EventReason::Updated.as_str(),
+            EventReason::Updated,
             "Sync",
             &note,
-        );
+        ));
     }
 
     /// The sources of what was read.
@@ -302,13 +300,10 @@ impl Pass<'_> {
             Some(Why::Adopted) => (EventReason::Updated, format!("Secret {name} was taken over")),
             Some(Why::Annotated) | None => return,
         };
-        self.context.view.events.emit(
-            self.reference(),
-            EventType::Normal,
-            reason.as_str(),
-            "Sync",
-            &note,
-        );
+        self.context
+            .view
+            .events
+            .emit(EventDraft::new(self.reference(), reason, "Sync", &note));
     }
 }
 

@@ -2,14 +2,13 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::runtime::events::EventType;
 
 use crate::{
     api::{
         Capabilities, ClusterSecretStore, ConditionType, EventReason, ObjectKey, SecretStore, SourceId,
         StoreKind, StoreStatus, names,
     },
-    cluster::{self, Indexed},
+    cluster::{self, EventDraft, Indexed},
     objects::{
         StoreEntry,
         status::{Verdict, compose_condition},
@@ -53,16 +52,14 @@ impl Stores {
     /// An event where `Ready` turned; none for a store that was good from the start.
     fn tell(&self, key: &ObjectKey, entry: &StoreEntry, now: &Condition) {
         let was = entry.ready();
-        let (type_, reason) = match (was.map(|was| was.status.as_str()), now.status.as_str()) {
-            (Some("False"), "True") => (EventType::Normal, EventReason::Recovered),
-            (_, "False") if was.is_none_or(|was| was.reason != now.reason) => {
-                (EventType::Warning, EventReason::SyncFailed)
-            }
+        let reason = match (was.map(|was| was.status.as_str()), now.status.as_str()) {
+            (Some("False"), "True") => EventReason::Recovered,
+            (_, "False") if was.is_none_or(|was| was.reason != now.reason) => EventReason::SyncFailed,
             _ => return,
         };
         let regarding = events::reference(kind_of(key).as_str(), key, &entry.uid);
         self.events
-            .emit(regarding, type_, reason.as_str(), &now.reason, &now.message);
+            .emit(EventDraft::new(regarding, reason, &now.reason, &now.message));
     }
 
     /// An outage is one event on the store, and its end another: not one on each object that waits.
@@ -71,22 +68,18 @@ impl Stores {
         let Some(Indexed::Entry(entry)) = self.entry(&key) else {
             return;
         };
-        let (type_, reason, note) = match outage {
+        let (reason, note) = match outage {
             Some(kind) => (
-                EventType::Warning,
                 EventReason::SyncFailed,
                 format!(
                     "{kind}, for more than a minute; Secrets stay as they are, and reading goes on by itself"
                 ),
             ),
-            None => (
-                EventType::Normal,
-                EventReason::Recovered,
-                "AWS answers again".to_owned(),
-            ),
+            None => (EventReason::Recovered, "AWS answers again".to_owned()),
         };
         let regarding = events::reference(kind_of(&key).as_str(), &key, &entry.uid);
-        self.events.emit(regarding, type_, reason.as_str(), "Read", &note);
+        self.events
+            .emit(EventDraft::new(regarding, reason, "Read", &note));
     }
 
     /// Many deletions of a store are held: one event, and an alert if there is news.
@@ -102,9 +95,8 @@ impl Stores {
         };
         let alert = shown.alert.then_some(&*named);
         let regarding = events::reference(kind_of(&shown.store).as_str(), &shown.store, &entry.uid);
-        let reason = EventReason::DeletionHeld.as_str();
-        self.events
-            .emit_apart(regarding, EventType::Warning, reason, "Delete", &note, alert);
+        let event = EventDraft::new(regarding, EventReason::DeletionHeld, "Delete", &note);
+        self.events.emit_apart(event, alert);
     }
 
     /// Somebody confirmed with a token that is none of those shown, or is used up.
@@ -118,9 +110,9 @@ impl Stores {
             names::annotation::CONFIRM_DELETION,
         );
         let regarding = events::reference(kind_of(store).as_str(), store, &entry.uid);
-        let reason = EventReason::ConfirmationRejected.as_str();
+        let reason = EventReason::ConfirmationRejected;
         self.events
-            .emit(regarding, EventType::Warning, reason, "Delete", &note);
+            .emit(EventDraft::new(regarding, reason, "Delete", &note));
     }
 
     /// How the store is checked, in words, and what it may call.
