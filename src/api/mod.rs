@@ -35,7 +35,7 @@ pub use external_secret::{
     ExternalSecretSpec, RefreshPolicy, RemoteRef, StoreKind, StoreRef, Target,
 };
 pub use interval::Interval;
-pub use object::ObjectKey;
+pub use object::{ApiGroup, ObjectKey};
 pub use reason::{ConditionType, EventReason, Reason, Status};
 pub use remote::{Selector, SourceId, VersionId};
 pub use restart::{

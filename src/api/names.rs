@@ -1,6 +1,6 @@
 //! Names of labels, annotations and field managers, and which of them are whose.
 
-use super::{ObjectKey, token::digest};
+use super::{ApiGroup, ObjectKey, token::digest};
 
 /// The API group.
 pub const GROUP: &str = "keyturn.dev";
@@ -124,8 +124,18 @@ pub fn is_reserved(name: &str) -> bool {
 /// The field manager of an ExternalSecret that shares its Secret: one each, since an apply removes what its manager no
 /// longer names.
 pub fn field_manager(external_secret: &ObjectKey) -> String {
-    let ObjectKey { namespace, name } = external_secret;
-    format!("keyturn-{}", digest([namespace.as_bytes(), name.as_bytes()]))
+    let ObjectKey {
+        group,
+        namespace,
+        name,
+    } = external_secret;
+    let digest = match group {
+        // Managers that earlier versions wrote stay.
+        ApiGroup::Keyturn => digest([namespace.as_bytes(), name.as_bytes()]),
+        #[cfg(test)]
+        ApiGroup::Other => digest([b"other", namespace.as_bytes(), name.as_bytes()]),
+    };
+    format!("keyturn-{digest}")
 }
 
 /// The annotation by which the pods of a workload tell which content of the Secret `name` they were made for. Hashed, since

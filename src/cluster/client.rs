@@ -151,7 +151,7 @@ impl Call<'_> {
     /// Refuses names that are none before they become part of a path: they come from specs of tenants, and
     /// `x/../../other/secrets/y` would name another tenant's object.
     pub(super) fn check_names(&self) -> Result<(), Error> {
-        let ObjectKey { namespace, name } = self.key;
+        let ObjectKey { namespace, name, .. } = self.key;
         let label = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         let subdomain = |s: &str| {
             s.split('.')

@@ -455,7 +455,7 @@ impl<P: Project> Follower<P> {
 
     /// Cuts an object down.
     pub(super) fn read(&self, meta: HeadMeta, object: &RawValue) -> (ObjectKey, Indexed<P::Entry>) {
-        let key = self.index.key(&meta.namespace, &meta.name);
+        let key = self.index.key(&meta.namespace, &meta.name).in_group(P::GROUP);
         let indexed = match serde_json::from_str(object.get()) {
             Ok(object) => Indexed::Entry(Arc::new(self.project.project(&key, object))),
             Err(err) => Indexed::Malformed(Arc::new(Malformed {
@@ -478,7 +478,7 @@ impl<P: Project> Follower<P> {
 
     fn left(&self, object: &RawValue) -> Option<String> {
         let meta = head(object)?;
-        let key = ObjectKey::new(meta.namespace, meta.name);
+        let key = ObjectKey::new(meta.namespace, meta.name).in_group(P::GROUP);
         let taken = self
             .index
             .take(&key, None, Version::of(&meta.resource_version), 0);

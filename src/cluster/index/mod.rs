@@ -34,7 +34,7 @@ pub use self::{
     watch::{FirstLists, Scope, Watches},
 };
 use self::{coverage::Coverage, own_writes::OwnWrites, version::Version};
-use crate::api::ObjectKey;
+use crate::api::{ApiGroup, ObjectKey};
 
 /// What is kept of the objects of one kind.
 pub trait Project: Send + Sync + 'static {
@@ -51,6 +51,8 @@ pub trait Project: Send + Sync + 'static {
     const NAME: Option<&'static str> = None;
     /// Whether the kind has no namespaces.
     const CLUSTER_WIDE: bool = false;
+    /// The API group that keys of the objects tell.
+    const GROUP: ApiGroup = ApiGroup::Keyturn;
 
     /// Cuts an object down. Parts of `key` can be shared by cloning them.
     fn project(&self, key: &ObjectKey, object: Self::Object) -> Self::Entry;
