@@ -45,7 +45,7 @@ impl Wallet {
                 uid,
                 audiences,
             }) => {
-                self.service_account(namespace, name, uid.as_ref(), audiences, made_from)
+                self.service_account((namespace, name), uid.as_ref(), audiences, made_from)
                     .await
             }
             Origin::Base(Base::StaticKeys {
@@ -82,8 +82,7 @@ impl Wallet {
 
     async fn service_account(
         &self,
-        namespace: &str,
-        name: &str,
+        (namespace, name): (&str, &str),
         uid: Option<&Arc<str>>,
         audiences: &[Arc<str>],
         made_from: &mut MadeFrom,

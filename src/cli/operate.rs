@@ -1,6 +1,6 @@
 //! The operator's wiring: rooms made, joined and run until the end.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use futures::{FutureExt as _, future::FusedFuture as _};
@@ -13,7 +13,7 @@ use tokio::{
 
 use super::settings::{ClusterSettings, RestartSettings, SyncSettings, named};
 use crate::{
-    api::ObjectKey,
+    api::{ObjectKey, TokenKey},
     aws,
     cluster::{
         self, Access, Changes, Cluster, Events, FirstLists, Leadership, Lease, Scope, Watches, Writer,
@@ -97,9 +97,9 @@ impl Operator {
 
         let changes = Changes::default();
         let restart_changes = changes.fork();
-        let scope = scope(named(settings.namespaces));
+        let scope = scope(named(&settings.namespaces));
         let mut watches = Watches::new(cluster.clone(), scope, changes.clone(), settings.watch_silence);
-        let lease = ObjectKey::new(settings.operator_namespace.as_str(), settings.lease_name);
+        let lease = ObjectKey::new(&*settings.operator_namespace, &*settings.lease_name);
         let (lease, leadership) = Lease::new(cluster.clone(), lease, &settings.pod_name)?;
         let writer = Writer::new(cluster.clone(), leadership.clone());
         let (events, event_worker) = Events::new(&cluster, leadership.clone(), &settings.pod_name);
@@ -123,40 +123,10 @@ impl Operator {
             events,
             time: cluster.time().clone(),
         };
-        // Statuses of restarts do not queue behind those of an outage.
-        let of_restarts = (sync.status_writes_per_second / 5).max(1);
-        let of_syncs = sync.status_writes_per_second.saturating_sub(of_restarts).max(1);
-        let restarts = restart::Context::new(
-            view.clone(),
-            workloads,
-            restart::Settings {
-                limits: restart.limits(),
-                evict_allowed: restart.allow_evict,
-                status_writes: of_restarts,
-            },
-            metrics.restart,
-        );
-        let protected = named(sync.protected_namespaces).into_iter();
-        let syncs = sync::start(
-            view,
-            stores,
-            sync::Settings {
-                cluster_name: settings.cluster_name.clone(),
-                default_store: Some(sync.default_store).filter(|store| !store.is_empty()),
-                min_interval: sync.min_refresh_interval,
-                periodic_reads: sync.periodic_reads,
-                allow_operator_identity: sync.allow_operator_identity,
-                restart_default: restart.restart_default,
-                protected: protected.chain([settings.operator_namespace]).collect(),
-                token_audiences: named(settings.token_audiences),
-                status_writes: of_syncs,
-                seed: seed(&settings.pod_name),
-                key,
-            },
-            metrics.sync,
-            metrics.aws,
-        )
-        .await?;
+        let restart_settings = restart_settings(&sync, &restart);
+        let sync_settings = sync_settings(&settings, sync, &restart, key);
+        let restarts = restart::Context::new(view.clone(), workloads, restart_settings, metrics.restart);
+        let syncs = sync::start(view, stores, sync_settings, metrics.sync, metrics.aws).await?;
         let reconcilers = Reconcilers {
             syncs: (syncs, changes),
             restarts: (Arc::new(restarts), restart_changes),
@@ -239,6 +209,46 @@ impl Reconcilers {
             Ok(())
         };
         tokio::try_join!(syncs, restarts).map(|((), ())| ())
+    }
+}
+
+/// Of the writes of status, those of restarts: they do not queue behind those of an outage.
+fn status_writes_of_restarts(sync: &SyncSettings) -> u32 {
+    (sync.status_writes_per_second / 5).max(1)
+}
+
+fn restart_settings(sync: &SyncSettings, restart: &RestartSettings) -> restart::Settings {
+    let at_once = |limit: NonZeroU32| usize::try_from(limit.get()).unwrap_or(usize::MAX);
+    restart::Settings {
+        limits: restart::Limits {
+            namespace: at_once(restart.max_concurrent_restarts_per_namespace),
+            cluster: at_once(restart.max_concurrent_restarts),
+        },
+        evict_allowed: restart.allow_evict,
+        status_writes: status_writes_of_restarts(sync),
+    }
+}
+
+fn sync_settings(
+    cluster: &ClusterSettings,
+    sync: SyncSettings,
+    restart: &RestartSettings,
+    key: TokenKey,
+) -> sync::Settings {
+    let of_restarts = status_writes_of_restarts(&sync);
+    let protected = named(&sync.protected_namespaces).into_iter();
+    sync::Settings {
+        cluster_name: cluster.cluster_name.clone(),
+        default_store: Some(sync.default_store).filter(|store| !store.is_empty()),
+        min_interval: sync.min_refresh_interval,
+        periodic_reads: sync.periodic_reads,
+        allow_operator_identity: sync.allow_operator_identity,
+        restart_default: restart.restart_default,
+        protected: protected.chain([cluster.operator_namespace.clone()]).collect(),
+        token_audiences: named(&cluster.token_audiences),
+        status_writes: sync.status_writes_per_second.saturating_sub(of_restarts).max(1),
+        seed: seed(&cluster.pod_name),
+        key,
     }
 }
 

@@ -9,7 +9,7 @@ use http::Uri;
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{api::RestartMode, restart};
+use crate::api::RestartMode;
 
 /// All arguments of `keyturn run`.
 #[derive(Debug, Args)]
@@ -125,17 +125,6 @@ pub(super) struct TelemetrySettings {
     pub(super) alert_url: SecretString,
 }
 
-impl RestartSettings {
-    /// How many workloads roll out at once.
-    pub(super) fn limits(&self) -> restart::Limits {
-        let at_once = |limit: NonZeroU32| usize::try_from(limit.get()).unwrap_or(usize::MAX);
-        restart::Limits {
-            namespace: at_once(self.max_concurrent_restarts_per_namespace),
-            cluster: at_once(self.max_concurrent_restarts),
-        }
-    }
-}
-
 /// An address, if one is given. By this name clap takes it for a value, not for an argument that may be missing.
 pub(super) type MaybeAddress = Option<SocketAddr>;
 
@@ -208,9 +197,9 @@ pub(super) fn web_hook(text: &SecretString) -> anyhow::Result<Option<SecretStrin
 }
 
 /// The names without those that are empty.
-pub(super) fn named(names: Vec<String>) -> Vec<String> {
+pub(super) fn named(names: &[String]) -> Vec<String> {
     names
-        .into_iter()
+        .iter()
         .map(|name| name.trim().to_owned())
         .filter(|name| !name.is_empty())
         .collect()
@@ -247,7 +236,7 @@ mod tests {
         assert_eq!(settings.cluster.lease_name, "keyturn");
         assert_eq!(settings.sync.protected_namespaces, ["kube-system"]);
         assert_eq!(settings.cluster.token_audiences, ["sts.amazonaws.com"]);
-        assert!(named(settings.cluster.namespaces).is_empty());
+        assert!(named(&settings.cluster.namespaces).is_empty());
         assert_eq!(settings.restart.restart_default, RestartMode::Disabled);
         assert_eq!(settings.restart.max_concurrent_restarts.get(), 20);
         assert_eq!(settings.restart.max_concurrent_restarts_per_namespace.get(), 5);
@@ -277,10 +266,10 @@ mod tests {
         ])
         .unwrap();
         assert!(!format!("{settings:?}").contains("token=abc"));
-        assert_eq!(named(settings.cluster.namespaces), ["shop", "billing"]);
+        assert_eq!(named(&settings.cluster.namespaces), ["shop", "billing"]);
         assert_eq!(settings.sync.min_refresh_interval, Duration::from_secs(90));
         assert!(!settings.sync.periodic_reads);
-        assert!(named(settings.sync.protected_namespaces).is_empty());
+        assert!(named(&settings.sync.protected_namespaces).is_empty());
         assert_eq!(settings.restart.restart_default, RestartMode::Automatic);
         assert_eq!(settings.restart.max_concurrent_restarts.get(), 3);
         assert_eq!(settings.restart.max_concurrent_restarts_per_namespace.get(), 1);

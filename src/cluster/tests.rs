@@ -32,7 +32,7 @@ use crate::{
         names::{RESTART_MANAGER, SYNC_MANAGER, TOKEN_KEY_SECRET},
     },
     aws::{KubeTokenError, KubeTokens as _},
-    cluster::EventDraft,
+    cluster::{EventDraft, MergePatch, writes::SecretApply},
 };
 
 const CANARY: &str = "hunter2-canary";
@@ -249,7 +249,7 @@ async fn a_write_with_a_fence_of_its_own_has_30_s_and_all_else_10_and_the_server
         (
             "apply Secret",
             TimeLimit::Fenced,
-            send!(w => w.apply_secret(&key(), &observed(), SYNC_MANAGER, true, json!({}))),
+            send!(w => w.apply_secret(&key(), &observed(), SecretApply { manager: SYNC_MANAGER, force: true, body: json!({}) })),
         ),
         (
             "delete Secret",
@@ -259,22 +259,22 @@ async fn a_write_with_a_fence_of_its_own_has_30_s_and_all_else_10_and_the_server
         (
             "patch Deployment",
             TimeLimit::Fenced,
-            send!(w => w.patch::<Deployment>(TimeLimit::Fenced, &key(), &observed(), RESTART_MANAGER, json!({}))),
+            send!(w => w.patch::<Deployment>(&key(), &observed(), MergePatch { limit: TimeLimit::Fenced, manager: RESTART_MANAGER, body: json!({}) })),
         ),
         (
             "patch StatefulSet",
             TimeLimit::Fenced,
-            send!(w => w.patch::<StatefulSet>(TimeLimit::Fenced, &key(), &observed(), RESTART_MANAGER, json!({}))),
+            send!(w => w.patch::<StatefulSet>(&key(), &observed(), MergePatch { limit: TimeLimit::Fenced, manager: RESTART_MANAGER, body: json!({}) })),
         ),
         (
             "patch DaemonSet",
             TimeLimit::Fenced,
-            send!(w => w.patch::<DaemonSet>(TimeLimit::Fenced, &key(), &observed(), RESTART_MANAGER, json!({}))),
+            send!(w => w.patch::<DaemonSet>(&key(), &observed(), MergePatch { limit: TimeLimit::Fenced, manager: RESTART_MANAGER, body: json!({}) })),
         ),
         (
             "patch Rollout",
             TimeLimit::Fenced,
-            send!(w => w.patch::<Rollout>(TimeLimit::Fenced, &key(), &observed(), RESTART_MANAGER, json!({}))),
+            send!(w => w.patch::<Rollout>(&key(), &observed(), MergePatch { limit: TimeLimit::Fenced, manager: RESTART_MANAGER, body: json!({}) })),
         ),
         ("evict", TimeLimit::Usual, send!(w => w.evict(&key(), "u1"))),
         (
@@ -465,7 +465,15 @@ async fn a_shared_secret_is_applied_to_the_object_that_was_observed() {
     let applied = tokio::spawn(async move {
         let apply = json!({"data": {"a": "YQ=="}});
         writer
-            .apply_secret(&key(), &observed(), "keyturn-0badcafe", true, apply)
+            .apply_secret(
+                &key(),
+                &observed(),
+                SecretApply {
+                    manager: "keyturn-0badcafe",
+                    force: true,
+                    body: apply,
+                },
+            )
             .await
     });
     let target = "/api/v1/namespaces/shop/secrets/db?&force=true&fieldManager=keyturn-0badcafe";
@@ -1055,7 +1063,15 @@ async fn a_workload_is_patched_in_the_state_observed_and_in_the_name_of_restarts
     let written = tokio::spawn(async move {
         let patch = json!({"metadata": {"annotations": {"restart.keyturn.dev/x": "t.1"}}});
         writer
-            .patch::<Deployment>(TimeLimit::Fenced, &key(), &observed(), RESTART_MANAGER, patch)
+            .patch::<Deployment>(
+                &key(),
+                &observed(),
+                MergePatch {
+                    limit: TimeLimit::Fenced,
+                    manager: RESTART_MANAGER,
+                    body: patch,
+                },
+            )
             .await
     });
     let target = "/apis/apps/v1/namespaces/shop/deployments/db?&fieldManager=keyturn-restart";

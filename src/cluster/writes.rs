@@ -147,11 +147,9 @@ impl Cluster {
     /// [`Class::UidMismatch`] otherwise. Returns what `T` reads of the answer.
     pub(super) async fn patch<K, T>(
         &self,
-        limit: TimeLimit,
         key: &ObjectKey,
         observed: &Observed,
-        manager: &str,
-        patch: Value,
+        patch: MergePatch<'_>,
     ) -> Result<T, Error>
     where
         K: Resource<DynamicType = ()>,
@@ -162,7 +160,8 @@ impl Cluster {
             kind: kind_of::<K>(),
             key,
         };
-        let request = guarded(patch, observed)
+        let MergePatch { limit, manager, body } = patch;
+        let request = guarded(body, observed)
             .and_then(|patch| {
                 let kind = request::Request::new(path_of::<K>(&key.namespace));
                 // By this name the fields that we wrote are told from those of others.
@@ -200,6 +199,29 @@ fn guarded(mut patch: Value, observed: &Observed) -> Option<Value> {
         observed.resource_version.clone().into(),
     );
     Some(patch)
+}
+
+/// A JSON merge patch without `metadata.uid` and `metadata.resourceVersion`: those observed are put in, so that another object
+/// or another state is never changed.
+#[derive(Debug)]
+pub struct MergePatch<'a> {
+    /// How long it may take.
+    pub limit: TimeLimit,
+    /// In whose name fields are written.
+    pub manager: &'a str,
+    /// The patch.
+    pub body: Value,
+}
+
+/// An apply of some keys of a Secret.
+#[derive(Debug)]
+pub struct SecretApply<'a> {
+    /// In whose name fields are written.
+    pub manager: &'a str,
+    /// Whether keys of other managers are taken over; else they end in [`Class::FieldConflict`].
+    pub force: bool,
+    /// The keys, without apiVersion, kind, name and preconditions, which are put in.
+    pub body: Value,
 }
 
 /// The API server, for writing: the only way to change something there.
@@ -247,23 +269,20 @@ impl Writer {
             reason = "Secrets of several owners (`creationPolicy: Merge`) will be written by it"
         )
     )]
-    /// Applies our keys to a Secret shared with others, as `manager`. `apply` holds neither apiVersion, kind,
-    /// name nor preconditions: they are put in. With `force` keys of other managers are taken over, else
-    /// they end in [`Class::FieldConflict`].
+    /// Applies our keys to a Secret shared with others.
     pub async fn apply_secret(
         &self,
         key: &ObjectKey,
         observed: &Observed,
-        manager: &str,
-        force: bool,
-        apply: Value,
+        apply: SecretApply<'_>,
     ) -> Result<Written, Error> {
         let call = Call {
             verb: Verb::Apply,
             kind: "Secret",
             key,
         };
-        let guarded = guarded(apply, observed).ok_or_else(|| call.failed(UNBUILDABLE))?;
+        let SecretApply { manager, force, body } = apply;
+        let guarded = guarded(body, observed).ok_or_else(|| call.failed(UNBUILDABLE))?;
         let request = applied::<Secret>(key, manager, force, guarded, None);
         let request = request.ok_or_else(|| call.failed(UNBUILDABLE))?;
         let _turn = self.turn(call).await?;
@@ -286,7 +305,15 @@ impl Writer {
         };
         let _turn = self.turn(call).await?;
         self.cluster
-            .patch::<Secret, _>(limit, key, observed, SYNC_MANAGER, patch)
+            .patch::<Secret, _>(
+                key,
+                observed,
+                MergePatch {
+                    limit,
+                    manager: SYNC_MANAGER,
+                    body: patch,
+                },
+            )
             .await
     }
 
@@ -342,15 +369,12 @@ impl Writer {
         self.cluster.written(TimeLimit::Usual, call, request).await
     }
 
-    /// Changes an object as `manager` by a JSON merge patch without `metadata.uid` and `metadata.resourceVersion`: those
-    /// observed are put in, so that another object or another state is never changed.
+    /// Changes an object in the state that was observed.
     pub async fn patch<K>(
         &self,
-        limit: TimeLimit,
         key: &ObjectKey,
         observed: &Observed,
-        manager: &str,
-        patch: Value,
+        patch: MergePatch<'_>,
     ) -> Result<Written, Error>
     where
         K: Resource<DynamicType = ()>,
@@ -361,9 +385,7 @@ impl Writer {
             key,
         };
         let _turn = self.turn(call).await?;
-        self.cluster
-            .patch::<K, _>(limit, key, observed, manager, patch)
-            .await
+        self.cluster.patch::<K, _>(key, observed, patch).await
     }
 
     /// Evicts the pod of this uid: [`Class::Disruption`] where a `PodDisruptionBudget` refuses, [`Class::Conflict`] where

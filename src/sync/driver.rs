@@ -104,24 +104,6 @@ impl Tracking {
         self.tell(|tracker, now| tracker.observe(now, observation));
     }
 
-    /// Tells the tracker of a call that gave no answer.
-    fn unanswered(
-        &self,
-        source: SourceId,
-        call: Call,
-        keys: Vec<Arc<str>>,
-        failure: Failure,
-        begun: Duration,
-    ) {
-        self.observe(Observation::Failed {
-            source,
-            call,
-            keys,
-            failure,
-            begun,
-        });
-    }
-
     /// Why a source gives no answers at present, if it gives none.
     pub fn outage(&self, source: SourceId) -> Option<OutageKind> {
         self.outages().get(&source).map(|outage| outage.kind)
@@ -190,16 +172,15 @@ impl Tracking {
         })
     }
 
-    /// Tells of a read that failed, and that the secret was described since where it is `described`.
-    pub fn failed(
-        &self,
-        source: SourceId,
-        key: &Arc<str>,
-        selector: &Selector,
-        error: &aws::Error,
-        begun: Duration,
-        described: bool,
-    ) {
+    /// Tells of a read that failed.
+    pub fn failed(&self, read: &FailedRead<'_>, error: &aws::Error) {
+        let FailedRead {
+            source,
+            key,
+            selector,
+            begun,
+            described,
+        } = *read;
         self.observe(Observation::Unread {
             source,
             key: key.clone(),
@@ -215,6 +196,32 @@ impl Tracking {
     fn lock(&self) -> MutexGuard<'_, Tracker> {
         self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is known of AWS and read from there.
+#[derive(Clone)]
+pub struct Provider {
+    /// The tracker.
+    pub tracking: Arc<Tracking>,
+    /// Calls.
+    pub aws: Arc<Aws>,
+    /// Values.
+    pub reader: Arc<Reader>,
+}
+
+/// A read that failed.
+#[derive(Clone, Copy, Debug)]
+pub struct FailedRead<'a> {
+    /// Where it was read.
+    pub source: SourceId,
+    /// The key of the secret, as it was given.
+    pub key: &'a Arc<str>,
+    /// The version.
+    pub selector: &'a Selector,
+    /// When the read began, or was wanted.
+    pub begun: Duration,
+    /// Whether the secret was described since.
+    pub described: bool,
 }
 
 /// What a check says of its source.
@@ -241,13 +248,8 @@ impl Weather {
 }
 
 /// Runs the tracker's effects until it is dropped.
-pub async fn drive(
-    tracking: Arc<Tracking>,
-    aws: Arc<Aws>,
-    reader: Arc<Reader>,
-    work: Arc<Work>,
-    tell: impl Fn(Notice),
-) {
+pub async fn drive(provider: Provider, work: Arc<Work>, tell: impl Fn(Notice)) {
+    let Provider { tracking, aws, .. } = &provider;
     let mut calls = JoinSet::new();
     loop {
         let (effects, due) = {
@@ -272,18 +274,11 @@ pub async fn drive(
                     key,
                     selector,
                 } => {
-                    let checked = read_version(
-                        tracking.clone(),
-                        aws.clone(),
-                        reader.clone(),
-                        source,
-                        key,
-                        selector,
-                    );
+                    let checked = read_version(provider.clone(), source, key, selector);
                     calls.spawn(async move { (source, checked.await) });
                 }
                 Effect::Read { source, keys } => {
-                    let checked = read(tracking.clone(), aws.clone(), reader.clone(), source, keys);
+                    let checked = read(provider.clone(), source, keys);
                     calls.spawn(async move { (source, checked.await) });
                 }
             }
@@ -350,7 +345,13 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Weath
                     Failure::Denied => Failure::ListDenied,
                     other => other,
                 };
-                tracking.unanswered(source, Call::List, Vec::new(), failure, begun);
+                tracking.observe(Observation::Failed {
+                    source,
+                    call: Call::List,
+                    keys: Vec::new(),
+                    failure,
+                    begun,
+                });
                 return Weather::of(&error);
             }
         }
@@ -419,13 +420,12 @@ pub async fn try_denied(tracking: &Tracking, aws: &Aws, source: SourceId, keys: 
     }
 }
 
-async fn read(
-    tracking: Arc<Tracking>,
-    aws: Arc<Aws>,
-    reader: Arc<Reader>,
-    source: SourceId,
-    keys: Vec<Arc<str>>,
-) -> Weather {
+async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> Weather {
+    let Provider {
+        tracking,
+        aws,
+        reader,
+    } = provider;
     let current = Selector::parse(None);
     let begun = tracking.clock.now();
     let answers = if let [key] = keys.as_slice() {
@@ -446,15 +446,30 @@ async fn read(
                         let now_known = tracking.saw(source, key, &current, &value);
                         // Those whom this wakes find the value here instead of reading it again.
                         if before != now_known {
-                            reader.offer(source, key, &current, value, tracking.clock.instant(begun));
+                            let wanted = (source, key.clone(), current.clone());
+                            reader.offer(wanted, value, tracking.clock.instant(begun));
                         }
                     }
                     Err(error) if error.class().is_transient() => {
                         // An error of one id of a batch that may pass is no failure of the source.
-                        let failure = Failure::Unanswered;
-                        tracking.unanswered(source, Call::Read, vec![key.clone()], failure, begun);
+                        tracking.observe(Observation::Failed {
+                            source,
+                            call: Call::Read,
+                            keys: vec![key.clone()],
+                            failure: Failure::Unanswered,
+                            begun,
+                        });
                     }
-                    Err(error) => tracking.failed(source, key, &current, &error, begun, false),
+                    Err(error) => {
+                        let read = FailedRead {
+                            source,
+                            key,
+                            selector: &current,
+                            begun,
+                            described: false,
+                        };
+                        tracking.failed(&read, &error);
+                    }
                 }
             }
             Weather::Answers
@@ -465,7 +480,13 @@ async fn read(
                 other => other,
             };
             let alone = <[_; 1]>::try_from(keys.clone()).ok();
-            tracking.unanswered(source, Call::Read, keys, failure, begun);
+            tracking.observe(Observation::Failed {
+                source,
+                call: Call::Read,
+                keys,
+                failure,
+                begun,
+            });
             match alone {
                 Some([key]) => Weather::of_one(&error, &tracking, source, &key),
                 None => Weather::of(&error),
@@ -475,26 +496,32 @@ async fn read(
 }
 
 /// Reads one version other than AWSCURRENT.
-async fn read_version(
-    tracking: Arc<Tracking>,
-    aws: Arc<Aws>,
-    reader: Arc<Reader>,
-    source: SourceId,
-    key: Arc<str>,
-    selector: Selector,
-) -> Weather {
+async fn read_version(provider: Provider, source: SourceId, key: Arc<str>, selector: Selector) -> Weather {
+    let Provider {
+        tracking,
+        aws,
+        reader,
+    } = provider;
     let begun = tracking.clock.now();
     match aws.get(source, &key, &selector).await {
         Ok(value) => {
             let before = tracking.ask(|tracker| tracker.known(source, &key, &selector));
             let now_known = tracking.saw(source, &key, &selector, &value);
             if before != now_known {
-                reader.offer(source, &key, &selector, value, tracking.clock.instant(begun));
+                let wanted = (source, key.clone(), selector.clone());
+                reader.offer(wanted, value, tracking.clock.instant(begun));
             }
             Weather::Answers
         }
         Err(error) => {
-            tracking.failed(source, &key, &selector, &error, begun, false);
+            let read = FailedRead {
+                source,
+                key: &key,
+                selector: &selector,
+                begun,
+                described: false,
+            };
+            tracking.failed(&read, &error);
             Weather::of_one(&error, &tracking, source, &key)
         }
     }

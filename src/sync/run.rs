@@ -21,7 +21,7 @@ use crate::{
         driver::{self, Notice},
         metrics::{Outcome, PassLabels, QueueLabels},
         queue::Class,
-        reconcile::{Context, NextPass, Provider},
+        reconcile::{Context, NextPass},
     },
 };
 
@@ -68,18 +68,7 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
             Notice::Up(source) => stores.tell_outage(source, None),
         };
         let Context { provider, work, .. } = &*context;
-        let Provider {
-            tracking,
-            aws,
-            reader,
-        } = provider;
-        tasks.spawn(driver::drive(
-            tracking.clone(),
-            aws.clone(),
-            reader.clone(),
-            work.clone(),
-            tell,
-        ));
+        tasks.spawn(driver::drive(provider.clone(), work.clone(), tell));
     }
     tasks.spawn(sweep(context.clone()));
     context.recall_deletions();

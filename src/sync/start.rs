@@ -7,9 +7,9 @@ use std::{
 
 use super::{
     Rules,
-    driver::Tracking,
+    driver::{Provider, Tracking},
     metrics::Metrics,
-    reconcile::{Capacity, Context, Memories, PassSettings, Provider, ValueBudget, WriteSlots},
+    reconcile::{Capacity, Context, Memories, PassSettings, ValueBudget, WriteSlots},
     stores::{Parts, Stores},
     work::{Clock, Work},
 };

@@ -11,7 +11,7 @@ use crate::{
         Call, Cause, Described, Failure, Now, Observation, Refresh, Rotation,
         backoff::{Gate, SHORTEST},
         objects::Object,
-        remote::{FACTS, Lane, Over, Remote, RemoteId, Seen, Turn},
+        remote::{FACTS, FailedCall, Lane, Over, Remote, RemoteId, Turn},
         source::{Context, Source, Task},
         view::{Evidence, Verdict, at_stage},
     },
@@ -21,6 +21,14 @@ use crate::{
 const DENIED: Duration = Duration::from_hours(24);
 /// A sweep may be this old in what it shows.
 const LAG: Duration = Duration::from_mins(5);
+
+/// A value that was read, by what the tracker knows of it.
+struct ReadValue {
+    version: VersionId,
+    arn: Arc<str>,
+    name: Arc<str>,
+    created: Option<i64>,
+}
 
 impl Source {
     pub(super) fn observe(&mut self, observation: Observation, context: &mut Context<'_>) {
@@ -34,7 +42,13 @@ impl Source {
                 created,
                 ..
             } => {
-                self.read(&key, &selector, &version, (&arn, &name), created, context);
+                let value = ReadValue {
+                    version,
+                    arn,
+                    name,
+                    created,
+                };
+                self.read(&key, &selector, &value, context);
             }
             Observation::Described {
                 key, secret, begun, ..
@@ -48,7 +62,16 @@ impl Source {
                 failure,
                 begun,
                 ..
-            } => self.failed(call, &keys, failure, begun, context),
+            } => {
+                let failed = FailedCall {
+                    call,
+                    failure,
+                    text: None,
+                    begun,
+                    described: false,
+                };
+                self.failed(&keys, failed, context);
+            }
             Observation::Unread {
                 key,
                 selector,
@@ -60,13 +83,15 @@ impl Source {
                 ..
             } => {
                 if let Some(id) = self.names.get(&key).copied() {
-                    let failure = self.fare_one(id, Some(selector.clone()), failure, alone, context);
-                    let seen = Seen {
+                    let failure = self.fare_one((id, Some(selector.clone())), failure, alone, context);
+                    let failed = FailedCall {
+                        call: Call::Read,
                         failure,
                         text: Some(text),
                         begun,
+                        described,
                     };
-                    self.unread(id, &selector, seen, described, context);
+                    self.unread(id, &selector, failed, context);
                 } else {
                     self.fare(&failure, context);
                 }
@@ -75,15 +100,13 @@ impl Source {
         self.trim();
     }
 
-    fn read(
-        &mut self,
-        key: &str,
-        selector: &Selector,
-        version: &VersionId,
-        (arn, name): (&Arc<str>, &Arc<str>),
-        created: Option<i64>,
-        context: &mut Context<'_>,
-    ) {
+    fn read(&mut self, key: &str, selector: &Selector, value: &ReadValue, context: &mut Context<'_>) {
+        let ReadValue {
+            version,
+            arn,
+            name,
+            created,
+        } = value;
         self.answer(context.now);
         let Some(id) = self.names.get(key).copied() else {
             return;
@@ -100,7 +123,7 @@ impl Source {
         let news = ours || failed || remote.trouble.is_some();
         let over = remote.succeed_read(selector);
         let evidence = Evidence::Read {
-            created,
+            created: *created,
             confirms: remote.undescribed,
         };
         let verdict = remote.see(now, selector, version, evidence);
@@ -154,12 +177,14 @@ impl Source {
         let mut gone = Turn::None;
         let mut missing = Vec::new();
         if secret.deleted {
-            let seen = Seen {
+            let failed = FailedCall {
+                call: Call::Describe,
                 failure: Failure::MarkedForDeletion,
                 text: None,
                 begun,
+                described: true,
             };
-            gone = remote.fail_describe(now, seen);
+            gone = remote.fail_describe(now, failed);
         } else {
             over = remote.succeed_describe(|selector| match selector {
                 Selector::Stage(stage) => at_stage(&secret.stages, stage).is_some(),
@@ -323,8 +348,7 @@ impl Source {
     /// others since, is the secret's own.
     fn fare_one(
         &mut self,
-        id: RemoteId,
-        selector: Option<Selector>,
+        (id, selector): (RemoteId, Option<Selector>),
         failure: Failure,
         alone: bool,
         context: &mut Context<'_>,
@@ -364,14 +388,10 @@ impl Source {
         failure
     }
 
-    fn failed(
-        &mut self,
-        call: Call,
-        keys: &[Arc<str>],
-        failure: Failure,
-        begun: Now,
-        context: &mut Context<'_>,
-    ) {
+    fn failed(&mut self, keys: &[Arc<str>], failed: FailedCall, context: &mut Context<'_>) {
+        let FailedCall {
+            call, failure, begun, ..
+        } = failed;
         let now = context.now;
         let alone = match keys {
             [key] if call != Call::List => self.names.get(key).copied(),
@@ -379,7 +399,7 @@ impl Source {
         };
         let failure = &if let Some(id) = alone {
             let selector = selector_of(call, &failure);
-            self.fare_one(id, selector, failure, true, context)
+            self.fare_one((id, selector), failure, true, context)
         } else {
             self.fare(&failure, context);
             failure
@@ -412,7 +432,14 @@ impl Source {
         }
         for key in keys {
             if let Some(id) = self.names.get(key).copied() {
-                self.failed_one(id, call, failure, begun, context);
+                let failed = FailedCall {
+                    call,
+                    failure: failure.clone(),
+                    text: None,
+                    begun,
+                    described: false,
+                };
+                self.failed_one(id, failed, context);
             }
         }
     }
@@ -423,34 +450,22 @@ impl Source {
     }
 
     /// A call for the secret has failed, or a batch for it.
-    fn failed_one(
-        &mut self,
-        id: RemoteId,
-        call: Call,
-        failure: &Failure,
-        begun: Now,
-        context: &mut Context<'_>,
-    ) {
-        let seen = Seen {
-            failure: failure.clone(),
-            text: None,
-            begun,
-        };
-        if call == Call::Describe {
-            return self.undescribed(id, seen, context);
+    fn failed_one(&mut self, id: RemoteId, failed: FailedCall, context: &mut Context<'_>) {
+        if failed.call == Call::Describe {
+            return self.undescribed(id, failed, context);
         }
-        if let Some(selector) = selector_of(call, failure) {
-            self.unread(id, &selector, seen, false, context);
+        if let Some(selector) = selector_of(failed.call, &failed.failure) {
+            self.unread(id, &selector, failed, context);
         }
     }
 
-    fn undescribed(&mut self, id: RemoteId, seen: Seen, context: &mut Context<'_>) {
+    fn undescribed(&mut self, id: RemoteId, failed: FailedCall, context: &mut Context<'_>) {
         let now = context.now;
         let asked = self.land(id, None);
         let Some(remote) = self.remotes.get_mut(&id) else {
             return;
         };
-        let again = match &seen.failure {
+        let again = match &failed.failure {
             Failure::Transient { .. } => true,
             // Reading its views alone may do.
             Failure::Denied if context.config.periodic_reads => {
@@ -471,12 +486,12 @@ impl Source {
             self.requeue(id);
             return;
         }
-        if seen.failure.may_be_gone() {
+        if failed.failure.may_be_gone() {
             remote.checked = Some(now);
             remote.hint = None;
         }
-        let decided = is_decided(&seen.failure);
-        let turn = remote.fail_describe(now, seen);
+        let decided = is_decided(&failed.failure);
+        let turn = remote.fail_describe(now, failed);
         self.turned(id, turn, None, context);
         if decided {
             self.refreshed(id, context);
@@ -485,21 +500,14 @@ impl Source {
     }
 
     /// A read of one view has failed.
-    fn unread(
-        &mut self,
-        id: RemoteId,
-        selector: &Selector,
-        seen: Seen,
-        described: bool,
-        context: &mut Context<'_>,
-    ) {
+    fn unread(&mut self, id: RemoteId, selector: &Selector, failed: FailedCall, context: &mut Context<'_>) {
         let now = context.now;
         let asked = self.land(id, Some(selector));
         let Some(remote) = self.remotes.get_mut(&id) else {
             return;
         };
         if matches!(
-            seen.failure,
+            failed.failure,
             Failure::Transient { .. } | Failure::BatchDenied | Failure::ListDenied
         ) {
             if let Some(asked) = asked {
@@ -511,8 +519,8 @@ impl Source {
             self.requeue(id);
             return;
         }
-        let decided = is_decided(&seen.failure);
-        let turn = remote.fail_read(now, selector, seen, described);
+        let decided = is_decided(&failed.failure);
+        let turn = remote.fail_read(now, selector, failed);
         self.turned(id, turn, Some(selector), context);
         self.end_turn(id, selector);
         if decided {

@@ -38,7 +38,6 @@ impl Cohorts {
         id: RemoteId,
         interval: Duration,
         first: Now,
-        now: Now,
     ) -> CohortId {
         if let Some(open) = self.open.get(&interval).copied()
             && let Some(cohort) = self.all.get_mut(&open)
@@ -53,18 +52,17 @@ impl Cohorts {
         while self.all.contains_key(&self.last) {
             self.last = self.last.wrapping_add(1);
         }
-        let next = first.max(now);
         self.all.insert(
             self.last,
             Cohort {
                 members: vec![id],
                 interval,
-                next,
-                queued: next,
+                next: first,
+                queued: first,
             },
         );
         self.open.insert(interval, self.last);
-        queue.insert((next, Task::Cohort(self.last)));
+        queue.insert((first, Task::Cohort(self.last)));
         self.last
     }
 

@@ -221,7 +221,7 @@ impl Source {
                 Lane::Cohort(_) => {
                     Lane::Cohort(
                         self.cohorts
-                            .join(&mut self.queue, id, interval, first, context.now),
+                            .join(&mut self.queue, id, interval, first.max(context.now)),
                     )
                 }
                 Lane::Sweep => {

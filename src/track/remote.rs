@@ -183,24 +183,32 @@ impl Trouble {
     }
 }
 
-/// What a call that failed has shown.
-pub(super) struct Seen {
+/// A call that failed.
+pub(super) struct FailedCall {
+    pub(super) call: Call,
     pub(super) failure: Failure,
     pub(super) text: Option<Arc<str>>,
     /// When the call began.
     pub(super) begun: Now,
+    /// Whether the secret was described since.
+    pub(super) described: bool,
 }
 
 /// Takes a failure into its place. Gives whether users learn something new.
 fn take_failure(
     place: &mut Option<Box<Trouble>>,
     now: Now,
-    call: Call,
-    seen: Seen,
+    failed: FailedCall,
     longest: Duration,
     good: Option<Now>,
 ) -> bool {
-    let Seen { failure, text, begun } = seen;
+    let FailedCall {
+        call,
+        failure,
+        text,
+        begun,
+        described: _,
+    } = failed;
     if let Some(told) = place
         .as_mut()
         .filter(|told| told.is_told() && failure == Failure::Unanswered)
@@ -612,16 +620,16 @@ impl Remote {
     }
 
     /// Describe has failed.
-    pub(super) fn fail_describe(&mut self, now: Now, seen: Seen) -> Turn {
+    pub(super) fn fail_describe(&mut self, now: Now, failed: FailedCall) -> Turn {
         let longest = self.recheck();
-        if seen.failure.may_be_gone() {
+        if failed.failure.may_be_gone() {
             for view in &mut self.views {
                 view.trouble = None;
             }
         }
         let known = self.trouble.as_ref().and_then(|trouble| trouble.absence);
-        let shows_gone = seen.failure.may_be_gone();
-        let news = take_failure(&mut self.trouble, now, Call::Describe, seen, longest, None);
+        let shows_gone = failed.failure.may_be_gone();
+        let news = take_failure(&mut self.trouble, now, failed, longest, None);
         let Some(trouble) = &mut self.trouble else {
             return Turn::None;
         };
@@ -640,11 +648,12 @@ impl Remote {
     }
 
     /// A read of one view has failed. `described` tells that Describe was asked since, and does not call it gone.
-    pub(super) fn fail_read(&mut self, now: Now, selector: &Selector, seen: Seen, described: bool) -> Turn {
+    pub(super) fn fail_read(&mut self, now: Now, selector: &Selector, failed: FailedCall) -> Turn {
         let (longest, good) = (self.recheck(), self.checked);
+        let described = failed.described;
         let is_gone = self.trouble.as_ref().is_some_and(|trouble| trouble.is_gone());
-        let may_be_gone = seen.failure.may_be_gone();
-        let is_missing = matches!(&seen.failure, Failure::StageNotFound(Selector::Stage(_)));
+        let may_be_gone = failed.failure.may_be_gone();
+        let is_missing = matches!(&failed.failure, Failure::StageNotFound(Selector::Stage(_)));
         if is_gone && may_be_gone {
             // Already decided by Describe; a read cannot say more.
             return Turn::None;
@@ -654,7 +663,7 @@ impl Remote {
             return Turn::None;
         };
         let good = good.filter(|_| !view.is_blank());
-        let news = take_failure(&mut view.trouble, now, Call::Read, seen, longest, good);
+        let news = take_failure(&mut view.trouble, now, failed, longest, good);
         if let Some(trouble) = view.trouble.as_mut().filter(|_| news && is_missing) {
             trouble.describe_first = !undescribed;
         }
@@ -675,12 +684,14 @@ impl Remote {
             return Turn::None;
         };
         let good = good.filter(|_| !view.is_blank());
-        let seen = Seen {
+        let failed = FailedCall {
+            call: Call::Describe,
             failure: Failure::StageNotFound(selector.clone()),
             text: None,
             begun,
+            described: true,
         };
-        if take_failure(&mut view.trouble, now, Call::Describe, seen, longest, good) {
+        if take_failure(&mut view.trouble, now, failed, longest, good) {
             Turn::Failing
         } else {
             Turn::None

@@ -353,14 +353,8 @@ impl Tracker {
 
     /// A pass reads the want. If it is known to fail, which is the answer, it is not called for again by itself for as
     /// long as after a call of the tracker's own.
-    pub fn lend(
-        &mut self,
-        now: Now,
-        source: SourceId,
-        key: &str,
-        selector: &Selector,
-        freshness: Freshness,
-    ) -> bool {
+    pub fn lend(&mut self, now: Now, want: (SourceId, &str, &Selector), freshness: Freshness) -> bool {
+        let (source, key, selector) = want;
         let Some(known) = self.sources.get_mut(&source) else {
             return false;
         };

@@ -14,7 +14,7 @@ use tokio::{
 use super::{Item, Reading};
 use crate::{
     api::ObjectKey,
-    aws::{limit::Urgency, queue::AHEAD, secrets::BATCH},
+    aws::{Ask, limit::Urgency, queue::AHEAD, secrets::BATCH},
 };
 
 /// Reads of one source at a time. A call more than these may be in flight for the checks.
@@ -130,14 +130,8 @@ impl Turns {
 
 impl Line {
     /// Puts a read into the line. The answer is whether a further worker is to be set to work.
-    pub(super) fn push(
-        &mut self,
-        item: Item,
-        waiter: Waiter,
-        urgency: Urgency,
-        patient: bool,
-        now: Instant,
-    ) -> bool {
+    pub(super) fn push(&mut self, item: Item, waiter: Waiter, ask: Ask<'_>, now: Instant) -> bool {
+        let Ask { urgency, patient, .. } = ask;
         let gather = if patient {
             PATIENCE
         } else if self.workers > 0 {
@@ -333,15 +327,28 @@ mod tests {
         }
 
         fn push_as(&mut self, patient: bool, millis: u64, key: &str, stage: Option<&str>) {
-            self.push_by(Urgency::Fresh, patient, millis, key, stage);
+            self.push_by((Urgency::Fresh, patient), millis, key, stage);
         }
 
-        fn push_by(&mut self, urgency: Urgency, patient: bool, millis: u64, key: &str, stage: Option<&str>) {
-            let (waiter, answer) = Waiter::new(&ObjectKey::new("shop", "db"));
+        fn push_by(
+            &mut self,
+            (urgency, patient): (Urgency, bool),
+            millis: u64,
+            key: &str,
+            stage: Option<&str>,
+        ) {
+            let asker = ObjectKey::new("shop", "db");
+            let (waiter, answer) = Waiter::new(&asker);
             self.answers.push(answer);
             let item = (key.into(), Selector::parse(stage));
             let now = self.at(millis);
-            self.line.push(item, waiter, urgency, patient, now);
+            let ask = Ask {
+                asker: &asker,
+                since: now,
+                urgency,
+                patient,
+            };
+            self.line.push(item, waiter, ask, now);
         }
 
         /// How many are taken; none while they wait for more.
@@ -444,7 +451,7 @@ mod tests {
         for (stage, most) in [(None, BATCH), (None, 1), (Some("AWSPREVIOUS"), BATCH)] {
             let mut asked = Asked::new();
             for n in 0..3 * BATCH {
-                asked.push_by(Urgency::Periodic, false, 0, &format!("periodic-{n}"), stage);
+                asked.push_by((Urgency::Periodic, false), 0, &format!("periodic-{n}"), stage);
             }
             let mut taken = Vec::new();
             for turn in 0..8 {

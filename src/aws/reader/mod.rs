@@ -127,23 +127,14 @@ impl Reader {
     }
 
     /// Shares a value that was read elsewhere, by a call that began at `begun`, with those who ask within 10 s.
-    pub fn offer(
-        &self,
-        source: SourceId,
-        key: &Arc<str>,
-        selector: &Selector,
-        value: Arc<RemoteValue>,
-        begun: Instant,
-    ) {
-        let wanted = (source, key.clone(), selector.clone());
+    pub fn offer(&self, wanted: (SourceId, Arc<str>, Selector), value: Arc<RemoteValue>, begun: Instant) {
         self.0.keep(&mut self.0.state(), wanted, value, begun);
     }
 
     fn queue(&self, state: &mut State, wanted: Wanted, waiter: Waiter, ask: Ask<'_>) {
-        let Ask { urgency, patient, .. } = ask;
         let (source, key, selector) = wanted;
         let line = state.lines.entry(source).or_default();
-        if line.push((key, selector), waiter, urgency, patient, Instant::now()) {
+        if line.push((key, selector), waiter, ask, Instant::now()) {
             tokio::spawn(work(self.0.clone(), source, line.bell()));
         }
     }

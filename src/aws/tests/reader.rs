@@ -210,9 +210,7 @@ async fn what_the_checks_have_read_serves_those_they_wake() {
         .zip(running.aws.batch(asking.source, &keys).await.unwrap())
     {
         asking.reader.offer(
-            asking.source,
-            key,
-            &Selector::parse(None),
+            (asking.source, key.clone(), Selector::parse(None)),
             value.unwrap(),
             Instant::now(),
         );

@@ -26,7 +26,10 @@ use super::{
     error::{Class, Error},
     writes::{Observed, Written},
 };
-use crate::api::{ObjectKey, names::SYNC_MANAGER};
+use crate::{
+    api::{ObjectKey, names::SYNC_MANAGER},
+    cluster::writes::MergePatch,
+};
 
 /// How long one call on the Lease may take: several fit into the time for renewals.
 const LEASE_CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -293,11 +296,13 @@ impl Lease {
         };
         self.cluster
             .patch::<LeaseObject, _>(
-                TimeLimit::Usual,
                 &self.key,
                 &observed,
-                SYNC_MANAGER,
-                json!({"spec": spec}),
+                MergePatch {
+                    limit: TimeLimit::Usual,
+                    manager: SYNC_MANAGER,
+                    body: json!({"spec": spec}),
+                },
             )
             .await
     }

@@ -1,7 +1,6 @@
 //! Carrying a decision out: the workload and its pods are read again, judged again, and one request is sent.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use serde_json::Value;
 
 use super::{patch, step::Step};
 use crate::{
@@ -9,19 +8,12 @@ use crate::{
         ObjectKey, WorkloadKind,
         names::{RECORD_MANAGER, RESTART_MANAGER},
     },
-    cluster::{Error, Observed, Rollout, TimeLimit},
+    cluster::{Error, MergePatch, Observed, Rollout, TimeLimit},
     restart::{
         judge::model::Note,
         observed::{Context, model::WorkloadKey},
     },
 };
-
-/// A patch of a workload, and by whom.
-struct WorkloadPatch {
-    limit: TimeLimit,
-    manager: &'static str,
-    body: Value,
-}
 
 impl Context {
     /// Has the workload of this uid say `notes`, unless it does or they do not hold any more.
@@ -37,7 +29,7 @@ impl Context {
         }
         match patch::note_patch(&workload, &observed.resource_version, notes) {
             Some(body) => {
-                let patch = WorkloadPatch {
+                let patch = MergePatch {
                     limit: TimeLimit::Usual,
                     manager: RECORD_MANAGER,
                     body,
@@ -59,7 +51,7 @@ impl Context {
             }
             Step::Patch { body, restart: _ } => body,
         };
-        let patch = WorkloadPatch {
+        let patch = MergePatch {
             limit: TimeLimit::Fenced,
             manager: RESTART_MANAGER,
             body,
@@ -67,26 +59,18 @@ impl Context {
         self.patch(key, observed, patch).await
     }
 
-    async fn patch(&self, key: &WorkloadKey, observed: &Observed, patch: WorkloadPatch) -> Result<(), Error> {
-        let WorkloadPatch {
-            limit,
-            manager: by,
-            body,
-        } = patch;
+    async fn patch(
+        &self,
+        key: &WorkloadKey,
+        observed: &Observed,
+        patch: MergePatch<'_>,
+    ) -> Result<(), Error> {
         let (writer, object) = (&self.view.writer, &key.key);
         match key.kind {
-            WorkloadKind::Deployment => {
-                writer
-                    .patch::<Deployment>(limit, object, observed, by, body)
-                    .await
-            }
-            WorkloadKind::StatefulSet => {
-                writer
-                    .patch::<StatefulSet>(limit, object, observed, by, body)
-                    .await
-            }
-            WorkloadKind::DaemonSet => writer.patch::<DaemonSet>(limit, object, observed, by, body).await,
-            WorkloadKind::Rollout => writer.patch::<Rollout>(limit, object, observed, by, body).await,
+            WorkloadKind::Deployment => writer.patch::<Deployment>(object, observed, patch).await,
+            WorkloadKind::StatefulSet => writer.patch::<StatefulSet>(object, observed, patch).await,
+            WorkloadKind::DaemonSet => writer.patch::<DaemonSet>(object, observed, patch).await,
+            WorkloadKind::Rollout => writer.patch::<Rollout>(object, observed, patch).await,
         }
         .map(|_| ())
     }

@@ -37,12 +37,11 @@ use self::pass::Pass;
 pub use self::{memory::Memories, outcome::NextPass, value_budget::ValueBudget, write_slots::WriteSlots};
 use crate::{
     api::{ObjectKey, RestartMode, TokenKey},
-    aws::{Aws, Reader},
     cluster::{Indexed, Pace},
     objects::View,
     sync::{
         deletions::Deletions,
-        driver::Tracking,
+        driver::Provider,
         metrics::Metrics,
         queue::Class,
         stores::Stores,
@@ -74,16 +73,6 @@ pub struct Context {
     pub memory: Memories,
     /// What is deleted because it is gone in AWS, and how much of it at once.
     pub deletions: Mutex<Deletions>,
-}
-
-/// What is known of AWS and read from there.
-pub struct Provider {
-    /// The tracker.
-    pub tracking: Arc<Tracking>,
-    /// Calls.
-    pub aws: Arc<Aws>,
-    /// Values.
-    pub reader: Arc<Reader>,
 }
 
 /// What the command line says about passes.

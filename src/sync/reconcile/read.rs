@@ -20,7 +20,7 @@ use crate::{
             comparison::Comparison,
             references::{ReadRequest, Resolved},
         },
-        driver,
+        driver::{self, FailedRead},
         queue::Class,
         resolve::Refusal,
         slice::TimeSlice,
@@ -261,7 +261,7 @@ impl<'a> Pass<'a> {
             mode.check_withheld(tracker, now)?;
             let mut since = mode.freshness.since;
             for need in mode.called() {
-                if tracker.lend(now, need.source, &need.key, &need.selector, mode.freshness) {
+                if tracker.lend(now, (need.source, &need.key, &need.selector), mode.freshness) {
                     // Only a call that begins now tells more than is known.
                     since = now;
                 }
@@ -381,11 +381,18 @@ impl<'a> Pass<'a> {
             ..
         } = need;
         let tracking = &self.context.provider.tracking;
+        let failed = FailedRead {
+            source: *source,
+            key,
+            selector,
+            begun: since,
+            described: false,
+        };
         if !matches!(
             error.class(),
             aws::Class::NotFound | aws::Class::MarkedForDeletion
         ) {
-            tracking.failed(*source, key, selector, error, since, false);
+            tracking.failed(&failed, error);
             return Err(error.into());
         }
         let observation = driver::look(tracking, &self.context.provider.aws, *source, key).await;
@@ -396,7 +403,11 @@ impl<'a> Pass<'a> {
         if let Known::Gone { deleted } = known {
             return Ok(Reading::Gone { deleted });
         }
-        tracking.failed(*source, key, selector, error, since, true);
+        let failed = FailedRead {
+            described: true,
+            ..failed
+        };
+        tracking.failed(&failed, error);
         Err(error.into())
     }
 

@@ -314,7 +314,7 @@ impl World {
             }
             self.call(key, Some(selector));
             self.called += 1;
-            self.tracker.lend(self.now, S, key, selector, freshness);
+            self.tracker.lend(self.now, (S, key, selector), freshness);
             self.look(key, selector);
             answered &= matches!(self.tracker.known(S, key, selector), Known::Version(_));
         }
