@@ -121,7 +121,7 @@ impl Controller {
         let (mut objects, mut others) = (Vec::new(), Vec::new());
         self.context.view.objects.for_each(|key, indexed| {
             let Some(entry) = indexed.entry() else { return };
-            let reported = entry.reasons.of_condition(ConditionType::RestartsComplete);
+            let reported = entry.status.reasons.of_condition(ConditionType::RestartsComplete);
             if entry.restart.is_some() {
                 objects.push(key.clone());
             } else if entry.fault.is_some() || reported.is_some() {

@@ -161,7 +161,9 @@ fn class_of(context: &Context, object: &ObjectKey) -> Class {
         .view
         .objects
         .with(object, |indexed| {
-            indexed.entry().is_some_and(|entry| !entry.said.is_silent())
+            indexed
+                .entry()
+                .is_some_and(|entry| !entry.status.said.is_silent())
         })
         .unwrap_or_default();
     if known { Class::Periodic } else { Class::Urgent }
@@ -226,7 +228,7 @@ async fn follow(context: Arc<Context>, changes: Changes, targets: Arc<Mutex<Targ
 /// Wakes those that read through a store, in all namespaces or in one. The store's key has no namespace if it is a
 /// ClusterSecretStore.
 fn wake_users(context: &Context, store: &ObjectKey, namespace: Option<&str>) {
-    let meant = |object: &ObjectKey, entry: &Entry| match context.stores.meant(entry.store.as_ref()) {
+    let meant = |object: &ObjectKey, entry: &Entry| match context.stores.meant(entry.spec.store.as_ref()) {
         Ok(meant) => {
             meant.name == store.name
                 && match meant.kind {
@@ -254,7 +256,7 @@ fn learn_target(context: &Context, targets: &Mutex<Targets>, object: &ObjectKey)
         .view
         .objects
         .with(object, |indexed| {
-            let name = indexed.entry()?.target.as_deref()?;
+            let name = indexed.entry()?.spec.target.as_deref()?;
             Some(ObjectKey::new(object.namespace.clone(), name))
         })
         .flatten();
@@ -305,8 +307,8 @@ async fn sweep(context: Arc<Context>) {
         let mut turned = Vec::new();
         context.view.objects.for_each(|object, indexed| {
             let Some(entry) = indexed.entry() else { return };
-            tally.add(entry.reasons);
-            if context.is_stale(object, entry) != entry.stale {
+            tally.add(entry.status.reasons);
+            if context.is_stale(object, entry) != entry.status.stale {
                 turned.push(object.clone());
             }
         });

@@ -47,6 +47,23 @@ pub struct Entry {
     pub ending: bool,
     /// What would make it act again, in one number: a change of anything else needs no work.
     pub revision: u64,
+    /// What its spec says of values and of the Secret.
+    pub spec: EntrySpec,
+    /// What people ask for by annotations.
+    pub annotations: EntryAnnotations,
+    /// What its status says.
+    pub status: EntryStatus,
+    /// What it says about restarts; none where they are disabled, or [wrong](Self::fault).
+    pub restart: Option<Arc<Restarts>>,
+    /// What is wrong with `restart`, or with `rotation` where restarts are wanted: nothing is restarted, values are synced.
+    pub fault: Option<Arc<RestartFault>>,
+    /// What it says about its rotation; none where nobody wants to know of it.
+    pub rotation: Option<Box<RotationRule>>,
+}
+
+/// What the spec of an ExternalSecret says of values and of the Secret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntrySpec {
     /// How often it is refreshed.
     pub refresh: Refresh,
     /// The spec asks for a shorter interval than the operator's minimum, which applies.
@@ -63,14 +80,43 @@ pub struct Entry {
     pub deletion: DeletionPolicy,
     /// Digest of what the data are made from besides values.
     pub made_from: [u8; 16],
-    /// Digest of the refresh annotation; 0 without one.
-    pub asked: u64,
+    /// What is wrong with the spec, as a sentence.
+    pub invalid: Option<Box<str>>,
+}
+
+/// What people ask for by annotations on an ExternalSecret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntryAnnotations {
+    /// The refresh annotation, as a digest.
+    pub refresh: RefreshDigest,
     /// The suspend annotation.
     pub suspended: Suspension,
     /// `keyturn.dev/confirm-deletion`: the token of a held deletion that is meant.
     pub confirmed: Option<Box<str>>,
-    /// What is wrong with the spec, as a sentence.
-    pub invalid: Option<Box<str>>,
+}
+
+/// A refresh annotation, or that there is none, as a digest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RefreshDigest(u64);
+
+impl RefreshDigest {
+    /// There is no annotation.
+    pub const NONE: Self = Self(0);
+
+    /// Of the annotation's value.
+    pub fn of(annotation: Option<&str>) -> Self {
+        annotation.map_or(Self::NONE, |value| Self(digest64(&[value.as_bytes()])))
+    }
+
+    /// As it goes into other digests.
+    pub fn to_be_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+}
+
+/// What the status of an ExternalSecret says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntryStatus {
     /// What the status says, in numbers.
     pub said: Digest,
     /// The status of `Ready`, if it has been said.
@@ -81,12 +127,6 @@ pub struct Entry {
     pub reasons: Reasons,
     /// The Secret that the status records.
     pub recorded: Option<RecordedTarget>,
-    /// What it says about restarts; none where they are disabled, or [wrong](Self::fault).
-    pub restart: Option<Arc<Restarts>>,
-    /// What is wrong with `restart`, or with `rotation` where restarts are wanted: nothing is restarted, values are synced.
-    pub fault: Option<Arc<RestartFault>>,
-    /// What it says about its rotation; none where nobody wants to know of it.
-    pub rotation: Option<Box<RotationRule>>,
 }
 
 /// The rollout of `status.restart`, and kind and name of the workloads that took it back.
@@ -214,7 +254,7 @@ impl Entry {
             status,
         } = object;
         let annotation = |name: &str| metadata.annotations.as_ref()?.get(name).map(String::as_str);
-        let asked = annotation(annotation::REFRESH).map_or(0, |value| digest64(&[value.as_bytes()]));
+        let refresh = RefreshDigest::of(annotation(annotation::REFRESH));
         let suspend = annotation(annotation::SUSPEND_SYNC_UNTIL);
         let confirmed = annotation(annotation::CONFIRM_DELETION).filter(|text| token::is_text(text));
         let made_from = made_from::made_from(object);
@@ -244,7 +284,7 @@ impl Entry {
             revision: digest64(&[
                 &generation.to_be_bytes(),
                 &made_from,
-                &asked.to_be_bytes(),
+                &refresh.to_be_bytes(),
                 &[
                     u8::from(metadata.deletion_timestamp.is_some()),
                     u8::from(suspend.is_some()),
@@ -252,48 +292,56 @@ impl Entry {
                 suspend.unwrap_or_default().as_bytes(),
                 confirmed.unwrap_or_default().as_bytes(),
             ]),
-            refresh: match (spec.policy(), interval) {
-                (RefreshPolicy::OnChange, _) => Refresh::OnChange,
-                (RefreshPolicy::CreatedOnce, _) => Refresh::Once,
-                (RefreshPolicy::Periodic, interval) => interval.wait().map_or(Refresh::Once, Refresh::Every),
-            },
-            raised: matches!(
-                interval,
-                Interval::Every {
-                    raised_from: Some(_),
-                    ..
-                }
-            ),
-            store: spec.secret_store_ref.as_ref().map(|store| StoreRef {
-                kind: store.kind(),
-                name: capped(&store.name, caps::NAME).into(),
-            }),
-            needs: needs(spec),
-            target: (target != &*key.name).then(|| capped(target, caps::NAME)),
-            creation: spec.creation_policy(),
-            deletion: spec.deletion_policy(),
-            made_from,
-            asked,
-            suspended: Suspension::parse(suspend),
-            confirmed: confirmed.map(Into::into),
-            invalid: spec
-                .validate()
-                .err()
-                .map(|invalid| capped(&invalid.to_string(), caps::SENTENCE)),
-            said: Digest::of(status.as_ref()),
-            ready,
-            stale,
-            reasons: Reasons::of(status.as_ref()),
-            recorded: status
-                .as_ref()
-                .and_then(|status| status.target.as_ref())
-                .map(|recorded| RecordedTarget {
-                    former: (recorded.name != target).then(|| capped(&recorded.name, caps::NAME)),
-                    rollout: recorded
-                        .rollout
-                        .as_deref()
-                        .map(|token| capped(token, caps::TOKEN)),
+            spec: EntrySpec {
+                refresh: match (spec.policy(), interval) {
+                    (RefreshPolicy::OnChange, _) => Refresh::OnChange,
+                    (RefreshPolicy::CreatedOnce, _) => Refresh::Once,
+                    (RefreshPolicy::Periodic, interval) => {
+                        interval.wait().map_or(Refresh::Once, Refresh::Every)
+                    }
+                },
+                raised: matches!(
+                    interval,
+                    Interval::Every {
+                        raised_from: Some(_),
+                        ..
+                    }
+                ),
+                store: spec.secret_store_ref.as_ref().map(|store| StoreRef {
+                    kind: store.kind(),
+                    name: capped(&store.name, caps::NAME).into(),
                 }),
+                needs: needs(spec),
+                target: (target != &*key.name).then(|| capped(target, caps::NAME)),
+                creation: spec.creation_policy(),
+                deletion: spec.deletion_policy(),
+                made_from,
+                invalid: spec
+                    .validate()
+                    .err()
+                    .map(|invalid| capped(&invalid.to_string(), caps::SENTENCE)),
+            },
+            annotations: EntryAnnotations {
+                refresh,
+                suspended: Suspension::parse(suspend),
+                confirmed: confirmed.map(Into::into),
+            },
+            status: EntryStatus {
+                said: Digest::of(status.as_ref()),
+                ready,
+                stale,
+                reasons: Reasons::of(status.as_ref()),
+                recorded: status
+                    .as_ref()
+                    .and_then(|status| status.target.as_ref())
+                    .map(|recorded| RecordedTarget {
+                        former: (recorded.name != target).then(|| capped(&recorded.name, caps::NAME)),
+                        rollout: recorded
+                            .rollout
+                            .as_deref()
+                            .map(|token| capped(token, caps::TOKEN)),
+                    }),
+            },
             rotation: (spec.rotation.is_some() || restarts_wanted).then(|| {
                 let said = status.as_ref().and_then(|status| status.rotation.as_ref());
                 Box::new(RotationRule::new(spec, said))
@@ -305,7 +353,7 @@ impl Entry {
 
     /// The name of the Secret.
     pub fn target<'a>(&'a self, key: &'a ObjectKey) -> &'a str {
-        self.target.as_deref().unwrap_or(&key.name)
+        self.spec.target.as_deref().unwrap_or(&key.name)
     }
 
     /// The keys of the Secret whose change restarts, all where there are none; `None` where restarts are disabled.

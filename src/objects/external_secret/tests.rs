@@ -96,13 +96,13 @@ fn what_no_pass_looks_at_makes_none() {
     ] {
         let after = entry(&change);
         assert_eq!(after.revision, before.revision, "{change}");
-        assert_eq!(after.made_from, before.made_from, "{change}");
+        assert_eq!(after.spec.made_from, before.spec.made_from, "{change}");
     }
 }
 
 #[test]
 fn the_data_are_made_from_everything_but_how_often() {
-    let before = entry(&json!({})).made_from;
+    let before = entry(&json!({})).spec.made_from;
     for change in [
         json!({"spec": {"refreshInterval": "2h"}}),
         json!({"spec": {"refreshInterval": null}}),
@@ -112,7 +112,7 @@ fn the_data_are_made_from_everything_but_how_often() {
         json!({"metadata": {"generation": 9, "uid": "u2"}}),
         annotated("keyturn.dev/refresh", "2"),
     ] {
-        assert_eq!(entry(&change).made_from, before, "{change}");
+        assert_eq!(entry(&change).spec.made_from, before, "{change}");
     }
     let remote = |remote: Value| json!({"spec": {"data": [{"secretKey": "password", "remoteRef": remote}]}});
     let changes = [
@@ -131,7 +131,10 @@ fn the_data_are_made_from_everything_but_how_often() {
         json!({"metadata": {"labels": {"x": "y"}}}),
         annotated("x", "y"),
     ];
-    let digests: BTreeSet<_> = changes.iter().map(|change| entry(change).made_from).collect();
+    let digests: BTreeSet<_> = changes
+        .iter()
+        .map(|change| entry(change).spec.made_from)
+        .collect();
     assert_eq!(digests.len(), changes.len());
 }
 
@@ -152,9 +155,13 @@ fn how_often_follows_policy_and_interval() {
         (None, Some("soon"), Refresh::Once, false),
     ] {
         let entry = entry(&json!({"spec": {"refreshPolicy": policy, "refreshInterval": interval}}));
-        assert_eq!(entry.refresh, refresh, "{policy:?} {interval:?}");
-        assert_eq!(entry.raised, raised, "{policy:?} {interval:?}");
-        assert_eq!(entry.invalid.is_some(), interval == Some("soon"), "{interval:?}");
+        assert_eq!(entry.spec.refresh, refresh, "{policy:?} {interval:?}");
+        assert_eq!(entry.spec.raised, raised, "{policy:?} {interval:?}");
+        assert_eq!(
+            entry.spec.invalid.is_some(),
+            interval == Some("soon"),
+            "{interval:?}"
+        );
     }
 }
 
@@ -188,17 +195,20 @@ fn the_target_is_the_objects_own_name_unless_named() {
         ),
     ] {
         let entry = entry(&target);
-        assert_eq!(entry.target.as_deref(), kept);
+        assert_eq!(entry.spec.target.as_deref(), kept);
         assert_eq!(entry.target(&key), name);
     }
 }
 
 #[test]
 fn a_recorded_target_of_another_name_is_a_former_one() {
-    let recorded =
-        |name: &str| entry(&json!({"status": {"target": {"name": name, "rollout": "r"}}})).recorded;
+    let recorded = |name: &str| {
+        entry(&json!({"status": {"target": {"name": name, "rollout": "r"}}}))
+            .status
+            .recorded
+    };
     let rollout = Some("r".into());
-    assert_eq!(entry(&json!({})).recorded, None);
+    assert_eq!(entry(&json!({})).status.recorded, None);
     assert_eq!(
         recorded("db"),
         Some(RecordedTarget {
@@ -225,12 +235,13 @@ fn needs_come_in_the_order_of_the_entries() {
         "dataFrom": [{"extract": {"key": "three"}}],
     }}));
     let needs: Vec<_> = entry
+        .spec
         .needs
         .iter()
         .map(|need| format!("{} {}", need.key, need.selector))
         .collect();
     assert_eq!(needs, ["three AWSCURRENT", "one AWSPREVIOUS", "two uuid/v7"]);
-    assert_eq!(entry.store.unwrap().kind, StoreKind::SecretStore);
+    assert_eq!(entry.spec.store.unwrap().kind, StoreKind::SecretStore);
 }
 
 #[test]
@@ -255,7 +266,11 @@ fn what_the_status_says_of_ready_and_stale_is_kept() {
         (json!([condition("Current", "False", "Suspended")]), None, false),
     ] {
         let entry = entry(&json!({"status": {"conditions": conditions}}));
-        assert_eq!((entry.ready, entry.stale), (ready, stale), "{conditions}");
+        assert_eq!(
+            (entry.status.ready, entry.status.stale),
+            (ready, stale),
+            "{conditions}"
+        );
     }
 }
 
@@ -364,10 +379,13 @@ fn the_data_are_made_from_what_earlier_versions_said() {
         (policies("Owner", "Retain"), "0a1658ae30f94ff47718008f9a21365d"),
         (policies("None", "Merge"), "4bce9bb6991f3450c8949fa3489cf29d"),
     ] {
-        let made_from = u128::from_be_bytes(entry(&change).made_from);
+        let made_from = u128::from_be_bytes(entry(&change).spec.made_from);
         assert_eq!(format!("{made_from:032x}"), earlier, "{change}");
     }
-    assert_eq!(format!("{:016x}", entry(&json!({})).asked), "031dc88d0ec0c52d");
+    assert_eq!(
+        format!("{:016x}", entry(&json!({})).annotations.refresh.0),
+        "031dc88d0ec0c52d"
+    );
 }
 
 /// All text that is kept shows in it.
@@ -401,7 +419,7 @@ fn annotations_of_any_length_keep_a_few_bytes_and_stay_what_they_are() {
     let usual = kept(&with_restarts(&json!({})));
     let hostile = with_restarts(&json!({"metadata": {"annotations": annotations}}));
     assert!(kept(&hostile) < usual + 512, "{}", kept(&hostile));
-    assert_eq!(hostile.suspended, Suspension::Unreadable);
+    assert_eq!(hostile.annotations.suspended, Suspension::Unreadable);
     let restarts = hostile.restart.as_deref().unwrap();
     assert_eq!(restarts.suspended, Suspension::Unreadable);
     // Cut, an approval still is one of something else: it is neither lost nor taken for another.
@@ -438,12 +456,13 @@ fn a_spec_that_is_too_large_is_refused_and_not_kept() {
     let hostile = entry_of_data(&many);
     assert!(
         hostile
+            .spec
             .invalid
             .as_deref()
             .is_some_and(|invalid| invalid.contains("split it"))
     );
     assert!(
-        hostile.needs.is_empty() && kept(&hostile) < 4096,
+        hostile.spec.needs.is_empty() && kept(&hostile) < 4096,
         "{}",
         kept(&hostile)
     );
@@ -451,12 +470,16 @@ fn a_spec_that_is_too_large_is_refused_and_not_kept() {
     // One key, however long, is held once.
     let same: Vec<_> = (0..500).map(|n| entry(n, &key(0))).collect();
     let shared = entry_of_data(&same);
-    assert_eq!((shared.invalid.as_deref(), shared.needs.len()), (None, 500));
+    assert_eq!(
+        (shared.spec.invalid.as_deref(), shared.spec.needs.len()),
+        (None, 500)
+    );
     assert!(
         shared
+            .spec
             .needs
             .iter()
-            .all(|need| Arc::ptr_eq(&need.key, &shared.needs[0].key))
+            .all(|need| Arc::ptr_eq(&need.key, &shared.spec.needs[0].key))
     );
     // As many entries as there may be, of secrets of another account.
     let arn = |n: usize| {
@@ -466,7 +489,7 @@ fn a_spec_that_is_too_large_is_refused_and_not_kept() {
         )
     };
     let arns: Vec<_> = (0..500).map(|n| entry(n, &arn(n))).collect();
-    assert_eq!(entry_of_data(&arns).invalid, None);
+    assert_eq!(entry_of_data(&arns).spec.invalid, None);
 }
 
 fn entry_of_data(data: &[Value]) -> Entry {
@@ -483,10 +506,10 @@ fn ten_thousand_targets_are_refused_and_restart_nothing() {
     let hostile = of(10_000);
     let fault = hostile.fault.clone().unwrap();
     assert!(fault.message.starts_with("spec.restart"), "{}", fault.message);
-    assert_eq!((&hostile.invalid, &hostile.restart), (&None, &None));
+    assert_eq!((&hostile.spec.invalid, &hostile.restart), (&None, &None));
     assert!(kept(&hostile) < 4096, "{}", kept(&hostile));
     let most = of(100);
-    assert_eq!((&most.invalid, &most.fault), (&None, &None));
+    assert_eq!((&most.spec.invalid, &most.fault), (&None, &None));
     assert_eq!(most.restart.unwrap().policy.targets.len(), 100);
 }
 
@@ -547,7 +570,7 @@ fn an_error_in_restart_or_rotation_stops_restarts_and_no_sync() {
     ] {
         let spec = json!({"spec": {"restart": restart, "rotation": rotation}});
         let entry = entry(&spec);
-        assert_eq!((&entry.invalid, &entry.restart), (&None, &None), "{spec}");
+        assert_eq!((&entry.spec.invalid, &entry.restart), (&None, &None), "{spec}");
         let fault = entry.fault.clone().unwrap();
         assert!(
             fault.message.starts_with(&format!("{path} ")),
@@ -561,7 +584,7 @@ fn an_error_in_restart_or_rotation_stops_restarts_and_no_sync() {
     }
     // Where nothing is restarted, an error in `rotation` is told by its own condition.
     let rotation = entry(&json!({"spec": {"rotation": {"pendingTimeout": "1s"}}}));
-    assert_eq!((rotation.fault, rotation.invalid), (None, None));
+    assert_eq!((rotation.fault, rotation.spec.invalid), (None, None));
     assert!(rotation.rotation.unwrap().invalid.is_some());
 }
 

@@ -229,7 +229,7 @@ impl Context {
     /// The reason of the condition `RestartsComplete` in the status of an ExternalSecret.
     pub fn reported(&self, object: &ObjectKey) -> Option<Reason> {
         let reason = |indexed: &Indexed<Entry>| {
-            let reasons = indexed.entry()?.reasons;
+            let reasons = indexed.entry()?.status.reasons;
             reasons.of_condition(ConditionType::RestartsComplete)
         };
         self.view.objects.with(object, reason).flatten()

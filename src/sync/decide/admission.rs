@@ -48,7 +48,7 @@ pub struct Suspended {
 pub fn admit(object: &ObjectKey, entry: &Entry, around: &Surroundings<'_>) -> Result<(), NotAdmitted> {
     check_suspensions(object, entry, around)?;
     let refused = |reason, message: String| Err(NotAdmitted::Refused(Refusal::new(reason, message)));
-    if let Some(invalid) = &entry.invalid {
+    if let Some(invalid) = &entry.spec.invalid {
         return refused(Reason::InvalidSpec, invalid.to_string());
     }
     let namespace = &object.namespace;
@@ -78,7 +78,10 @@ pub fn check_suspensions(
         None => (Suspension::None, String::new()),
     };
     let places = [
-        (entry.suspended, format!("ExternalSecret {}", object.name)),
+        (
+            entry.annotations.suspended,
+            format!("ExternalSecret {}", object.name),
+        ),
         (around.namespace, format!("Namespace {}", object.namespace)),
         (of_store, store),
     ];

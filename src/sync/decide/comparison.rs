@@ -3,7 +3,7 @@
 use crate::{
     api::{CreationPolicy, ObjectKey, TokenKey, VersionId},
     cluster::SecretEntry,
-    objects::{Entry, Refresh, ownership},
+    objects::{Entry, Refresh, RefreshDigest, ownership},
     sync::resolve::fingerprint,
     track::Known,
 };
@@ -52,7 +52,7 @@ pub fn compare(
     let Existing { secret, read } = existing;
     let target = ObjectKey::new(object.namespace.clone(), entry.target(object));
     let inputs = inputs(key, entry, &target, &resolved);
-    let writes = entry.creation != CreationPolicy::None;
+    let writes = entry.spec.creation != CreationPolicy::None;
     let intact = if writes {
         secret
             .as_ref()
@@ -60,7 +60,7 @@ pub fn compare(
     } else {
         read.is_some()
     };
-    let (recorded_inputs, recorded_versions) = match (&secret, entry.creation) {
+    let (recorded_inputs, recorded_versions) = match (&secret, entry.spec.creation) {
         (_, CreationPolicy::None) => read.unzip(),
         (Some(secret), _) => (
             secret.inputs.as_deref().map(str::to_owned),
@@ -122,6 +122,7 @@ impl Comparison {
         // What the status recorded is the token as we wrote it: another one was edited by hand, or comes from a write that
         // the status does not show yet, which costs a look.
         let recorded = entry
+            .status
             .recorded
             .as_ref()
             .filter(|recorded| recorded.former.is_none())
@@ -134,7 +135,7 @@ impl Comparison {
     /// Whether the spec was edited since the Secret was written, which asks for what AWS says now: nothing would correct an
     /// answer from a moment before the edit.
     pub fn is_edited(&self, entry: &Entry) -> bool {
-        entry.refresh == Refresh::OnChange && self.secret.is_some() && !self.same_inputs
+        entry.spec.refresh == Refresh::OnChange && self.secret.is_some() && !self.same_inputs
     }
 
     /// Whether the Secret gets back what it held, rather than what AWS says now.
@@ -152,24 +153,24 @@ fn is_intact(object: &ObjectKey, entry: &Entry, secret: &SecretEntry) -> bool {
     is_ours(object, entry, secret)
         && secret.content_intact
         && secret.owner.as_deref() == Some(&*object.name)
-        && (entry.creation == CreationPolicy::Owner)
+        && (entry.spec.creation == CreationPolicy::Owner)
             == (secret.controller_uid.as_deref() == Some(&*entry.uid))
 }
 
 /// Whether the status records a Secret of another name. Where nothing is written, that one is left alone too.
 fn is_renamed(entry: &Entry) -> bool {
-    let recorded = entry.recorded.as_ref();
-    entry.creation != CreationPolicy::None && recorded.is_some_and(|recorded| recorded.former.is_some())
+    let recorded = entry.status.recorded.as_ref();
+    entry.spec.creation != CreationPolicy::None && recorded.is_some_and(|recorded| recorded.former.is_some())
 }
 
 fn is_once(entry: &Entry) -> bool {
-    !matches!(entry.refresh, Refresh::Every(_))
+    !matches!(entry.spec.refresh, Refresh::Every(_))
 }
 
 /// What the data are made from besides values. A refresh annotation is part of it, so that none is lost.
 fn inputs(key: &TokenKey, entry: &Entry, target: &ObjectKey, resolved: &Resolved) -> String {
-    inputs_of_source(key, entry, entry.asked, target, resolved).unwrap_or_else(|| {
-        let asked = entry.asked.to_be_bytes();
+    inputs_of_source(key, entry, entry.annotations.refresh, target, resolved).unwrap_or_else(|| {
+        let asked = entry.annotations.refresh.to_be_bytes();
         // Read once: edits of the spec are no reason to read again.
         key.inputs(target, [asked.as_slice()]).to_string()
     })
@@ -179,17 +180,17 @@ fn inputs(key: &TokenKey, entry: &Entry, target: &ObjectKey, resolved: &Resolved
 pub fn inputs_of_source(
     key: &TokenKey,
     entry: &Entry,
-    asked: u64,
+    asked: RefreshDigest,
     target: &ObjectKey,
     resolved: &Resolved,
 ) -> Option<String> {
-    if entry.refresh == Refresh::Once {
+    if entry.spec.refresh == Refresh::Once {
         return None;
     }
     let asked = asked.to_be_bytes();
     let usable = &resolved.usable;
     let source = fingerprint(&usable.source, usable.spec.aws().prefix());
-    let parts = [asked.as_slice(), &entry.made_from, source.as_bytes()];
+    let parts = [asked.as_slice(), &entry.spec.made_from, source.as_bytes()];
     Some(key.inputs(target, parts).to_string())
 }
 

@@ -124,7 +124,7 @@ pub fn resolve(
     usable: Usable,
 ) -> Result<Resolved, Refusal> {
     let resolver = Resolver::new(store, &object.namespace, &usable)?;
-    let requests = entry.needs.iter().map(|need| {
+    let requests = entry.spec.needs.iter().map(|need| {
         resolver
             .request(need, |allowed, key| allowed.allows(key, usable.home()))
             .map_err(|denied| denied.refusal)

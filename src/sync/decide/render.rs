@@ -175,7 +175,7 @@ impl<'a> Template<'a> {
             uid: &self.entry.uid,
             target: self.entry.target(self.object),
             recorded: plan::Recorded::of(self.live),
-            creation: self.entry.creation,
+            creation: self.entry.spec.creation,
             adopt_existing: self.live.spec.adopt_existing(),
             immutable: self.live.spec.immutable(),
             labels: &self.labels,

@@ -3,7 +3,7 @@
 use super::{outcome::Stop, pass::Pass};
 use crate::{
     api::{CreationPolicy, DeletionPolicy},
-    objects::{Refresh, status::Draft},
+    objects::{Refresh, RefreshDigest, status::Draft},
     sync::{
         decide::{
             comparison::{self, Comparison, Existing},
@@ -27,7 +27,9 @@ impl Pass<'_> {
         self.subscribe(&comparison.resolved.needs);
         // On demand: not more often than every 10 s, and never lost.
         if self.is_asked(&comparison)
-            && let Some(left) = self.recall().wait_for(self.entry.asked, self.context.clock.now())
+            && let Some(left) = self
+                .recall()
+                .wait_for(self.entry.annotations.refresh, self.context.clock.now())
         {
             return Err(Stop::WaitFor(Some(left)));
         }
@@ -38,7 +40,7 @@ impl Pass<'_> {
     /// The Secret is as it should be, but for what restarts need on it.
     pub(super) async fn confirm(&self, mut comparison: Comparison) -> Result<Draft, Stop> {
         self.context.deletions().withdraw(self.object);
-        if self.entry.creation != CreationPolicy::None
+        if self.entry.spec.creation != CreationPolicy::None
             && let Some(secret) = &comparison.secret
             && !comparison.is_stamped(&self.context.key, self.entry, secret)
         {
@@ -50,8 +52,10 @@ impl Pass<'_> {
 
     /// Whether somebody asks for a refresh that was not answered yet.
     pub(super) fn is_asked(&self, comparison: &Comparison) -> bool {
-        let asked = self.entry.asked;
-        asked != 0 && self.recall().refresh.answered != Some(asked) && !comparison.same_inputs
+        let asked = self.entry.annotations.refresh;
+        asked != RefreshDigest::NONE
+            && self.recall().refresh.answered != Some(asked)
+            && !comparison.same_inputs
     }
 
     /// What AWS was last seen to have of a need.
@@ -84,7 +88,7 @@ impl Pass<'_> {
                 recorded: need.recorded.clone(),
             })
             .collect();
-        let refresh = match self.entry.refresh {
+        let refresh = match self.entry.spec.refresh {
             Refresh::Every(interval) => track::Refresh::Every(interval),
             Refresh::OnChange | Refresh::Once => track::Refresh::Once,
         };
@@ -101,11 +105,11 @@ impl Pass<'_> {
     /// The object has a Secret, or none, that follows what is deleted in AWS.
     pub(super) fn count_in(&self, comparison: &Comparison, exists: bool) {
         let entry = self.latest();
-        if entry.deletion == DeletionPolicy::Retain || entry.creation == CreationPolicy::None {
+        if entry.spec.deletion == DeletionPolicy::Retain || entry.spec.creation == CreationPolicy::None {
             self.context.deletions().forget(self.object);
             return;
         }
-        let Ok(store) = self.context.stores.meant(entry.store.as_ref()) else {
+        let Ok(store) = self.context.stores.meant(entry.spec.store.as_ref()) else {
             return;
         };
         let store = Stores::key(&store, &self.object.namespace);

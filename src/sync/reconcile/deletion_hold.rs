@@ -28,9 +28,11 @@ impl Context {
         let mut deletions = self.deletions();
         self.view.objects.for_each(|object, indexed| {
             let Some(entry) = indexed.entry() else { return };
-            let Some(at) = entry.said.deleted_at() else { return };
+            let Some(at) = entry.status.said.deleted_at() else {
+                return;
+            };
             let age = u64::try_from(time.saturating_sub(at)).unwrap_or_default();
-            let Ok(store) = self.stores.meant(entry.store.as_ref()) else {
+            let Ok(store) = self.stores.meant(entry.spec.store.as_ref()) else {
                 return;
             };
             if age < WINDOW.as_secs() {
@@ -106,7 +108,7 @@ impl Pass<'_> {
     ) -> Result<(), Stop> {
         let Self { context, object, .. } = self;
         let (live, entry) = (&missing.live.object, &missing.live.entry);
-        let store = context.stores.meant(entry.store.as_ref());
+        let store = context.stores.meant(entry.spec.store.as_ref());
         let store = Stores::key(&store.map_err(|_| Stop::Retry)?, &object.namespace);
         let place = Place {
             account: account.into(),
@@ -117,7 +119,7 @@ impl Pass<'_> {
             now,
             time: context.view.time.now().as_second(),
         };
-        let held = entry.reasons.of_condition(ConditionType::Ready) == Some(Reason::DeletionHeld);
+        let held = entry.status.reasons.of_condition(ConditionType::Ready) == Some(Reason::DeletionHeld);
         let text = {
             let mut deletions = context.deletions();
             let target = DeletionTarget {
@@ -139,7 +141,7 @@ impl Pass<'_> {
             if held {
                 deletions.resume(object, asks);
             }
-            if let Some(answer) = entry.confirmed.as_deref()
+            if let Some(answer) = entry.annotations.confirmed.as_deref()
                 && deletions.text(object).as_deref() == Some(answer)
             {
                 if !held || !asks(answer) {
@@ -173,7 +175,7 @@ fn answer_of(token: &str) -> String {
 fn held_message(object: &ObjectKey, missing: Missing<'_>, token: &str) -> String {
     let (entry, comparison) = (&missing.live.entry, missing.comparison);
     let name = annotation::CONFIRM_DELETION;
-    let wrong = match &entry.confirmed {
+    let wrong = match &entry.annotations.confirmed {
         Some(wrong) => {
             let short: String = wrong.chars().take(32).collect();
             format!(" Annotation {name} has the token {short}, which confirms another deletion.")

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::{ConditionType, DeletionPolicy, ObjectKey, Reason, names::annotation},
     objects::{
-        controller,
+        RefreshDigest, controller,
         status::{self, Verdict},
     },
     sync::{
@@ -64,7 +64,7 @@ impl<'a> Missing<'a> {
     }
 
     fn is_deleted(&self) -> bool {
-        self.is_all() && self.live.entry.deletion == DeletionPolicy::Delete
+        self.is_all() && self.live.entry.spec.deletion == DeletionPolicy::Delete
     }
 
     fn needs(&self) -> &'a [ReadRequest] {
@@ -118,7 +118,7 @@ impl<'a> Missing<'a> {
         }
         // The process ended after it had deleted the Secret and before it said so.
         let label = &self.comparison.resolved.label;
-        entry.needs.iter().all(|need| {
+        entry.spec.needs.iter().all(|need| {
             let stage = need.selector.to_string();
             status
                 .sources
@@ -290,11 +290,15 @@ impl Pass<'_> {
             account: "",
             ..origin
         };
-        let inputs: Vec<String> = [Some(entry.asked), Some(0), self.recall().refresh.answered]
-            .into_iter()
-            .flatten()
-            .filter_map(|asked| inputs_of_source(key, entry, asked, secret, resolved))
-            .collect();
+        let inputs: Vec<String> = [
+            Some(entry.annotations.refresh),
+            Some(RefreshDigest::NONE),
+            self.recall().refresh.answered,
+        ]
+        .into_iter()
+        .flatten()
+        .filter_map(|asked| inputs_of_source(key, entry, asked, secret, resolved))
+        .collect();
         record.is_of(&[origin, by_arn], &inputs)
     }
 

@@ -11,7 +11,7 @@ use super::{Context, pass::Pass};
 use crate::{
     api::{ObjectKey, RotationStatus},
     cluster::{Observed, SecretEntry},
-    objects::status::Digest,
+    objects::{RefreshDigest, status::Digest},
     sync::rotation::Traces,
 };
 
@@ -46,7 +46,7 @@ pub(super) struct Memory {
 #[derive(Clone, Debug, Default)]
 pub(super) struct RefreshMemory {
     /// The annotation that was last answered.
-    pub(super) answered: Option<u64>,
+    pub(super) answered: Option<RefreshDigest>,
     /// The last call of AWS for an annotation, whatever came of it.
     called: Option<Box<RefreshCall>>,
 }
@@ -54,7 +54,7 @@ pub(super) struct RefreshMemory {
 /// AWS was called for a refresh annotation.
 #[derive(Clone, Copy, Debug)]
 struct RefreshCall {
-    annotation: u64,
+    annotation: RefreshDigest,
     /// When that was first.
     at: Duration,
 }
@@ -166,7 +166,7 @@ impl Memory {
 
     /// How long a pass waits before it calls AWS for this refresh annotation: not more often than every 10 s for a new one. One
     /// that was called for comes again by the back-off of what failed.
-    pub(super) fn wait_for(&self, asked: u64, now: Duration) -> Option<Duration> {
+    pub(super) fn wait_for(&self, asked: RefreshDigest, now: Duration) -> Option<Duration> {
         let last = self.refresh.called.as_deref();
         let last = last.filter(|last| last.annotation != asked)?;
         (last.at + ON_DEMAND)
@@ -175,7 +175,7 @@ impl Memory {
     }
 
     /// A pass calls AWS for this refresh annotation.
-    pub(super) fn call_for(&mut self, asked: u64, now: Duration) {
+    pub(super) fn call_for(&mut self, asked: RefreshDigest, now: Duration) {
         let called = &mut self.refresh.called;
         if called.as_ref().is_none_or(|called| called.annotation != asked) {
             *called = Some(Box::new(RefreshCall {
@@ -251,7 +251,7 @@ impl Context {
         let same = self.view.objects.with(object, |indexed| {
             indexed.entry().is_some_and(|entry| {
                 seen.is_some_and(|seen| seen.uid == entry.uid && seen.revision == entry.revision)
-                    && !(told && entry.said.is_silent())
+                    && !(told && entry.status.said.is_silent())
             })
         });
         same != Some(true)
@@ -283,7 +283,10 @@ impl Pass<'_> {
                 .filter(|left| !left.is_zero());
             Some((digest, left?))
         });
-        ours.map_or_else(|| (self.latest().said, None), |(said, left)| (said, Some(left)))
+        ours.map_or_else(
+            || (self.latest().status.said, None),
+            |(said, left)| (said, Some(left)),
+        )
     }
 
     /// Whether another client has removed the status that we wrote.
@@ -399,15 +402,16 @@ mod tests {
     fn a_new_refresh_waits_ten_seconds_whatever_came_of_the_last_and_what_failed_for_its_own_back_off() {
         let at = Duration::from_secs;
         let mut memory = Memory::default();
-        assert_eq!(memory.wait_for(1, at(0)), None, "the first");
-        memory.call_for(1, at(0));
-        assert_eq!(memory.wait_for(1, at(1)), None, "the same again");
-        memory.call_for(1, at(9));
-        assert_eq!(memory.wait_for(2, at(9)), Some(at(1)));
-        assert_eq!(memory.wait_for(3, at(10)), None);
-        memory.call_for(3, at(10));
+        let nth = |n: u8| RefreshDigest::of(Some(&n.to_string()));
+        assert_eq!(memory.wait_for(nth(1), at(0)), None, "the first");
+        memory.call_for(nth(1), at(0));
+        assert_eq!(memory.wait_for(nth(1), at(1)), None, "the same again");
+        memory.call_for(nth(1), at(9));
+        assert_eq!(memory.wait_for(nth(2), at(9)), Some(at(1)));
+        assert_eq!(memory.wait_for(nth(3), at(10)), None);
+        memory.call_for(nth(3), at(10));
         assert_eq!(
-            memory.wait_for(1, at(11)),
+            memory.wait_for(nth(1), at(11)),
             Some(at(9)),
             "one that was there before is new"
         );

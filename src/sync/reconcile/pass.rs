@@ -150,7 +150,7 @@ impl<'a> Pass<'a> {
 
     /// How soon what a person must correct is looked at again.
     pub(super) fn recheck(&self) -> Duration {
-        match self.entry.refresh {
+        match self.entry.spec.refresh {
             Refresh::Every(interval) => interval.min(RECHECK_PERMANENT),
             Refresh::OnChange | Refresh::Once => RECHECK_PERMANENT,
         }

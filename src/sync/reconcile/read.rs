@@ -116,7 +116,7 @@ impl<'a> Pass<'a> {
         let asked = self.is_asked(comparison);
         if asked {
             let now = self.context.clock.now();
-            self.remember(|memory| memory.call_for(self.entry.asked, now));
+            self.remember(|memory| memory.call_for(self.entry.annotations.refresh, now));
             self.context
                 .provider
                 .aws
@@ -135,10 +135,10 @@ impl<'a> Pass<'a> {
         let (read, ()) = tokio::join!(read, self.try_denied(&comparison.resolved, asked));
         let answers = read?;
         if asked {
-            self.remember(|memory| memory.refresh.answered = Some(self.entry.asked));
+            self.remember(|memory| memory.refresh.answered = Some(self.entry.annotations.refresh));
         }
         // What is gone is judged by the account that was asked. To find it out may take long, and holds no place to write.
-        if self.entry.creation != CreationPolicy::None && answers.all.iter().any(Answer::is_gone) {
+        if self.entry.spec.creation != CreationPolicy::None && answers.all.iter().any(Answer::is_gone) {
             let proven = self
                 .context
                 .provider
@@ -241,7 +241,7 @@ impl<'a> Pass<'a> {
             // Of entries that read one secret only the first has the error.
             let answer = answer.unwrap_or(Err(HELD))?;
             match &answer {
-                Answer::Gone { deleted } if self.entry.deletion == DeletionPolicy::Retain => {
+                Answer::Gone { deleted } if self.entry.spec.deletion == DeletionPolicy::Retain => {
                     return Err(gone(need, *deleted).into());
                 }
                 Answer::Value(value) => {

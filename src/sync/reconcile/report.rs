@@ -38,7 +38,7 @@ impl Pass<'_> {
             .filter(|need| need.recorded.is_none())
             .map(|need| &*need.key);
         let (message, target) = match &comparison.secret {
-            Some(secret) if self.entry.creation != CreationPolicy::None => {
+            Some(secret) if self.entry.spec.creation != CreationPolicy::None => {
                 let written = Written {
                     content: secret.content.to_string(),
                     rollout: secret.rollout.as_deref().unwrap_or_default().to_owned(),
@@ -81,7 +81,7 @@ impl Pass<'_> {
     ) -> Vec<SourceDraft> {
         let mut sources: Vec<SourceDraft> = Vec::new();
         for (index, version) in versions {
-            let Some(need) = self.entry.needs.get(index) else {
+            let Some(need) = self.entry.spec.needs.get(index) else {
                 continue;
             };
             let source = SourceDraft {
@@ -99,7 +99,7 @@ impl Pass<'_> {
 
     /// What was reported stays, but the time goes on.
     pub(super) async fn report_current(&self, next: NextPass) -> NextPass {
-        if self.latest().said.is_silent() {
+        if self.latest().status.said.is_silent() {
             return match self.said() {
                 // Removed a moment ago, or not in the index yet: the next pass can tell.
                 (said, Some(left)) if !said.is_silent() => next.sooner(left),
@@ -119,13 +119,13 @@ impl Pass<'_> {
         let has_secret = self
             .secret()
             .is_some_and(|secret| is_ours(self.object, entry, &secret));
-        let ready = (!has_secret && entry.ready != Some(true)).then(|| {
+        let ready = (!has_secret && entry.status.ready != Some(true)).then(|| {
             Verdict::fails(
                 refusal.reason,
                 format!("{}; no Secret exists yet", refusal.message),
             )
         });
-        if ready.is_none() && entry.said.is_silent() {
+        if ready.is_none() && entry.status.said.is_silent() {
             return NextPass::AfterBackOff;
         }
         let draft = Draft {

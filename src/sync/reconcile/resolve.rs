@@ -24,7 +24,7 @@ impl Context {
             .with(&ObjectKey::new("", namespace), |indexed| {
                 indexed.entry().map(Suspension::of_namespace)
             });
-        let store = self.stores.meant(entry.store.as_ref()).ok();
+        let store = self.stores.meant(entry.spec.store.as_ref()).ok();
         Surroundings {
             now: self.view.time.now(),
             control: self.held(namespace),
@@ -72,7 +72,7 @@ impl Pass<'_> {
     async fn find_references(&self) -> Result<Resolved, Stop> {
         let Context { view, stores, .. } = self.context;
         let namespaces = &view.namespaces;
-        let store = stores.meant(self.entry.store.as_ref())?;
+        let store = stores.meant(self.entry.spec.store.as_ref())?;
         let namespace = &self.object.namespace;
         let indexed = namespaces.get(&ObjectKey::new("", namespace.clone()));
         // A Namespace is made before what is in it, but comes by another watch, which then wakes its objects.
@@ -86,7 +86,7 @@ impl Pass<'_> {
         }
         let mut usable = stores.usable(&store, namespace, labels)?;
         // An ARN means the store's account or another one, which only AWS can tell.
-        if usable.account.is_none() && usable.names_arn(&self.entry.needs) {
+        if usable.account.is_none() && usable.names_arn(&self.entry.spec.needs) {
             stores
                 .prove(&mut usable)
                 .await
@@ -95,8 +95,8 @@ impl Pass<'_> {
         let resolver = Resolver::new(&store, namespace, &usable)?;
         let scope = usable.verdict_scope(namespace);
         let mut slice = TimeSlice::start(self.context.clock);
-        let mut needs = Vec::with_capacity(self.entry.needs.len());
-        for need in &self.entry.needs {
+        let mut needs = Vec::with_capacity(self.entry.spec.needs.len());
+        for need in &self.entry.spec.needs {
             slice.yield_if_spent().await;
             let request = resolver.request(need, |allowed, key| stores.allows(&usable, allowed, &scope, key));
             needs.push(request.map_err(|denied| {
@@ -112,7 +112,7 @@ impl Pass<'_> {
         let stores = &self.context.stores;
         if reason == Reason::StoreNotReady
             && self.recall().edited
-            && let Ok(store) = stores.meant(self.entry.store.as_ref())
+            && let Ok(store) = stores.meant(self.entry.spec.store.as_ref())
         {
             stores.retry(&Stores::key(&store, &self.object.namespace));
         }

@@ -56,13 +56,16 @@ impl Pass<'_> {
     fn cause(&self) -> String {
         let Context { stores, provider, .. } = self.context;
         let tracking = &provider.tracking;
-        let outage = stores.meant(self.entry.store.as_ref()).ok().and_then(|store| {
-            let key = Stores::key(&store, &self.object.namespace);
-            stores
-                .sources_of(&key)
-                .into_iter()
-                .find_map(|source| tracking.outage(source))
-        });
+        let outage = stores
+            .meant(self.entry.spec.store.as_ref())
+            .ok()
+            .and_then(|store| {
+                let key = Stores::key(&store, &self.object.namespace);
+                stores
+                    .sources_of(&key)
+                    .into_iter()
+                    .find_map(|source| tracking.outage(source))
+            });
         if let Some(kind) = outage {
             return format!("{kind}; it is asked again by itself");
         }
@@ -77,8 +80,8 @@ impl Pass<'_> {
 }
 
 fn checked_message(entry: &Entry) -> String {
-    match entry.refresh {
-        Refresh::Every(minimum) if entry.raised => format!(
+    match entry.spec.refresh {
+        Refresh::Every(minimum) if entry.spec.raised => format!(
             "AWS was asked within {minimum:?}, the operator's minimum: spec.refreshInterval is shorter"
         ),
         _ => "AWS was asked within the refresh interval".to_owned(),
@@ -87,7 +90,7 @@ fn checked_message(entry: &Entry) -> String {
 
 /// How long after the last good answer `Current` ends; `None` for what is not asked again.
 fn stale_after(entry: &Entry) -> Option<Duration> {
-    match entry.refresh {
+    match entry.spec.refresh {
         Refresh::Every(interval) => Some((interval * 2).max(STALE_FLOOR)),
         Refresh::OnChange | Refresh::Once => None,
     }

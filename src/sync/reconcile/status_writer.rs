@@ -72,7 +72,7 @@ impl Pass<'_> {
             self.note_reported(&draft);
             return match believed {
                 // The index may be behind, or another client has changed the status since: the next pass can tell.
-                Some(left) if self.latest().said.differs(&draft) => next.sooner(left),
+                Some(left) if self.latest().status.said.differs(&draft) => next.sooner(left),
                 _ => next,
             };
         }

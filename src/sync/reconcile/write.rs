@@ -48,7 +48,7 @@ impl Pass<'_> {
         let live = self.keep_live(self.same_revision(live)?);
         let rendered = render(&self.context.key, &live.object, comparison, answers)
             .map_err(|refusal| self.refuse(refusal))?;
-        if answers.iter().any(Answer::is_gone) && self.entry.creation != CreationPolicy::None {
+        if answers.iter().any(Answer::is_gone) && self.entry.spec.creation != CreationPolicy::None {
             let missing = Missing {
                 live,
                 comparison,
@@ -56,7 +56,7 @@ impl Pass<'_> {
                 data: &rendered.data,
             };
             self.follow_gone(missing).await?;
-            if missing.is_all() && self.entry.deletion == DeletionPolicy::Delete {
+            if missing.is_all() && self.entry.spec.deletion == DeletionPolicy::Delete {
                 return self.delete(&comparison.target).await;
             }
         } else {
@@ -65,7 +65,7 @@ impl Pass<'_> {
         self.warn_of_dropped(rendered.dropped_empty_keys);
         let needs = &comparison.resolved.needs;
         let sources = self.sources_of(comparison, answers);
-        if self.entry.creation == CreationPolicy::None {
+        if self.entry.spec.creation == CreationPolicy::None {
             let read = ReadVersions {
                 inputs: comparison.inputs.clone(),
                 versions: rendered.versions.clone(),
