@@ -19,7 +19,7 @@ use aws_config::{
     web_identity_token::WebIdentityTokenCredentialsProvider,
 };
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
-use aws_sdk_secretsmanager::config::retry::{RetryPartition, TokenBucket};
+use aws_sdk_sts::config::retry::{RetryPartition, TokenBucket};
 use aws_smithy_http_client::{
     Connector,
     proxy::ProxyConfig,
@@ -35,19 +35,20 @@ use tokio::{
 };
 
 use super::{
-    credentials::{Held, Pass, Wallet},
+    credentials::{Held, Wallet},
     error::{Cause, Class},
     identity::{Caller, Source},
     kube_tokens::KubeTokens,
     limit::{Budget, Budgets, Urgency},
+    service::Calls,
     suspects::Suspects,
     trust::{Trust, TrustError},
 };
-use crate::api::{ObjectKey, SourceId};
+use crate::api::{ObjectKey, Selector, SourceId};
 
-/// Tells which ExternalSecrets want a secret of a source, by the key as they give it: for the audit log of reads that
-/// nobody asked for by name.
-pub type Subscribers = Arc<dyn Fn(SourceId, &Arc<str>) -> Vec<ObjectKey> + Send + Sync>;
+/// Tells which ExternalSecrets want a version of a secret of a source, by the key as they give it: for the audit log of the
+/// tracker's checks.
+pub type Subscribers = Arc<dyn Fn(SourceId, &Arc<str>, &Selector) -> Vec<ObjectKey> + Send + Sync>;
 
 /// What this room must be told.
 pub struct AwsConfig {
@@ -143,18 +144,9 @@ impl Ground {
         aws_sdk_sts::Client::from_conf(config.build())
     }
 
-    /// A client for one source, with a retry quota of its own.
-    fn secrets_manager(&self, region: &str, wallet: Arc<Wallet>) -> aws_sdk_secretsmanager::Client {
-        let config = aws_sdk_secretsmanager::config::Builder::from(&self.sdk)
-            .region(Region::new(region.to_owned()))
-            .retry_partition(
-                RetryPartition::custom("source")
-                    .token_bucket(TokenBucket::default())
-                    .build(),
-            )
-            .credentials_provider(Pass(wallet))
-            .build();
-        aws_sdk_secretsmanager::Client::from_conf(config)
+    /// The settings of all clients.
+    pub(super) fn sdk(&self) -> &SdkConfig {
+        &self.sdk
     }
 
     /// The time as the SDK takes it, by which AWS's credentials expire.
@@ -223,7 +215,7 @@ pub(super) struct Client {
     pub(super) id: SourceId,
     pub(super) source: Source,
     pub(super) caller: Caller,
-    pub(super) sdk: aws_sdk_secretsmanager::Client,
+    pub(super) calls: Arc<dyn Calls>,
     pub(super) wallet: Arc<Wallet>,
     slots: Semaphore,
     periodic: Semaphore,
@@ -268,16 +260,17 @@ impl Right {
 
 impl Client {
     pub(super) fn new(id: SourceId, source: Source, ground: &Ground, wallet: Arc<Wallet>) -> Self {
+        let batch = source.service.batch;
         Self {
             id,
-            sdk: ground.secrets_manager(&source.region, wallet.clone()),
+            calls: (source.service.connect)(ground, &source.region, wallet.clone()),
             caller: source.identity.caller(),
             source,
             wallet,
             slots: Semaphore::new(SLOTS),
             periodic: Semaphore::new(PERIODIC_SLOTS),
             denied: Mutex::default(),
-            suspects: Mutex::default(),
+            suspects: Mutex::new(Suspects::new(batch)),
         }
     }
 
@@ -307,7 +300,7 @@ impl Client {
         let account = held
             .account()
             .unwrap_or_else(|| format!("source {}", self.id.0).into());
-        budgets.of(&account, &self.source.region)
+        budgets.of(&account, &self.source.region, self.source.service)
     }
 
     pub(super) fn denied(&self) -> Denied {

@@ -186,8 +186,8 @@ impl Cause {
     }
 
     /// From the code and text of an answer. `home` are the accounts that the reader of the message knows anyway.
-    pub(super) fn answered(code: &str, text: &str, home: &[&str]) -> Self {
-        let class = classify(code, text);
+    pub(super) fn answered(code: &str, text: &str, home: &[&str], classify: Classify) -> Self {
+        let class = classify(code, text).unwrap_or_else(|| classify_common(code, text));
         let detail: Arc<str> = match class {
             Class::Throttled => "too many requests".into(),
             Class::Unavailable | Class::Untrusted => "AWS has a failure of its own".into(),
@@ -205,8 +205,8 @@ impl Cause {
         }
     }
 
-    /// From what the SDK says of a call to Secrets Manager.
-    pub(super) fn of<E>(error: &SdkError<E, HttpResponse>, home: &[&str]) -> Self
+    /// From what the SDK says of a call to a service.
+    pub(super) fn of<E>(error: &SdkError<E, HttpResponse>, home: &[&str], classify: Classify) -> Self
     where
         E: ProvideErrorMetadata + StdError + 'static,
     {
@@ -214,7 +214,7 @@ impl Cause {
             SdkError::ServiceError(answer) => match answer.err().code() {
                 Some(code) => {
                     let text = answer.err().message().unwrap_or_default();
-                    let cause = Self::answered(code, text, home);
+                    let cause = Self::answered(code, text, home, classify);
                     // An unknown code is our fault only if AWS says so by the status; the status decides nothing else.
                     if cause.class == Class::Invalid && answer.raw().status().is_server_error() {
                         return Self {
@@ -262,7 +262,7 @@ impl Cause {
     where
         E: ProvideErrorMetadata + StdError + 'static,
     {
-        let cause = Self::of(error, home);
+        let cause = Self::of(error, home, |_, _| None);
         if cause.class.is_transient() || cause.code.is_none() {
             return cause;
         }
@@ -290,8 +290,11 @@ fn own(error: &(dyn StdError + 'static)) -> Option<Cause> {
     None
 }
 
+/// The class that a service gives an answer with this code and text; none of codes that all services share.
+pub(super) type Classify = fn(code: &str, text: &str) -> Option<Class>;
+
 /// The class of an answer with this code and text. The HTTP status is not asked: AWS denies with 400 and 403.
-fn classify(code: &str, text: &str) -> Class {
+fn classify_common(code: &str, text: &str) -> Class {
     match code {
         "Throttling"
         | "ThrottlingException"
@@ -315,12 +318,7 @@ fn classify(code: &str, text: &str) -> Class {
         | "RequestTimeoutException"
         | "PriorRequestNotComplete"
         | "TransactionInProgressException"
-        | "IDPCommunicationError"
-        | "InvalidNextTokenException" => Class::Unavailable,
-        "ResourceNotFoundException" if is_about_a_version(text) => Class::StageNotFound,
-        "ResourceNotFoundException" => Class::NotFound,
-        "InvalidRequestException" if is_about_deletion(text) => Class::MarkedForDeletion,
-        "DecryptionFailure" | "DecryptionFailureException" => Class::KeyAccessDenied,
+        | "IDPCommunicationError" => Class::Unavailable,
         "AccessDeniedException" | "AccessDenied" if is_about_a_key(text) => Class::KeyAccessDenied,
         "AccessDeniedException" | "AccessDenied" => Class::AccessDenied,
         "UnrecognizedClientException"
@@ -340,27 +338,6 @@ fn classify(code: &str, text: &str) -> Class {
         | "OptInRequired" => Class::Identity,
         _ => Class::Invalid,
     }
-}
-
-/// "Secrets Manager can't find the specified secret value for staging label: X", "... value for `VersionId`: X", "...
-/// secret version". The missing secret's text is "Secrets Manager can't find the specified secret."
-fn is_about_a_version(text: &str) -> bool {
-    ["secret value", "staging label", "secret version", "VersionId"]
-        .iter()
-        .any(|part| text.contains(part))
-}
-
-/// "You can't perform this operation on the secret because it was marked for deletion.", "... because it was deleted.",
-/// "You tried to perform the operation on a secret that's currently marked deleted."
-fn is_about_deletion(text: &str) -> bool {
-    [
-        "marked for deletion",
-        "marked deleted",
-        "scheduled for deletion",
-        "was deleted",
-    ]
-    .iter()
-    .any(|part| text.contains(part))
 }
 
 /// "Access to KMS is not allowed", "... is not authorized to perform: kms:Decrypt on ...". No name of a secret, role or
@@ -454,6 +431,7 @@ pub(super) fn account_of(arn: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aws::secrets_manager::classify;
 
     const DENIED: &str = "User: arn:aws:sts::111122223333:assumed-role/shop/keyturn-kms is not authorized to perform: \
                           secretsmanager:GetSecretValue on resource: prod/kms because no identity-based policy allows \
@@ -482,7 +460,7 @@ mod tests {
                 "Authorization=AWS4-HMAC-SHA256 Credential=canary-7781/20261123",
             ),
         ] {
-            let cause = Cause::answered(code, text, &[]);
+            let cause = Cause::answered(code, text, &[], classify);
             let shown = shown(code, text, &[]);
             assert!(
                 !format!("{cause} {cause:?} {shown}").contains("ary-7781"),
@@ -555,13 +533,17 @@ mod tests {
             ("SomethingNew", "", Class::Invalid),
         ];
         for (code, text, class) in cases {
-            assert_eq!(Cause::answered(code, text, &[]).class, class, "{code}: {text}");
+            assert_eq!(
+                Cause::answered(code, text, &[], classify).class,
+                class,
+                "{code}: {text}"
+            );
         }
     }
 
     #[test]
     fn a_message_says_what_was_tried_why_it_failed_and_what_to_do() {
-        let cause = Cause::answered("AccessDeniedException", DENIED, &["111122223333"]);
+        let cause = Cause::answered("AccessDeniedException", DENIED, &["111122223333"], classify);
         let error = Error::Read {
             key: "prod/kms".into(),
             selector: Selector::parse(None),

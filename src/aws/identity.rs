@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc};
 
 use aws_lc_rs::digest;
 
+use super::service::Service;
+
 /// Everything that decides whose rights a call to AWS has. Credentials are cached by it: two stores are kept apart by
 /// what is in here, so it names objects by uid where a name could be used again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,13 +80,6 @@ pub struct Role {
     pub external_id: Option<Arc<str>>,
 }
 
-/// What a source reads from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Service {
-    /// AWS Secrets Manager.
-    SecretsManager,
-}
-
 /// One identity in one region of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Source {
@@ -93,7 +88,7 @@ pub struct Source {
     /// The region that is asked.
     pub region: Arc<str>,
     /// The service that is asked.
-    pub service: Service,
+    pub service: &'static Service,
 }
 
 impl Source {
@@ -204,6 +199,7 @@ pub fn session_name(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aws::SECRETS_MANAGER;
 
     #[test]
     fn session_names_say_whose_they_are() {
@@ -296,7 +292,7 @@ mod tests {
         let source = Source {
             identity: Arc::new(shop()),
             region: "eu-central-1".into(),
-            service: Service::SecretsManager,
+            service: &SECRETS_MANAGER,
         };
         let of = |uid: &str| source.clone().of_tenant(uid);
         assert_ne!(of("before"), of("after"));

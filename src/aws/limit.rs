@@ -12,6 +12,7 @@ use super::{
     error::{Cause, Class},
     identity::Caller,
     queue::{Queue, Rate, Ticket},
+    service::Service,
 };
 
 /// Which reads go first.
@@ -32,36 +33,10 @@ pub(super) enum Operation {
     List,
 }
 
-impl Operation {
-    /// AWS allows 100 Batch and 100 List, 10,000 Get and 40,000 Describe a second, per account and region. Within the
-    /// first second after a pause at most 80 batches leave: 1,600 secrets, and the rest of the account goes on. Get
-    /// costs a KMS call each; those quotas are lower in small regions (from 5,500/s), so it is kept far below them.
-    fn rate(self) -> Rate {
-        match self {
-            Self::Batch => Rate {
-                per_second: 20,
-                burst: 60,
-            },
-            Self::List => Rate {
-                per_second: 20,
-                burst: 20,
-            },
-            Self::Get => Rate {
-                per_second: 200,
-                burst: 200,
-            },
-            Self::Describe => Rate {
-                per_second: 400,
-                burst: 400,
-            },
-        }
-    }
-}
-
 /// How long a call may wait for its turn.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The budget of one account in one region.
+/// The budget of one account in one region of one service.
 #[derive(Debug)]
 pub(super) struct Budget {
     get: Bucket,
@@ -71,8 +46,8 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    fn new() -> Self {
-        let bucket = |operation: Operation| Bucket::new(operation.rate());
+    fn new(service: &Service) -> Self {
+        let bucket = |operation| Bucket::new((service.rate)(operation));
         Self {
             get: bucket(Operation::Get),
             batch: bucket(Operation::Batch),
@@ -113,22 +88,32 @@ impl Budget {
 
 /// The budgets in use, and those that were used a moment ago.
 #[derive(Debug, Default)]
-pub(super) struct Budgets(Mutex<HashMap<AccountAndRegion, Arc<Budget>>>);
+pub(super) struct Budgets(Mutex<HashMap<Quota, Arc<Budget>>>);
 
-type AccountAndRegion = (Arc<str>, Arc<str>);
+/// What AWS counts calls by.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Quota {
+    account: Arc<str>,
+    region: Arc<str>,
+    service: &'static Service,
+}
 
 impl Budgets {
     /// The budget that all who ask in this account and region share. One that nobody holds is kept until it is full, which
     /// takes seconds: dropped sooner, calls one after another would each find a full one.
-    pub(super) fn of(&self, account: &Arc<str>, region: &Arc<str>) -> Arc<Budget> {
+    pub(super) fn of(&self, account: &Arc<str>, region: &Arc<str>, service: &'static Service) -> Arc<Budget> {
         let mut budgets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (account.clone(), region.clone());
+        let key = Quota {
+            account: account.clone(),
+            region: region.clone(),
+            service,
+        };
         if let Some(budget) = budgets.get(&key) {
             return budget.clone();
         }
         let now = Instant::now();
         budgets.retain(|_, budget| Arc::strong_count(budget) > 1 || !budget.is_full(now));
-        let budget = Arc::new(Budget::new());
+        let budget = Arc::new(Budget::new(service));
         budgets.insert(key, budget.clone());
         budget
     }
@@ -223,6 +208,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
+    use crate::aws::SECRETS_MANAGER;
 
     fn caller(namespace: &str) -> Caller {
         Caller::Namespace(namespace.into())
@@ -242,14 +228,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_first_sync_of_2000_secrets_takes_two_seconds_of_budget() {
-        let batches = Bucket::new(Operation::Batch.rate());
+        let batches = Bucket::new((SECRETS_MANAGER.rate)(Operation::Batch));
         let took = seconds(&batches, Urgency::Fresh, 100).await;
         assert!((1.9..2.2).contains(&took), "{took}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_rate_holds_after_the_burst() {
-        let lists = Bucket::new(Operation::List.rate());
+        let lists = Bucket::new((SECRETS_MANAGER.rate)(Operation::List));
         assert!(seconds(&lists, Urgency::Fresh, 20).await < 0.01);
         let took = seconds(&lists, Urgency::Fresh, 200).await;
         assert!((9.9..10.2).contains(&took), "{took}");
@@ -257,7 +243,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_fresh_does_not_wait_behind_what_is_periodic() {
-        let batches = Arc::new(Bucket::new(Operation::Batch.rate()));
+        let batches = Arc::new(Bucket::new((SECRETS_MANAGER.rate)(Operation::Batch)));
         let crowd: Vec<_> = (0..400)
             .map(|_| {
                 let batches = batches.clone();
@@ -289,7 +275,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_delays_another_caller_by_a_turn_and_starves_nothing_periodic() {
-        let batches = Arc::new(Bucket::new(Operation::Batch.rate()));
+        let batches = Arc::new(Bucket::new((SECRETS_MANAGER.rate)(Operation::Batch)));
         let start = |urgency, namespace: &'static str| {
             let batches = batches.clone();
             tokio::spawn(async move { turn(&batches, urgency, namespace).await })
@@ -316,7 +302,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn callers_that_go_away_hold_up_nobody_behind_them() {
-        let lists = Arc::new(Bucket::new(Operation::List.rate()));
+        let lists = Arc::new(Bucket::new((SECRETS_MANAGER.rate)(Operation::List)));
         for urgency in [Urgency::Fresh, Urgency::Periodic] {
             let wait = || {
                 let lists = lists.clone();
@@ -354,7 +340,7 @@ mod tests {
     #[test]
     fn an_account_has_one_budget_for_each_region() {
         let budgets = Budgets::default();
-        let of = |account: &str, region: &str| budgets.of(&account.into(), &region.into());
+        let of = |account: &str, region: &str| budgets.of(&account.into(), &region.into(), &SECRETS_MANAGER);
         let one = of("1", "eu-central-1");
         assert!(Arc::ptr_eq(&one, &of("1", "eu-central-1")));
         assert!(!Arc::ptr_eq(&one, &of("2", "eu-central-1")));
@@ -367,7 +353,7 @@ mod tests {
         let start = Instant::now();
         for _ in 0..1000 {
             // Each call takes the budget for itself alone, and gives it back.
-            let budget = budgets.of(&"1".into(), &"eu-central-1".into());
+            let budget = budgets.of(&"1".into(), &"eu-central-1".into(), &SECRETS_MANAGER);
             budget
                 .turn(Operation::Get, Urgency::Fresh, &caller("shop"))
                 .await
@@ -380,9 +366,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn budgets_that_are_full_again_take_no_memory() {
         let budgets = Budgets::default();
-        let held = budgets.of(&"held".into(), &"eu-central-1".into());
+        let held = budgets.of(&"held".into(), &"eu-central-1".into(), &SECRETS_MANAGER);
         for account in 0..1000 {
-            let budget = budgets.of(&account.to_string().into(), &"eu-central-1".into());
+            let budget = budgets.of(
+                &account.to_string().into(),
+                &"eu-central-1".into(),
+                &SECRETS_MANAGER,
+            );
             budget
                 .turn(Operation::Get, Urgency::Fresh, &caller("shop"))
                 .await
@@ -394,7 +384,7 @@ mod tests {
         assert!(kept <= 3, "{kept} are kept");
         assert!(Arc::ptr_eq(
             &held,
-            &budgets.of(&"held".into(), &"eu-central-1".into())
+            &budgets.of(&"held".into(), &"eu-central-1".into(), &SECRETS_MANAGER)
         ));
     }
 }

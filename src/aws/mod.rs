@@ -6,6 +6,7 @@
 //! neither a value nor a request id; a value is in memory only while somebody needs it; every value that is read leaves a
 //! line in the audit log.
 
+mod calls;
 mod client;
 mod credentials;
 mod error;
@@ -18,22 +19,25 @@ mod pages;
 mod queue;
 mod reader;
 mod remote;
-mod secrets;
+mod secrets_manager;
+mod service;
 mod sessions;
 mod suspects;
 mod trust;
 
+pub use calls::Aws;
 pub use client::AwsConfig;
 pub use error::{Class, Error};
-pub use identity::{Base, Identity, KeyRef, Role, Service, Source, session_name};
+pub use identity::{Base, Identity, KeyRef, Role, Source, session_name};
 pub use kube_tokens::{
     KubeTokenError, KubeTokens, SecretKeyValue, ServiceAccountFacts, ServiceAccountToken, TokenFuture,
 };
 pub use limit::Urgency;
 pub use metrics::Metrics;
-pub use reader::{Ask, Reader};
+pub use reader::{Age, Demand, Patience, Read, Reader};
 pub use remote::{Description, RemoteValue};
-pub use secrets::Aws;
+pub use secrets_manager::SECRETS_MANAGER;
+pub use service::{Operations, Service};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

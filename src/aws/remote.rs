@@ -119,7 +119,7 @@ impl Drop for Weight {
 }
 
 /// A secret as `DescribeSecret` and `ListSecrets` show it. Times in seconds since 1970.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description {
     /// Its ARN.
     pub arn: Arc<str>,

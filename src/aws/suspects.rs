@@ -7,8 +7,6 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::secrets::BATCH;
-
 /// After this long without a failure of its batch a key is trusted again.
 const EXPIRY: Duration = Duration::from_hours(1);
 /// Keys that are kept in mind. More fail at once only in an outage, which clears them by its end.
@@ -20,8 +18,12 @@ const FAILURES: u8 = 2;
 const CALLS: u8 = 16;
 
 /// The keys of a source whose last batch got no answer.
-#[derive(Debug, Default)]
-pub(super) struct Suspects(HashMap<Arc<str>, Suspect>);
+#[derive(Debug)]
+pub(super) struct Suspects {
+    /// Most keys of a batch.
+    batch: usize,
+    keys: HashMap<Arc<str>, Suspect>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Suspect {
@@ -42,13 +44,21 @@ pub(super) struct Run {
 }
 
 impl Suspects {
+    /// None, of a service whose batches have at most so many keys.
+    pub(super) fn new(batch: usize) -> Self {
+        Self {
+            batch,
+            keys: HashMap::new(),
+        }
+    }
+
     fn get(&self, key: &str, now: Instant) -> Option<Suspect> {
-        let known = self.0.get(key)?;
+        let known = self.keys.get(key)?;
         (now < known.at + EXPIRY).then_some(*known)
     }
 
     fn most(&self, key: &str, now: Instant) -> usize {
-        self.get(key, now).map_or(BATCH, |known| known.most)
+        self.get(key, now).map_or(self.batch, |known| known.most)
     }
 
     /// A batch of these keys got no answer. A key that fails alone is given up for batches only where others were
@@ -56,20 +66,24 @@ impl Suspects {
     fn fail(&mut self, part: &[Arc<str>], answered: bool, now: Instant) {
         let half = (part.len() / 2).max(usize::from(part.len() > 1 || !answered));
         for key in part {
-            let most = if self.get(key, now).is_some() { half } else { BATCH };
-            if self.0.len() >= KEPT && !self.0.contains_key(key) {
-                self.0.retain(|_, known| now < known.at + EXPIRY);
-                if self.0.len() >= KEPT {
+            let most = if self.get(key, now).is_some() {
+                half
+            } else {
+                self.batch
+            };
+            if self.keys.len() >= KEPT && !self.keys.contains_key(key) {
+                self.keys.retain(|_, known| now < known.at + EXPIRY);
+                if self.keys.len() >= KEPT {
                     continue;
                 }
             }
-            self.0.insert(key.clone(), Suspect { most, at: now });
+            self.keys.insert(key.clone(), Suspect { most, at: now });
         }
     }
 
     fn clear(&mut self, part: &[Arc<str>]) {
         for key in part {
-            self.0.remove(key);
+            self.keys.remove(key);
         }
     }
 }
@@ -94,16 +108,16 @@ impl Run {
     pub(super) fn next(&mut self, suspects: &Suspects, now: Instant) -> Option<Vec<Arc<str>>> {
         self.left.retain(|key| suspects.most(key, now) > 0);
         self.left.sort_by_key(|key| {
-            let known = suspects.get(key, now).filter(|known| known.most < BATCH);
+            let known = suspects.get(key, now).filter(|known| known.most < suspects.batch);
             (
                 std::cmp::Reverse(suspects.most(key, now)),
                 known.map(|known| known.at),
             )
         });
         let most = suspects.most(self.left.first()?, now);
-        let alike = self.left.iter().take(most.min(BATCH));
+        let alike = self.left.iter().take(most.min(suspects.batch));
         let count = alike.take_while(|key| suspects.most(key, now) == most).count();
-        if most == BATCH && self.left.len() == 1 && self.calls == 0 {
+        if most == suspects.batch && self.left.len() == 1 && self.calls == 0 {
             // A batch of one has no point, unless it tells whether the others are bad.
             self.left.clear();
             return None;
@@ -149,6 +163,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const BATCH: usize = 20;
 
     /// What came of a run.
     #[derive(Debug, Default)]
@@ -199,7 +215,7 @@ mod tests {
     fn one_bad_key_is_found_wherever_it_stands_and_the_others_share_a_batch_again() {
         let keys = keys(BATCH);
         for bad in &keys {
-            let (mut suspects, now) = (Suspects::default(), Instant::now());
+            let (mut suspects, now) = (Suspects::new(BATCH), Instant::now());
             let fails = |part: &[Arc<str>]| part.contains(bad);
             let mut calls = Vec::new();
             let found = loop {
@@ -223,14 +239,14 @@ mod tests {
             // It is tried again after an hour.
             let later = run(&mut suspects, &keys, now + EXPIRY, |_| false);
             assert_eq!((later.calls, later.read.len()), (1, BATCH));
-            assert!(suspects.0.is_empty());
+            assert!(suspects.keys.is_empty());
         }
     }
 
     #[test]
     fn of_two_keys_the_good_one_is_read() {
         let keys = keys(2);
-        let (mut suspects, now) = (Suspects::default(), Instant::now());
+        let (mut suspects, now) = (Suspects::new(BATCH), Instant::now());
         let mut now = now;
         for _ in 0..5 {
             now += Duration::from_secs(1);
@@ -246,13 +262,13 @@ mod tests {
     #[test]
     fn no_more_keys_are_kept_in_mind_than_some() {
         let keys: Vec<Arc<str>> = (0..2 * KEPT).map(|n| format!("{n}").into()).collect();
-        let (mut suspects, now) = (Suspects::default(), Instant::now());
+        let (mut suspects, now) = (Suspects::new(BATCH), Instant::now());
         for part in keys.chunks(BATCH) {
             run(&mut suspects, part, now, |_| true);
         }
-        assert_eq!(suspects.0.len(), KEPT);
+        assert_eq!(suspects.keys.len(), KEPT);
         run(&mut suspects, &keys[KEPT..KEPT + 2], now + EXPIRY, |_| true);
-        assert_eq!(suspects.0.len(), 2, "those that expired make room");
+        assert_eq!(suspects.keys.len(), 2, "those that expired make room");
     }
 
     proptest! {
@@ -265,7 +281,7 @@ mod tests {
             let keys = keys(count);
             let bad: BTreeSet<_> = bad.iter().filter_map(|n| keys.get(*n)).cloned().collect();
             let fails = |part: &[Arc<str>]| part.iter().any(|key| bad.contains(key));
-            let (mut suspects, mut now) = (Suspects::default(), Instant::now());
+            let (mut suspects, mut now) = (Suspects::new(BATCH), Instant::now());
             for outage in outages {
                 for _ in 0..outage {
                     now += Duration::from_secs(10);

@@ -14,7 +14,7 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use crate::{
     api::{ObjectKey, Reason, Selector, SourceId},
-    aws::{self, Aws, Reader},
+    aws::{self, Aws, Reader, Service},
     sync::{
         queue::Class,
         resolve::Refusal,
@@ -209,6 +209,20 @@ pub struct Provider {
     pub reader: Arc<Reader>,
 }
 
+impl Provider {
+    /// Tells the tracker of a value that a check has read by a call that began at `begun`. Those whom this wakes find the value in
+    /// the reader, and do not read it again.
+    fn checked(&self, remote: (SourceId, &Arc<str>, &Selector), read: aws::Read, begun: Duration) {
+        let (source, key, selector) = remote;
+        let tracking = &self.tracking;
+        let before = tracking.ask(|tracker| tracker.known(source, key, selector));
+        if before != tracking.saw(source, key, selector, &read.value) {
+            let wanted = (source, key.clone(), selector.clone());
+            self.reader.share(wanted, read, tracking.clock.instant(begun));
+        }
+    }
+}
+
 /// A read that failed.
 #[derive(Clone, Copy, Debug)]
 pub struct FailedRead<'a> {
@@ -399,7 +413,12 @@ fn looked(
 
 /// Tries what a source was denied, if it is time for that: somebody asks for a refresh of secrets of it. A denial changes
 /// nothing; what is permitted by now is used from now on.
-pub async fn try_denied(tracking: &Tracking, aws: &Aws, source: SourceId, keys: &[Arc<str>]) {
+pub async fn try_denied(provider: &Provider, source: SourceId, keys: &[Arc<str>]) {
+    let Provider {
+        tracking,
+        aws,
+        reader,
+    } = provider;
     let Some(trial) = tracking.tell(|tracker, now| tracker.trial(now, source, keys)) else {
         return;
     };
@@ -411,7 +430,7 @@ pub async fn try_denied(tracking: &Tracking, aws: &Aws, source: SourceId, keys: 
     }
     if trial.batch
         && let Some(key) = keys.first()
-        && aws.try_batch(source, key).await.is_ok()
+        && reader.try_batch(source, key).await.is_ok()
     {
         tracking.tell(|tracker, now| tracker.permit(now, source, Call::Read));
     }
@@ -421,35 +440,14 @@ pub async fn try_denied(tracking: &Tracking, aws: &Aws, source: SourceId, keys: 
 }
 
 async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> Weather {
-    let Provider {
-        tracking,
-        aws,
-        reader,
-    } = provider;
+    let Provider { tracking, reader, .. } = &provider;
     let current = Selector::parse(None);
     let begun = tracking.clock.now();
-    let answers = if let [key] = keys.as_slice() {
-        // Of one secret alone, a failure that passes is the whole call's.
-        match aws.get(source, key, &current).await {
-            Err(error) if error.class().is_transient() => Err(error),
-            answer => Ok(vec![answer]),
-        }
-    } else {
-        aws.batch(source, &keys).await
-    };
-    match answers {
+    match reader.check(source, &keys).await {
         Ok(answers) => {
             for (key, answer) in keys.iter().zip(answers) {
                 match answer {
-                    Ok(value) => {
-                        let before = tracking.ask(|tracker| tracker.known(source, key, &current));
-                        let now_known = tracking.saw(source, key, &current, &value);
-                        // Those whom this wakes find the value here instead of reading it again.
-                        if before != now_known {
-                            let wanted = (source, key.clone(), current.clone());
-                            reader.offer(wanted, value, tracking.clock.instant(begun));
-                        }
-                    }
+                    Ok(read) => provider.checked((source, key, &current), read, begun),
                     Err(error) if error.class().is_transient() => {
                         // An error of one id of a batch that may pass is no failure of the source.
                         tracking.observe(Observation::Failed {
@@ -488,7 +486,7 @@ async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> Weat
                 begun,
             });
             match alone {
-                Some([key]) => Weather::of_one(&error, &tracking, source, &key),
+                Some([key]) => Weather::of_one(&error, tracking, source, &key),
                 None => Weather::of(&error),
             }
         }
@@ -497,20 +495,11 @@ async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> Weat
 
 /// Reads one version other than AWSCURRENT.
 async fn read_version(provider: Provider, source: SourceId, key: Arc<str>, selector: Selector) -> Weather {
-    let Provider {
-        tracking,
-        aws,
-        reader,
-    } = provider;
+    let Provider { tracking, reader, .. } = &provider;
     let begun = tracking.clock.now();
-    match aws.get(source, &key, &selector).await {
-        Ok(value) => {
-            let before = tracking.ask(|tracker| tracker.known(source, &key, &selector));
-            let now_known = tracking.saw(source, &key, &selector, &value);
-            if before != now_known {
-                let wanted = (source, key.clone(), selector.clone());
-                reader.offer(wanted, value, tracking.clock.instant(begun));
-            }
+    match reader.check_version(source, &key, &selector).await {
+        Ok(read) => {
+            provider.checked((source, &key, &selector), read, begun);
             Weather::Answers
         }
         Err(error) => {
@@ -522,7 +511,7 @@ async fn read_version(provider: Provider, source: SourceId, key: Arc<str>, selec
                 described: false,
             };
             tracking.failed(&read, &error);
-            Weather::of_one(&error, &tracking, source, &key)
+            Weather::of_one(&error, tracking, source, &key)
         }
     }
 }
@@ -581,8 +570,9 @@ fn described(secret: aws::Description) -> Described {
 }
 
 /// What a condition says of a failure that the tracker knows.
-pub fn refusal(known: &Withheld) -> Refusal {
+pub fn refusal(known: &Withheld, service: &Service) -> Refusal {
     let Withheld {
+        source: _,
         key,
         selector,
         failure,
@@ -607,21 +597,26 @@ pub fn refusal(known: &Withheld) -> Refusal {
             aws::Error::stage_not_found(key.clone(), selector.clone()).to_string()
         }
         (None, _) => {
+            let Service {
+                prefix, operations, ..
+            } = service;
             let call = match by {
-                Call::Describe => "DescribeSecret",
-                Call::Read => "GetSecretValue",
-                Call::List => "ListSecrets",
+                Call::Describe => operations.describe,
+                Call::Read => operations.get,
+                Call::List => operations.list,
             };
             let advice = match failure {
-                Failure::Denied if *by == Call::Describe => {
+                Failure::Denied if *by == Call::Describe => format!(
                     "AWS denies it, and aws.periodicReads is false, so that no change would be found. Allow \
-                     secretsmanager:DescribeSecret in the identity's policy and in the secret's"
+                     {prefix}:{call} in the identity's policy and in the secret's"
+                ),
+                Failure::Denied => {
+                    "AWS denies it. Allow it in the identity's policy and in the secret's".to_owned()
                 }
-                Failure::Denied => "AWS denies it. Allow it in the identity's policy and in the secret's",
                 Failure::Identity => {
-                    "AWS refuses the store's identity. The store's condition Ready tells why"
+                    "AWS refuses the store's identity. The store's condition Ready tells why".to_owned()
                 }
-                _ => "AWS refuses the request. Check the key and the version of the entry",
+                _ => "AWS refuses the request. Check the key and the version of the entry".to_owned(),
             };
             format!("{call} of {key} ({selector}) failed: {advice}")
         }

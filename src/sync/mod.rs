@@ -15,6 +15,8 @@ pub mod reconcile;
 mod resolve;
 pub mod rotation;
 pub mod run;
+#[cfg(test)]
+mod second_service;
 mod slice;
 mod start;
 pub mod stores;

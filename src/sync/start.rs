@@ -14,7 +14,7 @@ use super::{
     work::{Clock, Work},
 };
 use crate::{
-    api::{RestartMode, SourceId, TokenKey},
+    api::{RestartMode, Selector, SourceId, TokenKey},
     aws::{self, Aws, AwsConfig, Reader},
     cluster::{Index, Pace, Tokens, Watches},
     objects::{ClusterSecretStores, SecretStores, StoreEntry, View},
@@ -93,8 +93,8 @@ pub async fn start(
             view.writer.cluster().clone(),
             settings.token_audiences,
         )),
-        subscribers: Arc::new(move |source: SourceId, key: &Arc<str>| {
-            subscribers.ask(|tracker| tracker.subscribers(source, key))
+        subscribers: Arc::new(move |source: SourceId, key: &Arc<str>, selector: &Selector| {
+            subscribers.ask(|tracker| tracker.subscribers(source, key, selector))
         }),
     };
     let aws = Arc::new(Aws::from_environment(config, calls).await?);

@@ -550,7 +550,7 @@ impl Source {
         });
     }
 
-    fn wants(&self, object: &Object, id: RemoteId, selector: &Selector) -> bool {
+    pub(super) fn wants(&self, object: &Object, id: RemoteId, selector: &Selector) -> bool {
         object.wants.iter().any(|want| {
             want.source == self.id && want.selector == *selector && self.names.get(&want.key) == Some(&id)
         })

@@ -7,7 +7,6 @@ use std::{
 
 use crate::track::{
     Now,
-    plan::BATCH,
     remote::{CohortId, RemoteId},
     source::Task,
 };
@@ -25,12 +24,19 @@ pub(super) struct Cohort {
 /// The cohorts of a source. Of each interval at most one has room, so that batches are full.
 #[derive(Debug, Default)]
 pub(super) struct Cohorts {
+    /// Secrets of a full one.
+    size: usize,
     all: BTreeMap<CohortId, Cohort>,
     open: BTreeMap<Duration, CohortId>,
     last: CohortId,
 }
 
 impl Cohorts {
+    /// From now on a cohort is full with so many secrets.
+    pub(super) fn set_size(&mut self, size: usize) {
+        self.size = size;
+    }
+
     /// Puts the secret into the cohort with room, or into a new one whose first time is `first`.
     pub(super) fn join(
         &mut self,
@@ -43,7 +49,7 @@ impl Cohorts {
             && let Some(cohort) = self.all.get_mut(&open)
         {
             cohort.members.push(id);
-            if cohort.members.len() >= BATCH {
+            if cohort.members.len() >= self.size {
                 self.open.remove(&interval);
             }
             return open;

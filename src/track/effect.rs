@@ -1,6 +1,6 @@
 //! What the tracker says: what to call, whom to wake, what it accepts.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     api::{ObjectKey, Selector, SourceId, VersionId},
@@ -97,6 +97,8 @@ pub enum Known {
 /// Why a want must not be read now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Withheld {
+    /// The want's source.
+    pub source: SourceId,
     /// The want's key.
     pub key: Arc<str>,
     /// What is wanted of it.
@@ -163,23 +165,4 @@ pub enum Why {
     BothDenied,
     /// The operator is set not to read values as a check.
     ReadsForbidden,
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Idle => "nothing is to be checked",
-            Self::Asked => "set by changeDetection",
-            Self::Cheapest => "it needs the fewest calls",
-            Self::ShortIntervals => {
-                "intervals under 10m are too short for ListSecrets, which may lag 5 minutes"
-            }
-            Self::ListDenied => "secretsmanager:ListSecrets is denied",
-            Self::BatchDenied => "secretsmanager:BatchGetSecretValue is denied",
-            Self::BothDenied => {
-                "secretsmanager:ListSecrets and secretsmanager:BatchGetSecretValue are denied"
-            }
-            Self::ReadsForbidden => "aws.periodicReads is false",
-        })
-    }
 }

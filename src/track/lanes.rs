@@ -164,6 +164,7 @@ impl Source {
         let Some(policy) = &self.policy else { return false };
         let (plan, mode) = Question {
             detection: policy.detection,
+            sizes: policy.sizes,
             events: policy.events,
             reads: context.config.periodic_reads,
             batch: self.batch_denied.is_none(),

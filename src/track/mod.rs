@@ -28,7 +28,7 @@ mod want;
 pub use effect::{Cause, Effect, Known, Mode, Trial, Why, Withheld};
 pub use observation::{Call, Described, Failure, Observation, Rotation, Schedule, Stages};
 pub use tracker::Tracker;
-pub use want::{Config, Detection, Freshness, Now, Refresh, SourcePolicy, Subscription, Want};
+pub use want::{CallSizes, Config, Detection, Freshness, Now, Refresh, SourcePolicy, Subscription, Want};
 
 #[cfg(test)]
 mod tests;

@@ -2,12 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::track::{Detection, Mode, Why};
+use crate::track::{CallSizes, Detection, Mode, Why};
 
-/// Secrets per page of `ListSecrets`.
-const PAGE: usize = 100;
-/// Secrets per `BatchGetSecretValue`.
-pub(super) const BATCH: usize = 20;
 /// `ListSecrets` may lag five minutes: it keeps no promise shorter than this.
 pub(super) const SLOW: Duration = Duration::from_mins(10);
 
@@ -38,6 +34,7 @@ impl Class {
 #[allow(clippy::struct_excessive_bools)] // Independent facts, each named.
 pub(super) struct Question<'a> {
     pub(super) detection: Detection,
+    pub(super) sizes: CallSizes,
     pub(super) events: bool,
     pub(super) reads: bool,
     pub(super) batch: bool,
@@ -73,7 +70,7 @@ pub(super) struct Plan {
 
 impl Question<'_> {
     pub(super) fn plan(&self) -> (Plan, Mode) {
-        let pages = self.listed.div_ceil(PAGE).max(1);
+        let pages = self.listed.div_ceil(self.sizes.page).max(1);
         let facts = self.list && self.rotating >= pages;
         let (sweep, batch, why) = self.choose(pages, facts);
         let plan = Plan { sweep, batch, facts };
@@ -119,7 +116,7 @@ impl Question<'_> {
         let others: u128 = slow()
             .map(|(interval, class)| {
                 let reads = if batch {
-                    class.batchable.div_ceil(BATCH)
+                    class.batchable.div_ceil(self.sizes.batch)
                 } else {
                     class.batchable
                 };

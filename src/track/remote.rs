@@ -173,7 +173,10 @@ impl Trouble {
 
     /// Whether what it says is all that the pass wants to know.
     fn answers(&self, freshness: Freshness) -> bool {
-        !freshness.fresh || self.at >= freshness.since
+        match freshness {
+            Freshness::Known(_) => true,
+            Freshness::Asked(since) => self.at >= since,
+        }
     }
 
     /// Another call for it starts.
@@ -751,7 +754,7 @@ impl Remote {
         if trouble.is_gone() && trouble.answers(freshness) {
             return None;
         }
-        if trouble.at >= freshness.since {
+        if trouble.at >= freshness.since() {
             return Some((trouble, None));
         }
         let again = trouble.called + FIRST_STEP;

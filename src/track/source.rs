@@ -156,6 +156,9 @@ impl Source {
         if self.policy == policy {
             return false;
         }
+        if let Some(policy) = &policy {
+            self.cohorts.set_size(policy.sizes.batch);
+        }
         self.policy = policy;
         self.forget_denials();
         self.raised = false;

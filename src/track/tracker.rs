@@ -335,6 +335,7 @@ impl Tracker {
             let remote = self.sources.get(&source)?.remote(key)?;
             let (trouble, again) = remote.withheld(now, selector, freshness)?;
             Some(Withheld {
+                source,
                 key: key.into(),
                 selector: selector.clone(),
                 failure: trouble.failure.clone(),
@@ -376,11 +377,19 @@ impl Tracker {
         confirmed
     }
 
-    /// The objects that want this secret, by its key as they give it.
-    pub fn subscribers(&self, source: SourceId, key: &str) -> Vec<ObjectKey> {
-        let remote = self.sources.get(&source).and_then(|source| source.remote(key));
-        let ids = remote.into_iter().flat_map(|remote| &remote.subscribers);
-        ids.filter_map(|id| self.objects.get(*id))
+    /// The objects that want this version of the secret, by its key as they give it.
+    pub fn subscribers(&self, source: SourceId, key: &str, selector: &Selector) -> Vec<ObjectKey> {
+        let Some(source) = self.sources.get(&source) else {
+            return Vec::new();
+        };
+        let Some(id) = source.names.get(key) else {
+            return Vec::new();
+        };
+        let remote = source.remotes.get(id);
+        let subscribers = remote.into_iter().flat_map(|remote| &remote.subscribers);
+        subscribers
+            .filter_map(|object| self.objects.get(*object))
+            .filter(|object| source.wants(object, *id, selector))
             .map(|object| object.key.clone())
             .collect()
     }

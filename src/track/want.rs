@@ -53,6 +53,8 @@ pub struct SourcePolicy {
     pub account: Option<Arc<str>>,
     /// The region in which the source is read.
     pub region: Arc<str>,
+    /// How much its calls show.
+    pub sizes: CallSizes,
 }
 
 /// One remote secret that an object needs.
@@ -69,13 +71,39 @@ pub struct Want {
     pub recorded: Option<VersionId>,
 }
 
-/// How new an answer a pass over an object needs.
+/// How new an answer a pass over an object needs. Either has the time when the object was made or last changed: what AWS has
+/// answered since then is known.
 #[derive(Clone, Copy, Debug)]
-pub struct Freshness {
-    /// When the object was made or last changed: what AWS has answered since is known.
-    pub since: Now,
-    /// Whether a person asks what AWS says now, also of a secret that is known to be gone.
-    pub fresh: bool,
+pub enum Freshness {
+    /// What is known of a secret that is gone will do.
+    Known(Now),
+    /// A person asks what AWS says now, also of a secret that is known to be gone.
+    Asked(Now),
+}
+
+impl Freshness {
+    /// When the object was made or last changed.
+    pub fn since(self) -> Now {
+        match self {
+            Self::Known(since) | Self::Asked(since) => since,
+        }
+    }
+}
+
+/// How much one call of a service shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallSizes {
+    /// Secrets that a batch reads.
+    pub batch: usize,
+    /// Secrets on a page of a list.
+    pub page: usize,
+}
+
+impl Default for CallSizes {
+    /// Those of Secrets Manager.
+    fn default() -> Self {
+        Self { batch: 20, page: 100 }
+    }
 }
 
 /// How often an object wants its secrets to be checked.

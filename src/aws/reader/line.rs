@@ -11,10 +11,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Item, Reading};
+use super::{Demand, Item, Patience, Reading};
 use crate::{
     api::ObjectKey,
-    aws::{Ask, limit::Urgency, queue::AHEAD, secrets::BATCH},
+    aws::{limit::Urgency, queue::AHEAD},
 };
 
 /// Reads of one source at a time. A call more than these may be in flight for the checks.
@@ -58,8 +58,9 @@ struct Waiting {
 }
 
 /// The reads that wait in one source, and how many workers see to them.
-#[derive(Default)]
 pub(super) struct Line {
+    /// Most items of a batch.
+    batch: usize,
     /// What waits, and who for it. An item without an entry here was taken by another way.
     waiting: HashMap<Item, Waiting>,
     /// Those that a batch can read; fresh and periodic ones.
@@ -129,10 +130,27 @@ impl Turns {
 }
 
 impl Line {
+    /// An empty line, of a service whose batches have at most so many items.
+    pub(super) fn new(batch: usize) -> Self {
+        Self {
+            batch,
+            waiting: HashMap::new(),
+            together: Default::default(),
+            alone: Default::default(),
+            was_alone: false,
+            ahead: 0,
+            workers: 0,
+            gathering: 0,
+            worth_taking: Arc::default(),
+        }
+    }
+
     /// Puts a read into the line. The answer is whether a further worker is to be set to work.
-    pub(super) fn push(&mut self, item: Item, waiter: Waiter, ask: Ask<'_>, now: Instant) -> bool {
-        let Ask { urgency, patient, .. } = ask;
-        let gather = if patient {
+    pub(super) fn push(&mut self, item: Item, waiter: Waiter, demand: Demand<'_>, now: Instant) -> bool {
+        let Demand {
+            urgency, patience, ..
+        } = demand;
+        let gather = if patience == Patience::Long {
             PATIENCE
         } else if self.workers > 0 {
             BURST
@@ -168,7 +186,7 @@ impl Line {
         waiting.urgency = waiting.urgency.min(urgency);
         waiting.until = waiting.until.min(until);
         waiting.waiters.push(waiter);
-        if is_alone || sooner || self.waiting.len() >= BATCH {
+        if is_alone || sooner || self.waiting.len() >= self.batch {
             self.worth_taking.notify_one();
         }
         self.takes_another()
@@ -176,7 +194,8 @@ impl Line {
 
     /// Whether a further worker is to be set to work, which then counts.
     pub(super) fn takes_another(&mut self) -> bool {
-        let more = self.workers < self.most_workers() && self.gathering < self.waiting.len().div_ceil(BATCH);
+        let more =
+            self.workers < self.most_workers() && self.gathering < self.waiting.len().div_ceil(self.batch);
         if more {
             self.workers += 1;
             self.gathering += 1;
@@ -191,7 +210,7 @@ impl Line {
 
     /// Until when what waits may fill a batch; none if it is one, or something is to be read alone.
     fn fills_until(&self) -> Option<Instant> {
-        let may_fill = self.waiting.len() < BATCH && self.alone.iter().all(Turns::is_empty);
+        let may_fill = self.waiting.len() < self.batch && self.alone.iter().all(Turns::is_empty);
         if !may_fill {
             return None;
         }
@@ -302,6 +321,9 @@ impl Line {
 mod tests {
     use super::*;
     use crate::api::Selector;
+    use crate::aws::Age;
+
+    const BATCH: usize = 20;
 
     struct Asked {
         line: Line,
@@ -312,7 +334,7 @@ mod tests {
     impl Asked {
         fn new() -> Self {
             Self {
-                line: Line::default(),
+                line: Line::new(BATCH),
                 begun: Instant::now(),
                 answers: Vec::new(),
             }
@@ -323,16 +345,16 @@ mod tests {
         }
 
         fn push(&mut self, millis: u64, key: &str, stage: Option<&str>) {
-            self.push_as(false, millis, key, stage);
+            self.push_as(Patience::Short, millis, key, stage);
         }
 
-        fn push_as(&mut self, patient: bool, millis: u64, key: &str, stage: Option<&str>) {
-            self.push_by((Urgency::Fresh, patient), millis, key, stage);
+        fn push_as(&mut self, patience: Patience, millis: u64, key: &str, stage: Option<&str>) {
+            self.push_by((Urgency::Fresh, patience), millis, key, stage);
         }
 
         fn push_by(
             &mut self,
-            (urgency, patient): (Urgency, bool),
+            (urgency, patience): (Urgency, Patience),
             millis: u64,
             key: &str,
             stage: Option<&str>,
@@ -342,13 +364,13 @@ mod tests {
             self.answers.push(answer);
             let item = (key.into(), Selector::parse(stage));
             let now = self.at(millis);
-            let ask = Ask {
+            let demand = Demand {
                 asker: &asker,
-                since: now,
+                age: Age::Since(now),
                 urgency,
-                patient,
+                patience,
             };
-            self.line.push(item, waiter, ask, now);
+            self.line.push(item, waiter, demand, now);
         }
 
         /// How many are taken; none while they wait for more.
@@ -381,18 +403,18 @@ mod tests {
     #[test]
     fn what_is_in_no_hurry_waits_longer_but_holds_up_nobody_who_is() {
         let mut asked = Asked::new();
-        asked.push_as(true, 0, "a", None);
-        asked.push_as(true, 900, "b", None);
+        asked.push_as(Patience::Long, 0, "a", None);
+        asked.push_as(Patience::Long, 900, "b", None);
         assert_eq!(asked.taken(999, BATCH), None);
         assert_eq!(asked.taken(1000, BATCH), Some(2));
-        asked.push_as(true, 2000, "c", None);
+        asked.push_as(Patience::Long, 2000, "c", None);
         asked.push(2100, "d", None);
         assert_eq!(asked.taken(2349, BATCH), None);
         assert_eq!(asked.taken(2350, BATCH), Some(2));
         // The same secret: whoever is in a hurry decides, in whatever order they come.
-        asked.push_as(true, 3000, "e", None);
+        asked.push_as(Patience::Long, 3000, "e", None);
         asked.push(3010, "e", None);
-        asked.push_as(true, 3020, "e", None);
+        asked.push_as(Patience::Long, 3020, "e", None);
         assert_eq!(asked.taken(3259, BATCH), None);
         assert_eq!(asked.taken(3260, BATCH), Some(1));
     }
@@ -400,7 +422,7 @@ mod tests {
     #[tokio::test]
     async fn who_is_in_a_hurry_wakes_a_worker_that_waits_for_others() {
         let mut asked = Asked::new();
-        asked.push_as(true, 0, "a", None);
+        asked.push_as(Patience::Long, 0, "a", None);
         let bell = asked.line.bell();
         let rung = async || {
             tokio::time::timeout(Duration::from_millis(1), bell.notified())
@@ -408,7 +430,7 @@ mod tests {
                 .is_ok()
         };
         assert!(rung().await, "for the first");
-        asked.push_as(true, 10, "b", None);
+        asked.push_as(Patience::Long, 10, "b", None);
         assert!(!rung().await);
         asked.push(20, "c", None);
         assert!(rung().await, "for who is in a hurry");
@@ -451,7 +473,12 @@ mod tests {
         for (stage, most) in [(None, BATCH), (None, 1), (Some("AWSPREVIOUS"), BATCH)] {
             let mut asked = Asked::new();
             for n in 0..3 * BATCH {
-                asked.push_by((Urgency::Periodic, false), 0, &format!("periodic-{n}"), stage);
+                asked.push_by(
+                    (Urgency::Periodic, Patience::Short),
+                    0,
+                    &format!("periodic-{n}"),
+                    stage,
+                );
             }
             let mut taken = Vec::new();
             for turn in 0..8 {

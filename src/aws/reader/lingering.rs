@@ -8,9 +8,9 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::Wanted;
+use super::{Read, Wanted, audit::Audience};
 use crate::{
-    api::{Selector, remote::AWSCURRENT},
+    api::{ObjectKey, Selector, remote::AWSCURRENT},
     aws::remote::RemoteValue,
 };
 
@@ -24,6 +24,8 @@ struct Kept {
     /// When the call that has read it began.
     begun: Instant,
     value: Arc<RemoteValue>,
+    /// Who is named in the audit log as having got it.
+    audience: Audience,
 }
 
 /// Values that answer for those who ask within [`LINGER`].
@@ -37,26 +39,51 @@ pub(super) struct Lingering {
 }
 
 impl Lingering {
-    /// The value, if it was read by a call that began after `since`. Of a version by id any will do: it never changes.
-    pub(super) fn get(&self, wanted: &Wanted, since: Instant) -> Option<Arc<RemoteValue>> {
+    /// The value for this object, if it was read by a call that began after `since`. Of a version by id any will do: it never
+    /// changes. Also tells whether the audit log does not name the object yet, as it is to do from now on.
+    pub(super) fn get(
+        &mut self,
+        wanted: &Wanted,
+        since: Instant,
+        asker: &ObjectKey,
+    ) -> Option<(Arc<RemoteValue>, bool)> {
         let now = Instant::now();
-        let find = |wanted: &Wanted| self.values.get(wanted).filter(|kept| now < kept.end);
         let (source, key, selector) = wanted;
-        let Selector::Version(version) = selector else {
-            return find(wanted)
-                .filter(|kept| kept.begun >= since)
-                .map(|kept| kept.value.clone());
+        let current = (*source, key.clone(), Selector::Stage(AWSCURRENT.into()));
+        let answers = |at: &Wanted| {
+            self.values.get(at).is_some_and(|kept| {
+                now < kept.end
+                    && match selector {
+                        Selector::Stage(_) => kept.begun >= since,
+                        Selector::Version(version) => kept.value.version == *version,
+                    }
+            })
         };
-        let current = || (*source, key.clone(), Selector::Stage(AWSCURRENT.into()));
-        let kept = find(wanted).or_else(|| find(&current()).filter(|kept| kept.value.version == *version))?;
-        Some(kept.value.clone())
+        let at = [wanted, &current]
+            .into_iter()
+            .find(|at| (*at == wanted || matches!(selector, Selector::Version(_))) && answers(at))?;
+        let kept = self.values.get_mut(at)?;
+        let is_new = !kept.audience.contains(asker);
+        if is_new {
+            kept.audience.insert(asker.clone());
+        }
+        Some((kept.value.clone(), is_new))
     }
 
-    pub(super) fn put(&mut self, wanted: Wanted, value: Arc<RemoteValue>, begun: Instant) {
+    pub(super) fn put(&mut self, wanted: Wanted, read: Read, begun: Instant) {
+        let Read { value, audience } = read;
         let end = Instant::now() + LINGER;
         self.drop_value(&wanted);
         self.bytes += value.payload().len();
-        self.values.insert(wanted.clone(), Kept { end, begun, value });
+        self.values.insert(
+            wanted.clone(),
+            Kept {
+                end,
+                begun,
+                value,
+                audience,
+            },
+        );
         self.ends.push_back((end, wanted));
         while self.bytes > LINGERING
             && let Some((end, wanted)) = self.ends.pop_front()

@@ -1,47 +1,75 @@
-//! Reads values for those who render them: one read per secret however many wait, in batches where AWS takes them.
+//! Reads values, for passes over objects and for the tracker's checks: one read per secret however many wait, in batches where
+//! AWS takes them, each with its line in the audit log.
 
+mod audit;
+mod batch;
 mod line;
 mod lingering;
 
 use std::{
     collections::{HashMap, VecDeque},
-    slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::{
     sync::{Notify, oneshot},
     time::{Instant, sleep_until, timeout_at},
 };
 
+use audit::Audience;
 use line::{Line, Next, Waiter};
 use lingering::Lingering;
 
 use super::{
+    calls::Aws,
     error::{Cause, Class, Error},
     limit::Urgency,
     remote::RemoteValue,
-    secrets::{Aws, BATCH, audit},
 };
-use crate::api::{ObjectKey, Selector, SourceId};
+use crate::api::{ObjectKey, Selector, SourceId, remote::AWSCURRENT};
 
 /// What came of a read, shared by all who waited for it.
 pub type Reading = Result<Arc<RemoteValue>, Arc<Error>>;
 
-/// Who wants a value, and how soon.
+/// Who wants a value, how new and how soon.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct Demand<'a> {
     /// The object that it is for.
     pub asker: &'a ObjectKey,
-    /// When the object was made or last changed: the call must begin after it. A version by id never changes, so that an
-    /// older answer does.
-    pub since: Instant,
+    /// How old the answer may be.
+    pub age: Age,
     /// How urgent the call is.
     pub urgency: Urgency,
-    /// Whether what is made of the value has to wait anyway. Then the read waits a while for others, so that one call
-    /// reads as many as it can.
-    pub patient: bool,
+    /// How long it may wait for others, so that one call reads as many as it can.
+    pub patience: Patience,
+}
+
+/// How old an answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// Up to 10 s, but of no call that began before this time, at which the object was made or last changed. A version by id
+    /// never changes, so that any answer does.
+    Since(Instant),
+    /// Of a call that begins after the request for it.
+    New,
+}
+
+/// How long a read waits for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// At most a quarter of a second.
+    Short,
+    /// A second: what is made of the value has to wait anyway.
+    Long,
+}
+
+/// A value that a check has read.
+#[derive(Debug)]
+pub struct Read {
+    /// The value.
+    pub value: Arc<RemoteValue>,
+    audience: Audience,
 }
 
 /// Size of all values in memory from which on nothing is read. Whoever asks reserves memory first, so this is far above what
@@ -86,55 +114,107 @@ impl Reader {
         }))
     }
 
-    /// Reads one version of a secret. The answer may be up to 10 s old, or one that another waits for already, but of no
-    /// call that began before `ask.since`.
-    pub async fn read(&self, source: SourceId, key: &Arc<str>, selector: &Selector, ask: Ask<'_>) -> Reading {
+    /// Reads one version of a secret for a pass over an object.
+    pub async fn read(
+        &self,
+        source: SourceId,
+        key: &Arc<str>,
+        selector: &Selector,
+        demand: Demand<'_>,
+    ) -> Reading {
         let wanted = (source, key.clone(), selector.clone());
-        let (waiter, answer) = Waiter::new(ask.asker);
+        let (waiter, answer) = Waiter::new(demand.asker);
         let known = {
             let mut state = self.0.state();
-            let known = state.lingering.get(&wanted, ask.since);
-            match state.flying.get_mut(&wanted).and_then(VecDeque::back_mut) {
-                _ if known.is_some() => {}
-                Some(flight) if flight.begun >= ask.since => flight.waiters.push(waiter),
-                _ => self.queue(&mut state, wanted, waiter, ask),
+            match demand.age {
+                Age::New => {
+                    self.queue(&mut state, wanted, waiter, demand);
+                    None
+                }
+                Age::Since(since) => {
+                    let known = state.lingering.get(&wanted, since, demand.asker);
+                    match state.flying.get_mut(&wanted).and_then(VecDeque::back_mut) {
+                        _ if known.is_some() => {}
+                        Some(flight) if flight.begun >= since => flight.waiters.push(waiter),
+                        _ => self.queue(&mut state, wanted, waiter, demand),
+                    }
+                    known
+                }
             }
-            known
         };
-        if let Some(value) = known {
-            audit(key, &value, slice::from_ref(ask.asker));
+        if let Some((value, is_new)) = known {
+            if is_new {
+                audit::record(key, &value, &Audience::from([demand.asker.clone()]));
+            }
             return Ok(value);
         }
         answered(answer, key, selector).await
     }
 
-    /// As [`read`](Self::read), by a call that begins after this one has.
-    pub async fn read_fresh(
+    /// Reads AWSCURRENT of some secrets of a source for all who want it, in the order of `keys`. An error of the whole is one
+    /// that concerns no single key: a batch that is denied, throttled or unanswered.
+    pub async fn check(
+        &self,
+        source: SourceId,
+        keys: &[Arc<str>],
+    ) -> Result<Vec<Result<Read, Error>>, Error> {
+        let current = Selector::Stage(AWSCURRENT.into());
+        if let [key] = keys {
+            // Of one secret alone, a failure that passes is the whole call's.
+            return match self.check_version(source, key, &current).await {
+                Err(error) if error.class().is_transient() => Err(error),
+                answer => Ok(vec![answer]),
+            };
+        }
+        let mut values = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(self.0.batch_size(source)) {
+            let answers = batch::read(&self.0.aws, source, keys, Urgency::Periodic).await?;
+            let complete = keys.iter().zip(answers).map(async |(key, answer)| match answer {
+                Some(answer) => Ok(self.0.checked(source, key, &current, answer?)),
+                None => self.check_version(source, key, &current).await,
+            });
+            values.extend(join_all(complete).await);
+        }
+        Ok(values)
+    }
+
+    /// Reads one version of a secret for all who want it.
+    pub async fn check_version(
         &self,
         source: SourceId,
         key: &Arc<str>,
         selector: &Selector,
-        ask: Ask<'_>,
-    ) -> Reading {
-        let (waiter, answer) = Waiter::new(ask.asker);
-        self.queue(
-            &mut self.0.state(),
-            (source, key.clone(), selector.clone()),
-            waiter,
-            ask,
-        );
-        answered(answer, key, selector).await
+    ) -> Result<Read, Error> {
+        let value = self.0.aws.get(source, key, selector, Urgency::Periodic).await?;
+        Ok(self.0.checked(source, key, selector, value))
     }
 
-    /// Shares a value that was read elsewhere, by a call that began at `begun`, with those who ask within 10 s.
-    pub fn offer(&self, wanted: (SourceId, Arc<str>, Selector), value: Arc<RemoteValue>, begun: Instant) {
-        self.0.keep(&mut self.0.state(), wanted, value, begun);
+    /// Whether the source may read in batches, found out by a batch of this secret alone.
+    pub async fn try_batch(&self, source: SourceId, key: &Arc<str>) -> Result<(), Error> {
+        let aws = &self.0.aws;
+        let tried = async {
+            let client = aws.client(source)?;
+            aws.batch(&client, std::slice::from_ref(key), Urgency::Periodic)
+                .await
+        };
+        let (values, _) = tried.await.map_err(|cause| Error::Batch { count: 1, cause })?;
+        let current = Selector::Stage(AWSCURRENT.into());
+        for value in values {
+            self.0.checked(source, key, &current, value);
+        }
+        Ok(())
     }
 
-    fn queue(&self, state: &mut State, wanted: Wanted, waiter: Waiter, ask: Ask<'_>) {
+    /// Shares a value that a check has read, by a call that began at `begun`, with those who ask within 10 s.
+    pub fn share(&self, wanted: (SourceId, Arc<str>, Selector), read: Read, begun: Instant) {
+        self.0.keep(&mut self.0.state(), wanted, read, begun);
+    }
+
+    fn queue(&self, state: &mut State, wanted: Wanted, waiter: Waiter, demand: Demand<'_>) {
         let (source, key, selector) = wanted;
-        let line = state.lines.entry(source).or_default();
-        if line.push((key, selector), waiter, ask, Instant::now()) {
+        let new = || Line::new(self.0.batch_size(source));
+        let line = state.lines.entry(source).or_insert_with(new);
+        if line.push((key, selector), waiter, demand, Instant::now()) {
             tokio::spawn(work(self.0.clone(), source, line.bell()));
         }
     }
@@ -163,7 +243,7 @@ async fn work(inner: Arc<Inner>, source: SourceId, bell: Arc<Notify>) {
     loop {
         let full = inner.aws.scales.bytes() >= FULL;
         let batch = !inner.aws.is_batch_denied(source);
-        match inner.next(source, BATCH, batch) {
+        match inner.next(source, batch) {
             Next::Wait(until) => {
                 let _rung = timeout_at(until, bell.notified()).await;
             }
@@ -192,7 +272,8 @@ impl Inner {
     }
 
     /// Takes the next reads out of the line and numbers them.
-    fn next(self: &Arc<Self>, source: SourceId, most: usize, batches: bool) -> Next<u64> {
+    fn next(self: &Arc<Self>, source: SourceId, batches: bool) -> Next<u64> {
+        let most = self.batch_size(source);
         let mut state = self.state();
         let State {
             lines,
@@ -251,7 +332,7 @@ impl Inner {
         let mut alone = flights;
         if batch && alone.len() > 1 {
             let keys: Vec<_> = alone.iter().map(|((key, _), _)| key.clone()).collect();
-            match self.aws.batch_once(source, &keys, urgency).await {
+            match batch::read(&self.aws, source, &keys, urgency).await {
                 Ok(answers) => {
                     let mut unanswered = Vec::new();
                     for (flight, answer) in alone.into_iter().zip(answers) {
@@ -270,7 +351,7 @@ impl Inner {
         let mut reads: FuturesUnordered<_> = alone
             .into_iter()
             .map(|(item, number)| async move {
-                let answer = self.aws.get_as(source, &item.0, &item.1, urgency).await;
+                let answer = self.aws.get(source, &item.0, &item.1, urgency).await;
                 (item, number, answer)
             })
             .collect();
@@ -315,22 +396,43 @@ impl Inner {
         if flights.is_empty() {
             state.flying.remove(&wanted);
         }
-        if let Ok(value) = reading {
-            self.keep(&mut state, wanted.clone(), value.clone(), begun);
-        }
-        drop(state);
-        let served: Vec<_> = waiters
+        let answered = waiters
             .into_iter()
-            .filter_map(|Waiter { asker, answer }| answer.send(reading.clone()).is_ok().then_some(asker))
-            .collect();
+            .filter_map(|Waiter { asker, answer }| answer.send(reading.clone()).is_ok().then_some(asker));
+        let audience: Audience = answered.collect();
         if let Ok(value) = reading {
-            audit(&wanted.1, value, &served);
+            let read = Read {
+                value: value.clone(),
+                audience: audience.clone(),
+            };
+            self.keep(&mut state, wanted.clone(), read, begun);
+            drop(state);
+            audit::record(&wanted.1, value, &audience);
         }
     }
 
+    /// A value that was read for all who want it.
+    fn checked(
+        &self,
+        source: SourceId,
+        key: &Arc<str>,
+        selector: &Selector,
+        value: Arc<RemoteValue>,
+    ) -> Read {
+        let audience = (self.aws.subscribers)(source, key, selector)
+            .into_iter()
+            .collect();
+        audit::record(key, &value, &audience);
+        Read { value, audience }
+    }
+
+    fn batch_size(&self, source: SourceId) -> usize {
+        self.aws.service(source).map_or(1, |service| service.batch)
+    }
+
     /// Keeps a value for those who ask later; the first to linger is watched over until none does.
-    fn keep(self: &Arc<Self>, state: &mut State, wanted: Wanted, value: Arc<RemoteValue>, begun: Instant) {
-        state.lingering.put(wanted, value, begun);
+    fn keep(self: &Arc<Self>, state: &mut State, wanted: Wanted, read: Read, begun: Instant) {
+        state.lingering.put(wanted, read, begun);
         if std::mem::replace(&mut state.lingering.is_watched, true) {
             return;
         }

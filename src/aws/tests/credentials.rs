@@ -10,8 +10,8 @@ use crate::{
 
 async fn read(running: &Running, source: SourceId) -> Result<(), Error> {
     running
-        .aws
-        .get(source, &"prod/0".into(), &Selector::parse(None))
+        .reader()
+        .check_version(source, &"prod/0".into(), &Selector::parse(None))
         .await
         .map(drop)
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{ObjectKey, Selector, SourceId},
-    aws::{Aws, Base, Class, Identity, Reader, Service, Source, client::timeouts},
+    aws::{Aws, Base, Class, Identity, Reader, SECRETS_MANAGER, Source, client::timeouts},
 };
 
 const HOME: &str = "111122223333";
@@ -30,6 +30,11 @@ struct Testing {
 }
 
 impl Testing {
+    /// What reads values without an object that asks.
+    fn checks(&self) -> Reader {
+        Reader::new(self.aws.clone())
+    }
+
     /// An operator that may assume roles, which trust it if they hear the external id.
     fn start() -> Self {
         let emulator = AwsEmulator::start(Options::default()).unwrap();
@@ -50,7 +55,7 @@ impl Testing {
     }
 
     fn source(&self, identity: Identity) -> SourceId {
-        let (identity, service) = (Arc::new(identity), Service::SecretsManager);
+        let (identity, service) = (Arc::new(identity), &SECRETS_MANAGER);
         self.aws.intern(Source {
             identity,
             region: REGION.into(),
@@ -117,8 +122,8 @@ async fn errors_of_a_strict_aws_are_told_apart() {
     let mut together = Vec::new();
     for (key, version, class) in cases {
         let answer = testing
-            .aws
-            .get(source, &key.into(), &Selector::parse(version))
+            .checks()
+            .check_version(source, &key.into(), &Selector::parse(version))
             .await;
         assert_eq!(
             answer.as_ref().err().map(crate::aws::Error::class),
@@ -133,7 +138,7 @@ async fn errors_of_a_strict_aws_are_told_apart() {
     let mark = testing.emulator.mark();
     for ((key, class), answer) in together
         .iter()
-        .zip(testing.aws.batch(source, &keys).await.unwrap())
+        .zip(testing.checks().check(source, &keys).await.unwrap())
     {
         assert_eq!(
             answer.as_ref().err().map(crate::aws::Error::class),
@@ -149,7 +154,7 @@ async fn errors_of_a_strict_aws_are_told_apart() {
     assert!(
         testing
             .aws
-            .describe(source, "prod/deleted")
+            .describe(source, &"prod/deleted".into())
             .await
             .unwrap()
             .deleted
@@ -157,7 +162,7 @@ async fn errors_of_a_strict_aws_are_told_apart() {
     assert_eq!(
         testing
             .aws
-            .describe(source, "prod/missing")
+            .describe(source, &"prod/missing".into())
             .await
             .unwrap_err()
             .class(),
@@ -208,8 +213,8 @@ async fn secrets_of_another_account_are_read_by_their_arn_alone() {
     testing.secret(HOME, "prod/a");
     testing.secret(HOME, "prod/b");
     let keys = ["prod/a".into(), away.as_str().into(), "prod/b".into()];
-    for answer in testing.aws.batch(source, &keys).await.unwrap() {
-        assert_eq!(answer.unwrap().payload(), b"value");
+    for answer in testing.checks().check(source, &keys).await.unwrap() {
+        assert_eq!(answer.unwrap().value.payload(), b"value");
     }
     let calls = testing.emulator.calls();
     assert_eq!((calls.count("BatchGetSecretValue"), calls.errors().len()), (1, 0));
@@ -232,13 +237,13 @@ async fn no_store_reads_with_the_session_of_another() {
     for (mine, other) in [(0, 1), (1, 0)] {
         let key = |arn: &str| Arc::from(arn);
         testing
-            .aws
-            .get(sources[mine], &key(&arns[mine]), &current)
+            .checks()
+            .check_version(sources[mine], &key(&arns[mine]), &current)
             .await
             .unwrap();
         let error = testing
-            .aws
-            .get(sources[mine], &key(&arns[other]), &current)
+            .checks()
+            .check_version(sources[mine], &key(&arns[other]), &current)
             .await
             .unwrap_err();
         assert_eq!(error.class(), Class::AccessDenied, "{error}");
@@ -288,20 +293,38 @@ async fn expired_credentials_are_noticed_and_an_outage_is_none_of_the_identity()
     let source = testing.reader();
     let key: Arc<str> = testing.secret(HOME, "prod/a").as_str().into();
     let current = Selector::parse(None);
-    testing.aws.get(source, &key, &current).await.unwrap();
+    testing
+        .checks()
+        .check_version(source, &key, &current)
+        .await
+        .unwrap();
     testing
         .emulator
         .expire_credentials(&format!("arn:aws:iam::{HOME}:role/reader"));
     assert_eq!(
-        testing.aws.get(source, &key, &current).await.unwrap_err().class(),
+        testing
+            .checks()
+            .check_version(source, &key, &current)
+            .await
+            .unwrap_err()
+            .class(),
         Class::Identity
     );
     testing.aws.invalidate(source);
-    testing.aws.get(source, &key, &current).await.unwrap();
+    testing
+        .checks()
+        .check_version(source, &key, &current)
+        .await
+        .unwrap();
 
     testing.emulator.set_unreachable(true);
     assert_eq!(
-        testing.aws.get(source, &key, &current).await.unwrap_err().class(),
+        testing
+            .checks()
+            .check_version(source, &key, &current)
+            .await
+            .unwrap_err()
+            .class(),
         Class::Unavailable
     );
     testing.aws.invalidate(source);
@@ -311,7 +334,11 @@ async fn expired_credentials_are_noticed_and_an_outage_is_none_of_the_identity()
     );
     testing.emulator.set_unreachable(false);
     testing.aws.invalidate(source);
-    testing.aws.get(source, &key, &current).await.unwrap();
+    testing
+        .checks()
+        .check_version(source, &key, &current)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

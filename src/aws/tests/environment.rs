@@ -6,7 +6,7 @@ use std::{process::Stdio, sync::Arc, time::Duration};
 use tokio::process::Command;
 
 use super::fake::{ACCOUNT, Fake, identity, start};
-use crate::aws::{Aws, AwsConfig, Base, Class, Metrics, Service, Source};
+use crate::aws::{Aws, AwsConfig, Base, Class, Metrics, SECRETS_MANAGER, Source};
 
 const CHILD: &str = "KEYTURN_TEST_EXPECTS";
 const NAME: &str = "aws::tests::environment::own_credentials_and_endpoints_come_from_the_environment";
@@ -19,7 +19,7 @@ async fn as_child(expected: &str) {
         region: None,
         instance_metadata: false,
         tokens: Arc::new(Fake::default()),
-        subscribers: Arc::new(|_, _| Vec::new()),
+        subscribers: Arc::new(|_, _, _| Vec::new()),
     };
     let aws = match Aws::from_environment(config, Metrics::default()).await {
         Ok(aws) => aws,
@@ -33,7 +33,7 @@ async fn as_child(expected: &str) {
     let source = aws.intern(Source {
         identity,
         region: "eu-west-3".into(),
-        service: Service::SecretsManager,
+        service: &SECRETS_MANAGER,
     });
     match aws.prove(source).await {
         Ok(proven) => assert_eq!(*proven.account, *expected),

@@ -24,9 +24,9 @@ use tokio::{net::TcpListener, task::AbortHandle};
 use crate::{
     api::{ObjectKey, SourceId},
     aws::{
-        Aws, AwsConfig, Base, Identity, KubeTokenError, KubeTokens, Metrics, Role, SecretKeyValue, Service,
-        ServiceAccountFacts, ServiceAccountToken, Source, TokenFuture,
-        client::{Ground, http_client},
+        Aws, AwsConfig, Base, Identity, KubeTokenError, KubeTokens, Metrics, Reader, Role, SECRETS_MANAGER,
+        SecretKeyValue, ServiceAccountFacts, ServiceAccountToken, Source, TokenFuture,
+        client::{Ground, Subscribers, http_client},
         trust::Trust,
     },
 };
@@ -146,6 +146,22 @@ pub(super) async fn start_with(timeouts: TimeoutConfig) -> Running {
     }
 }
 
+/// The room without anything that listens, for services that need no network.
+pub(crate) fn aws_without_network(subscribers: Subscribers) -> Arc<Aws> {
+    let own = SharedCredentialsProvider::new(Credentials::new("OWN", CANARY, None, None, "test"));
+    let sdk = SdkConfig::builder()
+        .region(Region::from_static("eu-central-1"))
+        .build();
+    let config = AwsConfig {
+        region: None,
+        instance_metadata: false,
+        tokens: Arc::new(Fake::default()),
+        subscribers,
+    };
+    let ground = Ground::new(&sdk, crate::aws::client::timeouts(), own);
+    Arc::new(Aws::new(ground, config, Metrics::default()))
+}
+
 /// The room, for what listens there.
 pub(super) fn aws_at(
     endpoint: &str,
@@ -174,12 +190,17 @@ pub(super) fn aws_that_trusts(
         region: None,
         instance_metadata: false,
         tokens: Arc::new(tokens),
-        subscribers: Arc::new(|_, _| vec![ObjectKey::new("shop", "subscriber")]),
+        subscribers: Arc::new(|_, _, _| vec![ObjectKey::new("shop", "subscriber")]),
     };
     Arc::new(Aws::new(ground, config, Metrics::default()))
 }
 
 impl Running {
+    /// A reader without anything in its memory.
+    pub(super) fn reader(&self) -> Reader {
+        Reader::new(self.aws.clone())
+    }
+
     /// Ends the fake: nothing listens any more.
     pub(super) async fn stop(&self) {
         self.server.abort();
@@ -206,7 +227,7 @@ impl Running {
         self.aws.intern(Source {
             identity: Arc::new(identity),
             region: "eu-central-1".into(),
-            service: Service::SecretsManager,
+            service: &SECRETS_MANAGER,
         })
     }
 
@@ -228,7 +249,7 @@ impl Running {
     }
 }
 
-pub(super) fn identity(store: &str, base: Base, roles: &[&str]) -> Identity {
+pub(crate) fn identity(store: &str, base: Base, roles: &[&str]) -> Identity {
     Identity {
         store: store.into(),
         base,

@@ -19,8 +19,8 @@ const TEN: Duration = Duration::from_secs(10);
 async fn read(running: &Running, source: SourceId) -> Result<(), Error> {
     let key = "prod/0".into();
     running
-        .aws
-        .get(source, &key, &Selector::parse(None))
+        .reader()
+        .check_version(source, &key, &Selector::parse(None))
         .await
         .map(drop)
 }

@@ -4,12 +4,12 @@ use futures::future::{join, join_all};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    ask,
+    ask, ask_now,
     fake::{Asked, Running, Turn, identity, start},
 };
 use crate::{
     api::{ObjectKey, Selector, SourceId, VersionId},
-    aws::{Ask, Base, Class, Reader, RemoteValue, Urgency, reader::Reading},
+    aws::{Age, Base, Class, Demand, Patience, Reader, RemoteValue, Urgency, reader::Reading},
 };
 
 struct Asking {
@@ -32,7 +32,7 @@ impl Asking {
                 self.source,
                 key,
                 &Selector::parse(None),
-                Ask {
+                Demand {
                     urgency,
                     ..ask(&asker)
                 },
@@ -99,8 +99,8 @@ async fn who_is_in_no_hurry_fills_batches_over_a_pause() {
     let trickle = keys.iter().enumerate().map(async |(n, key)| {
         tokio::time::sleep(Duration::from_millis(300 * (n as u64 / 13))).await;
         let asker = ObjectKey::new("shop", "db");
-        let ask = Ask {
-            patient: true,
+        let ask = Demand {
+            patience: Patience::Long,
             ..ask(&asker)
         };
         asking
@@ -147,7 +147,7 @@ async fn a_fresh_read_asks_aws_anew() {
     let (current, asker) = (Selector::parse(None), ObjectKey::new("shop", "db"));
     let fresh = asking
         .reader
-        .read_fresh(asking.source, &key, &current, ask(&asker))
+        .read(asking.source, &key, &current, ask_now(&asker))
         .await
         .unwrap();
     assert_eq!(fresh.payload(), b"new");
@@ -171,8 +171,8 @@ async fn who_is_made_after_a_read_began_gets_a_newer_one() {
         .secrets
         .insert(key.to_string(), "new".into());
     let (current, asker) = (Selector::parse(None), ObjectKey::new("shop", "db"));
-    let made = Ask {
-        since: Instant::now(),
+    let made = Demand {
+        age: Age::Since(Instant::now()),
         ..ask(&asker)
     };
     let read = async |ask| {
@@ -188,8 +188,8 @@ async fn who_is_made_after_a_read_began_gets_a_newer_one() {
     assert_eq!(running.fake.count("GetSecretValue"), 2);
     // Of a version by id any answer will do.
     let version = asking.read(key).await.unwrap().version.clone();
-    let pinned = Ask {
-        since: Instant::now(),
+    let pinned = Demand {
+        age: Age::Since(Instant::now()),
         ..made
     };
     let reading = asking
@@ -207,9 +207,9 @@ async fn what_the_checks_have_read_serves_those_they_wake() {
     let keys = running.secrets(3);
     for (key, value) in keys
         .iter()
-        .zip(running.aws.batch(asking.source, &keys).await.unwrap())
+        .zip(running.reader().check(asking.source, &keys).await.unwrap())
     {
-        asking.reader.offer(
+        asking.reader.share(
             (asking.source, key.clone(), Selector::parse(None)),
             value.unwrap(),
             Instant::now(),
@@ -254,11 +254,9 @@ async fn without_the_right_to_batch_each_is_read_alone() {
     assert_eq!(running.fake.count("GetSecretValue"), 45);
     let before = running.fake.count("BatchGetSecretValue");
     let (current, asker) = (Selector::parse(None), ObjectKey::new("shop", "db"));
-    let again = keys.iter().map(|key| {
-        asking
-            .reader
-            .read_fresh(asking.source, key, &current, ask(&asker))
-    });
+    let again = keys
+        .iter()
+        .map(|key| asking.reader.read(asking.source, key, &current, ask_now(&asker)));
     assert!(join_all(again).await.iter().all(Result::is_ok));
     assert_eq!(
         running.fake.count("BatchGetSecretValue"),

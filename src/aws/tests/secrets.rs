@@ -26,10 +26,10 @@ async fn a_batch_answers_in_the_order_of_its_keys_however_they_name_the_secret()
         arn(ACCOUNT, "prod/0", "-AbCdEf"),
         arn(ACCOUNT, "prod/1", ""),
     ];
-    let values = running.aws.batch(source, &keys).await.unwrap();
+    let values = running.reader().check(source, &keys).await.unwrap();
     let names: Vec<_> = values
         .into_iter()
-        .map(|value| value.unwrap().name.to_string())
+        .map(|value| value.unwrap().value.name.to_string())
         .collect();
     assert_eq!(names, ["prod/2", "prod/0", "prod/1"]);
     assert_eq!(running.fake.count("BatchGetSecretValue"), 1);
@@ -42,7 +42,7 @@ async fn a_batch_is_of_at_most_20_ids_of_the_own_account() {
     let source = running.role();
     let mut keys = running.secrets(45);
     keys.insert(7, arn("999988887777", "prod/1", "-AbCdEf"));
-    let values = running.aws.batch(source, &keys).await.unwrap();
+    let values = running.reader().check(source, &keys).await.unwrap();
     assert!(values.iter().all(Result::is_ok));
     let batches = running.fake.asked("BatchGetSecretValue");
     let sizes: Vec<_> = batches
@@ -68,7 +68,7 @@ async fn one_bad_id_harms_no_other() {
         );
         script.batch_omits.insert("prod/2".into());
     }
-    let values = running.aws.batch(source, &keys).await.unwrap();
+    let values = running.reader().check(source, &keys).await.unwrap();
     let classes: Vec<_> = values
         .iter()
         .map(|value| value.as_ref().err().map(crate::aws::Error::class))
@@ -88,7 +88,7 @@ async fn one_bad_id_harms_no_other() {
             "1 validation error detected at 'secretIdList'",
         ),
     );
-    let values = running.aws.batch(source, &keys).await.unwrap();
+    let values = running.reader().check(source, &keys).await.unwrap();
     assert!(
         values.iter().all(Result::is_ok),
         "a malformed id spoils the batch, so each is read alone"
@@ -107,7 +107,7 @@ async fn a_denied_batch_is_remembered_until_told_otherwise() {
         .script()
         .next
         .insert("BatchGetSecretValue", vec![denied]);
-    let error = running.aws.batch(source, &keys).await.unwrap_err();
+    let error = running.reader().check(source, &keys).await.unwrap_err();
     assert_eq!(
         (error.class(), error.reason()),
         (Class::AccessDenied, Reason::AccessDenied)
@@ -115,7 +115,7 @@ async fn a_denied_batch_is_remembered_until_told_otherwise() {
     assert!(running.aws.rights(source).batch.is_denied());
     running.aws.retry_denied(source);
     assert_eq!(running.aws.rights(source), Denied::default());
-    running.aws.batch(source, &keys).await.unwrap();
+    running.reader().check(source, &keys).await.unwrap();
     assert_eq!(running.aws.rights(source).batch, Right::Granted);
 }
 
@@ -129,7 +129,11 @@ async fn a_version_is_asked_for_as_it_is_selected() {
         Selector::parse(Some("AWSPREVIOUS")),
         Selector::Version(VersionId("0b5e9c1e-0000-4000-8000-000000000001".into())),
     ] {
-        running.aws.get(source, &key, &selector).await.unwrap();
+        running
+            .reader()
+            .check_version(source, &key, &selector)
+            .await
+            .unwrap();
     }
     let bodies: Vec<_> = running
         .fake
@@ -156,10 +160,11 @@ async fn a_value_is_shown_to_nobody_who_did_not_ask() {
     let source = running.own();
     let key = running.secrets(1).remove(0);
     let value = running
-        .aws
-        .get(source, &key, &Selector::parse(None))
+        .reader()
+        .check_version(source, &key, &Selector::parse(None))
         .await
-        .unwrap();
+        .unwrap()
+        .value;
     assert_eq!(value.payload(), format!("{CANARY} of prod/0").as_bytes());
     assert_eq!(
         (&*value.version.0, value.created, &*value.request_id),
@@ -181,8 +186,13 @@ async fn a_binary_is_given_as_it_is_and_a_secret_without_a_value_has_no_such_sta
         .script()
         .next
         .insert("GetSecretValue", vec![Turn::Json(binary), Turn::Json(head)]);
-    let read = || async { running.aws.get(source, &"a".into(), &Selector::parse(None)).await };
-    assert_eq!(read().await.unwrap().payload(), [0, 255, 10]);
+    let read = || async {
+        running
+            .reader()
+            .check_version(source, &"a".into(), &Selector::parse(None))
+            .await
+    };
+    assert_eq!(read().await.unwrap().value.payload(), [0, 255, 10]);
     assert_eq!(read().await.unwrap_err().class(), Class::StageNotFound);
 }
 
@@ -253,7 +263,7 @@ async fn a_description_tells_stages_deletion_and_rotation() {
             "VersionIdsToStages": {"v1": ["AWSCURRENT"], "v2": ["AWSPENDING"]}}),
         ),
     );
-    let secret = running.aws.describe(source, "a").await.unwrap();
+    let secret = running.aws.describe(source, &"a".into()).await.unwrap();
     assert!(!secret.deleted && secret.rotation_enabled);
     assert_eq!(
         (secret.last_rotated, secret.next_rotation),
@@ -282,14 +292,14 @@ async fn failures_of_the_network_and_of_aws_pass_by_themselves() {
             .always
             .insert("GetSecretValue", turn.clone());
         let error = running
-            .aws
-            .get(source, &"a".into(), &Selector::parse(None))
+            .reader()
+            .check_version(source, &"a".into(), &Selector::parse(None))
             .await
             .unwrap_err();
         assert_eq!(error.class(), Class::Unavailable, "{turn:?}: {error}");
     }
     running.stop().await;
-    let error = running.aws.describe(source, "a").await.unwrap_err();
+    let error = running.aws.describe(source, &"a".into()).await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable, "{error}");
 }
 
@@ -302,7 +312,7 @@ async fn what_is_not_aws_is_not_believed() {
         .script()
         .always
         .insert("DescribeSecret", Turn::Json(json!(["<html>", CANARY])));
-    let error = running.aws.describe(source, "a").await.unwrap_err();
+    let error = running.aws.describe(source, &"a".into()).await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable, "{error}");
     assert!(!format!("{error} {error:?}").contains(CANARY));
 }
@@ -314,7 +324,7 @@ async fn a_forgotten_source_makes_no_calls() {
     assert_eq!(running.own(), source, "the same source has the same number");
     running.aws.forget(source);
     assert!(running.aws.source(source).is_none());
-    let error = running.aws.describe(source, "a").await.unwrap_err();
+    let error = running.aws.describe(source, &"a".into()).await.unwrap_err();
     assert!(error.class().is_transient());
     assert!(running.fake.script().asked.is_empty());
     assert_ne!(running.own(), source, "a number is not used again");
@@ -327,11 +337,11 @@ async fn a_batch_of_one_secret_finds_out_whether_batches_are_permitted() {
     let source = running.role();
     let denied = Turn::Fail(400, "AccessDeniedException", "not authorized");
     running.fake.script().always.insert("BatchGetSecretValue", denied);
-    let error = running.aws.try_batch(source, &keys[0]).await.unwrap_err();
+    let error = running.reader().try_batch(source, &keys[0]).await.unwrap_err();
     assert_eq!(error.class(), Class::AccessDenied);
     assert!(running.aws.rights(source).batch.is_denied());
     running.fake.script().always.clear();
-    running.aws.try_batch(source, &keys[0]).await.unwrap();
+    running.reader().try_batch(source, &keys[0]).await.unwrap();
     assert_eq!(running.aws.rights(source).batch, Right::Granted);
     let asked = running.fake.asked("BatchGetSecretValue").pop().unwrap();
     assert_eq!(asked.body["SecretIdList"], json!(["prod/0"]));

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::future::join_all;
 
 use super::{
-    ask,
+    ask_now,
     fake::{Running, start},
 };
 use crate::{
@@ -48,7 +48,7 @@ async fn one_bad_id_fails_alone_and_the_others_share_a_batch_again() {
     let answers = loop {
         rounds += 1;
         assert!(rounds < 6, "the whole batch fails again and again");
-        match running.aws.batch(source, &keys).await {
+        match running.reader().check(source, &keys).await {
             Ok(answers) => break answers,
             Err(error) => {
                 assert_eq!(error.class(), Class::Unavailable);
@@ -58,25 +58,25 @@ async fn one_bad_id_fails_alone_and_the_others_share_a_batch_again() {
     };
     for (key, answer) in keys.iter().zip(answers) {
         match answer {
-            Ok(value) => assert_eq!(value.name, *key),
+            Ok(read) => assert_eq!(read.value.name, *key),
             Err(error) => assert_eq!((&**key, error.class()), (BAD, Class::Unavailable)),
         }
     }
     assert!(sizes(&running).len() <= 10);
-    let again = running.aws.batch(source, &keys).await.unwrap();
+    let again = running.reader().check(source, &keys).await.unwrap();
     assert_eq!(again.iter().filter(|answer| answer.is_ok()).count(), 19);
     assert_eq!(sizes(&running), [19], "the others share one batch");
 
     // It is well again: it is read alone at first, and with the others after an hour.
     break_operations(&running, &[]);
-    let again = running.aws.batch(source, &keys).await.unwrap();
+    let again = running.reader().check(source, &keys).await.unwrap();
     assert!(again.iter().all(Result::is_ok));
     assert_eq!(sizes(&running), [19]);
     tokio::time::advance(Duration::from_hours(1)).await;
     assert!(
         running
-            .aws
-            .batch(source, &keys)
+            .reader()
+            .check(source, &keys)
             .await
             .unwrap()
             .iter()
@@ -90,13 +90,13 @@ async fn an_id_that_breaks_its_batch_only_is_read_alone() {
     let (running, keys) = broken(&["BatchGetSecretValue"]).await;
     let source = running.role();
     let mut rounds = 0;
-    while running.aws.batch(source, &keys).await.is_err() {
+    while running.reader().check(source, &keys).await.is_err() {
         rounds += 1;
         assert!(rounds < 6, "the whole batch fails again and again");
     }
     sizes(&running);
     for _ in 0..3 {
-        let answers = running.aws.batch(source, &keys).await.unwrap();
+        let answers = running.reader().check(source, &keys).await.unwrap();
         assert!(answers.iter().all(Result::is_ok));
         assert_eq!(running.fake.count("GetSecretValue"), 1);
         assert_eq!(sizes(&running), [19]);
@@ -110,15 +110,15 @@ async fn an_outage_costs_one_call_for_each_batch_and_its_end_few_more() {
     let failed = super::fake::Turn::Fail(500, "InternalServiceError", "");
     running.fake.script().always.insert("BatchGetSecretValue", failed);
     for _ in 0..5 {
-        running.aws.batch(source, &keys).await.unwrap_err();
+        running.reader().check(source, &keys).await.unwrap_err();
         assert_eq!(sizes(&running).len(), 1);
     }
     assert_eq!(running.fake.count("GetSecretValue"), 0);
     running.fake.script().always.clear();
     assert!(
         running
-            .aws
-            .batch(source, &keys)
+            .reader()
+            .check(source, &keys)
             .await
             .unwrap()
             .iter()
@@ -128,8 +128,8 @@ async fn an_outage_costs_one_call_for_each_batch_and_its_end_few_more() {
     sizes(&running);
     assert!(
         running
-            .aws
-            .batch(source, &keys)
+            .reader()
+            .check(source, &keys)
             .await
             .unwrap()
             .iter()
@@ -149,7 +149,7 @@ async fn throttling_splits_no_batch() {
         .always
         .insert("BatchGetSecretValue", throttled);
     for _ in 0..5 {
-        running.aws.batch(source, &keys).await.unwrap_err();
+        running.reader().check(source, &keys).await.unwrap_err();
         assert_eq!(sizes(&running), [20]);
     }
 }
@@ -163,7 +163,7 @@ async fn those_who_wait_for_a_value_get_it_though_one_among_them_breaks_the_batc
     for _ in 0..6 {
         let reads = keys
             .iter()
-            .map(|key| reader.read_fresh(source, key, &current, ask(&asker)));
+            .map(|key| reader.read(source, key, &current, ask_now(&asker)));
         last = join_all(reads).await;
     }
     for (key, reading) in keys.iter().zip(last) {
@@ -171,7 +171,7 @@ async fn those_who_wait_for_a_value_get_it_though_one_among_them_breaks_the_batc
     }
     sizes(&running);
     let others = keys.iter().filter(|key| &***key != BAD);
-    let reads = others.map(|key| reader.read_fresh(source, key, &current, ask(&asker)));
+    let reads = others.map(|key| reader.read(source, key, &current, ask_now(&asker)));
     assert!(join_all(reads).await.iter().all(Result::is_ok));
     assert_eq!(sizes(&running), [19]);
 }

@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use super::fake::{ACCOUNT, CANARY, Fake, aws_that_trusts, identity};
 use crate::{
     api::reason::Reason,
-    aws::{Base, Class, Error, Service, Source, client::timeouts, remote::Proven, trust::Trust},
+    aws::{Base, Class, Error, SECRETS_MANAGER, Source, client::timeouts, remote::Proven, trust::Trust},
 };
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
@@ -108,7 +108,7 @@ async fn proven(trust: &Trust, port: u16) -> Result<Proven, Error> {
     let source = aws.intern(Source {
         identity: Arc::new(identity("uid-own", Base::Own, &[])),
         region: "eu-central-1".into(),
-        service: Service::SecretsManager,
+        service: &SECRETS_MANAGER,
     });
     aws.prove(source).await
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{AllowedKeys, CreationPolicy, DeletionPolicy, ExternalSecret, Reason, Selector, VersionId},
-    aws::{self, Ask, RemoteValue, Urgency},
+    aws::{self, Age, Aws, Demand, Patience, RemoteValue, SECRETS_MANAGER, Urgency},
     objects::status::Verdict,
     sync::{
         decide::{
@@ -63,36 +63,44 @@ fn by_remote(needs: &[ReadRequest]) -> Vec<Vec<usize>> {
     remotes
 }
 
+/// Which version of each secret is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// The one that the entry selects.
+    Selected,
+    /// The one that the Secret held, while AWS has it: a drifted Secret that is not to be refreshed gets back what it held.
+    Recorded,
+}
+
 /// How the needs of one pass are read.
 #[derive(Clone, Copy)]
 struct ReadMode<'a> {
     needs: &'a [ReadRequest],
     /// How new an answer it needs.
     freshness: Freshness,
-    /// A drifted Secret that is not to be refreshed gets back what it held.
-    pinned: bool,
+    target: Target,
 }
 
 /// A read that AWS may be called for.
 #[derive(Clone, Copy)]
 struct Permit<'a> {
     mode: ReadMode<'a>,
-    ask: Ask<'a>,
+    demand: Demand<'a>,
     /// Since when an answer counts.
     since: Duration,
 }
 
 impl<'a> ReadMode<'a> {
-    /// What is read by the selector. What is pinned is another version, and none that fails.
+    /// What is read by the selector. What the Secret held is another version, and none that fails.
     fn called(self) -> impl Iterator<Item = &'a ReadRequest> {
         let needs = self.needs.iter();
-        needs.filter(move |need| !self.pinned || need.recorded.is_none())
+        needs.filter(move |need| self.target == Target::Selected || need.recorded.is_none())
     }
 
     /// A pass must not call AWS for what is known to fail, unless a person has changed the object since. Then it may, but not
     /// sooner than ten seconds after the last call for it. The same goes for what is known to be gone, for which only a fresh
     /// pass calls.
-    fn check_withheld(self, tracker: &Tracker, now: Duration) -> Result<(), Stop> {
+    fn check_withheld(self, tracker: &Tracker, now: Duration, aws: &Aws) -> Result<(), Stop> {
         let wants = self
             .called()
             .map(|need| (need.source, &*need.key, &need.selector));
@@ -104,7 +112,8 @@ impl<'a> ReadMode<'a> {
         if again.is_some() && known.is_gone() {
             return Err(Stop::WaitFor(again));
         }
-        let Refusal { reason, message } = driver::refusal(&known);
+        let service = aws.service(known.source).unwrap_or(&SECRETS_MANAGER);
+        let Refusal { reason, message } = driver::refusal(&known, service);
         let ready = Verdict::fails(reason, message);
         Err(Stop::Refused(Refused { ready, again }))
     }
@@ -123,13 +132,19 @@ impl<'a> Pass<'a> {
                 .recheck(comparison.resolved.usable.id)
                 .await;
         }
+        let since = self.recall().since();
         let mode = ReadMode {
             needs: &comparison.resolved.needs,
-            freshness: Freshness {
-                since: self.recall().since(),
-                fresh: asked || comparison.is_edited(self.entry),
+            freshness: if asked || comparison.is_edited(self.entry) {
+                Freshness::Asked(since)
+            } else {
+                Freshness::Known(since)
             },
-            pinned: comparison.is_pinned(self.entry),
+            target: if comparison.is_pinned(self.entry) {
+                Target::Recorded
+            } else {
+                Target::Selected
+            },
         };
         let read = self.read_all(mode, &comparison.resolved);
         let (read, ()) = tokio::join!(read, self.try_denied(&comparison.resolved, asked));
@@ -163,13 +178,7 @@ impl<'a> Pass<'a> {
         if asked {
             let keys: Vec<_> = resolved.needs.iter().map(|need| need.key.clone()).collect();
             let context = self.context;
-            driver::try_denied(
-                &context.provider.tracking,
-                &context.provider.aws,
-                resolved.usable.id,
-                &keys,
-            )
-            .await;
+            driver::try_denied(&context.provider, resolved.usable.id, &keys).await;
         }
     }
 
@@ -181,7 +190,7 @@ impl<'a> Pass<'a> {
             self.context
                 .provider
                 .tracking
-                .tell(|tracker, now| mode.check_withheld(tracker, now))?;
+                .tell(|tracker, now| mode.check_withheld(tracker, now, &self.context.provider.aws))?;
             Some(self.properties().await?)
         } else {
             None
@@ -258,8 +267,8 @@ impl<'a> Pass<'a> {
     /// Notes the calls that a pass is about to make, if it may make them.
     fn permit<'b>(&'b self, mode: ReadMode<'b>) -> Result<Permit<'b>, Stop> {
         let since = self.context.provider.tracking.tell(|tracker, now| {
-            mode.check_withheld(tracker, now)?;
-            let mut since = mode.freshness.since;
+            mode.check_withheld(tracker, now, &self.context.provider.aws)?;
+            let mut since = mode.freshness.since();
             for need in mode.called() {
                 if tracker.lend(now, (need.source, &need.key, &need.selector), mode.freshness) {
                     // Only a call that begins now tells more than is known.
@@ -268,17 +277,23 @@ impl<'a> Pass<'a> {
             }
             Ok::<_, Stop>(since)
         })?;
-        let ask = Ask {
+        let demand = Demand {
             asker: self.object,
-            since: self.context.clock.instant(since),
+            age: match mode.freshness {
+                Freshness::Known(_) => Age::Since(self.context.clock.instant(since)),
+                Freshness::Asked(_) => Age::New,
+            },
             urgency: match self.class {
                 Class::Urgent => Urgency::Fresh,
                 Class::Periodic => Urgency::Periodic,
             },
-            // Others have their values already and wait for a place to write.
-            patient: !mode.freshness.fresh && self.context.capacity.slots.secrets.is_crowded(),
+            patience: match mode.freshness {
+                // Others have their values already and wait for a place to write.
+                Freshness::Known(_) if self.context.capacity.slots.secrets.is_crowded() => Patience::Long,
+                Freshness::Known(_) | Freshness::Asked(_) => Patience::Short,
+            },
         };
-        Ok(Permit { mode, ask, since })
+        Ok(Permit { mode, demand, since })
     }
 
     /// The property that each entry takes of its value, from the live spec.
@@ -303,8 +318,13 @@ impl<'a> Pass<'a> {
             recorded,
             ..
         } = need;
-        let Permit { mode, ask, since } = permit;
+        let Permit { mode, demand, since } = permit;
         let (tracking, reader) = (&self.context.provider.tracking, &self.context.provider.reader);
+        // A version by id never changes: any answer will do.
+        let of_version = Demand {
+            age: Age::Since(self.context.clock.instant(since)),
+            ..demand
+        };
         // Described as gone: reading it again would only be denied again, whichever version. The tracker wakes us when it is back.
         let known = tracking.ask(|tracker| {
             let is_known = tracker.is_gone_for(*source, key, mode.freshness);
@@ -313,21 +333,15 @@ impl<'a> Pass<'a> {
         if let Some(Known::Gone { deleted }) = known {
             return Ok(Reading::Gone { deleted });
         }
-        // Pinned: if AWS still has the version.
-        if mode.pinned
+        if mode.target == Target::Recorded
             && let Some(version) = recorded
-            && let Ok(value) = reader
-                .read(*source, key, &Selector::Version(version.clone()), ask)
-                .await
         {
-            return Ok(Reading::Value(value));
+            let selector = Selector::Version(version.clone());
+            if let Ok(value) = reader.read(*source, key, &selector, of_version).await {
+                return Ok(Reading::Value(value));
+            }
         }
-        let read = if mode.freshness.fresh {
-            reader.read_fresh(*source, key, selector, ask).await
-        } else {
-            reader.read(*source, key, selector, ask).await
-        };
-        let value = match read {
+        let value = match reader.read(*source, key, selector, demand).await {
             Ok(value) => value,
             Err(error) => return self.unread(need, &error, since).await,
         };
@@ -340,10 +354,10 @@ impl<'a> Pass<'a> {
             | Known::Version(stands)
                 if stands != value.version =>
             {
-                self.read_version(need, ask, &stands).await
+                self.read_version(need, of_version, &stands).await
             }
             Known::Held { accepted: None, .. } => match recorded {
-                Some(recorded) => self.read_version(need, ask, recorded).await,
+                Some(recorded) => self.read_version(need, of_version, recorded).await,
                 None => Err(HELD),
             },
             _ => Ok(Reading::Value(value)),
@@ -353,7 +367,7 @@ impl<'a> Pass<'a> {
     async fn read_version(
         &self,
         need: &ReadRequest,
-        ask: Ask<'_>,
+        demand: Demand<'_>,
         version: &VersionId,
     ) -> Result<Reading, Stop> {
         let selector = Selector::Version(version.clone());
@@ -361,7 +375,7 @@ impl<'a> Pass<'a> {
             .context
             .provider
             .reader
-            .read(need.source, &need.key, &selector, ask)
+            .read(need.source, &need.key, &selector, demand)
             .await;
         read.map(Reading::Value).map_err(|error| match error.class() {
             // A version that stands may be unknown to a replica of AWS for a while.

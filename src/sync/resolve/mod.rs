@@ -7,8 +7,8 @@ mod tests;
 use std::sync::Arc;
 
 use crate::{
-    api::{ObjectKey, Reason, SecretKeyRef, StoreKind, StoreSpec, names::annotation},
-    aws::{Base, Identity, KeyRef, Role, Service, Source, session_name},
+    api::{self, ObjectKey, Reason, SecretKeyRef, StoreKind, StoreSpec, names::annotation},
+    aws::{Base, Identity, KeyRef, Role, SECRETS_MANAGER, Source, session_name},
     objects::{Need, StoreEntry, StoreRef},
 };
 
@@ -165,7 +165,9 @@ impl Asked<'_> {
                 session_name: session_name(&rules.cluster, self.namespace, &self.store.name, dependent),
             }),
             region,
-            service: Service::SecretsManager,
+            service: match aws.service() {
+                api::Service::SecretsManager => &SECRETS_MANAGER,
+            },
         })
     }
 
@@ -220,7 +222,7 @@ pub(super) fn fingerprint(source: &Source, prefix: &str) -> String {
     let Source {
         identity,
         region,
-        service: Service::SecretsManager,
+        service,
     } = source;
     let Identity {
         store: _,
@@ -258,7 +260,7 @@ pub(super) fn fingerprint(source: &Source, prefix: &str) -> String {
         let external_id = option(external_id.as_deref().map(quoted));
         format!("Role {{ arn: {}, external_id: {external_id} }}", quoted(arn))
     }));
-    format!("SecretsManager {region} {} {base} {roles}", quoted(prefix))
+    format!("{} {region} {} {base} {roles}", service.name, quoted(prefix))
 }
 
 fn key_of_secret(reference: &KeyRef) -> String {

@@ -310,6 +310,8 @@ fn what_gives_the_same_values_has_one_fingerprint() {
     .source(&other, "shop")
     .unwrap();
     assert_eq!(fingerprint(&source, ""), same);
+    let service = &crate::aws::tests::notebook::NOTEBOOK;
+    assert_ne!(fingerprint(&Source { service, ..source }, ""), same);
 }
 
 /// The text is in `keyturn.dev/inputs` of every Secret: another one reads every value again.

@@ -7,7 +7,7 @@ use crate::{
     aws::Source,
     objects::{StoreEntry, StoreRef, Suspension, status::Verdict},
     sync::resolve::{Asked, Refusal, Rules},
-    track::{Detection, SourcePolicy},
+    track::{CallSizes, Detection, SourcePolicy},
 };
 
 use super::{Good, Stores, conditions::Admission};
@@ -100,7 +100,7 @@ impl Stores {
         match self.aws.prove(id).await {
             Ok(proven) => {
                 let account = Some(proven.account);
-                self.announce(key, id, policy(&entry.spec, account.clone(), &source.region));
+                self.announce(key, id, policy(&entry.spec, account.clone(), &source));
                 (
                     admission,
                     Good::Proved { account },
@@ -139,7 +139,7 @@ fn proved(open: bool, arn: &str) -> Verdict {
 }
 
 /// What the tracker is told of a store's source.
-pub(super) fn policy(spec: &StoreSpec, account: Option<Arc<str>>, region: &Arc<str>) -> SourcePolicy {
+pub(super) fn policy(spec: &StoreSpec, account: Option<Arc<str>>, source: &Source) -> SourcePolicy {
     let detection = match spec.aws().change_detection() {
         ChangeDetection::Auto => Detection::Auto,
         ChangeDetection::List => Detection::List,
@@ -150,7 +150,11 @@ pub(super) fn policy(spec: &StoreSpec, account: Option<Arc<str>>, region: &Arc<s
         detection,
         events: false,
         account,
-        region: region.clone(),
+        region: source.region.clone(),
+        sizes: CallSizes {
+            batch: source.service.batch,
+            page: source.service.page,
+        },
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a store's status says, and the events where it turned.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -8,6 +10,7 @@ use crate::{
         Capabilities, ClusterSecretStore, ConditionType, EventReason, ObjectKey, SecretStore, SourceId,
         StoreKind, StoreStatus, names,
     },
+    aws::{Operations, Service},
     cluster::{self, EventDraft, Indexed},
     objects::{
         StoreEntry,
@@ -134,7 +137,11 @@ impl Stores {
             list: Some(mode.list),
         };
         Some((
-            format!("{:?}: {}{raised}", mode.detection, mode.why),
+            format!(
+                "{:?}: {}{raised}",
+                mode.detection,
+                why(mode.why, self.aws.service(source)?)
+            ),
             capabilities,
         ))
     }
@@ -227,6 +234,26 @@ fn compose(
         mode,
     };
     (status, condition)
+}
+
+/// Why a source of this service is checked by the call it is, for a store's status.
+fn why(why: Why, service: &Service) -> Cow<'static, str> {
+    let Service {
+        prefix, operations, ..
+    } = service;
+    let Operations { batch, list, .. } = operations;
+    match why {
+        Why::Idle => "nothing is to be checked".into(),
+        Why::Asked => "set by changeDetection".into(),
+        Why::Cheapest => "it needs the fewest calls".into(),
+        Why::ShortIntervals => {
+            format!("intervals under 10m are too short for {list}, which may lag 5 minutes").into()
+        }
+        Why::ListDenied => format!("{prefix}:{list} is denied").into(),
+        Why::BatchDenied => format!("{prefix}:{batch} is denied").into(),
+        Why::BothDenied => format!("{prefix}:{list} and {prefix}:{batch} are denied").into(),
+        Why::ReadsForbidden => "aws.periodicReads is false".into(),
+    }
 }
 
 #[cfg(test)]

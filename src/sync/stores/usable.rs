@@ -227,7 +227,7 @@ impl Stores {
         if account.is_none() {
             account = self.lock().accounts.get(&id).cloned();
         }
-        self.announce(&key, id, policy(&entry.spec, account.clone(), &source.region));
+        self.announce(&key, id, policy(&entry.spec, account.clone(), &source));
         Ok(Usable {
             account,
             ..entry.usable(id, source)

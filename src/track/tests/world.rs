@@ -298,7 +298,11 @@ impl World {
             return;
         }
         let since = self.since.get(object).copied().unwrap_or_default();
-        let freshness = Freshness { since, fresh };
+        let freshness = if fresh {
+            Freshness::Asked(since)
+        } else {
+            Freshness::Known(since)
+        };
         let all = || wants.iter().map(|(key, selector)| (S, &**key, selector));
         if let Some(withheld) = self.tracker.withheld(self.now, freshness, all()) {
             if let Some(at) = withheld.again {
