@@ -6,14 +6,14 @@ use std::{
 };
 
 use super::{
-    client::{AwsConfig, Client, Ground, Subscribers},
-    credentials::{Bank, Held},
+    client::{AwsConfig, Client, ClientSettings, Subscribers},
+    credentials::{CredentialCaches, CredentialSet},
     error::{Cause, Class, Error},
     identity::Source,
     limit::{Budgets, Operation, Urgency},
     metrics::Metrics,
     pages::Pages,
-    remote::{Description, Proven, RemoteValue, Scales},
+    remote::{Description, Proven, RemoteValue, ValueMeter},
     service::{Batch, Home, Reply, Service},
     trust::TrustError,
 };
@@ -21,12 +21,12 @@ use crate::api::{Selector, SourceId};
 
 /// AWS, as seen by all identities.
 pub struct Aws {
-    ground: Arc<Ground>,
-    bank: Arc<Bank>,
+    settings: Arc<ClientSettings>,
+    caches: Arc<CredentialCaches>,
     pub(super) subscribers: Subscribers,
     budgets: Budgets,
     metrics: Metrics,
-    pub(super) scales: Scales,
+    pub(super) meter: ValueMeter,
     sources: Mutex<Sources>,
 }
 
@@ -40,24 +40,25 @@ struct Sources {
 impl Aws {
     /// With endpoints, proxies, trusted authorities, region and own credentials from the environment.
     pub async fn from_environment(config: AwsConfig, metrics: Metrics) -> Result<Self, TrustError> {
-        let ground = Ground::from_environment(config.region.as_deref(), config.instance_metadata).await?;
-        Ok(Self::new(ground, config, metrics))
+        let settings =
+            ClientSettings::from_environment(config.region.as_deref(), config.instance_metadata).await?;
+        Ok(Self::new(settings, config, metrics))
     }
 
-    pub(super) fn new(ground: Ground, config: AwsConfig, metrics: Metrics) -> Self {
+    pub(super) fn new(settings: ClientSettings, config: AwsConfig, metrics: Metrics) -> Self {
         let AwsConfig {
             tokens,
             subscribers,
             region: _,
             instance_metadata: _,
         } = config;
-        let ground = Arc::new(ground);
+        let settings = Arc::new(settings);
         Self {
-            bank: Bank::new(ground.clone(), tokens, metrics.clone()),
-            ground,
+            caches: CredentialCaches::new(settings.clone(), tokens, metrics.clone()),
+            settings,
             subscribers,
             budgets: Budgets::default(),
-            scales: Scales::new(metrics.values()),
+            meter: ValueMeter::new(metrics.values()),
             metrics,
             sources: Mutex::default(),
         }
@@ -65,7 +66,7 @@ impl Aws {
 
     /// The operator's own region, if its environment names one.
     pub fn region(&self) -> Option<&str> {
-        self.ground.region()
+        self.settings.region()
     }
 
     /// The number that stands for this source until it is forgotten.
@@ -76,10 +77,10 @@ impl Aws {
         }
         sources.last = sources.last.wrapping_add(1);
         let id = SourceId(sources.last);
-        let wallet = self.bank.wallet(&source.identity, &source.region);
+        let cache = self.caches.cache(&source.identity, &source.region);
         sources.clients.insert(
             id,
-            Arc::new(Client::new(id, source.clone(), &self.ground, wallet)),
+            Arc::new(Client::new(id, source.clone(), &self.settings, cache)),
         );
         sources.ids.insert(source, id);
         id
@@ -111,25 +112,23 @@ impl Aws {
     #[cfg(test)]
     pub(super) fn invalidate(&self, id: SourceId) {
         if let Ok(client) = self.client(id) {
-            client.wallet.forget();
+            client.cache.forget();
         }
     }
 
     /// Looks at the ServiceAccounts and Secrets that identities in use are made from, each when its time has come, until it
     /// is dropped. Only the leader should.
     pub async fn look_after_identities(&self) {
-        self.bank.look_after().await;
+        self.caches.look_after().await;
     }
 
     /// Waits until what some identities are made from has changed, and gives the sources that have new credentials from now on,
     /// or none.
     pub async fn renewed(&self) -> Vec<SourceId> {
-        let renewed = self.bank.renewed().await;
+        let renewed = self.caches.renewed().await;
         let is_renewed = |client: &Client| {
-            let root = client.wallet.root();
-            renewed
-                .iter()
-                .any(|wallet| std::ptr::eq(&raw const **wallet, root))
+            let root = client.cache.root();
+            renewed.iter().any(|cache| std::ptr::eq(&raw const **cache, root))
         };
         let sources = self.sources();
         let mut ids: Vec<_> = sources
@@ -146,7 +145,7 @@ impl Aws {
     /// call has new credentials.
     pub async fn recheck(&self, id: SourceId) {
         if let Ok(client) = self.client(id) {
-            client.wallet.suspect(None).await;
+            client.cache.suspect(None).await;
         }
     }
 
@@ -154,9 +153,9 @@ impl Aws {
     pub async fn prove(&self, id: SourceId) -> Result<Proven, Error> {
         let error = |identity: Arc<str>| move |cause| Error::Prove { identity, cause };
         let client = self.client(id).map_err(error("a store's identity".into()))?;
-        Box::pin(client.wallet.proven())
+        Box::pin(client.cache.proven())
             .await
-            .map_err(error(client.wallet.name().clone()))
+            .map_err(error(client.cache.name().clone()))
     }
 
     /// What is known of the source's rights.
@@ -168,7 +167,7 @@ impl Aws {
     /// Has what the source's identity is made from looked at soon, and does not wait for it.
     pub fn recheck_soon(&self, id: SourceId) {
         if let Ok(client) = self.client(id) {
-            client.wallet.look_soon();
+            client.cache.look_soon();
         }
     }
 
@@ -249,10 +248,10 @@ impl Aws {
         operation: Operation,
         urgency: Urgency,
         send: impl Fn(Home) -> Reply<T>,
-    ) -> Result<(Arc<Held>, T), Cause> {
+    ) -> Result<(Arc<CredentialSet>, T), Cause> {
         let mut may_repeat = true;
         loop {
-            let held = client.wallet.held().await?;
+            let held = client.cache.held().await?;
             let budget = client.budget(&self.budgets, &held);
             let waited = budget.turn(operation, urgency, &client.caller).await?;
             let slot = client.slot(urgency).await?;
@@ -262,11 +261,9 @@ impl Aws {
             running.end(answer.as_ref().err());
             drop(slot);
             let renewed = match answer.as_ref().err().map(|cause| cause.class) {
-                Some(Class::Identity) => client.wallet.refused(&held),
+                Some(Class::Identity) => client.cache.refused(&held),
                 // The ServiceAccount may have got another role since.
-                Some(Class::AccessDenied | Class::KeyAccessDenied) => {
-                    client.wallet.suspect(Some(&held)).await
-                }
+                Some(Class::AccessDenied | Class::KeyAccessDenied) => client.cache.suspect(Some(&held)).await,
                 _ => false,
             };
             if renewed && may_repeat {
@@ -278,9 +275,9 @@ impl Aws {
     }
 
     /// A value that was read with these credentials.
-    fn read_by(&self, client: &Client, held: &Held, mut value: RemoteValue) -> Arc<RemoteValue> {
-        value.identity = held.arn().unwrap_or_else(|| client.wallet.name().clone());
-        Arc::new(value.weighed(&self.scales))
+    fn read_by(&self, client: &Client, held: &CredentialSet, mut value: RemoteValue) -> Arc<RemoteValue> {
+        value.identity = held.arn().unwrap_or_else(|| client.cache.name().clone());
+        Arc::new(value.weighed(&self.meter))
     }
 
     pub(super) fn client(&self, id: SourceId) -> Result<Arc<Client>, Cause> {

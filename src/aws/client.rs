@@ -35,7 +35,7 @@ use tokio::{
 };
 
 use super::{
-    credentials::{Held, Wallet},
+    credentials::{CredentialCache, CredentialSet},
     error::{Cause, Class},
     identity::{Caller, Source},
     kube_tokens::KubeTokens,
@@ -79,12 +79,12 @@ const SLOT: Duration = Duration::from_secs(30);
 
 /// The settings of all clients, and the operator's own credentials.
 #[derive(Debug)]
-pub(super) struct Ground {
+pub(super) struct ClientSettings {
     sdk: SdkConfig,
     pub(super) own: SharedCredentialsProvider,
 }
 
-impl Ground {
+impl ClientSettings {
     /// What the environment says. Endpoints come from here and nowhere else.
     pub(super) async fn from_environment(
         region: Option<&str>,
@@ -216,7 +216,7 @@ pub(super) struct Client {
     pub(super) source: Source,
     pub(super) caller: Caller,
     pub(super) calls: Arc<dyn Calls>,
-    pub(super) wallet: Arc<Wallet>,
+    pub(super) cache: Arc<CredentialCache>,
     slots: Semaphore,
     periodic: Semaphore,
     denied: Mutex<Denied>,
@@ -259,14 +259,19 @@ impl Right {
 }
 
 impl Client {
-    pub(super) fn new(id: SourceId, source: Source, ground: &Ground, wallet: Arc<Wallet>) -> Self {
+    pub(super) fn new(
+        id: SourceId,
+        source: Source,
+        settings: &ClientSettings,
+        cache: Arc<CredentialCache>,
+    ) -> Self {
         let batch = source.service.batch;
         Self {
             id,
-            calls: (source.service.connect)(ground, &source.region, wallet.clone()),
+            calls: (source.service.connect)(settings, &source.region, cache.clone()),
             caller: source.identity.caller(),
             source,
-            wallet,
+            cache,
             slots: Semaphore::new(SLOTS),
             periodic: Semaphore::new(PERIODIC_SLOTS),
             denied: Mutex::default(),
@@ -296,7 +301,7 @@ impl Client {
     }
 
     /// The budget of the account that is asked, or of the identity while its account is unknown.
-    pub(super) fn budget(&self, budgets: &Budgets, held: &Held) -> Arc<Budget> {
+    pub(super) fn budget(&self, budgets: &Budgets, held: &CredentialSet) -> Arc<Budget> {
         let account = held
             .account()
             .unwrap_or_else(|| format!("source {}", self.id.0).into());

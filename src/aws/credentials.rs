@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    client::Ground,
+    client::ClientSettings,
     error::{Cause, Class},
     identity::{Base, Caller, Identity, Role},
     kube_tokens::KubeTokens,
@@ -42,7 +42,7 @@ const FAILED: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// A set of credentials.
-pub(super) struct Held {
+pub(super) struct CredentialSet {
     pub(super) credentials: Credentials,
     got: Instant,
     refresh: Instant,
@@ -52,7 +52,7 @@ pub(super) struct Held {
     proven: sync::OnceCell<Proven>,
 }
 
-impl Held {
+impl CredentialSet {
     /// A set to be asked for again after `refresh`.
     pub(super) fn new(credentials: Credentials, refresh: Duration, ends: Option<Duration>) -> Self {
         let got = Instant::now();
@@ -106,45 +106,49 @@ impl Held {
     }
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for CredentialSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held")
+        f.debug_struct("CredentialSet")
             .field("proven", &self.proven.get())
             .finish_non_exhaustive()
     }
 }
 
-/// What all wallets share.
-pub(super) struct Bank {
-    pub(super) ground: Arc<Ground>,
+/// What all caches share.
+pub(super) struct CredentialCaches {
+    pub(super) settings: Arc<ClientSettings>,
     pub(super) tokens: Arc<dyn KubeTokens>,
     sts: Bucket,
     metrics: Metrics,
-    wallets: Mutex<HashMap<Identity, Weak<Wallet>>>,
+    caches: Mutex<HashMap<Identity, Weak<CredentialCache>>>,
     /// Who makes credentials from which object of Kubernetes.
-    users: Mutex<HashMap<KubeObject, Vec<Weak<Wallet>>>>,
+    users: Mutex<HashMap<KubeObject, Vec<Weak<CredentialCache>>>>,
     schedule: Mutex<Schedule>,
     /// Rings when a look is due sooner than before.
     sooner: Notify,
     /// Those whose origin has changed, until somebody takes note of it.
-    renewed: Mutex<Vec<Arc<Wallet>>>,
+    renewed: Mutex<Vec<Arc<CredentialCache>>>,
     news: Notify,
 }
 
-impl fmt::Debug for Bank {
+impl fmt::Debug for CredentialCaches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bank").finish_non_exhaustive()
+        f.debug_struct("CredentialCaches").finish_non_exhaustive()
     }
 }
 
-impl Bank {
-    pub(super) fn new(ground: Arc<Ground>, tokens: Arc<dyn KubeTokens>, metrics: Metrics) -> Arc<Self> {
+impl CredentialCaches {
+    pub(super) fn new(
+        settings: Arc<ClientSettings>,
+        tokens: Arc<dyn KubeTokens>,
+        metrics: Metrics,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            ground,
+            settings,
             tokens,
             sts: Bucket::sts(),
             metrics,
-            wallets: Mutex::default(),
+            caches: Mutex::default(),
             users: Mutex::default(),
             schedule: Mutex::default(),
             sooner: Notify::new(),
@@ -153,44 +157,44 @@ impl Bank {
         })
     }
 
-    /// The wallet of this identity, in whatever region it was asked for first: a session is good in all.
-    pub(super) fn wallet(self: &Arc<Self>, identity: &Identity, region: &Arc<str>) -> Arc<Wallet> {
+    /// The cache of this identity, in whatever region it was asked for first: a session is good in all.
+    pub(super) fn cache(self: &Arc<Self>, identity: &Identity, region: &Arc<str>) -> Arc<CredentialCache> {
         let from = match identity.parent() {
-            Some((parent, role)) => Origin::Role(self.wallet(&parent, region), role),
+            Some((parent, role)) => Origin::Role(self.cache(&parent, region), role),
             None => Origin::Base(identity.base.clone()),
         };
         let objects = match &from {
             Origin::Base(base) => KubeObject::of(base),
             Origin::Role(..) => BTreeSet::new(),
         };
-        let mut wallets = lock(&self.wallets);
-        if let Some(wallet) = wallets.get(identity).and_then(Weak::upgrade) {
-            return wallet;
+        let mut caches = lock(&self.caches);
+        if let Some(cache) = caches.get(identity).and_then(Weak::upgrade) {
+            return cache;
         }
-        wallets.retain(|_, wallet| wallet.strong_count() > 0);
-        let wallet = Arc::new(Wallet {
+        caches.retain(|_, cache| cache.strong_count() > 0);
+        let cache = Arc::new(CredentialCache {
             name: identity.to_string().into(),
             caller: identity.caller(),
             session_name: identity.session_name.clone(),
             from,
             region: region.clone(),
-            bank: self.clone(),
+            caches: self.clone(),
             objects,
             epoch: AtomicU64::new(0),
             state: Mutex::default(),
             fetching: sync::Mutex::default(),
         });
-        wallets.insert(identity.clone(), Arc::downgrade(&wallet));
+        caches.insert(identity.clone(), Arc::downgrade(&cache));
         let mut users = lock(&self.users);
         users.retain(|_, users| {
             users.retain(|user| user.strong_count() > 0);
             !users.is_empty()
         });
-        for object in &wallet.objects {
-            let user = Arc::downgrade(&wallet);
+        for object in &cache.objects {
+            let user = Arc::downgrade(&cache);
             users.entry(object.clone()).or_default().push(user);
         }
-        wallet
+        cache
     }
 
     /// Looks at the objects that identities in use are made from, each when it is due, a few at once, until it is dropped.
@@ -255,16 +259,16 @@ impl Bank {
         lock(&self.schedule).looked(Instant::now(), object, health);
     }
 
-    fn announce(&self, wallet: Arc<Wallet>) {
+    fn announce(&self, cache: Arc<CredentialCache>) {
         let mut renewed = lock(&self.renewed);
-        if !renewed.iter().any(|known| Arc::ptr_eq(known, &wallet)) {
-            renewed.push(wallet);
+        if !renewed.iter().any(|known| Arc::ptr_eq(known, &cache)) {
+            renewed.push(cache);
         }
         self.news.notify_one();
     }
 
     /// Waits for identities whose origin has changed.
-    pub(super) async fn renewed(&self) -> Vec<Arc<Wallet>> {
+    pub(super) async fn renewed(&self) -> Vec<Arc<CredentialCache>> {
         loop {
             let renewed = std::mem::take(&mut *lock(&self.renewed));
             if !renewed.is_empty() {
@@ -297,30 +301,30 @@ impl Bank {
 #[derive(Debug)]
 pub(super) enum Origin {
     Base(Base),
-    Role(Arc<Wallet>, Role),
+    Role(Arc<CredentialCache>, Role),
 }
 
 /// One identity's credentials.
 #[derive(Debug)]
-pub(super) struct Wallet {
+pub(super) struct CredentialCache {
     pub(super) name: Arc<str>,
     pub(super) caller: Caller,
     pub(super) session_name: Arc<str>,
     pub(super) from: Origin,
     pub(super) region: Arc<str>,
-    pub(super) bank: Arc<Bank>,
+    pub(super) caches: Arc<CredentialCaches>,
     /// What of Kubernetes first credentials come from.
     objects: BTreeSet<KubeObject>,
     /// Counts the changes of what first credentials come from: sessions made before the last one are not used.
     epoch: AtomicU64,
     state: Mutex<State>,
-    /// Held by the one who fetches; whoever is cancelled meanwhile leaves it to the next.
+    /// Locked by the caller that fetches. A caller that is cancelled meanwhile leaves it to the next one.
     fetching: sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    held: Option<Arc<Held>>,
+    held: Option<Arc<CredentialSet>>,
     /// When the next refresh may be tried, after one has failed.
     again: Option<Instant>,
     failed: Option<Failed>,
@@ -337,22 +341,22 @@ struct Failed {
     cause: Cause,
 }
 
-impl Wallet {
+impl CredentialCache {
     /// What the identity is called in messages.
     pub(super) fn name(&self) -> &Arc<str> {
         &self.name
     }
 
     /// Credentials that are good now.
-    pub(super) fn held(&self) -> BoxFuture<'_, Result<Arc<Held>, Cause>> {
+    pub(super) fn held(&self) -> BoxFuture<'_, Result<Arc<CredentialSet>, Cause>> {
         Box::pin(async {
             let root = self.root();
             root.state().asked = Some(Instant::now());
             let good = match self.look() {
-                Look::Use(held) => return Ok(held),
-                Look::Failed(cause) => return Err(cause),
-                Look::Refresh(held) => Some(held),
-                Look::Fetch => None,
+                CacheState::Use(held) => return Ok(held),
+                CacheState::Failed(cause) => return Err(cause),
+                CacheState::Refresh(held) => Some(held),
+                CacheState::Fetch => None,
             };
             let _turn = match good {
                 // Nobody waits for a refresh while the old set is good.
@@ -363,9 +367,9 @@ impl Wallet {
                 None => self.fetching.lock().await,
             };
             match self.look() {
-                Look::Use(held) => return Ok(held),
-                Look::Failed(cause) => return Err(cause),
-                Look::Refresh(_) | Look::Fetch => {}
+                CacheState::Use(held) => return Ok(held),
+                CacheState::Failed(cause) => return Err(cause),
+                CacheState::Refresh(_) | CacheState::Fetch => {}
             }
             let late = |_| {
                 Cause::new(
@@ -384,7 +388,7 @@ impl Wallet {
     /// Takes note that AWS has refused these credentials: they are not used again. A set refused as soon as it was got
     /// stays for a moment, since another one will hardly do better.
     /// The answer is whether the next call has others.
-    pub(super) fn refused(&self, refused: &Arc<Held>) -> bool {
+    pub(super) fn refused(&self, refused: &Arc<CredentialSet>) -> bool {
         let mut state = self.state();
         let is_present = state.held.as_ref().is_some_and(|held| Arc::ptr_eq(held, refused));
         if is_present && refused.got.elapsed() > FAILED {
@@ -411,14 +415,14 @@ impl Wallet {
 
     /// Looks at what the identity is made from, unless that was done a moment ago: AWS has denied something, or a person asks.
     /// The answer is whether the next call has others than `denied`.
-    pub(super) async fn suspect(&self, denied: Option<&Held>) -> bool {
+    pub(super) async fn suspect(&self, denied: Option<&CredentialSet>) -> bool {
         let root = self.root();
         for object in &root.objects {
-            let free = lock(&self.bank.schedule).claim(Instant::now(), object);
+            let free = lock(&self.caches.schedule).claim(Instant::now(), object);
             if free {
-                self.bank.look_at(object).await;
+                self.caches.look_at(object).await;
             } else {
-                self.bank.sooner.notify_one();
+                self.caches.sooner.notify_one();
             }
         }
         denied.is_some_and(|denied| denied.epoch != root.epoch())
@@ -427,12 +431,12 @@ impl Wallet {
     /// Has what the identity is made from looked at soon.
     pub(super) fn look_soon(&self) {
         for object in &self.root().objects {
-            lock(&self.bank.schedule).hurry(Instant::now(), object);
+            lock(&self.caches.schedule).hurry(Instant::now(), object);
         }
-        self.bank.sooner.notify_one();
+        self.caches.sooner.notify_one();
     }
 
-    /// The wallet that the chain begins with.
+    /// The cache that the chain begins with.
     pub(super) fn root(&self) -> &Self {
         let mut root = self;
         while let Origin::Role(parent, _) = &root.from {
@@ -502,9 +506,12 @@ impl Wallet {
     pub(super) async fn proven(&self) -> Result<Proven, Cause> {
         let held = self.held().await?;
         let ask = async {
-            let sts = self.bank.ground.sts(&self.region, Some(held.credentials.clone()));
+            let sts = self
+                .caches
+                .settings
+                .sts(&self.region, Some(held.credentials.clone()));
             let answer = self
-                .bank
+                .caches
                 .sts(
                     &self.caller,
                     "GetCallerIdentity",
@@ -531,34 +538,34 @@ impl Wallet {
         lock(&self.state)
     }
 
-    fn look(&self) -> Look {
+    fn look(&self) -> CacheState {
         let epoch = self.root().epoch();
         let state = self.state();
         let now = Instant::now();
-        let usable = |held: &&Arc<Held>| held.epoch == epoch && held.is_good();
+        let usable = |held: &&Arc<CredentialSet>| held.epoch == epoch && held.is_good();
         if let Some(held) = state.held.as_ref().filter(usable) {
             let may_refresh = state.again.is_none_or(|again| again <= now);
             return if held.refresh <= now && may_refresh {
-                Look::Refresh(held.clone())
+                CacheState::Refresh(held.clone())
             } else {
-                Look::Use(held.clone())
+                CacheState::Use(held.clone())
             };
         }
         match &state.failed {
             Some(failed) if failed.epoch == epoch && failed.at.elapsed() < FAILED => {
-                Look::Failed(failed.cause.clone())
+                CacheState::Failed(failed.cause.clone())
             }
-            _ => Look::Fetch,
+            _ => CacheState::Fetch,
         }
     }
 
     /// Takes the outcome of an attempt that began in `epoch`.
     fn keep(
         &self,
-        fetched: Result<Held, Cause>,
+        fetched: Result<CredentialSet, Cause>,
         made_from: MadeFrom,
         epoch: u64,
-    ) -> Result<Arc<Held>, Cause> {
+    ) -> Result<Arc<CredentialSet>, Cause> {
         let passes = fetched.as_ref().is_err_and(|cause| cause.class.is_transient());
         let health = match &fetched {
             Err(_) if !passes => Health::Broken,
@@ -572,7 +579,7 @@ impl Wallet {
         }
         match fetched {
             Ok(held) => {
-                let held = Held { epoch, ..held };
+                let held = CredentialSet { epoch, ..held };
                 let before = state.held.as_ref().filter(|before| before.is_same_set(&held));
                 let held = match before.and_then(|before| before.proven.get()) {
                     Some(proven) => held.proved(proven.clone()),
@@ -587,7 +594,7 @@ impl Wallet {
             Err(cause) => {
                 let now = Instant::now();
                 // What is still good was made from the same, or nobody knows from what.
-                let usable = |held: &Arc<Held>| unchanged && held.epoch == epoch && held.is_good();
+                let usable = |held: &Arc<CredentialSet>| unchanged && held.epoch == epoch && held.is_good();
                 if let Some(held) = state.held.clone().filter(usable) {
                     tracing::warn!(identity = %self.name, %cause, "refreshing credentials failed; the old ones are still good");
                     state.again = Some(now + AGAIN);
@@ -608,14 +615,14 @@ impl Wallet {
     /// The objects have just been read: says when that is due again.
     fn plan_look(&self, health: Health) {
         let now = Instant::now();
-        let mut schedule = lock(&self.bank.schedule);
+        let mut schedule = lock(&self.caches.schedule);
         let mut sooner = false;
         for object in &self.objects {
             sooner |= schedule.read(now, object, health);
         }
         drop(schedule);
         if sooner {
-            self.bank.sooner.notify_one();
+            self.caches.sooner.notify_one();
         }
     }
 }
@@ -624,20 +631,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a look at the wallet says.
-enum Look {
-    Use(Arc<Held>),
+/// What a look at the cache says.
+enum CacheState {
+    Use(Arc<CredentialSet>),
     /// Still good, due for a refresh.
-    Refresh(Arc<Held>),
+    Refresh(Arc<CredentialSet>),
     Fetch,
     Failed(Cause),
 }
 
-/// Gives a wallet's credentials to the SDK.
+/// Gives a cache's credentials to the SDK.
 #[derive(Debug)]
-pub(super) struct Pass(pub(super) Arc<Wallet>);
+pub(super) struct CachedCredentials(pub(super) Arc<CredentialCache>);
 
-impl ProvideCredentials for Pass {
+impl ProvideCredentials for CachedCredentials {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,

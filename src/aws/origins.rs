@@ -149,7 +149,7 @@ pub(super) enum Health {
 /// When each object is looked at again. Pure: `now` is an argument.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    looks: HashMap<KubeObject, Look>,
+    looks: HashMap<KubeObject, NextLook>,
     /// By namespace, so that one with many objects delays no other. None is empty.
     due: BTreeMap<Arc<str>, BTreeSet<(Instant, KubeObject)>>,
     /// The namespace that had the last turn.
@@ -158,7 +158,7 @@ pub(super) struct Schedule {
 }
 
 #[derive(Debug)]
-struct Look {
+struct NextLook {
     next: Instant,
     last: Instant,
     /// How often in a row it gave no credentials.
@@ -249,7 +249,7 @@ impl Schedule {
     }
 
     fn set(&mut self, now: Instant, object: &KubeObject, next: Instant) -> bool {
-        let look = self.looks.entry(object.clone()).or_insert(Look {
+        let look = self.looks.entry(object.clone()).or_insert(NextLook {
             next,
             last: now,
             broken: 0,

@@ -38,14 +38,14 @@ impl RemoteValue {
             created: None,
             request_id: "".into(),
             identity: "".into(),
-            _weight: Scales::default().weigh(payload.len()),
+            _weight: ValueMeter::default().weigh(payload.len()),
             payload: Zeroizing::new(payload),
         }
     }
 
-    pub(super) fn weighed(self, scales: &Scales) -> Self {
+    pub(super) fn weighed(self, meter: &ValueMeter) -> Self {
         Self {
-            _weight: scales.weigh(self.payload.len()),
+            _weight: meter.weigh(self.payload.len()),
             ..self
         }
     }
@@ -81,12 +81,12 @@ impl fmt::Debug for RemoteValue {
     }
 }
 
-/// Weighs the values that are in memory.
+/// Counts the bytes of the values that are in memory.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Scales(Gauge);
+pub(super) struct ValueMeter(Gauge);
 
-impl Scales {
-    /// Scales that show the weight here.
+impl ValueMeter {
+    /// A meter that shows the size of all values here.
     pub(super) fn new(bytes: Gauge) -> Self {
         Self(bytes)
     }

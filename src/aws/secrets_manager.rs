@@ -25,8 +25,8 @@ use aws_sdk_secretsmanager::{
 use zeroize::Zeroizing;
 
 use super::{
-    client::Ground,
-    credentials::{Pass, Wallet},
+    client::ClientSettings,
+    credentials::{CachedCredentials, CredentialCache},
     error::{Cause, Class},
     limit::Operation,
     queue::Rate,
@@ -52,7 +52,7 @@ pub static SECRETS_MANAGER: Service = Service {
     page: PAGE as usize,
     rate,
     lost_page: "InvalidNextTokenException",
-    connect: |ground, region, wallet| Arc::new(SecretsManager::new(ground, region, wallet)),
+    connect: |settings, region, cache| Arc::new(SecretsManager::new(settings, region, cache)),
 };
 
 /// AWS allows 100 Batch and 100 List, 10,000 Get and 40,000 Describe a second, per account and region. Within the
@@ -117,15 +117,15 @@ fn is_about_deletion(text: &str) -> bool {
 struct SecretsManager(Client);
 
 impl SecretsManager {
-    fn new(ground: &Ground, region: &str, wallet: Arc<Wallet>) -> Self {
-        let config = Builder::from(ground.sdk())
+    fn new(settings: &ClientSettings, region: &str, cache: Arc<CredentialCache>) -> Self {
+        let config = Builder::from(settings.sdk())
             .region(Region::new(region.to_owned()))
             .retry_partition(
                 RetryPartition::custom("source")
                     .token_bucket(TokenBucket::default())
                     .build(),
             )
-            .credentials_provider(Pass(wallet))
+            .credentials_provider(CachedCredentials(cache))
             .build();
         Self(Client::from_conf(config))
     }

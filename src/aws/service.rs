@@ -12,8 +12,8 @@ use std::{
 };
 
 use super::{
-    client::Ground,
-    credentials::Wallet,
+    client::ClientSettings,
+    credentials::CredentialCache,
     error::Cause,
     limit::Operation,
     queue::Rate,
@@ -37,8 +37,8 @@ pub struct Service {
     pub(super) rate: fn(Operation) -> Rate,
     /// The code of an answer that says that a list cannot go on from where it was.
     pub(super) lost_page: &'static str,
-    /// The calls in a region, signed with the credentials of a wallet.
-    pub(super) connect: fn(&Ground, &str, Arc<Wallet>) -> Arc<dyn Calls>,
+    /// The calls in a region, signed with the credentials of a cache.
+    pub(super) connect: fn(&ClientSettings, &str, Arc<CredentialCache>) -> Arc<dyn Calls>,
 }
 
 /// What a service calls its operations.

@@ -18,7 +18,7 @@ use aws_sdk_sts::{
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    credentials::{Held, Origin, Wallet},
+    credentials::{CredentialCache, CredentialSet, Origin},
     error::{Cause, Class, account_of},
     identity::{Base, KeyRef, Role},
     kube_tokens::KubeTokenError,
@@ -34,9 +34,9 @@ const ENDLESS: Duration = Duration::from_mins(15);
 /// <https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles.html#iam-term-role-chaining>
 const SESSION: i32 = 3600;
 
-impl Wallet {
+impl CredentialCache {
     /// Gets a new set, and says in `made_from` what of Kubernetes went into it.
-    pub(super) async fn fetch(&self, made_from: &mut MadeFrom) -> Result<Held, Cause> {
+    pub(super) async fn fetch(&self, made_from: &mut MadeFrom) -> Result<CredentialSet, Cause> {
         match &self.from {
             Origin::Base(Base::Own) => self.own().await,
             Origin::Base(Base::ServiceAccount {
@@ -66,17 +66,17 @@ impl Wallet {
         }
     }
 
-    async fn own(&self) -> Result<Held, Cause> {
+    async fn own(&self) -> Result<CredentialSet, Cause> {
         let credentials = self
-            .bank
-            .ground
+            .caches
+            .settings
             .own
             .provide_credentials()
             .await
             .map_err(|error| of_chain(&error))?;
         Ok(match credentials.expiry().map(|end| self.until(end)) {
-            Some(life) => Held::session(credentials, life),
-            None => Held::new(credentials, ENDLESS, None),
+            Some(life) => CredentialSet::session(credentials, life),
+            None => CredentialSet::new(credentials, ENDLESS, None),
         })
     }
 
@@ -86,13 +86,13 @@ impl Wallet {
         uid: Option<&Arc<str>>,
         audiences: &[Arc<str>],
         made_from: &mut MadeFrom,
-    ) -> Result<Held, Cause> {
+    ) -> Result<CredentialSet, Cause> {
         let object = KubeObject::ServiceAccount {
             namespace: namespace.into(),
             name: name.into(),
         };
         let facts = self
-            .bank
+            .caches
             .tokens
             .service_account(namespace, name)
             .await
@@ -119,14 +119,14 @@ impl Wallet {
             }
         }
         let token = self
-            .bank
+            .caches
             .tokens
             .token(namespace, name, &wanted)
             .await
             .map_err(|error| of_kubernetes(error, &object, made_from))?;
         let call = self
-            .bank
-            .ground
+            .caches
+            .settings
             .sts(&self.region, None)
             .assume_role_with_web_identity()
             .role_arn(&*role)
@@ -136,7 +136,7 @@ impl Wallet {
             .send();
         let home: Vec<_> = account_of(&role).into_iter().collect();
         let answer = self
-            .bank
+            .caches
             .sts(&self.caller, "AssumeRoleWithWebIdentity", &home, Box::pin(call))
             .await
             .map_err(|cause| {
@@ -149,11 +149,11 @@ impl Wallet {
         self.session(answer.credentials, answer.assumed_role_user)
     }
 
-    async fn assume(&self, parent: &Self, role: &Role) -> Result<Held, Cause> {
+    async fn assume(&self, parent: &Self, role: &Role) -> Result<CredentialSet, Cause> {
         let with = parent.held().await?;
         let call = self
-            .bank
-            .ground
+            .caches
+            .settings
             .sts(&self.region, Some(with.credentials.clone()))
             .assume_role()
             .role_arn(&*role.arn)
@@ -167,7 +167,7 @@ impl Wallet {
             .chain(account.as_deref())
             .collect();
         let answer = self
-            .bank
+            .caches
             .sts(&self.caller, "AssumeRole", &home, Box::pin(call))
             .await;
         let answer = answer.map_err(|cause| {
@@ -191,7 +191,7 @@ impl Wallet {
         secret: &KeyRef,
         token: Option<&KeyRef>,
         made_from: &mut MadeFrom,
-    ) -> Result<Held, Cause> {
+    ) -> Result<CredentialSet, Cause> {
         let id = self.key(id, made_from).await?;
         let secret = self.key(secret, made_from).await?;
         let token = match token {
@@ -204,14 +204,14 @@ impl Wallet {
             .secret_access_key(secret.expose_secret().trim())
             .provider_name("secretRef");
         credentials.set_session_token(token.map(|token| token.expose_secret().trim().to_owned()));
-        Ok(Held::new(credentials.build(), STATIC, Some(2 * STATIC)))
+        Ok(CredentialSet::new(credentials.build(), STATIC, Some(2 * STATIC)))
     }
 
     async fn key(&self, of: &KeyRef, made_from: &mut MadeFrom) -> Result<SecretString, Cause> {
         let KeyRef { namespace, name, key } = of;
         let object = KubeObject::secret(of);
         let read = self
-            .bank
+            .caches
             .tokens
             .secret_key(namespace, name, key)
             .await
@@ -221,7 +221,11 @@ impl Wallet {
         Ok(read.value)
     }
 
-    fn session(&self, session: Option<Session>, user: Option<AssumedRoleUser>) -> Result<Held, Cause> {
+    fn session(
+        &self,
+        session: Option<Session>,
+        user: Option<AssumedRoleUser>,
+    ) -> Result<CredentialSet, Cause> {
         let Some((session, user)) = session.zip(user) else {
             return Err(Cause::new(Class::Unavailable, "STS gave no session"));
         };
@@ -240,12 +244,12 @@ impl Wallet {
             account: account.into(),
             arn: user.arn().into(),
         };
-        let held = Held::session(credentials, self.until(ends));
+        let held = CredentialSet::session(credentials, self.until(ends));
         Ok(held.proved(proven))
     }
 
     fn until(&self, end: SystemTime) -> Duration {
-        end.duration_since(self.bank.ground.now()).unwrap_or_default()
+        end.duration_since(self.caches.settings.now()).unwrap_or_default()
     }
 }
 

@@ -117,7 +117,7 @@ impl Tracking {
     }
 
     /// A source has answered, or has failed for a reason that passes; what to tell of it.
-    fn weather(&self, source: SourceId, failed: Option<OutageKind>) -> Option<Notice> {
+    fn note_health(&self, source: SourceId, failed: Option<OutageKind>) -> Option<Notice> {
         let mut outages = self.outages();
         let Some(kind) = failed else {
             return outages
@@ -239,14 +239,14 @@ pub struct FailedRead<'a> {
 }
 
 /// What a check says of its source.
-enum Weather {
+enum SourceHealth {
     Answers,
     Fails(OutageKind),
     /// A secret alone gets no answer.
     Unknown,
 }
 
-impl Weather {
+impl SourceHealth {
     fn of(error: &aws::Error) -> Self {
         outage(error).map_or(Self::Answers, Self::Fails)
     }
@@ -304,10 +304,10 @@ pub async fn drive(provider: Provider, work: Arc<Work>, tell: impl Fn(Notice)) {
             () = tracking.clock.reach(due) => {}
             Some(ended) = calls.join_next(), if !calls.is_empty() => {
                 match ended {
-                    Ok((_, Weather::Unknown)) => {}
-                    Ok((source, Weather::Answers)) => tracking.weather(source, None).into_iter().for_each(&tell),
-                    Ok((source, Weather::Fails(kind))) => {
-                        tracking.weather(source, Some(kind)).into_iter().for_each(&tell);
+                    Ok((_, SourceHealth::Unknown)) => {}
+                    Ok((source, SourceHealth::Answers)) => tracking.note_health(source, None).into_iter().for_each(&tell),
+                    Ok((source, SourceHealth::Fails(kind))) => {
+                        tracking.note_health(source, Some(kind)).into_iter().for_each(&tell);
                     }
                     Err(error) => tracing::error!(%error, "a check of AWS ended abnormally; its secrets are checked again in 5 minutes"),
                 }
@@ -324,7 +324,7 @@ fn class(cause: Cause) -> Class {
     }
 }
 
-async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Weather {
+async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> SourceHealth {
     let begun = tracking.clock.now();
     let mut pages = aws.list(source);
     loop {
@@ -343,7 +343,7 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Weath
                     tracker.is_listing(source)
                 });
                 if !goes_on {
-                    return Weather::Answers;
+                    return SourceHealth::Answers;
                 }
             }
             Ok(None) => {
@@ -352,7 +352,7 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Weath
                     entries: Vec::new(),
                     complete: true,
                 });
-                return Weather::Answers;
+                return SourceHealth::Answers;
             }
             Err(error) => {
                 let failure = match failure(&error, &Selector::parse(None)) {
@@ -366,19 +366,19 @@ async fn list(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId) -> Weath
                     failure,
                     begun,
                 });
-                return Weather::of(&error);
+                return SourceHealth::of(&error);
             }
         }
     }
 }
 
-async fn describe(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId, key: Arc<str>) -> Weather {
+async fn describe(tracking: Arc<Tracking>, aws: Arc<Aws>, source: SourceId, key: Arc<str>) -> SourceHealth {
     let begun = tracking.clock.now();
     let answer = aws.describe(source, &key).await;
     let error = answer.as_ref().err().cloned();
     tracking.observe(looked(source, &key, answer, begun));
-    error.map_or(Weather::Answers, |error| {
-        Weather::of_one(&error, &tracking, source, &key)
+    error.map_or(SourceHealth::Answers, |error| {
+        SourceHealth::of_one(&error, &tracking, source, &key)
     })
 }
 
@@ -439,7 +439,7 @@ pub async fn try_denied(provider: &Provider, source: SourceId, keys: &[Arc<str>]
     }
 }
 
-async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> Weather {
+async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> SourceHealth {
     let Provider { tracking, reader, .. } = &provider;
     let current = Selector::parse(None);
     let begun = tracking.clock.now();
@@ -470,7 +470,7 @@ async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> Weat
                     }
                 }
             }
-            Weather::Answers
+            SourceHealth::Answers
         }
         Err(error) => {
             let failure = match failure(&error, &current) {
@@ -486,21 +486,26 @@ async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> Weat
                 begun,
             });
             match alone {
-                Some([key]) => Weather::of_one(&error, tracking, source, &key),
-                None => Weather::of(&error),
+                Some([key]) => SourceHealth::of_one(&error, tracking, source, &key),
+                None => SourceHealth::of(&error),
             }
         }
     }
 }
 
 /// Reads one version other than AWSCURRENT.
-async fn read_version(provider: Provider, source: SourceId, key: Arc<str>, selector: Selector) -> Weather {
+async fn read_version(
+    provider: Provider,
+    source: SourceId,
+    key: Arc<str>,
+    selector: Selector,
+) -> SourceHealth {
     let Provider { tracking, reader, .. } = &provider;
     let begun = tracking.clock.now();
     match reader.check_version(source, &key, &selector).await {
         Ok(read) => {
             provider.checked((source, &key, &selector), read, begun);
-            Weather::Answers
+            SourceHealth::Answers
         }
         Err(error) => {
             let read = FailedRead {
@@ -511,7 +516,7 @@ async fn read_version(provider: Provider, source: SourceId, key: Arc<str>, selec
                 described: false,
             };
             tracking.failed(&read, &error);
-            Weather::of_one(&error, tracking, source, &key)
+            SourceHealth::of_one(&error, tracking, source, &key)
         }
     }
 }
@@ -651,19 +656,19 @@ mod tests {
         let (one, other) = (SourceId(1), SourceId(2));
         for source in [one, other] {
             tracking.tell(|tracker, now| tracker.set_source(now, source, SourcePolicy::default()));
-            assert_eq!(tracking.weather(source, Some(OutageKind::Throttled)), None);
+            assert_eq!(tracking.note_health(source, Some(OutageKind::Throttled)), None);
         }
         tracking.remove_source(one);
         // A call that was under way ends.
         tokio::time::advance(OUTAGE).await;
-        assert_eq!(tracking.weather(one, Some(OutageKind::Throttled)), None);
+        assert_eq!(tracking.note_health(one, Some(OutageKind::Throttled)), None);
         assert_eq!(tracking.outage(one), None);
         assert_eq!(tracking.outages().len(), 1);
         assert_eq!(
-            tracking.weather(other, Some(OutageKind::Unavailable)),
+            tracking.note_health(other, Some(OutageKind::Unavailable)),
             Some(Notice::Down(other, OutageKind::Unavailable))
         );
-        assert_eq!(tracking.weather(other, None), Some(Notice::Up(other)));
+        assert_eq!(tracking.note_health(other, None), Some(Notice::Up(other)));
         assert!(tracking.outages().is_empty());
     }
 }

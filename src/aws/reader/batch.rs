@@ -32,7 +32,7 @@ pub(super) async fn read(
         cause,
     };
     let client = aws.client(id).map_err(whole)?;
-    let account = client.wallet.held().await.map_err(whole)?.account();
+    let account = client.cache.held().await.map_err(whole)?.account();
     let is_home = |key: &&Arc<str>| account_of(key).is_none_or(|of| account.as_deref() == Some(of));
     let mut run = Run::new(keys.iter().filter(is_home).cloned());
     let mut answers = HashMap::new();

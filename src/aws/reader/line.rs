@@ -58,7 +58,7 @@ struct Waiting {
 }
 
 /// The reads that wait in one source, and how many workers see to them.
-pub(super) struct Line {
+pub(super) struct ReadQueue {
     /// Most items of a batch.
     batch: usize,
     /// What waits, and who for it. An item without an entry here was taken by another way.
@@ -85,7 +85,7 @@ struct Turns {
 }
 
 /// What a worker finds in the line.
-pub(super) enum Next<T> {
+pub(super) enum Work<T> {
     /// To be read by one call, or each alone.
     Read(Urgency, Vec<(Item, T)>),
     /// A batch that may still fill, until then.
@@ -129,7 +129,7 @@ impl Turns {
     }
 }
 
-impl Line {
+impl ReadQueue {
     /// An empty line, of a service whose batches have at most so many items.
     pub(super) fn new(batch: usize) -> Self {
         Self {
@@ -225,14 +225,14 @@ impl Line {
     }
 
     /// What a worker is to read next, at most so much of what can be read together, and at once if there are no `batches`
-    /// to fill. With [`Next::End`] the worker has ended.
-    pub(super) fn next(&mut self, most: usize, batches: bool, now: Instant) -> Next<Vec<Waiter>> {
+    /// to fill. With [`Work::End`] the worker has ended.
+    pub(super) fn next(&mut self, most: usize, batches: bool, now: Instant) -> Work<Vec<Waiter>> {
         if let Some(until) = self.fills_until()
             && batches
             && most > 1
             && now < until
         {
-            return Next::Wait(until);
+            return Work::Wait(until);
         }
         self.gathering = self.gathering.saturating_sub(1);
         let (urgency, taken) = self.take(most);
@@ -242,9 +242,9 @@ impl Line {
         }
         if taken.is_empty() {
             self.workers = self.workers.saturating_sub(1);
-            return Next::End;
+            return Work::End;
         }
-        Next::Read(urgency, taken)
+        Work::Read(urgency, taken)
     }
 
     /// Whether a worker that has read something goes on; if not it has ended.
@@ -326,7 +326,7 @@ mod tests {
     const BATCH: usize = 20;
 
     struct Asked {
-        line: Line,
+        line: ReadQueue,
         begun: Instant,
         answers: Vec<oneshot::Receiver<Reading>>,
     }
@@ -334,7 +334,7 @@ mod tests {
     impl Asked {
         fn new() -> Self {
             Self {
-                line: Line::new(BATCH),
+                line: ReadQueue::new(BATCH),
                 begun: Instant::now(),
                 answers: Vec::new(),
             }
@@ -377,12 +377,12 @@ mod tests {
         fn taken(&mut self, millis: u64, most: usize) -> Option<usize> {
             let now = self.at(millis);
             match self.line.next(most, true, now) {
-                Next::Read(_, taken) => Some(taken.len()),
-                Next::Wait(until) => {
+                Work::Read(_, taken) => Some(taken.len()),
+                Work::Wait(until) => {
                     assert!(until > now);
                     None
                 }
-                Next::End => Some(0),
+                Work::End => Some(0),
             }
         }
     }
@@ -486,7 +486,7 @@ mod tests {
                     asked.push(0, &format!("fresh-{turn}-{n}"), stage);
                 }
                 let now = asked.at(0);
-                let Next::Read(urgency, items) = asked.line.next(most, true, now) else {
+                let Work::Read(urgency, items) = asked.line.next(most, true, now) else {
                     panic!("nothing is taken");
                 };
                 let of = if urgency == Urgency::Fresh {

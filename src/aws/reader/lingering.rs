@@ -19,7 +19,7 @@ const LINGER: Duration = Duration::from_secs(10);
 /// Size of all that linger.
 const LINGERING: usize = 4 << 20;
 /// A value that answers until its end.
-struct Kept {
+struct LingeringValue {
     end: Instant,
     /// When the call that has read it began.
     begun: Instant,
@@ -31,7 +31,7 @@ struct Kept {
 /// Values that answer for those who ask within [`LINGER`].
 #[derive(Default)]
 pub(super) struct Lingering {
-    values: HashMap<Wanted, Kept>,
+    values: HashMap<Wanted, LingeringValue>,
     /// In the order in which they end. One without its value was replaced.
     ends: VecDeque<(Instant, Wanted)>,
     bytes: usize,
@@ -77,7 +77,7 @@ impl Lingering {
         self.bytes += value.payload().len();
         self.values.insert(
             wanted.clone(),
-            Kept {
+            LingeringValue {
                 end,
                 begun,
                 value,

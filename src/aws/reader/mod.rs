@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use audit::Audience;
-use line::{Line, Next, Waiter};
+use line::{ReadQueue, Waiter, Work};
 use lingering::Lingering;
 
 use super::{
@@ -87,7 +87,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    lines: HashMap<SourceId, Line>,
+    lines: HashMap<SourceId, ReadQueue>,
     /// Reads under way, in the order of their start. Those who cannot share one, since they came after it began, have another.
     flying: HashMap<Wanted, VecDeque<Flight>>,
     flights: u64,
@@ -212,7 +212,7 @@ impl Reader {
 
     fn queue(&self, state: &mut State, wanted: Wanted, waiter: Waiter, demand: Demand<'_>) {
         let (source, key, selector) = wanted;
-        let new = || Line::new(self.0.batch_size(source));
+        let new = || ReadQueue::new(self.0.batch_size(source));
         let line = state.lines.entry(source).or_insert_with(new);
         if line.push((key, selector), waiter, demand, Instant::now()) {
             tokio::spawn(work(self.0.clone(), source, line.bell()));
@@ -241,13 +241,13 @@ async fn answered(answer: oneshot::Receiver<Reading>, key: &Arc<str>, selector: 
 /// Reads what waits in one source until nothing does.
 async fn work(inner: Arc<Inner>, source: SourceId, bell: Arc<Notify>) {
     loop {
-        let full = inner.aws.scales.bytes() >= FULL;
+        let full = inner.aws.meter.bytes() >= FULL;
         let batch = !inner.aws.is_batch_denied(source);
         match inner.next(source, batch) {
-            Next::Wait(until) => {
+            Work::Wait(until) => {
                 let _rung = timeout_at(until, bell.notified()).await;
             }
-            Next::Read(urgency, flights) => {
+            Work::Read(urgency, flights) => {
                 if full {
                     let cause = Cause::new(
                         Class::Throttled,
@@ -261,7 +261,7 @@ async fn work(inner: Arc<Inner>, source: SourceId, bell: Arc<Notify>) {
                     return;
                 }
             }
-            Next::End => return,
+            Work::End => return,
         }
     }
 }
@@ -272,7 +272,7 @@ impl Inner {
     }
 
     /// Takes the next reads out of the line and numbers them.
-    fn next(self: &Arc<Self>, source: SourceId, batches: bool) -> Next<u64> {
+    fn next(self: &Arc<Self>, source: SourceId, batches: bool) -> Work<u64> {
         let most = self.batch_size(source);
         let mut state = self.state();
         let State {
@@ -282,7 +282,7 @@ impl Inner {
             ..
         } = &mut *state;
         let Some(line) = lines.get_mut(&source) else {
-            return Next::End;
+            return Work::End;
         };
         let now = Instant::now();
         let next = line.next(most, batches, now);
@@ -304,9 +304,9 @@ impl Inner {
             (item, *flights)
         };
         match next {
-            Next::Read(urgency, taken) => Next::Read(urgency, taken.into_iter().map(start).collect()),
-            Next::Wait(until) => Next::Wait(until),
-            Next::End => Next::End,
+            Work::Read(urgency, taken) => Work::Read(urgency, taken.into_iter().map(start).collect()),
+            Work::Wait(until) => Work::Wait(until),
+            Work::End => Work::End,
         }
     }
 

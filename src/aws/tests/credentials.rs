@@ -323,6 +323,6 @@ async fn no_credential_is_shown() {
     running.fake.script().keys = [key("id", "AKIA"), key("secret", CANARY)].into();
     let source = running.source(static_keys());
     read(&running, source).await.unwrap();
-    let wallet: Arc<str> = format!("{:?} {:?}", running.aws, running.aws.source(source)).into();
-    assert!(!wallet.contains(CANARY), "{wallet}");
+    let cache: Arc<str> = format!("{:?} {:?}", running.aws, running.aws.source(source)).into();
+    assert!(!cache.contains(CANARY), "{cache}");
 }

@@ -26,7 +26,7 @@ use crate::{
     aws::{
         Aws, AwsConfig, Base, Identity, KubeTokenError, KubeTokens, Metrics, Reader, Role, SECRETS_MANAGER,
         SecretKeyValue, ServiceAccountFacts, ServiceAccountToken, Source, TokenFuture,
-        client::{Ground, Subscribers, http_client},
+        client::{ClientSettings, Subscribers, http_client},
         trust::Trust,
     },
 };
@@ -158,8 +158,8 @@ pub(crate) fn aws_without_network(subscribers: Subscribers) -> Arc<Aws> {
         tokens: Arc::new(Fake::default()),
         subscribers,
     };
-    let ground = Ground::new(&sdk, crate::aws::client::timeouts(), own);
-    Arc::new(Aws::new(ground, config, Metrics::default()))
+    let settings = ClientSettings::new(&sdk, crate::aws::client::timeouts(), own);
+    Arc::new(Aws::new(settings, config, Metrics::default()))
 }
 
 /// The room, for what listens there.
@@ -185,14 +185,14 @@ pub(super) fn aws_that_trusts(
         .region(Region::from_static("eu-central-1"))
         .http_client(http_client(trust))
         .build();
-    let ground = Ground::new(&sdk, timeouts, SharedCredentialsProvider::new(own));
+    let settings = ClientSettings::new(&sdk, timeouts, SharedCredentialsProvider::new(own));
     let config = AwsConfig {
         region: None,
         instance_metadata: false,
         tokens: Arc::new(tokens),
         subscribers: Arc::new(|_, _, _| vec![ObjectKey::new("shop", "subscriber")]),
     };
-    Arc::new(Aws::new(ground, config, Metrics::default()))
+    Arc::new(Aws::new(settings, config, Metrics::default()))
 }
 
 impl Running {

@@ -236,7 +236,7 @@ async fn a_value_is_not_kept_for_longer_than_it_may_linger() {
     assert!(value.upgrade().is_some());
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert!(value.upgrade().is_none());
-    assert_eq!(running.aws.scales.bytes(), 0);
+    assert_eq!(running.aws.meter.bytes(), 0);
 }
 
 #[tokio::test]
@@ -427,7 +427,7 @@ async fn with_too_many_values_in_use_reads_fail_instead_of_filling_the_memory() 
     let asking = Asking::new(&running);
     let keys = running.secrets(1);
     let hoard = RemoteValue::new("", "", VersionId("v".into()), vec![0; 64 << 20]);
-    let hoard = hoard.weighed(&running.aws.scales);
+    let hoard = hoard.weighed(&running.aws.meter);
     let refused = asking.read(&keys[0]).await.unwrap_err();
     assert_eq!(refused.class(), Class::Throttled);
     assert_eq!(running.fake.count("GetSecretValue"), 0);
@@ -448,9 +448,9 @@ async fn values_in_memory_are_bounded_and_nobody_waits_forever_for_room() {
     let readings = join_all(keys.iter().map(|key| asking.read(key)));
     let readings = timeout(Duration::from_mins(1), readings).await.unwrap();
     assert!(readings.iter().all(Result::is_ok));
-    assert!(running.aws.scales.bytes() >= 160 * large.len());
+    assert!(running.aws.meter.bytes() >= 160 * large.len());
     drop(readings);
-    assert!(running.aws.scales.bytes() <= 4 << 20, "only what lingers is left");
+    assert!(running.aws.meter.bytes() <= 4 << 20, "only what lingers is left");
 }
 
 #[tokio::test]
@@ -459,7 +459,7 @@ async fn what_others_keep_takes_no_batch_from_a_reader() {
     let asking = Asking::new(&running);
     let keys = running.secrets(20);
     let hoard = RemoteValue::new("", "", VersionId("v".into()), vec![0; 16 << 20]);
-    let _hoard = hoard.weighed(&running.aws.scales);
+    let _hoard = hoard.weighed(&running.aws.meter);
     let readings = join_all(keys.iter().map(|key| asking.read(key))).await;
     assert!(readings.iter().all(Result::is_ok));
     assert_eq!(running.fake.count("BatchGetSecretValue"), 1);

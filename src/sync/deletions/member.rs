@@ -33,7 +33,7 @@ pub(super) struct Member {
     pub(super) place: Option<Place>,
     /// Its Secret is there.
     pub(super) exists: bool,
-    pub(super) wish: Wish,
+    pub(super) state: DeletionState,
     /// How many tokens of its own are used up.
     pub(super) round: u64,
     /// The last deletion that was carried out within the window.
@@ -42,7 +42,7 @@ pub(super) struct Member {
 
 /// A deletion, by its token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum DeletionState {
     /// None is wanted.
     #[default]
     None,
@@ -80,12 +80,12 @@ pub(super) struct Gone {
 
 /// How many of a group there are, and how many of them lose data without a confirmation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct Count {
     pub(super) all: usize,
     pub(super) losing: usize,
 }
 
-impl Wish {
+impl DeletionState {
     pub(super) fn token(&self) -> Option<&str> {
         match self {
             Self::None => None,
@@ -113,7 +113,7 @@ impl Wish {
     }
 }
 
-impl Tally {
+impl Count {
     pub(super) fn is_over(self) -> bool {
         let Self { all, losing } = self;
         let exceeds = |(count, percent): (usize, usize)| losing > count && losing * 100 > all * percent;
@@ -123,32 +123,34 @@ impl Tally {
 
 impl Member {
     /// What it counts for.
-    pub(super) fn tally(&self) -> Tally {
+    pub(super) fn tally(&self) -> Count {
         let lost = self.gone.as_ref().is_some_and(|gone| !gone.confirmed);
-        let losing = match &self.wish {
-            Wish::Pending { until, .. } | Wish::Held { until, .. } => lost || until.is_some(),
-            Wish::None | Wish::Confirmed { .. } => lost,
+        let losing = match &self.state {
+            DeletionState::Pending { until, .. } | DeletionState::Held { until, .. } => {
+                lost || until.is_some()
+            }
+            DeletionState::None | DeletionState::Confirmed { .. } => lost,
         };
-        Tally {
-            all: usize::from(self.exists || self.gone.is_some() || self.wish != Wish::None),
+        Count {
+            all: usize::from(self.exists || self.gone.is_some() || self.state != DeletionState::None),
             losing: usize::from(losing),
         }
     }
 
     /// What confirms it on the ExternalSecret, if it is held. A text that was used up comes no second time.
     pub(super) fn text(&self) -> Option<String> {
-        match &self.wish {
-            Wish::Held { token, .. } if self.round == 0 => Some(token.as_ref().to_owned()),
-            Wish::Held { token, .. } => Some(token::of_set([token, &*self.round.to_string()])),
+        match &self.state {
+            DeletionState::Held { token, .. } if self.round == 0 => Some(token.as_ref().to_owned()),
+            DeletionState::Held { token, .. } => Some(token::of_set([token, &*self.round.to_string()])),
             _ => None,
         }
     }
 
     /// A person has confirmed it, if it is held. Its text and that of its store are used up, for later processes too.
     pub(super) fn confirm(&mut self, now: Duration) {
-        if let Wish::Held { token, .. } = &self.wish {
+        if let DeletionState::Held { token, .. } = &self.state {
             self.round += 1;
-            self.wish = Wish::Confirmed {
+            self.state = DeletionState::Confirmed {
                 token: token.clone(),
                 until: now + KEPT,
             };

@@ -24,8 +24,8 @@ use std::{
 
 pub use self::member::Place;
 use self::{
-    member::{Gone, Group, Member, Tally, Wish},
-    set::{EXAMPLES, Set, Token},
+    member::{Count, DeletionState, Gone, Group, Member},
+    set::{EXAMPLES, StoreDeletions, Token},
 };
 use crate::api::ObjectKey;
 
@@ -45,7 +45,7 @@ pub enum Decision {
 
 /// A set of held deletions that people are to be told of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shown {
+pub struct HeldDeletions {
     /// The store.
     pub store: ObjectKey,
     /// What confirms them.
@@ -80,13 +80,13 @@ pub enum Confirmed {
 #[derive(Debug, Default)]
 pub struct Deletions {
     members: HashMap<ObjectKey, Member>,
-    tallies: HashMap<Group, Tally>,
+    tallies: HashMap<Group, Count>,
     /// Deletions that were carried out, in the order of time.
     recent: VecDeque<(Duration, ObjectKey)>,
     /// When the time of which deletion is over.
     ends: BTreeSet<(Duration, ObjectKey)>,
     /// By store.
-    sets: BTreeMap<ObjectKey, Set>,
+    sets: BTreeMap<ObjectKey, StoreDeletions>,
     /// The number of the last deletion that was held.
     number: u64,
 }
@@ -128,7 +128,7 @@ impl Deletions {
             store: store.clone(),
             place: None,
             exists,
-            wish: Wish::None,
+            state: DeletionState::None,
             round: 0,
             gone: None,
         });
@@ -136,7 +136,7 @@ impl Deletions {
             member.store = store.clone();
             member.place = None;
             // Another store is another source: nothing is known to be gone there.
-            member.wish = Wish::None;
+            member.state = DeletionState::None;
         }
         member.place = place.cloned().or(member.place);
         member.exists = exists;
@@ -155,7 +155,7 @@ impl Deletions {
             store: store.clone(),
             place: None,
             exists: false,
-            wish: Wish::None,
+            state: DeletionState::None,
             round: 0,
             gone: Some(gone),
         };
@@ -178,7 +178,7 @@ impl Deletions {
             return;
         };
         member.exists = false;
-        member.wish = Wish::None;
+        member.state = DeletionState::None;
         self.put(object, Some(member));
     }
 
@@ -188,13 +188,13 @@ impl Deletions {
             return;
         };
         let decided = member.gone.as_mut().filter(|gone| !gone.token.is_empty());
-        if member.wish == Wish::None && decided.is_none() {
+        if member.state == DeletionState::None && decided.is_none() {
             return;
         }
         if let Some(gone) = decided {
             gone.token = "".into();
         }
-        member.wish = Wish::None;
+        member.state = DeletionState::None;
         self.put(object, Some(member));
     }
 
@@ -203,8 +203,8 @@ impl Deletions {
         let Some(mut member) = self.members.get(object).cloned() else {
             return;
         };
-        if member.wish.token() != Some(token) {
-            member.wish = Wish::Pending {
+        if member.state.token() != Some(token) {
+            member.state = DeletionState::Pending {
                 token: token.into(),
                 until: Some(now + WINDOW),
             };
@@ -227,12 +227,12 @@ impl Deletions {
         let Some(mut member) = self.members.get(object).cloned() else {
             return Decision::Held;
         };
-        let confirmed = match &mut member.wish {
-            Wish::Confirmed { .. } => true,
-            Wish::Held { .. } => return Decision::Held,
-            Wish::None => false,
+        let confirmed = match &mut member.state {
+            DeletionState::Confirmed { .. } => true,
+            DeletionState::Held { .. } => return Decision::Held,
+            DeletionState::None => false,
             // However long AWS took: now it counts.
-            Wish::Pending { until, .. } => {
+            DeletionState::Pending { until, .. } => {
                 *until = Some(now + WINDOW);
                 self.put(object, Some(member.clone()));
                 false
@@ -241,7 +241,7 @@ impl Deletions {
         let over = |group| self.tallies.get(&group).copied().unwrap_or_default().is_over();
         if !confirmed && (held || member.groups().any(over)) {
             let number = self.number_of(object, &member.store, token);
-            member.wish = Wish::Held {
+            member.state = DeletionState::Held {
                 token: token.into(),
                 number,
                 until: Some(now + WINDOW),
@@ -255,7 +255,7 @@ impl Deletions {
             }
             return Decision::Held;
         }
-        member.wish = Wish::None;
+        member.state = DeletionState::None;
         // One that went without a confirmation a moment ago still counts.
         let confirmed = confirmed && member.gone.as_ref().is_none_or(|gone| gone.confirmed);
         member.gone = Some(Gone {
@@ -300,7 +300,7 @@ impl Deletions {
     }
 
     /// The sets that are to be shown now.
-    pub fn show(&mut self, now: Duration) -> Vec<Shown> {
+    pub fn show(&mut self, now: Duration) -> Vec<HeldDeletions> {
         self.expire(now);
         let mut all = Vec::new();
         for (store, set) in &mut self.sets {
@@ -324,7 +324,7 @@ impl Deletions {
                 numbers: set.held.keys().copied().collect(),
             });
             let group = Group::Store(store.clone());
-            all.push(Shown {
+            all.push(HeldDeletions {
                 store: store.clone(),
                 token,
                 held: set.held.len(),
@@ -397,8 +397,8 @@ impl Deletions {
             .unwrap_or_default();
         let members = &self.members;
         let asked = |object: &ObjectKey| {
-            let wish = members.get(object).map(|member| &member.wish);
-            matches!(wish, Some(Wish::Held { asked: true, .. }))
+            let state = members.get(object).map(|member| &member.state);
+            matches!(state, Some(DeletionState::Held { asked: true, .. }))
         };
         if found.is_some() || !set.held.values().all(asked) {
             set.use_up(token);
@@ -434,7 +434,7 @@ impl Deletions {
                 break;
             }
             if let Some(mut member) = self.members.get(&object).cloned() {
-                member.wish.expire();
+                member.state.expire();
                 self.put(&object, Some(member));
             }
         }
@@ -469,10 +469,10 @@ impl Deletions {
                     }
                 }
             }
-            if let Some(end) = before.wish.until() {
+            if let Some(end) = before.state.until() {
                 self.ends.remove(&(end, object.clone()));
             }
-            if let Wish::Held { number, .. } = before.wish
+            if let DeletionState::Held { number, .. } = before.state
                 && let Some(set) = self.sets.get_mut(&before.store)
             {
                 set.held.remove(&number);
@@ -486,10 +486,10 @@ impl Deletions {
                 tally.all += of.all;
                 tally.losing += of.losing;
             }
-            if let Some(end) = member.wish.until() {
+            if let Some(end) = member.state.until() {
                 self.ends.insert((end, object.clone()));
             }
-            if let Wish::Held { number, .. } = member.wish {
+            if let DeletionState::Held { number, .. } = member.state {
                 let set = self.sets.entry(member.store.clone()).or_default();
                 set.held.insert(number, object.clone());
             }
@@ -507,10 +507,10 @@ impl Deletions {
 
     /// Keeps in mind what was held and shown, and is not wanted now: it may be held once more.
     fn release(&mut self, object: &ObjectKey, before: &Member, member: Option<&Member>) {
-        let Wish::Held { token, number, .. } = &before.wish else {
+        let DeletionState::Held { token, number, .. } = &before.state else {
             return;
         };
-        if member.is_none_or(|member| member.wish.token() != Some(token))
+        if member.is_none_or(|member| member.state.token() != Some(token))
             && let Some(set) = self.sets.get_mut(&before.store)
             && set.covers(*number)
         {

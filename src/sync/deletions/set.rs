@@ -28,7 +28,7 @@ pub(super) const TOKENS: usize = 16;
 
 /// The held deletions of a store.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Set {
+pub(super) struct StoreDeletions {
     pub(super) held: BTreeMap<u64, ObjectKey>,
     /// Since when there is something to show, and when the last of it came.
     pub(super) news: Option<(Duration, Duration)>,
@@ -63,7 +63,7 @@ impl Token {
     }
 }
 
-impl Set {
+impl StoreDeletions {
     pub(super) fn covers(&self, number: u64) -> bool {
         self.shown.iter().any(|token| token.covers(number))
     }

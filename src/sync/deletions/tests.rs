@@ -685,8 +685,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// What the tallies must be.
-fn recount(deletions: &Deletions) -> HashMap<Group, Tally> {
-    let mut tallies: HashMap<Group, Tally> = HashMap::new();
+fn recount(deletions: &Deletions) -> HashMap<Group, Count> {
+    let mut tallies: HashMap<Group, Count> = HashMap::new();
     for member in deletions.members.values() {
         for group in member.groups() {
             let tally = tallies.entry(group).or_default();
@@ -790,8 +790,8 @@ proptest! {
         }
         for _ in 0..10 {
             now += 60;
-            for member in deletions.members.clone().into_iter().filter(|(_, member)| member.wish.token().is_some()) {
-                let token = member.1.wish.token().unwrap_or_default().to_owned();
+            for member in deletions.members.clone().into_iter().filter(|(_, member)| member.state.token().is_some()) {
+                let token = member.1.state.token().unwrap_or_default().to_owned();
                 deletions.expect(secs(now), &member.0, &token);
             }
         }
@@ -876,12 +876,12 @@ proptest! {
             let ends: BTreeSet<_> = deletions
                 .members
                 .iter()
-                .filter_map(|(object, member)| Some((member.wish.until()?, object.clone())))
+                .filter_map(|(object, member)| Some((member.state.until()?, object.clone())))
                 .collect();
             prop_assert_eq!(&deletions.ends, &ends);
             deletions.expire(secs(now));
             prop_assert!(deletions.ends.iter().all(|(end, _)| *end > secs(now)));
-            let held = deletions.members.values().filter(|member| matches!(member.wish, Wish::Held { .. })).count();
+            let held = deletions.members.values().filter(|member| matches!(member.state, DeletionState::Held { .. })).count();
             prop_assert_eq!(held, deletions.held());
             for shown in deletions.show(secs(now)) {
                 let at = &mut alerted[usize::from(shown.store == store(1))];

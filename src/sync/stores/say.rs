@@ -16,7 +16,7 @@ use crate::{
         StoreEntry,
         status::{Verdict, compose_condition},
     },
-    sync::{deletions::Shown, driver::OutageKind, events},
+    sync::{deletions::HeldDeletions, driver::OutageKind, events},
     track::Why,
 };
 
@@ -86,7 +86,7 @@ impl Stores {
     }
 
     /// Many deletions of a store are held: one event, and an alert if there is news.
-    pub fn tell_held(&self, shown: &Shown) {
+    pub fn tell_held(&self, shown: &HeldDeletions) {
         let Some(Indexed::Entry(entry)) = self.entry(&shown.store) else {
             return;
         };
@@ -148,8 +148,8 @@ impl Stores {
 }
 
 /// What is held of a store. The command comes first and other names are cut: a note has 1 kB.
-fn held_note(shown: &Shown, of_what: &str) -> String {
-    let Shown {
+fn held_note(shown: &HeldDeletions, of_what: &str) -> String {
+    let HeldDeletions {
         store,
         token,
         held,
@@ -174,7 +174,7 @@ fn held_note(shown: &Shown, of_what: &str) -> String {
 }
 
 /// Some of the ExternalSecrets, by name.
-fn examples(shown: &Shown) -> String {
+fn examples(shown: &HeldDeletions) -> String {
     let names = shown.examples.iter();
     let names: Vec<_> = match kind_of(&shown.store) {
         StoreKind::SecretStore => names.map(|object| short(&object.name)).collect(),
@@ -187,7 +187,7 @@ fn examples(shown: &Shown) -> String {
 }
 
 /// How many there are in which namespaces, without a name of an object.
-fn counts(shown: &Shown) -> String {
+fn counts(shown: &HeldDeletions) -> String {
     let counts: Vec<_> = shown
         .namespaces
         .iter()
@@ -293,8 +293,8 @@ mod tests {
         compose(at.parse().unwrap(), entry, ready, mode)
     }
 
-    fn shown(store: ObjectKey, examples: Vec<ObjectKey>) -> Shown {
-        Shown {
+    fn shown(store: ObjectKey, examples: Vec<ObjectKey>) -> HeldDeletions {
+        HeldDeletions {
             store,
             token: "0123456789abcdef".to_owned(),
             held: 4000,
