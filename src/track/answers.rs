@@ -10,8 +10,9 @@ use crate::{
     track::{
         Call, Cause, Described, Failure, Now, Observation, Refresh, Rotation,
         backoff::{Gate, SHORTEST},
+        failure::FailedCall,
         objects::Object,
-        remote::{FACTS, FailedCall, Lane, Over, Remote, RemoteId, Turn},
+        remote::{FACTS, Lane, Over, Remote, RemoteId, Turn},
         source::{Context, Source, Task},
         view::{Evidence, Verdict, at_stage},
     },
@@ -111,7 +112,7 @@ impl Source {
         let Some(id) = self.names.get(key).copied() else {
             return;
         };
-        self.doubts.remove(&(id, Some(selector.clone())));
+        self.calls.doubts.remove(&(id, Some(selector.clone())));
         let ours = self.land(id, Some(selector)).is_some();
         let id = self.join(id, arn, name, context);
         let now = context.now;
@@ -155,7 +156,7 @@ impl Source {
         let Some(id) = self.names.get(key).copied() else {
             return;
         };
-        self.doubts.remove(&(id, None));
+        self.calls.doubts.remove(&(id, None));
         self.land(id, None);
         let id = self.join(id, &secret.arn, &secret.name, context);
         let now = context.now;
@@ -165,7 +166,7 @@ impl Source {
         remote.checked = Some(now);
         let permitted = std::mem::take(&mut remote.undescribed);
         remote.has_turns = false;
-        self.rounds.remove(&id);
+        self.calls.rounds.remove(&id);
         remote.follow_hint(|expected| {
             secret
                 .stages
@@ -253,7 +254,7 @@ impl Source {
         }
         if self.sweep.total != self.sweep.seen {
             self.sweep.total = self.sweep.seen;
-            self.replan = true;
+            self.checking.replan = true;
         }
         let next = self
             .sweep_interval()
@@ -340,7 +341,7 @@ impl Source {
     /// A call was answered.
     fn answer(&mut self, now: Now) {
         self.backoff.succeed(now);
-        self.answered = Some(now);
+        self.calls.answered = Some(now);
     }
 
     /// What a failure says that concerns one secret, of a read of a version or, without a selector, of Describe. Gives what
@@ -359,7 +360,7 @@ impl Source {
             .get(&id)
             .filter(|_| failure == (Failure::Transient { throttled: false }))
         else {
-            self.doubts.remove(&(id, selector));
+            self.calls.doubts.remove(&(id, selector));
             self.fare(&failure, context);
             return failure;
         };
@@ -370,10 +371,10 @@ impl Source {
         let asked = remote.asked.is_some();
         let mut own = trouble.is_some_and(|trouble| trouble.failure == Failure::Unanswered);
         if alone {
-            let doubt = self.doubts.entry((id, selector)).or_insert(now);
+            let doubt = self.calls.doubts.entry((id, selector)).or_insert(now);
             // Several passes may fail at once.
             if now >= *doubt + SHORTEST {
-                own |= self.answered.is_some_and(|answered| answered > *doubt);
+                own |= self.calls.answered.is_some_and(|answered| answered > *doubt);
                 *doubt = now;
             }
         }
@@ -407,11 +408,11 @@ impl Source {
         let list_denied =
             *failure == Failure::ListDenied || (call == Call::List && *failure == Failure::Denied);
         if list_denied {
-            self.list_denied = Some(now + DENIED);
+            self.denials.list = Some(now + DENIED);
             self.deny(now);
         }
         if *failure == Failure::BatchDenied {
-            self.batch_denied = Some(now + DENIED);
+            self.denials.batch = Some(now + DENIED);
             self.deny(now);
         }
         if call == Call::List && self.end_sweep() && !list_denied {
@@ -446,7 +447,7 @@ impl Source {
 
     fn deny(&mut self, now: Now) {
         self.queue.insert((now + DENIED, Task::Retry));
-        self.replan = true;
+        self.checking.replan = true;
     }
 
     /// A call for the secret has failed, or a batch for it.
@@ -471,8 +472,8 @@ impl Source {
             Failure::Denied if context.config.periodic_reads => {
                 remote.undescribed = true;
                 // The first denial decides when all of them are forgotten: one time for all, and one look for it.
-                if self.describe_denied.is_none() {
-                    self.describe_denied = Some(now + DENIED);
+                if self.denials.describe.is_none() {
+                    self.denials.describe = Some(now + DENIED);
                     self.queue.insert((now + DENIED, Task::Retry));
                 }
                 true

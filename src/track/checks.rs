@@ -5,7 +5,8 @@ use crate::{
     track::{
         Effect, Now,
         backoff::Gate,
-        remote::{Asked, CohortId, Lane, Question, RemoteId, Round},
+        remote::{Asked, CohortId, Lane, Question, RemoteId},
+        round::Round,
         source::{Context, IN_FLIGHT, LOST, Source, Task},
     },
 };
@@ -16,14 +17,14 @@ const SWEEP: RemoteId = 0;
 impl Source {
     /// Hands out all that is due and allowed.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) {
-        if self.replan || !self.dirty.is_empty() {
+        if self.checking.replan || !self.dirty.is_empty() {
             self.settle(context);
         }
         if self.policy.is_none() {
             return;
         }
         self.lose(context.now);
-        while self.flying < IN_FLIGHT {
+        while self.calls.flying < IN_FLIGHT {
             let gate = self.backoff.gate(context.now);
             if matches!(gate, Gate::Until(_) | Gate::Probing) {
                 break;
@@ -51,12 +52,12 @@ impl Source {
 
     /// What was denied long enough ago may be allowed by now.
     fn retry(&mut self, context: &mut Context<'_>) {
-        self.list_denied = self.list_denied.filter(|until| *until > context.now);
-        self.batch_denied = self.batch_denied.filter(|until| *until > context.now);
-        if self.describe_denied.is_some_and(|until| until <= context.now) {
+        self.denials.list = self.denials.list.filter(|until| *until > context.now);
+        self.denials.batch = self.denials.batch.filter(|until| *until > context.now);
+        if self.denials.describe.is_some_and(|until| until <= context.now) {
             self.forget_denied_describes();
         }
-        self.replan = true;
+        self.checking.replan = true;
         self.settle(context);
     }
 
@@ -79,8 +80,8 @@ impl Source {
         self.sweep.seen = 0;
         self.sweep.started = now;
         self.sweep.asked = Some(now);
-        self.flying += 1;
-        self.flights.push_back((now, SWEEP));
+        self.calls.flying += 1;
+        self.calls.flights.push_back((now, SWEEP));
         Some(Effect::List { source: self.id })
     }
 
@@ -88,7 +89,7 @@ impl Source {
     pub(super) fn keep_sweeping(&mut self, now: Now) {
         if self.sweep.asked.is_some_and(|asked| asked < now) {
             self.sweep.asked = Some(now);
-            self.flights.push_back((now, SWEEP));
+            self.calls.flights.push_back((now, SWEEP));
         }
     }
 
@@ -101,7 +102,7 @@ impl Source {
     /// The sweep has ended, well or not.
     pub(super) fn end_sweep(&mut self) -> bool {
         let asked = self.sweep.asked.take().is_some();
-        self.flying -= usize::from(asked);
+        self.calls.flying -= usize::from(asked);
         asked
     }
 
@@ -122,8 +123,8 @@ impl Source {
                 describes: false,
             });
             keys.push(remote.key.clone());
-            self.flights.push_back((now, member));
-            self.flying += 1;
+            self.calls.flights.push_back((now, member));
+            self.calls.flying += 1;
             self.requeue(member);
         }
         (!keys.is_empty()).then_some(Effect::Read {
@@ -137,14 +138,14 @@ impl Source {
         remote.queued = None;
         let question = remote.ask(now);
         let key = remote.key.clone();
-        self.flights.push_back((now, id));
-        self.flying += 1;
+        self.calls.flights.push_back((now, id));
+        self.calls.flying += 1;
         let source = self.id;
         let selector = match question {
             Question::Describe => return Some(Effect::Describe { source, key }),
             Question::Read(selector) => selector,
             Question::ReadAll(views) => {
-                self.rounds.insert(id, Round::new(now, views));
+                self.calls.rounds.insert(id, Round::new(now, views));
                 self.next_turn(id)?
             }
             Question::NextTurn => self.next_turn(id)?,
@@ -158,7 +159,7 @@ impl Source {
                 keys: vec![key],
             }
         } else {
-            self.reading.insert(id, selector.clone());
+            self.calls.reading.insert(id, selector.clone());
             Effect::ReadVersion {
                 source,
                 key,
@@ -169,12 +170,12 @@ impl Source {
 
     /// The next view of a round. If there is none, all of them fail and wait.
     fn next_turn(&mut self, id: RemoteId) -> Option<Selector> {
-        let turn = self.rounds.get_mut(&id).and_then(Round::next);
+        let turn = self.calls.rounds.get_mut(&id).and_then(Round::next);
         if let Some(remote) = self.remotes.get_mut(&id) {
             remote.has_turns = turn.as_ref().is_some_and(|(_, more)| *more);
         }
         if turn.is_none() {
-            self.rounds.remove(&id);
+            self.calls.rounds.remove(&id);
             self.land_any(id);
             self.requeue(id);
         }
@@ -183,10 +184,15 @@ impl Source {
 
     /// A view was answered for, which may end its round.
     pub(super) fn end_turn(&mut self, id: RemoteId, selector: &Selector) {
-        let Some(since) = self.rounds.get_mut(&id).and_then(|round| round.end(selector)) else {
+        let Some(since) = self
+            .calls
+            .rounds
+            .get_mut(&id)
+            .and_then(|round| round.end(selector))
+        else {
             return;
         };
-        self.rounds.remove(&id);
+        self.calls.rounds.remove(&id);
         if let Some(remote) = self.remotes.get_mut(&id) {
             remote.has_turns = false;
             remote.checked = Some(since);
@@ -196,6 +202,7 @@ impl Source {
     /// A view got no answer. Gives whether its round goes on with it.
     pub(super) fn repeat_turn(&mut self, id: RemoteId, selector: &Selector) -> bool {
         let repeats = self
+            .calls
             .rounds
             .get_mut(&id)
             .is_some_and(|round| round.repeat(selector));
@@ -211,7 +218,7 @@ impl Source {
         let is_meant = match read {
             None => asked.describes,
             Some(_) if asked.describes => false,
-            Some(selector) => match self.reading.get(&id) {
+            Some(selector) => match self.calls.reading.get(&id) {
                 Some(reading) => reading == selector,
                 None => selector.is_current(),
             },
@@ -222,8 +229,8 @@ impl Source {
     /// The call for the secret is over, whichever it is.
     fn land_any(&mut self, id: RemoteId) -> Option<Asked> {
         let asked = self.remotes.get_mut(&id)?.asked.take()?;
-        self.reading.remove(&id);
-        self.flying = self.flying.saturating_sub(1);
+        self.calls.reading.remove(&id);
+        self.calls.flying = self.calls.flying.saturating_sub(1);
         Some(asked)
     }
 
@@ -240,19 +247,26 @@ impl Source {
     /// Forgets the calls that were answered, as far as they stand in front.
     pub(super) fn trim(&mut self) {
         while self
+            .calls
             .flights
             .front()
             .is_some_and(|(at, id)| !self.is_flying(*at, *id))
         {
-            self.flights.pop_front();
+            self.calls.flights.pop_front();
         }
     }
 
     /// Gives up calls that were never answered; they are due again.
     fn lose(&mut self, now: Now) {
         self.trim();
-        while let Some((_, id)) = self.flights.front().copied().filter(|(at, _)| *at + LOST <= now) {
-            self.flights.pop_front();
+        while let Some((_, id)) = self
+            .calls
+            .flights
+            .front()
+            .copied()
+            .filter(|(at, _)| *at + LOST <= now)
+        {
+            self.calls.flights.pop_front();
             self.backoff.lose();
             if id == SWEEP {
                 self.end_sweep();

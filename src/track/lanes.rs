@@ -24,15 +24,15 @@ impl Source {
             return;
         };
         if let (Some(interval), false) = (remote.interval, remote.foreign)
-            && let Some(class) = self.classes.get_mut(&interval)
+            && let Some(class) = self.checking.classes.get_mut(&interval)
         {
             *class.count(remote.batchable) -= 1;
             if class.is_empty() {
-                self.classes.remove(&interval);
+                self.checking.classes.remove(&interval);
             }
         }
         if remote.facts.is_some() {
-            self.rotating -= 1;
+            self.checking.rotating -= 1;
         }
     }
 
@@ -78,8 +78,8 @@ impl Source {
         for id in &dirty {
             self.refresh_wants(*id, context);
         }
-        if self.replan || !dirty.is_empty() {
-            self.replan = false;
+        if self.checking.replan || !dirty.is_empty() {
+            self.checking.replan = false;
             if self.choose(context) {
                 dirty = self.remotes.keys().copied().collect();
             }
@@ -124,7 +124,7 @@ impl Source {
             self.leave(id);
         }
         self.uncount(id);
-        self.raised |= raised;
+        self.checking.raised |= raised;
         let Some(remote) = self.remotes.get_mut(&id) else {
             return;
         };
@@ -140,7 +140,12 @@ impl Source {
         remote.foreign = foreign;
         remote.recheck_within(context.now);
         if let (Some(interval), false) = (interval, foreign) {
-            *self.classes.entry(interval).or_default().count(batchable) += 1;
+            *self
+                .checking
+                .classes
+                .entry(interval)
+                .or_default()
+                .count(batchable) += 1;
         }
         match (rotation, &mut remote.facts) {
             (true, facts @ None) => {
@@ -153,7 +158,7 @@ impl Source {
             (false, facts) => *facts = None,
             _ => {}
         }
-        self.rotating += usize::from(rotation);
+        self.checking.rotating += usize::from(rotation);
         if dismissed {
             self.wake(id, Cause::Recovered, context, |_| true);
         }
@@ -167,24 +172,24 @@ impl Source {
             sizes: policy.sizes,
             events: policy.events,
             reads: context.config.periodic_reads,
-            batch: self.batch_denied.is_none(),
-            list: self.list_denied.is_none(),
-            classes: &self.classes,
+            batch: self.denials.batch.is_none(),
+            list: self.denials.list.is_none(),
+            classes: &self.checking.classes,
             listed: self.sweep.total.max(self.remotes.len()),
-            rotating: self.rotating,
-            now: self.plan,
+            rotating: self.checking.rotating,
+            now: self.checking.plan,
         }
         .plan();
         let mode = Mode {
-            raised: self.raised,
+            raised: self.checking.raised,
             ..mode
         };
-        if self.mode != Some(mode) {
-            self.mode = Some(mode);
+        if self.checking.mode != Some(mode) {
+            self.checking.mode = Some(mode);
             context.effects.push(Effect::Mode { source: self.id });
         }
-        let other = plan != self.plan;
-        self.plan = plan;
+        let other = plan != self.checking.plan;
+        self.checking.plan = plan;
         other
     }
 
@@ -198,10 +203,10 @@ impl Source {
         let target = match remote.interval {
             None => Lane::None,
             Some(_) if remote.foreign => Lane::Own(context.now),
-            Some(interval) => match self.plan.sweep {
+            Some(interval) => match self.checking.plan.sweep {
                 Sweep::All => Lane::Sweep,
                 Sweep::Slow if events || interval >= SLOW => Lane::Sweep,
-                _ if self.plan.batch && remote.batchable => Lane::Cohort(0),
+                _ if self.checking.plan.batch && remote.batchable => Lane::Cohort(0),
                 _ => Lane::Own(context.now),
             },
         };
@@ -242,7 +247,7 @@ impl Source {
             }
             self.look_first(id);
         }
-        let facts = self.plan.facts && !foreign;
+        let facts = self.checking.plan.facts && !foreign;
         if let Some(facts_of) = self.remotes.get_mut(&id).and_then(|remote| remote.facts.as_mut()) {
             facts_of.next = match (facts, facts_of.next) {
                 (true, _) => None,
@@ -255,7 +260,7 @@ impl Source {
     /// After a start, a listing looks once at what would wait for its turn in an interval that may be a day. What comes
     /// after it has begun is left to its turn.
     fn look_first(&mut self, id: RemoteId) {
-        if self.sweep.done || self.list_denied.is_some() {
+        if self.sweep.done || self.denials.list.is_some() {
             return;
         }
         if !self.remotes.get(&id).is_some_and(|remote| self.is_unseen(remote)) {
@@ -273,7 +278,7 @@ impl Source {
     pub(super) fn sweep_interval(&self) -> Option<Duration> {
         let lane = self.sweep.lane.first_key_value().map(|(interval, _)| *interval);
         lane.into_iter()
-            .chain(self.plan.facts.then_some(FACTS_SWEEP))
+            .chain(self.checking.plan.facts.then_some(FACTS_SWEEP))
             .min()
     }
 

@@ -16,7 +16,8 @@ use crate::{
         names::{Arn, is_arn, without_suffix},
         objects::{Object, ObjectId, Objects, Wakes},
         plan::{Class, Plan, SLOW},
-        remote::{Lane, Remote, RemoteId, Round},
+        remote::{Lane, Remote, RemoteId},
+        round::Round,
         view::{Recorded, View},
     },
 };
@@ -72,33 +73,33 @@ pub(super) struct Sweeping {
     pub(super) worth: usize,
 }
 
-#[derive(Debug)]
-pub(super) struct Source {
-    pub(super) id: SourceId,
-    pub(super) policy: Option<SourcePolicy>,
-    pub(super) names: HashMap<Arc<str>, RemoteId>,
-    pub(super) remotes: BTreeMap<RemoteId, Box<Remote>>,
-    last: RemoteId,
-    pub(super) queue: BTreeSet<(Now, Task)>,
-    pub(super) cohorts: Cohorts,
-    pub(super) sweep: Sweeping,
-    pub(super) backoff: Backoff,
+/// What the source was denied, and what of it was tried again.
+#[derive(Debug, Default)]
+pub(super) struct Denials {
+    /// Until when what was denied is not tried again. Of Describe, until when all secrets are tried again of which it was.
+    pub(super) list: Option<Now>,
+    pub(super) batch: Option<Now>,
+    pub(super) describe: Option<Now>,
+    /// When List and Batch, as far as they are denied, were last tried for somebody who asked for a refresh.
+    pub(super) tried: Option<Now>,
+    /// When Describe was, of which secrets. Of one a second, for as long as it is not tried again.
+    pub(super) describes_tried: BTreeMap<RemoteId, Now>,
+}
+
+/// How the source is checked, and what that depends on.
+#[derive(Debug, Default)]
+pub(super) struct Checking {
     pub(super) classes: BTreeMap<Duration, Class>,
     pub(super) rotating: usize,
-    /// Secrets whose subscribers have changed since the last poll.
-    pub(super) dirty: BTreeSet<RemoteId>,
-    /// Until when what was denied is not tried again. Of Describe, until when all secrets are tried again of which it was.
-    pub(super) list_denied: Option<Now>,
-    pub(super) batch_denied: Option<Now>,
-    pub(super) describe_denied: Option<Now>,
-    /// When List and Batch, as far as they are denied, were last tried for somebody who asked for a refresh.
-    tried: Option<Now>,
-    /// When Describe was, of which secrets. Of one a second, for as long as it is not tried again.
-    describes_tried: BTreeMap<RemoteId, Now>,
     pub(super) plan: Plan,
     pub(super) replan: bool,
     pub(super) mode: Option<Mode>,
     pub(super) raised: bool,
+}
+
+/// The calls of the source, under way and answered.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
     /// Calls under way in the order of their start; answered ones are skipped when they come to the front.
     pub(super) flights: VecDeque<(Now, RemoteId)>,
     pub(super) flying: usize,
@@ -110,8 +111,26 @@ pub(super) struct Source {
     pub(super) reading: BTreeMap<RemoteId, Selector>,
     /// The reads that stand in for a Describe which is denied.
     pub(super) rounds: BTreeMap<RemoteId, Round>,
+}
+
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) id: SourceId,
+    pub(super) policy: Option<SourcePolicy>,
+    pub(super) names: HashMap<Arc<str>, RemoteId>,
+    pub(super) remotes: BTreeMap<RemoteId, Box<Remote>>,
+    last: RemoteId,
+    pub(super) queue: BTreeSet<(Now, Task)>,
+    pub(super) cohorts: Cohorts,
+    pub(super) sweep: Sweeping,
+    pub(super) backoff: Backoff,
+    /// Secrets whose subscribers have changed since the last poll.
+    pub(super) dirty: BTreeSet<RemoteId>,
     /// Objects that wait for a refresh of a secret.
     pub(super) waiting: BTreeMap<RemoteId, Vec<ObjectId>>,
+    pub(super) denials: Denials,
+    pub(super) checking: Checking,
+    pub(super) calls: Calls,
     /// Its place in the tracker's agenda.
     pub(super) agenda: Option<Now>,
 }
@@ -128,25 +147,14 @@ impl Source {
             cohorts: Cohorts::default(),
             sweep: Sweeping::default(),
             backoff: Backoff::default(),
-            classes: BTreeMap::new(),
-            rotating: 0,
             dirty: BTreeSet::new(),
-            list_denied: None,
-            batch_denied: None,
-            describe_denied: None,
-            tried: None,
-            describes_tried: BTreeMap::new(),
-            plan: Plan::default(),
-            replan: true,
-            mode: None,
-            raised: false,
-            flights: VecDeque::new(),
-            flying: 0,
-            answered: None,
-            doubts: BTreeMap::new(),
-            reading: BTreeMap::new(),
-            rounds: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            denials: Denials::default(),
+            checking: Checking {
+                replan: true,
+                ..Checking::default()
+            },
+            calls: Calls::default(),
             agenda: None,
         }
     }
@@ -161,22 +169,22 @@ impl Source {
         }
         self.policy = policy;
         self.forget_denials();
-        self.raised = false;
+        self.checking.raised = false;
         self.dirty.extend(self.remotes.keys());
         true
     }
 
     /// What was denied may be allowed by now.
     fn forget_denials(&mut self) {
-        self.list_denied = None;
-        self.batch_denied = None;
-        self.replan = true;
+        self.denials.list = None;
+        self.denials.batch = None;
+        self.checking.replan = true;
         self.forget_denied_describes();
     }
 
     /// Describe may be allowed by now, of whichever secret.
     pub(super) fn forget_denied_describes(&mut self) {
-        self.describe_denied = None;
+        self.denials.describe = None;
         for remote in self.remotes.values_mut() {
             remote.undescribed = false;
         }
@@ -206,27 +214,31 @@ impl Source {
         keys: impl IntoIterator<Item = &'a Arc<str>>,
     ) -> Option<Trial> {
         let is_due = |tried: Option<Now>, pause| tried.is_none_or(|tried| tried + pause <= now);
-        let source = is_due(self.tried, TRIAL);
+        let source = is_due(self.denials.tried, TRIAL);
         let mut trial = Trial {
-            list: source && self.list_denied.is_some(),
-            batch: source && self.batch_denied.is_some(),
+            list: source && self.denials.list.is_some(),
+            batch: source && self.denials.batch.is_some(),
             describe: None,
         };
         if trial != Trial::default() {
-            self.tried = Some(now);
+            self.denials.tried = Some(now);
         }
-        self.describes_tried
+        self.denials
+            .describes_tried
             .retain(|_, tried| !is_due(Some(*tried), TRIAL));
-        if is_due(self.describes_tried.values().max().copied(), BETWEEN_DESCRIBES) {
+        if is_due(
+            self.denials.describes_tried.values().max().copied(),
+            BETWEEN_DESCRIBES,
+        ) {
             let untried = |key: &&Arc<str>| {
                 let id = self.names.get(*key);
-                id.is_some_and(|id| !self.describes_tried.contains_key(id))
+                id.is_some_and(|id| !self.denials.describes_tried.contains_key(id))
                     && self.remote(key).is_some_and(|remote| remote.undescribed)
             };
             trial.describe = keys.into_iter().find(untried).cloned();
         }
         if let Some(id) = trial.describe.as_ref().and_then(|key| self.names.get(key)) {
-            self.describes_tried.insert(*id, now);
+            self.denials.describes_tried.insert(*id, now);
         }
         (trial != Trial::default()).then_some(trial)
     }
@@ -234,11 +246,11 @@ impl Source {
     /// A trial went well.
     pub(super) fn permit(&mut self, call: Call) {
         match call {
-            Call::List => self.list_denied = None,
-            Call::Read => self.batch_denied = None,
+            Call::List => self.denials.list = None,
+            Call::Read => self.denials.batch = None,
             Call::Describe => self.forget_denied_describes(),
         }
-        self.replan = true;
+        self.checking.replan = true;
     }
 
     pub(super) fn remote(&self, key: &str) -> Option<&Remote> {
@@ -437,21 +449,21 @@ impl Source {
         self.leave(id);
         self.uncount(id);
         self.dirty.remove(&id);
-        self.rounds.remove(&id);
-        self.reading.remove(&id);
-        let doubts = self.doubts.range((id, None)..);
+        self.calls.rounds.remove(&id);
+        self.calls.reading.remove(&id);
+        let doubts = self.calls.doubts.range((id, None)..);
         let doubts: Vec<_> = doubts
             .map(|(doubt, _)| doubt.clone())
             .take_while(|(doubted, _)| *doubted == id)
             .collect();
         for doubt in doubts {
-            self.doubts.remove(&doubt);
+            self.calls.doubts.remove(&doubt);
         }
         let remote = self.remotes.remove(&id)?;
         if let Some(at) = remote.queued {
             self.queue.remove(&(at, Task::Remote(id)));
         }
-        self.flying -= usize::from(remote.asked.is_some());
+        self.calls.flying -= usize::from(remote.asked.is_some());
         Some(remote)
     }
 
@@ -483,14 +495,14 @@ impl Source {
 
     /// When a poll has something to do here.
     pub(super) fn next_due(&self, now: Now) -> Option<Now> {
-        if !self.dirty.is_empty() || self.replan {
+        if !self.dirty.is_empty() || self.checking.replan {
             return Some(Now::ZERO);
         }
         self.policy.as_ref()?;
-        let lost = self.flights.front().map(|(at, _)| *at + LOST);
+        let lost = self.calls.flights.front().map(|(at, _)| *at + LOST);
         let work = self.queue.first().map(|(at, _)| *at);
         let work = match self.backoff.gate(now) {
-            _ if self.flying >= IN_FLIGHT => None,
+            _ if self.calls.flying >= IN_FLIGHT => None,
             Gate::Probing => None,
             Gate::Until(until) => work.map(|at| at.max(until)),
             Gate::Open | Gate::Probe => work,

@@ -460,7 +460,7 @@ impl Tracker {
 
     /// How the source is checked; none for an unknown one, and before the first poll.
     pub fn mode(&self, source: SourceId) -> Option<Mode> {
-        self.sources.get(&source)?.mode
+        self.sources.get(&source)?.checking.mode
     }
 
     fn source(&mut self, id: SourceId) -> &mut Source {

@@ -4,7 +4,7 @@ use std::{num::NonZeroI64, sync::Arc, time::Duration};
 
 use crate::{
     api::{Selector, VersionId, remote::AWSPENDING},
-    track::{Call, Now, Stages, remote::Trouble},
+    track::{Call, Now, Stages, failure::Trouble},
 };
 
 /// A version that was left this recently may be shown again by a stale replica.
