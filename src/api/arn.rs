@@ -141,4 +141,12 @@ mod tests {
             assert_eq!(account_of_role(text), None, "{text}");
         }
     }
+
+    #[test]
+    fn only_six_letters_or_digits_are_a_suffix() {
+        assert_eq!(without_suffix("prod/db-AbCdE1"), Some("prod/db"));
+        for name in ["prod/db", "prod-database", "-AbCdEf", "a-12345_"] {
+            assert_eq!(without_suffix(name), None, "{name}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use aws_sdk_secretsmanager::{
 };
 
 use super::trust::distrust;
-use crate::api::{Selector, reason::Reason};
+use crate::api::{Selector, arn::is_arn, reason::Reason};
 
 /// What was attempted, on which object, and why it failed. The text is a sentence for a condition: no value, no request
 /// id, no time, nothing that differs between two attempts.
@@ -422,7 +422,7 @@ fn presentable_code(code: &str) -> Arc<str> {
 
 /// The account in an ARN.
 pub(super) fn account_of(arn: &str) -> Option<&str> {
-    if !arn.starts_with("arn:") {
+    if !is_arn(arn) {
         return None;
     }
     arn.split(':').nth(4).filter(|account| !account.is_empty())

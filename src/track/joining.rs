@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use crate::{
-    api::VersionId,
+    api::{
+        VersionId,
+        arn::{is_arn, without_suffix},
+    },
     track::{
         Cause, Want,
-        names::{is_arn, without_suffix},
         remote::RemoteId,
         source::{Context, Source},
     },

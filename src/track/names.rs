@@ -21,17 +21,6 @@ impl<'a> Arn<'a> {
     }
 }
 
-/// The text without a dash and six letters or digits at its end, if it ends so.
-pub(super) fn without_suffix(text: &str) -> Option<&str> {
-    let (head, tail) = text.rsplit_once('-')?;
-    (tail.len() == 6 && tail.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !head.is_empty())
-        .then_some(head)
-}
-
-pub(super) fn is_arn(key: &str) -> bool {
-    key.starts_with("arn:")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,14 +41,6 @@ mod tests {
             "arn:aws:secretsmanager:r:a:policy:x",
         ] {
             assert_eq!(Arn::parse(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn only_six_letters_or_digits_are_a_suffix() {
-        assert_eq!(without_suffix("prod/db-AbCdE1"), Some("prod/db"));
-        for name in ["prod/db", "prod-database", "-AbCdEf", "a-12345_"] {
-            assert_eq!(without_suffix(name), None, "{name}");
         }
     }
 }

@@ -7,13 +7,13 @@ use std::{
 };
 
 use crate::{
-    api::{Selector, SourceId, VersionId},
+    api::{Selector, SourceId, VersionId, arn},
     track::{
         Call, Cause, Config, Detection, Effect, Freshness, Mode, Now, SourcePolicy, Trial, Want,
         backoff::{Backoff, Gate},
         cohort::Cohorts,
         dice::Dice,
-        names::{Arn, is_arn, without_suffix},
+        names::Arn,
         objects::{Object, ObjectId, Objects, Wakes},
         plan::{Class, Plan, SLOW},
         remote::{Lane, Remote, RemoteId},
@@ -259,13 +259,13 @@ impl Source {
 
     /// The secret that a key or ARN of an event means.
     pub(super) fn find(&self, key: &str) -> Option<RemoteId> {
-        let exact = self
-            .names
-            .get(key)
-            .or_else(|| self.names.get(without_suffix(key).filter(|_| is_arn(key))?));
+        let exact = self.names.get(key).or_else(|| {
+            self.names
+                .get(arn::without_suffix(key).filter(|_| arn::is_arn(key))?)
+        });
         exact.copied().or_else(|| {
             let resource = Arn::parse(key).filter(|_| !self.is_foreign(key))?.resource;
-            let name = without_suffix(resource).and_then(|name| self.names.get(name));
+            let name = arn::without_suffix(resource).and_then(|name| self.names.get(name));
             name.or_else(|| self.names.get(resource)).copied()
         })
     }
@@ -273,7 +273,7 @@ impl Source {
     /// Whether the key may lie in another account or region.
     pub(super) fn is_foreign(&self, key: &str) -> bool {
         let Some(arn) = Arn::parse(key) else {
-            return is_arn(key);
+            return arn::is_arn(key);
         };
         self.policy.as_ref().is_none_or(|policy| {
             *arn.region != *policy.region || policy.account.as_deref() != Some(arn.account)
@@ -297,7 +297,7 @@ impl Source {
         let Some(remote) = self.remotes.get_mut(&id) else {
             return Recorded::Agrees;
         };
-        if is_arn(&remote.key) && !is_arn(&want.key) {
+        if arn::is_arn(&remote.key) && !arn::is_arn(&want.key) {
             let arn = std::mem::replace(&mut remote.key, want.key.clone());
             remote.aliases.retain(|alias| *alias != want.key);
             remote.aliases.push(arn);

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use tokio::time::Instant;
 
 use crate::{
-    api::{Selector, SourceId, remote::AWSCURRENT},
+    api::{Selector, SourceId, arn::is_arn, remote::AWSCURRENT},
     aws::{
         Aws, Class, Error, RemoteValue, Urgency,
         client::Client,
@@ -111,5 +111,5 @@ fn is_meant(key: &str, value: &RemoteValue) -> bool {
         .len()
         .checked_sub(7)
         .and_then(|end| value.arn.get(..end));
-    key == &*value.name || key == &*value.arn || (key.starts_with("arn:") && without_suffix == Some(key))
+    key == &*value.name || key == &*value.arn || (is_arn(key) && without_suffix == Some(key))
 }

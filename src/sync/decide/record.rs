@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Secret;
 
 use super::versions;
 use crate::{
-    api::{ObjectKey, TokenKey, names::annotation},
+    api::{ObjectKey, TokenKey, arn, names::annotation},
     aws::Identity,
 };
 
@@ -100,7 +100,7 @@ impl Record {
     /// What an earlier version wrote does not, and no other identity than a role that the store names stands for an account:
     /// the operator's own, that of a ServiceAccount, and keys may since be of another one, where the name was never known.
     pub fn tells_account(&self, identity: &Identity, key: &str) -> bool {
-        self.source.is_some() || !identity.roles.is_empty() || key.starts_with("arn:")
+        self.source.is_some() || !identity.roles.is_empty() || arn::is_arn(key)
     }
 
     /// How the Secret stands to the reference with this hash, provided that [`Self::is_of`] holds.

@@ -13,7 +13,7 @@ use super::{
     versions,
 };
 use crate::{
-    api::{ExternalSecret, ObjectKey, SecretArn, TokenKey},
+    api::{ExternalSecret, ObjectKey, SecretArn, TokenKey, arn},
     objects::{Entry, carried},
     sync::{
         plan::{self, Data},
@@ -98,7 +98,7 @@ fn source(key: &TokenKey, comparison: &Comparison, answers: &[Answer], versions:
         ..
     } = comparison;
     let account = resolved.needs.iter().zip(answers).find_map(|(need, answer)| {
-        let value = answer.value().filter(|_| !need.key.starts_with("arn:"))?;
+        let value = answer.value().filter(|_| !arn::is_arn(&need.key))?;
         SecretArn::parse(&value.arn)
     });
     let origin = Origin {

@@ -6,6 +6,7 @@ use crate::{
     api::{
         ObjectKey, Reason, SourceId, StoreKind, StoreSpec,
         allowed::{AllowedKeys, Home},
+        arn,
     },
     aws::{self, Source},
     cluster::{Indexed, NamespaceEntry},
@@ -48,9 +49,7 @@ impl Usable {
 
     /// Whether one of these needs names an ARN, whose account only AWS can compare with the store's.
     pub fn names_arn(&self, needs: &[Need]) -> bool {
-        needs
-            .iter()
-            .any(|need| full_key(&self.spec, need).starts_with("arn:"))
+        needs.iter().any(|need| arn::is_arn(&full_key(&self.spec, need)))
     }
 
     /// What verdicts on keys that `namespace` reads rest on.
