@@ -35,13 +35,19 @@ pub(super) struct ObjectPace {
     pub(super) not_before: Option<Timestamp>,
     /// Whether there is a least time between two.
     pub(super) spaced: bool,
-    /// Set while it waits for a window: when the next one opens, if one does.
-    #[expect(clippy::option_option, reason = "closed, and when it opens, if it does")]
-    closed: Option<Option<Timestamp>>,
+    /// Set while it waits for a window.
+    closed: Option<ClosedWindow>,
     /// When the pace changes by itself.
     wake: Option<Timestamp>,
     /// The least wave that is not done.
     wave: Option<i32>,
+}
+
+/// No window is open.
+#[derive(Clone, Copy)]
+struct ClosedWindow {
+    /// When the next one opens, if one does.
+    opens: Option<Timestamp>,
 }
 
 impl<'a> ObjectPaces<'a> {
@@ -87,7 +93,7 @@ impl<'a> ObjectPaces<'a> {
                 None,
             ));
         }
-        if let Some(next) = pace.closed {
+        if let Some(ClosedWindow { opens: next }) = pace.closed {
             let until = pace.wake.into_iter().chain(next).filter(|time| *time > now).min();
             let sentence: Cow<'static, str> = match next {
                 Some(next) => {
@@ -150,7 +156,7 @@ impl ObjectPace {
         let bypassed = urgent && policy.deadline == DeadlinePolicy::Bypass;
         let closed = match opening {
             Opening::Open { .. } => None,
-            Opening::Closed { next } => (!bypassed).then_some(next),
+            Opening::Closed { next } => (!bypassed).then_some(ClosedWindow { opens: next }),
         };
         let until = match opening {
             Opening::Open { until } => Some(until).filter(|until| *until < Timestamp::MAX),
