@@ -168,19 +168,24 @@ async fn rotate(bed: &Bed, operator: &Operator, arns: &[String], round: &str) ->
         bed.refresh(&format!("db-{object}")).await?;
         bed.holds(&format!("db-{object}"), &[("value", &value)]).await?;
     }
-    // A write is told right after it was answered.
-    let writes = wait::until("the audit log to tell of the writes", SOON, async || {
-        let log = operator.log()?;
-        let lines = audit(log.get(begun..).unwrap_or(&log));
-        let writes = lines.iter().filter(|line| is_write_of(line, &bed.namespace));
-        let writes = writes.count();
-        Ok((writes >= ROTATIONS).then_some(writes))
-    })
-    .await?;
+    let writes = writes_told(bed, operator, begun, ROTATIONS).await?;
     Ok(Served {
         reads: bed.calls_since(mark).values_read().len(),
         writes,
     })
+}
+
+/// How many writes the audit log has told since `begun`, at least so many. A write is told right after it was answered, which
+/// may be after its Secret was seen.
+async fn writes_told(bed: &Bed, operator: &Operator, begun: usize, least: usize) -> Result<usize> {
+    wait::until("the audit log to tell of the writes", SOON, async || {
+        let log = operator.log()?;
+        let lines = audit(log.get(begun..).unwrap_or(&log));
+        let writes = lines.iter().filter(|line| is_write_of(line, &bed.namespace));
+        let writes = writes.count();
+        Ok((writes >= least).then_some(writes))
+    })
+    .await
 }
 
 fn audit(log: &str) -> Vec<Value> {
@@ -254,6 +259,7 @@ async fn beside(
                     .await?;
                 victim.holds(&format!("db-{n}"), &[("value", "first")]).await?;
             }
+            writes_told(victim, &operator, 0, OBJECTS).await?;
             let alone = rotate(victim, &operator, &arns, "alone").await?;
             // A refresh is answered once in 10 s. One that had to wait would find what the checks for others have read.
             tokio::time::sleep(Duration::from_secs(11)).await;
