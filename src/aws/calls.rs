@@ -238,7 +238,10 @@ impl Aws {
         let (held, Batch { values, errors }) = answer?;
         let values = values.into_iter();
         let values = values.map(|value| self.read_by(client, &held, value));
-        Ok((values.collect(), errors))
+        let place = client.place(&held);
+        let errors = errors.into_iter();
+        let errors = errors.map(|(key, cause)| (key, cause.at(place.clone(), &client.endpoint)));
+        Ok((values.collect(), errors.collect()))
     }
 
     /// Makes a call; once more with new credentials if AWS no longer takes those that were held.
@@ -270,7 +273,11 @@ impl Aws {
                 may_repeat = false;
                 continue;
             }
-            return answer.map(|answer| (held, answer));
+            let place = client.place(&held);
+            return match answer {
+                Ok(answer) => Ok((held, answer)),
+                Err(cause) => Err(cause.at(place, &client.endpoint)),
+            };
         }
     }
 

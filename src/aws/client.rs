@@ -36,7 +36,7 @@ use tokio::{
 
 use super::{
     credentials::{CredentialCache, CredentialSet},
-    error::{Cause, Class},
+    error::{Cause, Class, Place},
     identity::{Caller, Source},
     kube_tokens::KubeTokens,
     limit::{Budget, Budgets, Urgency},
@@ -216,10 +216,14 @@ pub(super) struct Client {
     pub(super) source: Source,
     pub(super) caller: Caller,
     pub(super) calls: Arc<dyn Calls>,
+    /// What is called, for messages.
+    pub(super) endpoint: Arc<str>,
     pub(super) cache: Arc<CredentialCache>,
     slots: Semaphore,
     periodic: Semaphore,
     denied: Mutex<Denied>,
+    /// The account that credentials were last known to be of.
+    account: Mutex<Option<Arc<str>>>,
     suspects: Mutex<Suspects>,
 }
 
@@ -265,9 +269,16 @@ impl Client {
         settings: &ClientSettings,
         cache: Arc<CredentialCache>,
     ) -> Self {
-        let batch = source.service.batch;
+        let (service, region) = (source.service, &source.region);
+        let batch = service.batch;
+        let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
+        let endpoint = settings.sdk.endpoint_url().map_or_else(
+            || format!("https://{}.{region}.amazonaws.com{suffix}", service.prefix),
+            str::to_owned,
+        );
         Self {
             id,
+            endpoint: endpoint.into(),
             calls: (source.service.connect)(settings, &source.region, cache.clone()),
             caller: source.identity.caller(),
             source,
@@ -275,6 +286,7 @@ impl Client {
             slots: Semaphore::new(SLOTS),
             periodic: Semaphore::new(PERIODIC_SLOTS),
             denied: Mutex::default(),
+            account: Mutex::default(),
             suspects: Mutex::new(Suspects::new(batch)),
         }
     }
@@ -298,6 +310,18 @@ impl Client {
             )
         };
         timeout(SLOT, slot).await.map_err(late)
+    }
+
+    /// Where calls with these credentials are made. Once the account is known it stays, so that two errors read the same.
+    pub(super) fn place(&self, held: &CredentialSet) -> Place {
+        let mut known = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = held.account() {
+            *known = Some(account);
+        }
+        Place {
+            region: Some(self.source.region.clone()),
+            account: known.clone(),
+        }
     }
 
     /// The budget of the account that is asked, or of the identity while its account is unknown.

@@ -1,6 +1,6 @@
 //! What went wrong in a call to AWS, in classes that say how to go on and in words that say what to do.
 
-use std::{borrow::Cow, error::Error as StdError, sync::Arc};
+use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc};
 
 use aws_sdk_secretsmanager::{
     config::http::HttpResponse,
@@ -15,7 +15,7 @@ use crate::api::{Selector, arn::is_arn, reason::Reason};
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// A value was to be read.
-    #[error("reading {key} ({selector}) failed: {cause}")]
+    #[error("Cannot read secret {key} ({selector}){}. {cause}. {}.", cause.place, self.advice())]
     Read {
         /// The secret's key as given.
         key: Arc<str>,
@@ -27,7 +27,7 @@ pub enum Error {
         cause: Cause,
     },
     /// Values were to be read in a batch, and the call as such failed.
-    #[error("reading {count} secrets in a batch failed: {cause}")]
+    #[error("Cannot read {count} secrets in one batch{}. {cause}. {}.", cause.place, self.advice())]
     Batch {
         /// How many.
         count: usize,
@@ -35,7 +35,7 @@ pub enum Error {
         cause: Cause,
     },
     /// A secret was to be described.
-    #[error("describing {key} failed: {cause}")]
+    #[error("Cannot describe secret {key}{}. {cause}. {}.", cause.place, self.advice())]
     Describe {
         /// The secret's key as given.
         key: Arc<str>,
@@ -43,13 +43,13 @@ pub enum Error {
         cause: Cause,
     },
     /// Secrets were to be listed.
-    #[error("listing secrets failed: {cause}")]
+    #[error("Cannot list secrets{}. {cause}. {}.", cause.place, self.advice())]
     List {
         /// Why.
         cause: Cause,
     },
     /// An identity was to be proved.
-    #[error("proving {identity} failed: {cause}")]
+    #[error("Cannot authenticate to AWS as {identity}. {cause}. {}.", self.advice())]
     Prove {
         /// The identity in words.
         identity: Arc<str>,
@@ -65,6 +65,7 @@ impl Error {
             class: Class::StageNotFound,
             code: Some("ResourceNotFoundException".into()),
             detail: NO_VERSION.into(),
+            place: Place::default(),
         };
         Self::Read {
             key,
@@ -83,6 +84,20 @@ impl Error {
             | Self::List { cause }
             | Self::Prove { cause, .. } => cause,
         }
+    }
+
+    /// What to do about it.
+    fn advice(&self) -> Cow<'static, str> {
+        let advice = match (self, self.class()) {
+            (Self::Batch { .. } | Self::List { .. }, Class::AccessDenied) => {
+                "Allow the action in the IAM policy of the identity"
+            }
+            (Self::Read { key, .. } | Self::Describe { key, .. }, Class::AccessDenied) if is_arn(key) => {
+                return format!("{DENIED}. {PARTIAL_ARN}").into();
+            }
+            (_, class) => class.advice(),
+        };
+        advice.into()
     }
 
     /// How it failed, which says how to go on.
@@ -139,26 +154,61 @@ impl Class {
 
     fn advice(self) -> &'static str {
         match self {
-            Self::Throttled => "tried again by itself; if it stays, lower the load on this account's quota",
-            Self::Unavailable => "tried again by itself",
-            Self::Untrusted => {
-                "correct the endpoint, the proxy on the way or the authorities in the file that AWS_CA_BUNDLE names; tried \
-                 again by itself"
+            Self::Throttled => {
+                "Keyturn retries by itself. If the error stays, reduce the load on this account's quota"
             }
-            Self::NotFound => "create it, or mend the key, the region or the role's account",
-            Self::StageNotFound => "mend the version, or put a value with this stage",
-            Self::MarkedForDeletion => "restore it, or remove the reference",
-            Self::AccessDenied => "allow it in the identity's policy and in the secret's",
-            Self::KeyAccessDenied => "enable the KMS key and allow kms:Decrypt on it to this identity",
-            Self::Identity => "mend the store's identity",
-            Self::Invalid => "mend the reference",
+            Self::Unavailable => {
+                "Keyturn retries by itself. If the error stays, check the region, the network and the proxy on the way"
+            }
+            Self::Untrusted => {
+                "Correct the endpoint, the proxy on the way, or the certificate authorities in the file that AWS_CA_BUNDLE \
+                 names. Keyturn retries by itself"
+            }
+            Self::NotFound => "Create the secret, or correct the key, the region or the account of the role",
+            Self::StageNotFound => {
+                "Correct the version of the entry, or store a value with this staging label"
+            }
+            Self::MarkedForDeletion => "Restore the secret, or remove the reference to it",
+            Self::AccessDenied => DENIED,
+            Self::KeyAccessDenied => "Enable the KMS key, and allow kms:Decrypt on it to this identity",
+            Self::Identity => "Correct the identity of the store",
+            Self::Invalid => "Correct the reference",
+        }
+    }
+}
+
+const DENIED: &str = "Either the key or the region is wrong (AWS also denies access to secrets that do not exist), or the IAM \
+                      policy of the identity or the policy of the secret does not allow it";
+
+/// AWS takes the end of a partial ARN for its own suffix where it looks like one, and denies what then does not exist.
+const PARTIAL_ARN: &str = "If the ARN lacks the suffix that AWS adds (a hyphen and six characters) and the name itself ends in \
+                           a hyphen and six characters, use the whole ARN or the name";
+
+/// Where a call was made; nothing for one that was not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The region.
+    pub region: Option<Arc<str>>,
+    /// The account of the identity.
+    pub account: Option<Arc<str>>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { region, account } = self;
+        if let Some(region) = region {
+            write!(f, " in region {region}")?;
+        }
+        match account {
+            Some(account) if region.is_some() => write!(f, " of account {account}"),
+            _ => Ok(()),
         }
     }
 }
 
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}{detail}; {}", prefix(.code.as_deref()), .class.advice())]
+#[error("{}{}", prefix(.code.as_deref()), capital(.detail))]
 pub struct Cause {
     /// The class.
     pub class: Class,
@@ -166,10 +216,22 @@ pub struct Cause {
     pub code: Option<Arc<str>>,
     /// In words, AWS's own where they help.
     pub detail: Arc<str>,
+    /// Where it was made.
+    pub place: Place,
 }
+
+/// What is said of an endpoint that cannot be connected to, until it is named.
+const UNREACHABLE: &str = "AWS cannot be reached";
 
 /// What is said of a stage or version that is not there.
 const NO_VERSION: &str = "no version with a value carries this stage or id";
+
+/// The text with a capital letter at its start.
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
+}
 
 fn prefix(code: Option<&str>) -> String {
     code.map(|code| format!("{code}: ")).unwrap_or_default()
@@ -182,7 +244,17 @@ impl Cause {
             class,
             code: None,
             detail: detail.into(),
+            place: Place::default(),
         }
+    }
+
+    /// Of a call that was made there, to this endpoint.
+    pub(super) fn at(mut self, place: Place, endpoint: &str) -> Self {
+        if self.code.is_none() && &*self.detail == UNREACHABLE {
+            self.detail = format!("the endpoint {endpoint} cannot be reached").into();
+        }
+        self.place = place;
+        self
     }
 
     /// From the code and text of an answer. `home` are the accounts that the reader of the message knows anyway.
@@ -202,6 +274,7 @@ impl Cause {
             class,
             code: Some(presentable_code(code)),
             detail,
+            place: Place::default(),
         }
     }
 
@@ -246,7 +319,7 @@ impl Cause {
                 let detail = if failure.is_timeout() {
                     "AWS did not answer in time"
                 } else {
-                    "AWS cannot be reached"
+                    UNREACHABLE
                 };
                 Self::new(Class::Unavailable, detail)
             }
@@ -548,15 +621,76 @@ mod tests {
             key: "prod/kms".into(),
             selector: Selector::parse(None),
             alone: true,
-            cause,
+            cause: cause.at(
+                Place {
+                    region: Some("eu-central-1".into()),
+                    account: Some("111122223333".into()),
+                },
+                "",
+            ),
         };
         assert_eq!(
             error.to_string(),
             format!(
-                "reading prod/kms (AWSCURRENT) failed: AccessDeniedException: {DENIED}; allow it in the identity's \
-                 policy and in the secret's"
+                "Cannot read secret prod/kms (AWSCURRENT) in region eu-central-1 of account 111122223333. \
+                 AccessDeniedException: {DENIED}. Either the key or the region is wrong (AWS also denies access to secrets \
+                 that do not exist), or the IAM policy of the identity or the policy of the secret does not allow it."
             )
         );
+    }
+
+    fn denied(key: &str) -> Error {
+        Error::Read {
+            key: key.into(),
+            selector: Selector::parse(None),
+            alone: true,
+            cause: Cause::answered("AccessDeniedException", DENIED, &[], classify),
+        }
+    }
+
+    #[test]
+    fn a_denied_arn_is_told_of_the_suffix_that_aws_takes_a_name_for() {
+        let partial = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:prod/db-backup";
+        assert!(
+            denied(partial)
+                .to_string()
+                .contains("use the whole ARN or the name")
+        );
+        assert!(!denied("prod/db-backup").to_string().contains("ARN lacks"));
+    }
+
+    #[test]
+    fn an_endpoint_that_cannot_be_reached_is_named() {
+        let cause = Cause::new(Class::Unavailable, UNREACHABLE);
+        let place = Place {
+            region: Some("eu-centrl-1".into()),
+            account: None,
+        };
+        let cause = cause.at(place, "https://secretsmanager.eu-centrl-1.amazonaws.com");
+        assert_eq!(
+            Error::List { cause }.to_string(),
+            "Cannot list secrets in region eu-centrl-1. The endpoint https://secretsmanager.eu-centrl-1.amazonaws.com cannot \
+             be reached. Keyturn retries by itself. If the error stays, check the region, the network and the proxy on the \
+             way."
+        );
+    }
+
+    #[test]
+    fn a_list_or_batch_that_is_denied_says_nothing_of_keys() {
+        let cause = || Cause::answered("AccessDeniedException", DENIED, &[], classify);
+        for error in [
+            Error::List { cause: cause() },
+            Error::Batch {
+                count: 3,
+                cause: cause(),
+            },
+        ] {
+            let text = error.to_string();
+            assert!(
+                !text.contains("the key") && text.contains("Allow the action"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

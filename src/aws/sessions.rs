@@ -141,8 +141,10 @@ impl CredentialCache {
             .await
             .map_err(|cause| {
                 let detail = format!(
-                    "ServiceAccount {namespace}/{name} may not assume {role}: {}",
-                    cause.detail
+                    "ServiceAccount {namespace}/{name} may not assume {role}: {}. The trust policy of the role must allow \
+                     the subject system:serviceaccount:{namespace}:{name} and the audience {}",
+                    cause.detail,
+                    wanted.join(" or ")
                 );
                 refine(cause, detail)
             })?;

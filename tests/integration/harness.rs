@@ -869,6 +869,7 @@ pub(crate) fn assert_actionable(message: &str, named: &[&str]) {
         "store",
         "check",
         "tried again",
+        "retries",
         "raise",
         "grant",
         "annotate",

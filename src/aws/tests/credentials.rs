@@ -131,9 +131,10 @@ async fn an_identity_that_cannot_be_had_says_what_to_mend_and_asks_sts_once() {
         assert_eq!(
             error.to_string(),
             format!(
-                "reading prod/0 (AWSCURRENT) failed: AccessDenied: ServiceAccount shop/reader may not assume \
-                 arn:aws:iam::{ACCOUNT}:role/tenant: Not authorized to perform sts:AssumeRoleWithWebIdentity; mend \
-                 the store's identity"
+                "Cannot read secret prod/0 (AWSCURRENT). AccessDenied: ServiceAccount shop/reader may not assume \
+                 arn:aws:iam::{ACCOUNT}:role/tenant: Not authorized to perform sts:AssumeRoleWithWebIdentity. The trust \
+                 policy of the role must allow the subject system:serviceaccount:shop:reader and the audience \
+                 sts.amazonaws.com or extra. Correct the identity of the store."
             )
         );
     }
@@ -207,7 +208,7 @@ async fn keys_of_a_secret_are_used_as_they_are_now() {
     assert!(
         error
             .to_string()
-            .contains("key id of Secret shop/aws-keys does not exist"),
+            .contains("Key id of Secret shop/aws-keys does not exist"),
         "{error}"
     );
 

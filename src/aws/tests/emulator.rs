@@ -281,7 +281,7 @@ async fn a_trust_policy_that_refuses_is_told_as_such() {
     assert!(
         error
             .to_string()
-            .contains("the operator's own identity may not assume"),
+            .contains("The operator's own identity may not assume"),
         "{error}"
     );
     assert!(error.to_string().contains("AccessDenied"), "{error}");

@@ -264,7 +264,7 @@ async fn keys_that_come_late_or_in_part_or_anew_are_used_within_ten_seconds() {
     assert_eq!(changed(&running, TEN).await, [source]);
     let error = read(&running, source).await.unwrap_err().to_string();
     assert!(
-        error.contains("key secret of Secret shop/aws-keys does not exist"),
+        error.contains("Key secret of Secret shop/aws-keys does not exist"),
         "{error}"
     );
     for id in ["AKIAONE", "AKIATWO"] {

@@ -306,11 +306,10 @@ async fn a_failed_batch_says_of_each_secret_why() {
         (one.unwrap_err().class(), two.as_ref().unwrap_err().class()),
         (Class::Throttled, Class::Throttled)
     );
-    assert!(
-        two.unwrap_err()
-            .to_string()
-            .starts_with("reading prod/1 (AWSCURRENT) failed: ThrottlingException: ")
-    );
+    assert!(two.unwrap_err().to_string().starts_with(
+        "Cannot read secret prod/1 (AWSCURRENT) in region eu-central-1 of account 111122223333. \
+                 ThrottlingException: "
+    ));
 }
 
 #[tokio::test]

@@ -132,9 +132,9 @@ async fn the_authorities_of_a_bundle_are_trusted_and_no_others() {
         );
         assert_eq!(
             error.to_string(),
-            "proving the operator's own identity failed: the certificate of the endpoint is not trusted: none of the known \
-             authorities has signed it; correct the endpoint, the proxy on the way or the authorities in the file that \
-             AWS_CA_BUNDLE names; tried again by itself"
+            "Cannot authenticate to AWS as the operator's own identity. The certificate of the endpoint is not trusted: none of \
+             the known authorities has signed it. Correct the endpoint, the proxy on the way, or the certificate authorities \
+             in the file that AWS_CA_BUNDLE names. Keyturn retries by itself."
         );
     }
 }

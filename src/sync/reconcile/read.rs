@@ -481,8 +481,8 @@ fn too_large(entries: usize) -> Refusal {
     Refusal::new(
         Reason::TooLarge,
         format!(
-            "the values of the {entries} entries are larger than the {MOST} bytes that one ExternalSecret may read: \
-             split it"
+            "The values of the {entries} entries are larger than the {MOST} bytes that one ExternalSecret may read. Split \
+             the ExternalSecret."
         ),
     )
 }
@@ -493,16 +493,17 @@ fn gone(need: &ReadRequest, deleted: bool) -> Refusal {
         Refusal::new(
             Reason::MarkedForDeletion,
             format!(
-                "secret {key} is marked for deletion in AWS (InvalidRequestException); the Secret is kept. Restore it with \
-                 `aws secretsmanager restore-secret`, or remove the entry, or set target.deletionPolicy"
+                "Secret {key} is marked for deletion in AWS (InvalidRequestException). The Kubernetes Secret is kept. Restore \
+                 the secret with `aws secretsmanager restore-secret`, remove the entry, or set target.deletionPolicy."
             ),
         )
     } else {
         Refusal::new(
             Reason::SecretNotFound,
             format!(
-                "secret {key} does not exist in AWS (ResourceNotFoundException, confirmed by DescribeSecret); a Secret made \
-                 before is kept. Create it, mend the key or the store's region, or set target.deletionPolicy"
+                "Secret {key} does not exist in AWS (ResourceNotFoundException, confirmed by DescribeSecret). A Kubernetes \
+                 Secret that was made before is kept. Create the secret, correct the key or the region of the store, or set \
+                 target.deletionPolicy."
             ),
         )
     }
