@@ -90,27 +90,46 @@ pub mod annotation {
     pub const IRSA_AUDIENCE: &str = "eks.amazonaws.com/audience";
 }
 
-/// Domains whose labels and annotations speak to another tool or to us. A Secret that carried them would be taken for
-/// that tool's own object, and pruned by it.
-const NEVER_COPIED: [&str; 5] = [
-    "kubectl.kubernetes.io",
+/// Domains whose labels and annotations speak to another tool or to us, each with all domains below it. The tool would take a
+/// Secret that carried them for its own object, and prune it at its next apply.
+const NEVER_COPIED: [&str; 17] = [
     GROUP,
+    "kubectl.kubernetes.io",
+    "applyset.kubernetes.io",
+    "addonmanager.kubernetes.io",
     "argocd.argoproj.io",
+    "toolkit.fluxcd.io",
     "meta.helm.sh",
     "helm.sh",
+    "kapp.k14s.io",
+    "kro.run",
+    "cattle.io",
+    "configsync.gke.io",
+    "configmanagement.gke.io",
+    "config.k8s.io",
+    "cli-utils.sigs.k8s.io",
+    "tanka.dev",
+    "olm.operatorframework.io",
 ];
-/// The same, for all domains below these.
-const NEVER_COPIED_BELOW: [&str; 2] = [GROUP, "toolkit.fluxcd.io"];
 /// The same, for single names.
 const NEVER_COPIED_NAMES: [&str; 2] = ["app.kubernetes.io/instance", "app.kubernetes.io/managed-by"];
+/// What is copied all the same: by it Argo CD finds its repositories and clusters.
+pub const ARGO_CD_SECRET_TYPE: &str = "argocd.argoproj.io/secret-type";
 
-/// Whether the label or annotation `name` of an ExternalSecret is carried over to its Secret.
-pub fn is_copied(name: &str) -> bool {
+/// Whether the label or annotation `name` of an ExternalSecret is carried over to its Secret. `others` are further names, and
+/// domains with those below them, that are not.
+pub fn is_copied(name: &str, value: &str, others: &[String]) -> bool {
     let domain = domain(name);
-    !(NEVER_COPIED.contains(&domain)
-        || NEVER_COPIED_BELOW.iter().any(|parent| is_below(domain, parent))
-        || NEVER_COPIED_NAMES.contains(&name))
+    let is_of = |parent: &str| domain == parent || is_below(domain, parent);
+    let is_others = others.iter().any(|other| name == other || is_of(other));
+    if is_others || NEVER_COPIED_NAMES.contains(&name) || (name, value) == HELM_OWNER {
+        return false;
+    }
+    name == ARGO_CD_SECRET_TYPE || !NEVER_COPIED.iter().any(|parent| is_of(parent))
 }
+
+/// Helm looks for its releases by this label, whatever a Secret's type is.
+const HELM_OWNER: (&str, &str) = ("owner", "helm");
 
 /// Whether no template may write the label or annotation `name`.
 pub fn is_reserved(name: &str) -> bool {
@@ -164,26 +183,63 @@ mod tests {
             "kubectl.kubernetes.io/last-applied-configuration",
             "keyturn.dev/refresh",
             "restart.keyturn.dev/0123456789abcdef",
+            "applyset.kubernetes.io/part-of",
+            "addonmanager.kubernetes.io/mode",
             "argocd.argoproj.io/tracking-id",
+            "argocd.argoproj.io/instance",
             "kustomize.toolkit.fluxcd.io/name",
             "helm.toolkit.fluxcd.io/name",
             "meta.helm.sh/release-name",
             "helm.sh/chart",
+            "kapp.k14s.io/app",
+            "kapp.k14s.io/association",
+            "kro.run/owned",
+            "objectset.rio.cattle.io/hash",
+            "fleet.cattle.io/bundle-id",
+            "configsync.gke.io/declared-version",
+            "configmanagement.gke.io/managed",
+            "config.k8s.io/owning-inventory",
+            "cli-utils.sigs.k8s.io/inventory-id",
+            "tanka.dev/environment",
             "app.kubernetes.io/instance",
             "app.kubernetes.io/managed-by",
         ] {
-            assert!(!is_copied(name), "{name}");
+            assert!(!is_copied(name, "x", &[]), "{name}");
         }
         for name in [
             "app",
             "team",
+            "owner",
             "app.kubernetes.io/name",
             "reloader.stakater.com/match",
             "notkeyturn.dev/x",
+            "notcattle.io/x",
             "example.com/keyturn.dev",
             "keyturn.dev",
+            "kro.run",
+            "argocd.argoproj.io/secret-type",
         ] {
-            assert!(is_copied(name), "{name}");
+            assert!(is_copied(name, "x", &[]), "{name}");
+        }
+        assert!(
+            !is_copied("owner", "helm", &[]),
+            "Helm would list it as a release"
+        );
+    }
+
+    #[test]
+    fn what_an_administrator_adds_is_not_copied_either() {
+        let others = ["argo-app", "example.com", "argocd.argoproj.io/secret-type"].map(str::to_owned);
+        for name in [
+            "argo-app",
+            "example.com/instance",
+            "team.example.com/instance",
+            "argocd.argoproj.io/secret-type",
+        ] {
+            assert!(!is_copied(name, "x", &others), "{name}");
+        }
+        for name in ["my-argo-app", "notexample.com/instance", "example.org/x", "app"] {
+            assert!(is_copied(name, "x", &others), "{name}");
         }
     }
 

@@ -245,6 +245,7 @@ fn sync_settings(
         allow_operator_identity: sync.allow_operator_identity,
         restart_default: restart.restart_default,
         protected: protected.chain([cluster.operator_namespace.clone()]).collect(),
+        never_copied: named(&sync.never_copied),
         token_audiences: named(&cluster.token_audiences),
         status_writes: sync.status_writes_per_second.saturating_sub(of_restarts).max(1),
         seed: seed(&cluster.pod_name),

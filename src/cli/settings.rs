@@ -79,6 +79,9 @@ pub(super) struct SyncSettings {
         value_delimiter = ','
     )]
     pub(super) protected_namespaces: Vec<String>,
+    /// Labels and annotations that are not copied from an `ExternalSecret` to its Secret: names, and domains with those below them
+    #[arg(long, env = "KEYTURN_NEVER_COPIED", default_value = "", value_delimiter = ',')]
+    pub(super) never_copied: Vec<String>,
     /// Writes of status a second at most, besides an object's first and what answers an edit
     #[arg(long, env = "KEYTURN_STATUS_WRITES_PER_SECOND", default_value = "50",
         value_parser = clap::value_parser!(u32).range(2..=1000))]

@@ -42,6 +42,8 @@ pub struct Settings {
     pub restart_default: RestartMode,
     /// Namespaces whose Secrets are never written.
     pub protected: Vec<String>,
+    /// Names and domains of labels and annotations that are not copied to Secrets.
+    pub never_copied: Vec<String>,
     /// Audiences for which tokens may be requested.
     pub token_audiences: Vec<String>,
     /// Writes of status a second.
@@ -129,6 +131,7 @@ pub async fn start(
             min_interval: settings.min_interval,
             restart_default: settings.restart_default,
             protected: settings.protected,
+            never_copied: settings.never_copied,
         },
         capacity: Capacity {
             values: ValueBudget::default(),

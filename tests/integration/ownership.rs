@@ -116,7 +116,9 @@ async fn a_made_secret_carries_every_annotation_and_no_time_of_change() -> Resul
         let arn = bed.secret("app/db", r#"{"username":"app","password":"first"}"#)?;
         bed.secret("app/text", "no user")?;
         let spec = json!({"dataFrom": [{"extract": {"key": "app/db"}}], "metadata": {
-            "labels": {"team": "blue", "app.kubernetes.io/instance": "argo", "app.kubernetes.io/managed-by": "Helm"},
+            "labels": {"team": "blue", "app.kubernetes.io/instance": "argo", "app.kubernetes.io/managed-by": "Helm",
+                "owner": "helm", "applyset.kubernetes.io/part-of": "applyset-x", "kapp.k14s.io/app": "1",
+                "argocd.argoproj.io/secret-type": "repository"},
             "annotations": {"note": "carried", "argocd.argoproj.io/sync-wave": "1", "keyturn.dev/refresh": "1",
                 "kubectl.kubernetes.io/x": "y", "meta.helm.sh/release-name": "r", "a.keyturn.dev/b": "c"}}});
         bed.external_secret("db", spec).await?;
@@ -133,7 +135,7 @@ async fn a_made_secret_carries_every_annotation_and_no_time_of_change() -> Resul
         let expected: BTreeSet<_> = ALWAYS.into_iter().chain(["keyturn.dev/user", "note"]).collect();
         assert_eq!(carried, expected);
         let labels: BTreeMap<_, _> = made.metadata.labels.clone().unwrap_or_default();
-        assert_eq!(labels, crate::harness::pairs(&[("team", "blue"), ("keyturn.dev/managed", "true")]));
+        assert_eq!(labels, crate::harness::pairs(&[("team", "blue"), ("keyturn.dev/managed", "true"), ("argocd.argoproj.io/secret-type", "repository")]));
         let versions: BTreeMap<String, String> =
             serde_json::from_str(annotation(&made, "keyturn.dev/versions").unwrap_or_default())?;
         assert_eq!(versions.into_values().collect::<Vec<_>>(), [bed.aws.stages(&arn)?["AWSCURRENT"].clone()]);

@@ -10,6 +10,7 @@ minRefreshInterval: 30s
 statusWritesPerSecond: 50
 tokenAudiences: [sts.amazonaws.com]
 protectedNamespaces: [kube-system]
+neverCopied: []
 restart: {default: Disabled, maxConcurrent: 20, maxConcurrentPerNamespace: 5, evict: false}
 alerts: {url: "", existingSecret: {name: "", key: url}}
 admissionPolicies: {enabled: true}

@@ -7,10 +7,9 @@
 use aws_lc_rs::digest;
 use serde::Serialize;
 
-use super::carried;
 use crate::api::{
     CreationPolicy, DataEntry, DataFromEntry, DeletionPolicy, ExternalSecret, ExternalSecretSpec, RemoteRef,
-    StoreKind, StoreRef, Target,
+    StoreKind, StoreRef, Target, names,
 };
 
 /// 16 bytes of SHA-256 over the spec and the metadata that the Secret carries.
@@ -18,7 +17,7 @@ pub(super) fn made_from(object: &ExternalSecret) -> [u8; 16] {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(&serde_json::to_vec(&Spec::of(&object.spec)).unwrap_or_default());
     for all in [&object.metadata.labels, &object.metadata.annotations] {
-        for (name, value) in carried(all.as_ref()) {
+        for (name, value) in all.iter().flatten().filter(|(name, _)| counts(name)) {
             for text in [name, value] {
                 let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
                 context.update(&length.to_be_bytes());
@@ -32,6 +31,25 @@ pub(super) fn made_from(object: &ExternalSecret) -> [u8; 16] {
         *to = *from;
     }
     short
+}
+
+/// Whether a label or annotation goes into the digest: what the first version copied, and what later ones copy besides. What is
+/// not copied any more still counts, as it did in digests that are written on Secrets.
+fn counts(name: &str) -> bool {
+    let domain = name.split_once('/').map_or("", |(domain, _)| domain);
+    let never = [
+        "kubectl.kubernetes.io",
+        "argocd.argoproj.io",
+        "meta.helm.sh",
+        "helm.sh",
+        names::GROUP,
+    ];
+    let never_below = [".keyturn.dev", ".toolkit.fluxcd.io"];
+    let never_names = ["app.kubernetes.io/instance", "app.kubernetes.io/managed-by"];
+    name == names::ARGO_CD_SECRET_TYPE
+        || !(never.contains(&domain)
+            || never_below.iter().any(|parent| domain.ends_with(parent))
+            || never_names.contains(&name))
 }
 
 /// The parts of a spec that decide over the data. The order of fields is the order of the bytes.

@@ -512,11 +512,12 @@ pub fn digest_of_restarts(status: &ExternalSecretStatus) -> u64 {
     digest64(&[&text])
 }
 
-/// The labels and annotations of an ExternalSecret that its Secret carries too.
-pub fn carried(all: Option<&BTreeMap<String, String>>) -> BTreeMap<String, String> {
+/// The labels and annotations of an ExternalSecret that its Secret carries too; `others` are names and domains that
+/// administrators left out.
+pub fn carried(all: Option<&BTreeMap<String, String>>, others: &[String]) -> BTreeMap<String, String> {
     all.into_iter()
         .flatten()
-        .filter(|(name, _)| names::is_copied(name))
+        .filter(|(name, value)| names::is_copied(name, value, others))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
 }

@@ -150,14 +150,19 @@ impl Rendered {
 }
 
 impl<'a> Template<'a> {
-    /// What `live` says, of which `entry` is.
-    pub fn new(object: &'a ObjectKey, entry: &'a Entry, live: &'a ExternalSecret) -> Self {
+    /// What `live` says, of which `entry` is; `never_copied` are names and domains of metadata that administrators left out.
+    pub fn new(
+        object: &'a ObjectKey,
+        entry: &'a Entry,
+        live: &'a ExternalSecret,
+        never_copied: &[String],
+    ) -> Self {
         Self {
             object,
             entry,
             live,
-            labels: carried(live.metadata.labels.as_ref()),
-            annotations: carried(live.metadata.annotations.as_ref()),
+            labels: carried(live.metadata.labels.as_ref(), never_copied),
+            annotations: carried(live.metadata.annotations.as_ref(), never_copied),
         }
     }
 

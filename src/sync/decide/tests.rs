@@ -134,7 +134,7 @@ impl Read {
     fn plan(&self, live: Option<&Secret>) -> Plan {
         let comparison = self.compare(live);
         let rendered = self.render(&comparison, "v1");
-        let template = Template::new(&self.object, &self.entry, &self.live);
+        let template = Template::new(&self.object, &self.entry, &self.live, &[]);
         let now: Timestamp = "2026-11-01T08:00:00Z".parse().unwrap();
         plan::plan(
             &self.key,

@@ -83,6 +83,8 @@ pub struct PassSettings {
     pub restart_default: RestartMode,
     /// Namespaces whose Secrets are never written.
     pub protected: Vec<String>,
+    /// Names and domains of labels and annotations that are not copied to Secrets, besides those of tools that are known.
+    pub never_copied: Vec<String>,
 }
 
 /// What passes take turns for.

@@ -41,7 +41,12 @@ impl Pass<'_> {
         let content = self.context.key.content(&comparison.target, type_, &data);
         let right = recorded(annotation::CONTENT) == Some(content.as_str())
             && recorded(annotation::INPUTS) == Some(&*comparison.inputs);
-        let template = Template::new(self.object, &live.entry, &live.object);
+        let template = Template::new(
+            self.object,
+            &live.entry,
+            &live.object,
+            &self.context.settings.never_copied,
+        );
         let desired = plan::DesiredSecret {
             adopt_existing: false,
             ..template.desired(Content {

@@ -75,7 +75,12 @@ impl Pass<'_> {
             return Ok(self.draft(ready, sources, needs));
         }
 
-        let template = Template::new(self.object, &live.entry, &live.object);
+        let template = Template::new(
+            self.object,
+            &live.entry,
+            &live.object,
+            &self.context.settings.never_copied,
+        );
         let desired = template.desired(rendered.content(comparison));
         let target = &comparison.target;
         let written = self.apply(&desired, target, comparison.secret.is_some()).await?;
