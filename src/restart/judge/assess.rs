@@ -7,6 +7,7 @@ use super::{
     membership::{Membership, WorkloadView, member},
     memory::{Memory, RolloutKey},
     model::{Claim, Judgement, Note, NoteKind, ObservedWorkload, Setting, Standing},
+    progress::Progress,
     reloader::ReloaderRules,
     rollout::{self, Failure, Health, RecordedOutcome, Rollout},
     staleness,
@@ -58,7 +59,8 @@ pub fn assess(
         key: key.clone(),
         uid: workload.uid.clone(),
         rolling,
-        holds_slot: rolling && look.holds_slot(memory),
+        holds_slot: rolling && look.holds_slot(memory, false),
+        holds_cluster_slot: rolling && look.holds_slot(memory, true),
         healthy: rollout::steady(key.kind, workload)
             || (rolling && workload.stamps.records.values().any(|record| record.was_healthy)),
         patched_at: workload.stamps.patched_at,
@@ -142,6 +144,7 @@ impl<'a> Assessment<'a> {
             claim.hold = hold::hold(self.setting, object, &membership, terms, self.observed).or(reverted);
         }
         claim.rolling = claim.standing == Standing::Rolling
+            || self.may_roll(&claim, memory)
             || self.rolls_for_older(&claim, memory)
             || self.evicts(&claim, memory);
         Some(claim)
@@ -253,7 +256,7 @@ impl<'a> Assessment<'a> {
         let rollout = Rollout {
             stale: stale.map(|stale| stale > 0),
             failed,
-            ..self.rollout(claim.object.restarts.policy.timeout, &new)?
+            ..self.rollout(rollout_key, claim.object.restarts.policy.timeout, &new, memory)?
         };
         let live = rollout::health(&rollout, self.setting.now);
         let (seen, failure) = match (seen, &said) {
@@ -298,17 +301,41 @@ impl<'a> Assessment<'a> {
     }
 
     /// The last rollout that we asked for, of which no more is known than its new pods.
-    fn rollout<'b>(&'b self, timeout: std::time::Duration, new: &'b NewPods<'a>) -> Option<Rollout<'b>> {
+    fn rollout<'b>(
+        &'b self,
+        rollout_key: RolloutKey<'_>,
+        timeout: std::time::Duration,
+        new: &'b NewPods<'a>,
+        memory: &mut Memory,
+    ) -> Option<Rollout<'b>> {
         let ObservedWorkload { key, workload, .. } = *self.observed;
+        let since = workload.stamps.patched_at?;
+        let found = new
+            .0
+            .as_ref()
+            .map(|new| Progress::new(since, signed(timeout), new.iter().copied()));
         Some(Rollout {
             kind: key.kind,
             workload,
-            since: workload.stamps.patched_at?,
+            progress: memory.progress(rollout_key, since, found, self.setting.now),
             timeout,
             new: new.0.as_deref(),
             stale: None,
             failed: false,
         })
+    }
+
+    /// Whether the workload was restarted for the content, and only its pods, which were not listed yet, show whether it
+    /// still rolls out.
+    fn may_roll(&self, claim: &Claim, memory: &Memory) -> bool {
+        let workload = self.observed.workload;
+        claim.standing == Standing::Unknown
+            && self.pods.is_none()
+            && self.carries(claim)
+            && workload.stamps.patched_at.is_some()
+            && workload.controller.update != UpdateStrategy::OnDelete
+            && !memory.is_complete(self.rollout_key(&claim.object.content))
+            && !rollout::rolled_out(self.observed.key.kind, workload)
     }
 
     /// Whether the workload still rolls out for older content of the same Secret.
@@ -317,7 +344,12 @@ impl<'a> Assessment<'a> {
         let token = self.observed.workload.stamps.tokens.get(&content.hash);
         token.is_some_and(|token| {
             *token != content.token
-                && self.rolls_for(&content.hash, token, claim.object.restarts.policy.timeout, memory)
+                && self.rolls_for(
+                    &content.hash,
+                    token,
+                    Some(claim.object.restarts.policy.timeout),
+                    memory,
+                )
         })
     }
 
@@ -327,7 +359,7 @@ impl<'a> Assessment<'a> {
         let claimed = |hash: &str| claims.iter().any(|claim| *claim.object.content.hash == *hash);
         let timeout = |hash: &str| {
             let object = objects.iter().find(|object| *object.content.hash == *hash);
-            object.map_or(ROLLOUT_TIMEOUT, |object| object.restarts.policy.timeout)
+            object.map(|object| object.restarts.policy.timeout)
         };
         let records = &workload.stamps.records;
         let ours = |hash: &str, token: &str| records.get(hash).is_some_and(|record| *record.token == *token);
@@ -341,7 +373,14 @@ impl<'a> Assessment<'a> {
             })
     }
 
-    fn rolls_for(&self, hash: &str, token: &str, timeout: std::time::Duration, memory: &mut Memory) -> bool {
+    /// Whether the workload rolls out for the content; without a `timeout`, for some time at most.
+    fn rolls_for(
+        &self,
+        hash: &str,
+        token: &str,
+        timeout: Option<std::time::Duration>,
+        memory: &mut Memory,
+    ) -> bool {
         let workload = self.observed.workload;
         let rollout_key = RolloutKey {
             uid: &workload.uid,
@@ -358,13 +397,15 @@ impl<'a> Assessment<'a> {
             memory.complete(rollout_key);
             return false;
         }
-        let timeout_at =
-            SignedDuration::try_from(timeout).map_or(Timestamp::MAX, |timeout| later(since, timeout));
-        self.setting.now < timeout_at
-            && self.new_pods(hash, token).is_some_and(|new| {
-                let rollout = self.rollout(timeout, &new);
-                rollout.is_some_and(|rollout| rollout::health(&rollout, self.setting.now) == Health::Rolling)
-            })
+        // A namespace without demand is dropped after a while: what is longer would not be known there.
+        if timeout.is_none() && self.setting.now >= later(since, signed(ROLLOUT_TIMEOUT)) {
+            return false;
+        }
+        let timeout = timeout.unwrap_or(ROLLOUT_TIMEOUT);
+        self.new_pods(hash, token).is_some_and(|new| {
+            let rollout = self.rollout(rollout_key, timeout, &new, memory);
+            rollout.is_some_and(|rollout| rollout::health(&rollout, self.setting.now) == Health::Rolling)
+        })
     }
 
     /// A patch that was sent and that the workload, as it is known, does not show yet.
@@ -438,11 +479,11 @@ impl<'a> Assessment<'a> {
                 .is_some_and(|evicting| evicting.ours && evicting.holds_slot)
     }
 
-    /// Whether the workload, which rolls out, still holds a slot. People can write all that a workload records, so no
-    /// record holds others up for long.
-    fn holds_slot(&self, memory: &Memory) -> bool {
+    /// Whether the workload, which rolls out, still holds a slot: of the cluster or of its namespace. People can write all
+    /// that a workload records, so no record holds up other namespaces for long.
+    fn holds_slot(&self, memory: &Memory, of_cluster: bool) -> bool {
         let (workload, now) = (self.observed.workload, self.setting.now);
-        let is_late = |since: Timestamp| now >= later(since, SLOT_HELD);
+        let is_late = |since: Timestamp| of_cluster && now >= later(since, SLOT_HELD);
         let patched = workload
             .stamps
             .patched_at
@@ -471,8 +512,7 @@ impl<'a> Assessment<'a> {
         let ended = !waiting && rollout::steady(key.kind, workload);
         let evicting = memory.watch_eviction(rollout_key.uid, waiting, now);
         let was_healthy = evicting.is_some_and(|evicting| evicting.ours);
-        let timeout =
-            SignedDuration::try_from(claim.object.restarts.policy.timeout).unwrap_or(SignedDuration::MAX);
+        let timeout = signed(claim.object.restarts.policy.timeout);
         let late = evicting.is_some_and(|evicting| now >= later(evicting.since, timeout)) && !ended;
         let failure = new()
             .find_map(|pod| rollout::broken(pod, now))
@@ -563,6 +603,10 @@ impl<'a> Assessment<'a> {
             .map(|claim| later(claim.changed_at, CREATED_MARGIN + SignedDuration::from_secs(1)))
             .min()
     }
+}
+
+fn signed(time: std::time::Duration) -> SignedDuration {
+    SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX)
 }
 
 const REVERTED: &str = "somebody takes the annotation of the restart back, so its pods keep the old content: let your GitOps \

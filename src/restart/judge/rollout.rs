@@ -38,7 +38,7 @@ pub enum Health {
 pub enum Failure {
     /// Its controller gave up.
     DeadlineExceeded,
-    /// It takes too long.
+    /// It made no progress for too long.
     TimedOut,
     /// A new pod does not start: the reason that its container gives.
     Pod(Box<str>),
@@ -74,7 +74,9 @@ impl Failure {
     pub fn sentence(&self, was_healthy: bool) -> String {
         let why = match self {
             Self::DeadlineExceeded => "its controller gave up on the rollout".to_owned(),
-            Self::TimedOut => "its rollout takes longer than restart.health.timeout".to_owned(),
+            Self::TimedOut => {
+                "its rollout made no progress for the time in restart.health.timeout".to_owned()
+            }
             Self::Pod(reason) => format!("a new pod does not start: {reason}"),
             Self::Recorded => "an earlier look found that its rollout failed".to_owned(),
             Self::Unreadable => {
@@ -98,9 +100,9 @@ pub struct Rollout<'a> {
     pub kind: WorkloadKind,
     /// The workload.
     pub workload: &'a Workload,
-    /// When we asked for it.
-    pub since: Timestamp,
-    /// How long it may take.
+    /// When it last made progress: when we asked for it, at least.
+    pub progress: Timestamp,
+    /// How long it may take without progress.
     pub timeout: Duration,
     /// Its pods that were made for it; none if they were not listed.
     pub new: Option<&'a [&'a Pod]>,
@@ -201,7 +203,7 @@ impl Rollout<'_> {
     /// When its time is over.
     fn end(&self) -> Timestamp {
         let timeout = SignedDuration::try_from(self.timeout).unwrap_or(SignedDuration::MAX);
-        later(self.since, timeout)
+        later(self.progress, timeout)
     }
 }
 

@@ -4,6 +4,7 @@ mod failing;
 mod hands;
 mod properties;
 mod simulation;
+mod slow;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

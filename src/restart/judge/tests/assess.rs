@@ -72,7 +72,7 @@ fn with_timeout(timeout: Duration) -> ManagedSecrets {
 }
 
 #[test]
-fn a_rollout_holds_a_slot_for_half_an_hour_at_most() {
+fn a_rollout_holds_a_slot_of_the_cluster_for_half_an_hour_at_most_and_of_its_namespace_until_it_ends() {
     let facts = with_timeout(Duration::from_hours(24));
     let holds = |workload: &Workload, now: i64| {
         let target = look(
@@ -84,18 +84,19 @@ fn a_rollout_holds_a_slot_for_half_an_hour_at_most() {
         )
         .unwrap();
         assert!(target.rolling, "{now}");
-        target.holds_slot
+        (target.holds_slot, target.holds_cluster_slot)
     };
-    assert!(holds(&patched(20), 20));
-    assert!(holds(&patched(20), 20 + 1799));
-    assert!(!holds(&patched(20), 20 + 1800));
+    assert_eq!(holds(&patched(20), 20), (true, true));
+    assert_eq!(holds(&patched(20), 20 + 1799), (true, true));
+    assert_eq!(holds(&patched(20), 20 + 1800), (true, false));
+    assert_eq!(holds(&patched(20), 20 + 80_000), (true, false));
     // A clock of another API server is a little ahead; a time of nobody's clock is written by hand.
-    assert!(holds(&patched(80), 20));
-    assert!(!holds(&patched(81), 20));
+    assert_eq!(holds(&patched(80), 20), (true, true));
+    assert_eq!(holds(&patched(81), 20), (false, false));
     // Somebody holds it up: no other workload waits for that.
     let mut paused = patched(20);
     paused.controller.paused = true;
-    assert!(!holds(&paused, 20));
+    assert_eq!(holds(&paused, 20), (false, false));
 }
 
 #[test]

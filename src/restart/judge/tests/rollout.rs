@@ -13,7 +13,7 @@ fn of(workload: &Workload, new: Option<&[&Pod]>, stale: Option<bool>, now: i64) 
     let rollout = Rollout {
         kind: WorkloadKind::Deployment,
         workload,
-        since: at(10),
+        progress: at(10),
         timeout: Duration::from_mins(10),
         new,
         stale,
