@@ -61,7 +61,7 @@ pub fn assess(
         rolling,
         holds_slot: rolling && look.holds_slot(memory, false),
         holds_cluster_slot: rolling && look.holds_slot(memory, true),
-        healthy: rollout::steady(key.kind, workload)
+        healthy: rollout::healthy(key.kind, workload)
             || (rolling && workload.stamps.records.values().any(|record| record.was_healthy)),
         patched_at: workload.stamps.patched_at,
         refused: refused.map(|refused| {
@@ -289,11 +289,25 @@ impl<'a> Assessment<'a> {
         (record.token == content.token).then_some(record)
     }
 
-    /// Its pods that were made for the last rollout that we asked for; none if there was none.
+    /// Its pods that were made for the last rollout that we asked for; none if there was none. These are the pods with all
+    /// tokens of the template; those that were made since, where the template does not have the token.
     fn new_pods(&self, hash: &str, token: &str) -> Option<NewPods<'a>> {
         let since = self.observed.workload.stamps.patched_at?;
         let holds = |pod: &Pod| pod.tokens.get(hash).is_some_and(|held| **held == *token);
-        let is_new = |pod: &&&Pod| pod.created > since || holds(pod);
+        let template = &self.observed.workload.stamps.tokens;
+        let is_told = template.get(hash).is_some_and(|held| **held == *token);
+        let of_template = |pod: &Pod| {
+            template
+                .iter()
+                .all(|(hash, held)| pod.tokens.get(hash) == Some(held))
+        };
+        let is_new = |pod: &&&Pod| {
+            if is_told {
+                of_template(pod)
+            } else {
+                pod.created > since || holds(pod)
+            }
+        };
         let pods = self.pods.as_ref();
         Some(NewPods(
             pods.map(|pods| pods.iter().filter(is_new).copied().collect()),

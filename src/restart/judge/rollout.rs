@@ -148,11 +148,24 @@ pub fn rolled_out(kind: WorkloadKind, workload: &Workload) -> bool {
 /// Whether as many pods work as there should be, of whatever template.
 pub fn steady(kind: WorkloadKind, workload: &Workload) -> bool {
     let progress = &workload.controller.progress;
-    let working = match kind {
+    working(kind, workload) >= progress.desired && !progress.deadline_exceeded
+}
+
+/// Whether the workload is healthy: no more of its pods are missing than may be while it rolls out, and one works at least.
+pub fn healthy(kind: WorkloadKind, workload: &Workload) -> bool {
+    let progress = &workload.controller.progress;
+    let least = progress
+        .desired
+        .saturating_sub(workload.controller.max_unavailable);
+    working(kind, workload) >= least.max(progress.desired.min(1)) && !progress.deadline_exceeded
+}
+
+const fn working(kind: WorkloadKind, workload: &Workload) -> i32 {
+    let progress = &workload.controller.progress;
+    match kind {
         WorkloadKind::StatefulSet => progress.ready,
-        _ => progress.available,
-    };
-    working >= progress.desired && !progress.deadline_exceeded
+        WorkloadKind::Deployment | WorkloadKind::DaemonSet | WorkloadKind::Rollout => progress.available,
+    }
 }
 
 /// How the rollout goes.

@@ -78,6 +78,8 @@ pub struct ControllerState {
     pub paused: bool,
     /// How it replaces pods.
     pub update: UpdateStrategy,
+    /// How many pods may be unavailable while it does: `maxUnavailable` as a number, at least 1.
+    pub max_unavailable: i32,
     pub progress: Progress,
     /// A Rollout's `spec.restartAt`.
     pub restart_at: Option<Timestamp>,

@@ -140,6 +140,7 @@ pub(super) fn workload(name: &str) -> Workload {
             observed_generation: 1,
             paused: false,
             update: UpdateStrategy::Rolling { partition: 0 },
+            max_unavailable: 1,
             progress: Progress {
                 desired: 1,
                 total: 1,

@@ -100,6 +100,28 @@ fn a_rollout_holds_a_slot_of_the_cluster_for_half_an_hour_at_most_and_of_its_nam
 }
 
 #[test]
+fn only_pods_of_the_new_revision_show_whether_a_rollout_fails() {
+    let facts = with_timeout(Duration::from_mins(10));
+    let mut workload = patched(20);
+    workload.controller.observed_generation = 2;
+    workload.controller.progress.updated = 0;
+    let standing = |token: Option<&str>| {
+        // The old revision's controller replaced a pod while it was scaled down.
+        let mut crashing = pod("api", 25);
+        crashing.ready = false;
+        (crashing.containers[0].restarts, crashing.containers[0].ready) = (3, false);
+        if let Some(token) = token {
+            crashing.tokens.insert("hash-db".into(), token.into());
+        }
+        let target = look(at(60), &facts, &workload, &[crashing], &mut Memory::default()).unwrap();
+        target.claims[0].standing.clone()
+    };
+    assert_eq!(standing(None), Standing::Rolling);
+    assert_eq!(standing(Some("before")), Standing::Rolling);
+    assert!(matches!(standing(Some("t")), Standing::Failed { .. }));
+}
+
+#[test]
 fn an_annotation_without_our_record_is_no_rollout_of_ours() {
     let nothing = ManagedSecrets::default();
     let mut memory = Memory::default();

@@ -3,7 +3,9 @@ use std::time::Duration;
 use crate::{
     api::WorkloadKind,
     restart::{
-        judge::rollout::{Failure, Health, Rollout, broken, crashed_lately, health, rolled_out, steady},
+        judge::rollout::{
+            Failure, Health, Rollout, broken, crashed_lately, health, healthy, rolled_out, steady,
+        },
         observed::model::{Pod, Progress, UpdateStrategy, Workload},
         tests::{at, pod, workload},
     },
@@ -287,6 +289,32 @@ fn steady_is_who_has_the_pods_that_it_should() {
     let mut down = half();
     down.controller.progress.available = 1;
     assert!(!steady(WorkloadKind::Deployment, &down));
+}
+
+#[test]
+fn a_workload_is_healthy_within_its_own_budget_while_one_pod_works() {
+    // Desired, working, tolerated.
+    for (desired, available, max_unavailable, expected) in [
+        (0, 0, 1, true),
+        (1, 1, 1, true),
+        (1, 0, 1, false),
+        (2, 1, 1, true),
+        (2, 0, 2, false),
+        (10, 9, 1, true),
+        (10, 8, 1, false),
+        (10, 7, 3, true),
+        (10, 6, 3, false),
+        (10, 0, 10, false),
+    ] {
+        let mut workload = workload("api");
+        workload.controller.max_unavailable = max_unavailable;
+        let progress = &mut workload.controller.progress;
+        (progress.desired, progress.available) = (desired, available);
+        let found = healthy(WorkloadKind::Deployment, &workload);
+        assert_eq!(found, expected, "{available} of {desired}, {max_unavailable}");
+        workload.controller.progress.deadline_exceeded = true;
+        assert!(!healthy(WorkloadKind::Deployment, &workload));
+    }
 }
 
 #[test]
