@@ -54,6 +54,7 @@ pub fn assess(
     let open = rolling || !claims.iter().all(|claim| claim.standing == Standing::Done);
     // Before its pods were listed, nothing is known of its changes.
     let known = claims.iter().all(|claim| claim.standing != Standing::Unknown);
+    let obstacle = look.obstacle(&claims, memory);
     let refused = memory.refusal(&workload.uid, setting.now);
     Some(Judgement {
         key: key.clone(),
@@ -64,6 +65,7 @@ pub fn assess(
         healthy: rollout::healthy(key.kind, workload)
             || (rolling && workload.stamps.records.values().any(|record| record.was_healthy)),
         patched_at: workload.stamps.patched_at,
+        obstacle,
         refused: refused.map(|refused| {
             Hold::new(
                 WorkloadState::Refused,
@@ -82,8 +84,13 @@ pub fn assess(
     })
 }
 
-/// Pods that were made for a rollout; nothing in it if they were not listed.
-struct NewPods<'a>(Option<Vec<&'a Pod>>);
+/// Pods that were made for a rollout.
+struct NewPods<'a> {
+    /// None if they were not listed.
+    new: Option<Vec<&'a Pod>>,
+    /// An older pod that keeps a `StatefulSet` from replacing any.
+    blocking: Option<&'a Pod>,
+}
 
 /// The assessment of one workload.
 struct Assessment<'a> {
@@ -309,9 +316,12 @@ impl<'a> Assessment<'a> {
             }
         };
         let pods = self.pods.as_ref();
-        Some(NewPods(
-            pods.map(|pods| pods.iter().filter(is_new).copied().collect()),
-        ))
+        let ordered = self.observed.workload.controller.ordered;
+        let blocks = |pod: &&&Pod| ordered && pod.lives() && !pod.ready && !is_new(pod);
+        Some(NewPods {
+            new: pods.map(|pods| pods.iter().filter(is_new).copied().collect()),
+            blocking: pods.and_then(|pods| pods.iter().find(blocks).copied()),
+        })
     }
 
     /// The last rollout that we asked for, of which no more is known than its new pods.
@@ -325,7 +335,7 @@ impl<'a> Assessment<'a> {
         let ObservedWorkload { key, workload, .. } = *self.observed;
         let since = workload.stamps.patched_at?;
         let found = new
-            .0
+            .new
             .as_ref()
             .map(|new| Progress::new(since, signed(timeout), new.iter().copied()));
         Some(Rollout {
@@ -333,7 +343,8 @@ impl<'a> Assessment<'a> {
             workload,
             progress: memory.progress(rollout_key, since, found, self.setting.now),
             timeout,
-            new: new.0.as_deref(),
+            new: new.new.as_deref(),
+            blocking: new.blocking,
             stale: None,
             failed: false,
         })
@@ -350,6 +361,17 @@ impl<'a> Assessment<'a> {
             && workload.controller.update != UpdateStrategy::OnDelete
             && !memory.is_complete(self.rollout_key(&claim.object.content))
             && !rollout::rolled_out(self.observed.key.kind, workload)
+    }
+
+    /// What keeps the rollout of the workload from going on, in a sentence.
+    fn obstacle(&self, claims: &[Claim], memory: &mut Memory) -> Option<String> {
+        let rolls = |claim: &&Claim| claim.standing == Standing::Rolling && self.carries(claim);
+        let claim = claims.iter().find(rolls)?;
+        let content = &claim.object.content;
+        let new = self.new_pods(&content.hash, &content.token)?;
+        let timeout = claim.object.restarts.policy.timeout;
+        let rollout = self.rollout(self.rollout_key(content), timeout, &new, memory)?;
+        rollout::obstacle(&rollout, self.setting.now).map(|obstacle| obstacle.sentence())
     }
 
     /// Whether the workload still rolls out for older content of the same Secret.

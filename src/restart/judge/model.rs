@@ -67,6 +67,8 @@ pub struct Judgement {
     pub patched_at: Option<Timestamp>,
     /// The first of the changes that ask for its next restart and follow each other without a rest.
     pub changing_since: Option<Timestamp>,
+    /// What keeps its rollout from going on, in a sentence.
+    pub obstacle: Option<String>,
     /// A request that was refused, for now.
     pub refused: Option<Hold>,
     /// When its pods must be listed to know more.

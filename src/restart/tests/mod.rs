@@ -140,6 +140,7 @@ pub(super) fn workload(name: &str) -> Workload {
             observed_generation: 1,
             paused: false,
             update: UpdateStrategy::Rolling { partition: 0 },
+            ordered: false,
             max_unavailable: 1,
             progress: Progress {
                 desired: 1,
@@ -149,6 +150,7 @@ pub(super) fn workload(name: &str) -> Workload {
                 available: 1,
                 one_revision: true,
                 deadline_exceeded: false,
+                replica_failure: false,
                 phase_healthy: true,
                 restarted_at: None,
             },
@@ -170,6 +172,7 @@ pub(super) fn pod(name: &str, created: i64) -> Pod {
         tokens: Texts::new_vec(),
         containers: vec![container("app", created)],
         ready: true,
+        unscheduled: None,
         readiness_since: None,
         ending: false,
         finished: false,

@@ -18,6 +18,7 @@ fn of(workload: &Workload, new: Option<&[&Pod]>, stale: Option<bool>, now: i64) 
         progress: at(10),
         timeout: Duration::from_mins(10),
         new,
+        blocking: None,
         stale,
         failed: false,
     };
@@ -175,6 +176,10 @@ fn a_crash_loop_fails_at_its_third_restart_and_what_cannot_start_after_a_minute(
             80,
             Some("CreateContainerConfigError"),
         ),
+        ("ErrImageNeverPull", 0, 79, None),
+        ("ErrImageNeverPull", 0, 80, Some("ErrImageNeverPull")),
+        ("CreateContainerError", 0, 80, Some("CreateContainerError")),
+        ("RunContainerError", 1, 80, Some("RunContainerError")),
         ("ContainerCreating", 2, 500, None),
         // Whatever it does at the moment.
         ("ContainerCreating", 3, 21, Some("CrashLoopBackOff")),

@@ -107,6 +107,7 @@ struct Spec {
     #[serde(deserialize_with = "nullable")]
     strategy: WireStrategy,
     restart_at: Option<String>,
+    pod_management_policy: Option<String>,
     workload_ref: Option<serde::de::IgnoredAny>,
 }
 
@@ -312,6 +313,11 @@ impl WireWorkload {
         let borrowed_template = kind == WorkloadKind::Rollout && spec.workload_ref.is_some();
         let update = spec.update(kind);
         let progress = progress(kind, spec.replicas, &status);
+        let ordered = kind == WorkloadKind::StatefulSet
+            && spec
+                .pod_management_policy
+                .as_deref()
+                .is_none_or(|policy| policy == "OrderedReady");
         let max_unavailable = spec.max_unavailable(kind, progress.desired);
         let observed_generation = match status.observed_generation {
             Some(Generation::Number(number)) => number,
@@ -379,6 +385,7 @@ impl WireWorkload {
                 observed_generation,
                 paused: spec.paused,
                 update,
+                ordered,
                 max_unavailable,
                 progress,
                 restart_at: time(spec.restart_at.as_deref()),
@@ -448,6 +455,8 @@ fn progress(kind: WorkloadKind, replicas: Option<i32>, status: &Status) -> Progr
         available: status.available_replicas,
         one_revision: true,
         deadline_exceeded: false,
+        replica_failure: matches!(kind, WorkloadKind::Deployment | WorkloadKind::Rollout)
+            && condition("ReplicaFailure").is_some_and(|condition| condition.status == "True"),
         phase_healthy: true,
         restarted_at: None,
     };
@@ -511,10 +520,14 @@ impl WirePod {
                 }
             })
             .collect();
-        let ready = status
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == "Ready");
+        let condition = |type_: &str| {
+            status
+                .conditions
+                .iter()
+                .find(|condition| condition.type_ == type_)
+        };
+        let ready = condition("Ready");
+        let unscheduled = condition("PodScheduled").filter(|scheduled| scheduled.status == "False");
         Some(Pod {
             tokens: tokens(&metadata.annotations),
             name: metadata.name.into(),
@@ -528,6 +541,10 @@ impl WirePod {
                 .map(|owner| (owner.kind.into(), owner.name.into())),
             containers,
             ready: ready.is_some_and(|ready| ready.status == "True"),
+            unscheduled: unscheduled.map(|unscheduled| match unscheduled.reason.as_str() {
+                "" => "Pending".into(),
+                reason => reason.into(),
+            }),
             readiness_since: ready.and_then(|ready| time(ready.last_transition_time.as_deref())),
             ending: metadata.deletion_timestamp.is_some(),
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),

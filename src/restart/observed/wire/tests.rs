@@ -73,6 +73,7 @@ fn a_deployment_is_read() {
         available: 2,
         one_revision: true,
         deadline_exceeded: false,
+        replica_failure: false,
         phase_healthy: true,
         restarted_at: None,
     };
@@ -399,4 +400,40 @@ fn the_update_budget_is_rounded_as_the_controller_does_and_is_one_pod_at_least()
     assert_eq!(rollout(json!({"canary": {}})), 2);
     assert_eq!(rollout(json!({"canary": {"maxUnavailable": "50%"}})), 5);
     assert_eq!(rollout(json!({"blueGreen": {}})), 1);
+}
+
+#[test]
+fn why_a_pod_has_no_node_and_why_there_is_no_pod_is_read() {
+    let scheduled = |status: &str, reason: Value| {
+        let status = json!({"phase": "Pending", "conditions": [
+            {"type": "PodScheduled", "status": status, "reason": reason}]});
+        let object = json!({"metadata": {"name": "web-1", "creationTimestamp": TIME}, "status": status});
+        pod(&object).unwrap().unscheduled
+    };
+    let found = scheduled("False", json!("Unschedulable"));
+    assert_eq!(found.as_deref(), Some("Unschedulable"));
+    assert_eq!(scheduled("False", json!(null)).as_deref(), Some("Pending"));
+    assert_eq!(scheduled("True", json!(null)), None);
+    for (kind, expected) in [
+        (WorkloadKind::Deployment, true),
+        (WorkloadKind::Rollout, true),
+        (WorkloadKind::StatefulSet, false),
+    ] {
+        let failing = json!({"status": {"conditions": [{"type": "ReplicaFailure", "status": "True"}]}});
+        let web = workload(kind, &deployment(&failing)).unwrap();
+        assert_eq!(web.controller.progress.replica_failure, expected, "{kind}");
+    }
+    for (kind, policy, expected) in [
+        (WorkloadKind::StatefulSet, json!("OrderedReady"), true),
+        (WorkloadKind::StatefulSet, json!(null), true),
+        (WorkloadKind::StatefulSet, json!("Parallel"), false),
+        (WorkloadKind::Deployment, json!(null), false),
+    ] {
+        let set = workload(
+            kind,
+            &deployment(&json!({"spec": {"podManagementPolicy": policy}})),
+        )
+        .unwrap();
+        assert_eq!(set.controller.ordered, expected, "{kind} {policy}");
+    }
 }

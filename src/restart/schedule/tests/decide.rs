@@ -49,6 +49,7 @@ fn target(name: &str, object: &ManagedSecret, standing: Standing) -> Judgement {
         healthy: true,
         patched_at: None,
         changing_since: Some(at(0)),
+        obstacle: None,
         refused: None,
         pods_wanted: None,
         notes: Vec::new(),
