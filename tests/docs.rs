@@ -30,9 +30,8 @@ const LATER: [Reason; 3] = [
 const FOREIGN: [&str; 1] = ["argoproj.io/"];
 
 /// Words of workloads that `status.restart.exceptions` never gives.
-const NO_EXCEPTIONS: [WorkloadState; 9] = [
+const NO_EXCEPTIONS: [WorkloadState; 8] = [
     WorkloadState::Done,
-    WorkloadState::RollingOut,
     WorkloadState::Looking,
     WorkloadState::Settling,
     WorkloadState::WaitingForWindow,

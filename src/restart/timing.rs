@@ -29,9 +29,9 @@ pub(super) const ROLLOUTS_WAIT: Duration = Duration::from_secs(30);
 
 // What is judged.
 
-/// How long a rollout may take whose ExternalSecret is gone.
+/// How long a rollout may take whose ExternalSecret is gone, from the restart on.
 pub(super) const ROLLOUT_TIMEOUT: std::time::Duration = std::time::Duration::from_mins(10);
-/// A rollout that takes longer holds no slot of the namespace and the cluster any more, so that others do not wait indefinitely.
+/// A rollout that takes longer holds no slot of the cluster any more, so that other namespaces do not wait indefinitely.
 pub(super) const SLOT_HELD: SignedDuration = SignedDuration::from_mins(30);
 /// Clocks of API servers differ by less. A patch dated further ahead was not made by Keyturn.
 pub(super) const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(60);

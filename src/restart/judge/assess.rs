@@ -7,6 +7,7 @@ use super::{
     membership::{Membership, WorkloadView, member},
     memory::{Memory, RolloutKey},
     model::{Claim, Judgement, Note, NoteKind, ObservedWorkload, Setting, Standing},
+    progress::Progress,
     reloader::ReloaderRules,
     rollout::{self, Failure, Health, RecordedOutcome, Rollout},
     staleness,
@@ -53,15 +54,18 @@ pub fn assess(
     let open = rolling || !claims.iter().all(|claim| claim.standing == Standing::Done);
     // Before its pods were listed, nothing is known of its changes.
     let known = claims.iter().all(|claim| claim.standing != Standing::Unknown);
+    let obstacle = look.obstacle(&claims, memory);
     let refused = memory.refusal(&workload.uid, setting.now);
     Some(Judgement {
         key: key.clone(),
         uid: workload.uid.clone(),
         rolling,
-        holds_slot: rolling && look.holds_slot(memory),
-        healthy: rollout::steady(key.kind, workload)
+        holds_slot: rolling && look.holds_slot(memory, false),
+        holds_cluster_slot: rolling && look.holds_slot(memory, true),
+        healthy: rollout::healthy(key.kind, workload)
             || (rolling && workload.stamps.records.values().any(|record| record.was_healthy)),
         patched_at: workload.stamps.patched_at,
+        obstacle,
         refused: refused.map(|refused| {
             Hold::new(
                 WorkloadState::Refused,
@@ -80,8 +84,13 @@ pub fn assess(
     })
 }
 
-/// Pods that were made for a rollout; nothing in it if they were not listed.
-struct NewPods<'a>(Option<Vec<&'a Pod>>);
+/// Pods that were made for a rollout.
+struct NewPods<'a> {
+    /// None if they were not listed.
+    new: Option<Vec<&'a Pod>>,
+    /// An older pod that keeps a `StatefulSet` from replacing any.
+    blocking: Option<&'a Pod>,
+}
 
 /// The assessment of one workload.
 struct Assessment<'a> {
@@ -142,6 +151,7 @@ impl<'a> Assessment<'a> {
             claim.hold = hold::hold(self.setting, object, &membership, terms, self.observed).or(reverted);
         }
         claim.rolling = claim.standing == Standing::Rolling
+            || self.may_roll(&claim, memory)
             || self.rolls_for_older(&claim, memory)
             || self.evicts(&claim, memory);
         Some(claim)
@@ -253,7 +263,7 @@ impl<'a> Assessment<'a> {
         let rollout = Rollout {
             stale: stale.map(|stale| stale > 0),
             failed,
-            ..self.rollout(claim.object.restarts.policy.timeout, &new)?
+            ..self.rollout(rollout_key, claim.object.restarts.policy.timeout, &new, memory)?
         };
         let live = rollout::health(&rollout, self.setting.now);
         let (seen, failure) = match (seen, &said) {
@@ -286,29 +296,82 @@ impl<'a> Assessment<'a> {
         (record.token == content.token).then_some(record)
     }
 
-    /// Its pods that were made for the last rollout that we asked for; none if there was none.
+    /// Its pods that were made for the last rollout that we asked for; none if there was none. These are the pods with all
+    /// tokens of the template; those that were made since, where the template does not have the token.
     fn new_pods(&self, hash: &str, token: &str) -> Option<NewPods<'a>> {
         let since = self.observed.workload.stamps.patched_at?;
         let holds = |pod: &Pod| pod.tokens.get(hash).is_some_and(|held| **held == *token);
-        let is_new = |pod: &&&Pod| pod.created > since || holds(pod);
+        let template = &self.observed.workload.stamps.tokens;
+        let is_told = template.get(hash).is_some_and(|held| **held == *token);
+        let of_template = |pod: &Pod| {
+            template
+                .iter()
+                .all(|(hash, held)| pod.tokens.get(hash) == Some(held))
+        };
+        let is_new = |pod: &&&Pod| {
+            if is_told {
+                of_template(pod)
+            } else {
+                pod.created > since || holds(pod)
+            }
+        };
         let pods = self.pods.as_ref();
-        Some(NewPods(
-            pods.map(|pods| pods.iter().filter(is_new).copied().collect()),
-        ))
+        let ordered = self.observed.workload.controller.ordered;
+        let blocks = |pod: &&&Pod| ordered && pod.lives() && !pod.ready && !is_new(pod);
+        Some(NewPods {
+            new: pods.map(|pods| pods.iter().filter(is_new).copied().collect()),
+            blocking: pods.and_then(|pods| pods.iter().find(blocks).copied()),
+        })
     }
 
     /// The last rollout that we asked for, of which no more is known than its new pods.
-    fn rollout<'b>(&'b self, timeout: std::time::Duration, new: &'b NewPods<'a>) -> Option<Rollout<'b>> {
+    fn rollout<'b>(
+        &'b self,
+        rollout_key: RolloutKey<'_>,
+        timeout: std::time::Duration,
+        new: &'b NewPods<'a>,
+        memory: &mut Memory,
+    ) -> Option<Rollout<'b>> {
         let ObservedWorkload { key, workload, .. } = *self.observed;
+        let since = workload.stamps.patched_at?;
+        let found = new
+            .new
+            .as_ref()
+            .map(|new| Progress::new(since, signed(timeout), new.iter().copied()));
         Some(Rollout {
             kind: key.kind,
             workload,
-            since: workload.stamps.patched_at?,
+            progress: memory.progress(rollout_key, since, found, self.setting.now),
             timeout,
-            new: new.0.as_deref(),
+            new: new.new.as_deref(),
+            blocking: new.blocking,
             stale: None,
             failed: false,
         })
+    }
+
+    /// Whether the workload was restarted for the content, and only its pods, which were not listed yet, show whether it
+    /// still rolls out.
+    fn may_roll(&self, claim: &Claim, memory: &Memory) -> bool {
+        let workload = self.observed.workload;
+        claim.standing == Standing::Unknown
+            && self.pods.is_none()
+            && self.carries(claim)
+            && workload.stamps.patched_at.is_some()
+            && workload.controller.update != UpdateStrategy::OnDelete
+            && !memory.is_complete(self.rollout_key(&claim.object.content))
+            && !rollout::rolled_out(self.observed.key.kind, workload)
+    }
+
+    /// What keeps the rollout of the workload from going on, in a sentence.
+    fn obstacle(&self, claims: &[Claim], memory: &mut Memory) -> Option<String> {
+        let rolls = |claim: &&Claim| claim.standing == Standing::Rolling && self.carries(claim);
+        let claim = claims.iter().find(rolls)?;
+        let content = &claim.object.content;
+        let new = self.new_pods(&content.hash, &content.token)?;
+        let timeout = claim.object.restarts.policy.timeout;
+        let rollout = self.rollout(self.rollout_key(content), timeout, &new, memory)?;
+        rollout::obstacle(&rollout, self.setting.now).map(|obstacle| obstacle.sentence())
     }
 
     /// Whether the workload still rolls out for older content of the same Secret.
@@ -317,7 +380,12 @@ impl<'a> Assessment<'a> {
         let token = self.observed.workload.stamps.tokens.get(&content.hash);
         token.is_some_and(|token| {
             *token != content.token
-                && self.rolls_for(&content.hash, token, claim.object.restarts.policy.timeout, memory)
+                && self.rolls_for(
+                    &content.hash,
+                    token,
+                    Some(claim.object.restarts.policy.timeout),
+                    memory,
+                )
         })
     }
 
@@ -327,7 +395,7 @@ impl<'a> Assessment<'a> {
         let claimed = |hash: &str| claims.iter().any(|claim| *claim.object.content.hash == *hash);
         let timeout = |hash: &str| {
             let object = objects.iter().find(|object| *object.content.hash == *hash);
-            object.map_or(ROLLOUT_TIMEOUT, |object| object.restarts.policy.timeout)
+            object.map(|object| object.restarts.policy.timeout)
         };
         let records = &workload.stamps.records;
         let ours = |hash: &str, token: &str| records.get(hash).is_some_and(|record| *record.token == *token);
@@ -341,7 +409,14 @@ impl<'a> Assessment<'a> {
             })
     }
 
-    fn rolls_for(&self, hash: &str, token: &str, timeout: std::time::Duration, memory: &mut Memory) -> bool {
+    /// Whether the workload rolls out for the content; without a `timeout`, for some time at most.
+    fn rolls_for(
+        &self,
+        hash: &str,
+        token: &str,
+        timeout: Option<std::time::Duration>,
+        memory: &mut Memory,
+    ) -> bool {
         let workload = self.observed.workload;
         let rollout_key = RolloutKey {
             uid: &workload.uid,
@@ -358,13 +433,15 @@ impl<'a> Assessment<'a> {
             memory.complete(rollout_key);
             return false;
         }
-        let timeout_at =
-            SignedDuration::try_from(timeout).map_or(Timestamp::MAX, |timeout| later(since, timeout));
-        self.setting.now < timeout_at
-            && self.new_pods(hash, token).is_some_and(|new| {
-                let rollout = self.rollout(timeout, &new);
-                rollout.is_some_and(|rollout| rollout::health(&rollout, self.setting.now) == Health::Rolling)
-            })
+        // A namespace without demand is dropped after a while: what is longer would not be known there.
+        if timeout.is_none() && self.setting.now >= later(since, signed(ROLLOUT_TIMEOUT)) {
+            return false;
+        }
+        let timeout = timeout.unwrap_or(ROLLOUT_TIMEOUT);
+        self.new_pods(hash, token).is_some_and(|new| {
+            let rollout = self.rollout(rollout_key, timeout, &new, memory);
+            rollout.is_some_and(|rollout| rollout::health(&rollout, self.setting.now) == Health::Rolling)
+        })
     }
 
     /// A patch that was sent and that the workload, as it is known, does not show yet.
@@ -438,11 +515,11 @@ impl<'a> Assessment<'a> {
                 .is_some_and(|evicting| evicting.ours && evicting.holds_slot)
     }
 
-    /// Whether the workload, which rolls out, still holds a slot. People can write all that a workload records, so no
-    /// record holds others up for long.
-    fn holds_slot(&self, memory: &Memory) -> bool {
+    /// Whether the workload, which rolls out, still holds a slot: of the cluster or of its namespace. People can write all
+    /// that a workload records, so no record holds up other namespaces for long.
+    fn holds_slot(&self, memory: &Memory, of_cluster: bool) -> bool {
         let (workload, now) = (self.observed.workload, self.setting.now);
-        let is_late = |since: Timestamp| now >= later(since, SLOT_HELD);
+        let is_late = |since: Timestamp| of_cluster && now >= later(since, SLOT_HELD);
         let patched = workload
             .stamps
             .patched_at
@@ -471,8 +548,7 @@ impl<'a> Assessment<'a> {
         let ended = !waiting && rollout::steady(key.kind, workload);
         let evicting = memory.watch_eviction(rollout_key.uid, waiting, now);
         let was_healthy = evicting.is_some_and(|evicting| evicting.ours);
-        let timeout =
-            SignedDuration::try_from(claim.object.restarts.policy.timeout).unwrap_or(SignedDuration::MAX);
+        let timeout = signed(claim.object.restarts.policy.timeout);
         let late = evicting.is_some_and(|evicting| now >= later(evicting.since, timeout)) && !ended;
         let failure = new()
             .find_map(|pod| rollout::broken(pod, now))
@@ -563,6 +639,10 @@ impl<'a> Assessment<'a> {
             .map(|claim| later(claim.changed_at, CREATED_MARGIN + SignedDuration::from_secs(1)))
             .min()
     }
+}
+
+fn signed(time: std::time::Duration) -> SignedDuration {
+    SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX)
 }
 
 const REVERTED: &str = "somebody takes the annotation of the restart back, so its pods keep the old content: let your GitOps \

@@ -8,6 +8,7 @@ use litemap::LiteMap;
 
 use super::{
     model::{Note, Restart},
+    progress::Progress,
     rollout::{Failure, RecordedOutcome},
 };
 use crate::{
@@ -67,6 +68,8 @@ struct WorkloadMemory {
     rolled: Texts,
     /// The contents whose rollout was seen to fail.
     failed: LiteMap<Box<str>, SeenFailure>,
+    /// How far the rollouts of contents are.
+    progress: LiteMap<Box<str>, SeenProgress>,
     /// The contents for which the workload was to say again what it lost, or that it recovered, and how often that was tried.
     reminded: LiteMap<Box<str>, (Box<str>, u8)>,
     changes: Option<ChangeBurst>,
@@ -101,6 +104,16 @@ struct SeenFailure {
     record: NoteStep,
     /// Whether the failure is reported once that is done.
     alert: bool,
+}
+
+/// How far a rollout was seen to be.
+#[derive(Clone, Debug)]
+struct SeenProgress {
+    token: Box<str>,
+    /// When the rollout began.
+    since: Timestamp,
+    /// The most of each number that was seen, and when it was reached.
+    most: Progress,
 }
 
 /// Whether something is to be written.
@@ -332,6 +345,47 @@ impl Memory {
         note(&mut kept.rolled, hash, token);
     }
 
+    /// When the rollout for the content, which began at `since`, last made progress, given how far it is `now`; none of
+    /// that if its pods were not listed.
+    pub fn progress(
+        &mut self,
+        RolloutKey { uid, hash, token }: RolloutKey<'_>,
+        since: Timestamp,
+        found: Option<Progress>,
+        now: Timestamp,
+    ) -> Timestamp {
+        let seen = self
+            .workloads
+            .get_mut(uid)
+            .and_then(|kept| kept.progress.get_mut(hash));
+        let seen = seen.filter(|seen| *seen.token == *token && seen.since == since);
+        match (seen, found) {
+            (None, None) => since,
+            (None, Some(found)) => {
+                let kept = self.workloads.entry(uid.into()).or_default();
+                let seen = SeenProgress {
+                    token: token.into(),
+                    since,
+                    most: found,
+                };
+                kept.progress.insert(hash.into(), seen);
+                found.at
+            }
+            (Some(seen), None) => seen.most.at,
+            (Some(seen), Some(found)) => {
+                let most = &mut seen.most;
+                if found.is_beyond(most) {
+                    *most = Progress {
+                        updated: most.updated.max(found.updated),
+                        ready: most.ready.max(found.ready),
+                        at: now,
+                    };
+                }
+                most.at
+            }
+        }
+    }
+
     /// The rollout for the content was seen to fail; `said` is the record on the workload. Without a record one is to be
     /// written and the failure is reported, unless the rollout had failed before this process began.
     pub fn fail(
@@ -458,6 +512,7 @@ impl Memory {
         if note(&mut kept.complete, hash, token) {
             kept.refused = None;
             kept.rolled.remove(hash);
+            kept.progress.remove(hash);
             if let Some(failed) = kept.failed.get_mut(hash) {
                 failed.over = true;
             }
@@ -560,6 +615,7 @@ impl WorkloadMemory {
         }
         self.complete.remove(hash);
         self.rolled.remove(hash);
+        self.progress.remove(hash);
         if let Some(failed) = self.failed.get_mut(hash)
             && *failed.token == *token
         {

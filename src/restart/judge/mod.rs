@@ -5,6 +5,7 @@ pub mod hold;
 pub mod membership;
 pub mod memory;
 pub mod model;
+pub mod progress;
 pub mod reloader;
 pub mod rollout;
 pub mod staleness;

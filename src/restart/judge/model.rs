@@ -47,6 +47,7 @@ pub struct PodList<'a> {
 
 /// A workload that has to do with restarts.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Judgement {
     /// Its name.
     pub key: WorkloadKey,
@@ -56,14 +57,18 @@ pub struct Judgement {
     pub claims: Vec<Claim>,
     /// Whether it rolls out for us now, for whatever content.
     pub rolling: bool,
-    /// Whether it holds a slot of its namespace and of the cluster meanwhile.
+    /// Whether it holds a slot of its namespace meanwhile.
     pub holds_slot: bool,
+    /// Whether it also holds a slot of the cluster, which it gives up after half an hour.
+    pub holds_cluster_slot: bool,
     /// Whether it is healthy, or was before the rollout that is under way.
     pub healthy: bool,
     /// When our last patch of it was taken.
     pub patched_at: Option<Timestamp>,
     /// The first of the changes that ask for its next restart and follow each other without a rest.
     pub changing_since: Option<Timestamp>,
+    /// What keeps its rollout from going on, in a sentence.
+    pub obstacle: Option<String>,
     /// A request that was refused, for now.
     pub refused: Option<Hold>,
     /// When its pods must be listed to know more.

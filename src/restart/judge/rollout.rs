@@ -38,10 +38,14 @@ pub enum Health {
 pub enum Failure {
     /// Its controller gave up.
     DeadlineExceeded,
-    /// It takes too long.
+    /// It made no progress for too long.
     TimedOut,
     /// A new pod does not start: the reason that its container gives.
     Pod(Box<str>),
+    /// Its controller cannot create pods.
+    NoPod,
+    /// An old pod is not ready, and the `StatefulSet` replaces none before it is: its name, if that is known.
+    Ordered(Option<Box<str>>),
     /// The workload has a record of the failure; its pods were not listed yet.
     Recorded,
     /// The record on the workload cannot be read.
@@ -55,6 +59,8 @@ impl Failure {
             Self::DeadlineExceeded => "DeadlineExceeded",
             Self::TimedOut => "TimedOut",
             Self::Pod(reason) => reason,
+            Self::NoPod => REPLICA_FAILURE,
+            Self::Ordered(_) => ORDERED_READY,
             Self::Recorded => "Recorded",
             Self::Unreadable => "Unreadable",
         }
@@ -66,27 +72,72 @@ impl Failure {
             "DeadlineExceeded" => Self::DeadlineExceeded,
             "TimedOut" => Self::TimedOut,
             "Unreadable" => Self::Unreadable,
+            REPLICA_FAILURE => Self::NoPod,
+            ORDERED_READY => Self::Ordered(None),
             reason => Self::Pod(reason.into()),
         }
     }
 
     /// The failure in a sentence, and what to do.
     pub fn sentence(&self, was_healthy: bool) -> String {
-        let why = match self {
+        let why = self.why();
+        if was_healthy {
+            format!("{why}; look at its pods")
+        } else {
+            format!("{why}; it was not healthy before the restart either")
+        }
+    }
+
+    fn why(&self) -> String {
+        match self {
             Self::DeadlineExceeded => "its controller gave up on the rollout".to_owned(),
-            Self::TimedOut => "its rollout takes longer than restart.health.timeout".to_owned(),
+            Self::TimedOut => {
+                "its rollout made no progress for the time in restart.health.timeout".to_owned()
+            }
             Self::Pod(reason) => format!("a new pod does not start: {reason}"),
+            Self::NoPod => {
+                "its controller cannot create pods (ReplicaFailure). A quota or an admission policy refuses them: \
+                 read the condition ReplicaFailure of the workload"
+                    .to_owned()
+            }
+            Self::Ordered(pod) => {
+                let pod = pod.as_deref().map_or_else(|| "an old pod".to_owned(), |name| format!("pod {name}"));
+                format!(
+                    "{pod} is not ready, and a StatefulSet with podManagementPolicy OrderedReady replaces no pod before \
+                     it is (kubernetes#67250). Delete {pod}: the StatefulSet then creates it from the new template"
+                )
+            }
             Self::Recorded => "an earlier look found that its rollout failed".to_owned(),
             Self::Unreadable => {
                 "an annotation restart.keyturn.dev/*.failed on it cannot be read, so it counts as failed \
                  until its rollout is complete: remove the annotation"
                     .to_owned()
             }
-        };
-        if was_healthy {
-            format!("{why}; look at its pods")
-        } else {
-            format!("{why}; it was not healthy before the restart either")
+        }
+    }
+}
+
+const REPLICA_FAILURE: &str = "ReplicaFailure";
+const ORDERED_READY: &str = "OrderedReady";
+
+/// What keeps a rollout from going on at present. It may pass: a node is added, a volume is detached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// The failure that it becomes if it does not pass.
+    pub failure: Failure,
+    /// The pod that does not start.
+    pub pod: Option<Box<str>>,
+}
+
+impl Obstacle {
+    /// The obstacle in a sentence.
+    pub fn sentence(&self) -> String {
+        match (&self.failure, &self.pod) {
+            (Failure::Pod(reason), Some(pod)) => format!(
+                "it rolls out, but its new pod {pod} has not started for a minute: {reason}. If it stays so, look at the \
+                 events of the pod"
+            ),
+            (failure, _) => format!("it rolls out, but {}", failure.why()),
         }
     }
 }
@@ -98,12 +149,14 @@ pub struct Rollout<'a> {
     pub kind: WorkloadKind,
     /// The workload.
     pub workload: &'a Workload,
-    /// When we asked for it.
-    pub since: Timestamp,
-    /// How long it may take.
+    /// When it last made progress: when we asked for it, at least.
+    pub progress: Timestamp,
+    /// How long it may take without progress.
     pub timeout: Duration,
     /// Its pods that were made for it; none if they were not listed.
     pub new: Option<&'a [&'a Pod]>,
+    /// An old pod that keeps its `StatefulSet` from replacing any.
+    pub blocking: Option<&'a Pod>,
     /// Whether pods hold old content; none if that is not known.
     pub stale: Option<bool>,
     /// Whether it was seen to fail.
@@ -146,11 +199,24 @@ pub fn rolled_out(kind: WorkloadKind, workload: &Workload) -> bool {
 /// Whether as many pods work as there should be, of whatever template.
 pub fn steady(kind: WorkloadKind, workload: &Workload) -> bool {
     let progress = &workload.controller.progress;
-    let working = match kind {
+    working(kind, workload) >= progress.desired && !progress.deadline_exceeded
+}
+
+/// Whether the workload is healthy: no more of its pods are missing than may be while it rolls out, and one works at least.
+pub fn healthy(kind: WorkloadKind, workload: &Workload) -> bool {
+    let progress = &workload.controller.progress;
+    let least = progress
+        .desired
+        .saturating_sub(workload.controller.max_unavailable);
+    working(kind, workload) >= least.max(progress.desired.min(1)) && !progress.deadline_exceeded
+}
+
+const fn working(kind: WorkloadKind, workload: &Workload) -> i32 {
+    let progress = &workload.controller.progress;
+    match kind {
         WorkloadKind::StatefulSet => progress.ready,
-        _ => progress.available,
-    };
-    working >= progress.desired && !progress.deadline_exceeded
+        WorkloadKind::Deployment | WorkloadKind::DaemonSet | WorkloadKind::Rollout => progress.available,
+    }
 }
 
 /// How the rollout goes.
@@ -174,6 +240,10 @@ pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
     if let Some(reason) = ours().find_map(|pod| broken(pod, now)) {
         return Health::Failed(Failure::Pod(reason));
     }
+    let blocking = rollout.blocking.filter(|_| observed);
+    if let Some(pod) = blocking.filter(|pod| broken(pod, now).is_some()) {
+        return Health::Failed(Failure::Ordered(Some(pod.name.clone())));
+    }
     let over = now >= end;
     if observed && workload.controller.progress.deadline_exceeded && (!over || stale == Some(true)) {
         return Health::Failed(Failure::DeadlineExceeded);
@@ -183,10 +253,50 @@ pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
     }
     match (new, stale) {
         (None, _) | (_, None) => Health::Unknown,
-        (Some(_), Some(stale)) if stale || ours().any(|pod| !pod.ready) => Health::Failed(Failure::TimedOut),
+        (Some(_), Some(stale)) if stale || ours().any(|pod| !pod.ready) => {
+            let obstacle = obstacle(rollout, now);
+            Health::Failed(obstacle.map_or(Failure::TimedOut, |obstacle| obstacle.failure))
+        }
         // The rollout ended; what is wrong now was caused by another change.
         _ => Health::Complete,
     }
+}
+
+/// What keeps the rollout from going on.
+pub fn obstacle(rollout: &Rollout<'_>, now: Timestamp) -> Option<Obstacle> {
+    let controller = &rollout.workload.controller;
+    if controller.observed_generation < rollout.workload.generation {
+        return None;
+    }
+    if let Some(pod) = rollout.blocking {
+        let failure = Failure::Ordered(Some(pod.name.clone()));
+        return Some(Obstacle { failure, pod: None });
+    }
+    let mut ours = ours(rollout, rollout.end());
+    let stuck = ours.find_map(|pod| Some((pod, waits(pod, now)?)));
+    if let Some((pod, reason)) = stuck {
+        return Some(Obstacle {
+            failure: Failure::Pod(reason),
+            pod: Some(pod.name.clone()),
+        });
+    }
+    controller.progress.replica_failure.then_some(Obstacle {
+        failure: Failure::NoPod,
+        pod: None,
+    })
+}
+
+/// What the pod, which is not young, waits for before its containers are created: a node, or volumes and a network.
+fn waits(pod: &Pod, now: Timestamp) -> Option<Box<str>> {
+    if pod.ready || later(pod.created, START_STUCK) > now {
+        return None;
+    }
+    let creating = |container: &Container| {
+        let reason = container.waiting.as_ref()?;
+        (**reason == *"ContainerCreating").then(|| reason.clone())
+    };
+    let unscheduled = pod.unscheduled.clone();
+    unscheduled.or_else(|| pod.containers.iter().find_map(creating))
 }
 
 /// Whether the rollout, which failed and now looks `well`, recovered for good: pods that were listed not before `listed`
@@ -201,7 +311,7 @@ impl Rollout<'_> {
     /// When its time is over.
     fn end(&self) -> Timestamp {
         let timeout = SignedDuration::try_from(self.timeout).unwrap_or(SignedDuration::MAX);
-        later(self.since, timeout)
+        later(self.progress, timeout)
     }
 }
 
@@ -224,7 +334,13 @@ pub fn broken(pod: &Pod, now: Timestamp) -> Option<Box<str>> {
             Some(
                 reason @ ("ImagePullBackOff"
                 | "ErrImagePull"
+                | "ErrImageNeverPull"
+                | "ImageInspectError"
+                | "RegistryUnavailable"
+                | "SignatureValidationFailed"
                 | "CreateContainerConfigError"
+                | "CreateContainerError"
+                | "RunContainerError"
                 | "InvalidImageName"),
             ) => (stuck || crashes).then(|| reason.into()),
             // Its present state does not matter: it runs a little, ends, waits.

@@ -78,6 +78,10 @@ pub struct ControllerState {
     pub paused: bool,
     /// How it replaces pods.
     pub update: UpdateStrategy,
+    /// A StatefulSet that replaces no pod while another one is not ready (`podManagementPolicy: OrderedReady`).
+    pub ordered: bool,
+    /// How many pods may be unavailable while it does: `maxUnavailable` as a number, at least 1.
+    pub max_unavailable: i32,
     pub progress: Progress,
     /// A Rollout's `spec.restartAt`.
     pub restart_at: Option<Timestamp>,
@@ -181,6 +185,7 @@ pub enum UpdateStrategy {
 
 /// How far a workload's controller is, by its status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Progress {
     /// Pods that there should be (of a DaemonSet: `desiredNumberScheduled`).
     pub desired: i32,
@@ -196,6 +201,8 @@ pub struct Progress {
     pub one_revision: bool,
     /// A Deployment whose condition `Progressing` is `ProgressDeadlineExceeded`, or a Rollout whose phase is `Degraded`.
     pub deadline_exceeded: bool,
+    /// Pods cannot be created: the condition `ReplicaFailure` of a Deployment or a Rollout.
+    pub replica_failure: bool,
     /// A Rollout whose phase is `Healthy`; true for others.
     pub phase_healthy: bool,
     /// A Rollout's `status.restartedAt`.
@@ -221,7 +228,9 @@ pub struct Pod {
     pub containers: Vec<Container>,
     /// Whether it is ready.
     pub ready: bool,
-    /// Since when it is, or is not.
+    /// Why no node was found for it, if none was.
+    pub unscheduled: Option<Box<str>>,
+    /// Since when it is ready, or is not.
     pub readiness_since: Option<Timestamp>,
     /// Whether it is being deleted.
     pub ending: bool,

@@ -52,7 +52,7 @@ pub fn report(content: &Content, decisions: &Decisions) -> Report {
     let changed = content.asks_for_restarts();
     let exceptions: Vec<RestartException> = states
         .iter()
-        .filter(|status| is_exception(status.state))
+        .filter(|status| status.is_obstructed || is_exception(status.state))
         .take(EXCEPTIONS)
         .map(|status| exception(status))
         .collect();
@@ -178,7 +178,11 @@ fn condition(
         );
     }
     if counts.in_flight > 0 {
-        return (Reason::InProgress, rest);
+        let obstructed = states.iter().find(|status| status.is_obstructed);
+        let why = obstructed.map_or_else(String::new, |status| {
+            format!("; {}: {}", status.key, status.sentence)
+        });
+        return (Reason::InProgress, format!("{rest}{why}"));
     }
     for (state, reason) in [
         (WorkloadState::AwaitingApproval, Reason::AwaitingApproval),

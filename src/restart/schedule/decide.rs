@@ -53,6 +53,8 @@ pub struct WorkloadStatus {
     pub state: WorkloadState,
     /// In a sentence.
     pub sentence: Cow<'static, str>,
+    /// Whether something keeps its rollout from going on.
+    pub is_obstructed: bool,
     /// When that may change by itself.
     pub until: Option<Timestamp>,
 }
@@ -165,6 +167,7 @@ fn states(
                 changed_at: claim.changed_at,
                 state,
                 sentence,
+                is_obstructed: state == WorkloadState::RollingOut && judgement.obstacle.is_some(),
                 until: until.filter(|until| *until > now && *until < Timestamp::MAX),
             });
         }
@@ -178,7 +181,11 @@ fn plain(judgement: &Judgement, claim: &Claim) -> (WorkloadState, Cow<'static, s
     match &claim.standing {
         Standing::Done => (WorkloadState::Done, "its pods hold the content".into(), None),
         // It is restarted by this very decision.
-        Standing::Stale(_) | Standing::Rolling => (WorkloadState::RollingOut, "it rolls out".into(), None),
+        Standing::Stale(_) | Standing::Rolling => {
+            let obstacle = judgement.obstacle.clone();
+            let sentence = obstacle.map_or_else(|| "it rolls out".into(), Cow::Owned);
+            (WorkloadState::RollingOut, sentence, None)
+        }
         // A recorded failure halts the others meanwhile.
         Standing::Unknown
         | Standing::Failed {

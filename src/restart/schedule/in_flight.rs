@@ -57,7 +57,8 @@ impl RequestPhase {
         let mut judgement = judgement.clone();
         match self {
             Self::Busy(_) | Self::Answered => {
-                (judgement.rolling, judgement.holds_slot, judgement.patched_at) = (true, true, Some(time));
+                (judgement.rolling, judgement.patched_at) = (true, Some(time));
+                (judgement.holds_slot, judgement.holds_cluster_slot) = (true, true);
                 for claim in &mut judgement.claims {
                     if matches!(claim.standing, Standing::Stale(_)) && claim.hold.is_none() {
                         claim.standing = Standing::Rolling;

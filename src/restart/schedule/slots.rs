@@ -26,6 +26,11 @@ use crate::{
 /// How much a namespace is due: whether the workload needs no slot of its own, what was given and is held, the last turn.
 type Rank<'a> = (bool, u64, usize, u64, &'a str);
 
+/// Whether the workload needs no slot of its namespace or the cluster besides those that it holds.
+const fn holds_all(candidate: &Candidate<'_>) -> bool {
+    candidate.judgement.holds_slot && candidate.judgement.holds_cluster_slot
+}
+
 /// Slots that are held, and how many there are.
 pub(super) struct Slots<'a> {
     now: Timestamp,
@@ -57,12 +62,14 @@ impl<'a> Slots<'a> {
             given: BTreeMap::new(),
             in_cluster: 0,
         };
+        let mut in_cluster: BTreeMap<&str, usize> = BTreeMap::new();
         for judgement in judgements {
+            let namespace = &*judgement.key.key.namespace;
             if judgement.holds_slot {
-                *slots
-                    .in_namespace
-                    .entry(&judgement.key.key.namespace)
-                    .or_default() += 1;
+                *slots.in_namespace.entry(namespace).or_default() += 1;
+            }
+            if judgement.holds_cluster_slot {
+                *in_cluster.entry(namespace).or_default() += 1;
             }
             for claim in judgement.claims.iter().filter(|claim| claim.rolling) {
                 *slots.of_object.entry(claim.object.key()).or_default() += 1;
@@ -70,7 +77,7 @@ impl<'a> Slots<'a> {
         }
         // Workloads record their own rollouts, and people can forge that: a namespace takes no more of the cluster's
         // slots than its own.
-        let held = slots.in_namespace.values();
+        let held = in_cluster.values();
         slots.in_cluster = held.map(|held| (*held).min(limits.namespace)).sum();
         slots
     }
@@ -82,14 +89,14 @@ impl<'a> Slots<'a> {
         for (index, candidate) in candidates.iter().enumerate() {
             let namespace = &*candidate.judgement.key.key.namespace;
             // In order within a namespace: only its first one that fits counts.
-            if (seen.contains(namespace) && !candidate.judgement.holds_slot) || !self.fits(candidate) {
+            if (seen.contains(namespace) && !holds_all(candidate)) || !self.fits(candidate) {
                 continue;
             }
             seen.insert(namespace);
             let held = self.in_namespace.get(namespace).copied().unwrap_or_default();
             let given = self.given.get(namespace).copied().unwrap_or_default();
             let rank = (
-                !candidate.judgement.holds_slot,
+                !holds_all(candidate),
                 given,
                 held,
                 memory.served(namespace),
@@ -114,8 +121,10 @@ impl<'a> Slots<'a> {
         let namespace = &*judgement.key.key.namespace;
         *self.given.entry(namespace).or_default() += 1;
         if !judgement.holds_slot {
-            self.in_cluster += 1;
             *self.in_namespace.entry(namespace).or_default() += 1;
+        }
+        if !judgement.holds_cluster_slot {
+            self.in_cluster += 1;
         }
     }
 
@@ -164,10 +173,9 @@ impl<'a> Slots<'a> {
     fn fits(&self, candidate: &Candidate<'_>) -> bool {
         let judgement = candidate.judgement;
         let namespace = self.in_namespace.get(&*judgement.key.key.namespace).copied();
-        let free = judgement.holds_slot
-            || (self.in_cluster < self.limits.cluster
-                && namespace.unwrap_or_default() < self.limits.namespace);
-        free && self.lets(candidate)
+        let in_cluster = judgement.holds_cluster_slot || self.in_cluster < self.limits.cluster;
+        let in_namespace = judgement.holds_slot || namespace.unwrap_or_default() < self.limits.namespace;
+        in_cluster && in_namespace && self.lets(candidate)
     }
 
     /// Whether the ExternalSecrets of the candidate let it restart. One restart applies the contents of all of them, so

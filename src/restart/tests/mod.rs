@@ -4,6 +4,7 @@ mod failing;
 mod hands;
 mod properties;
 mod simulation;
+mod slow;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -139,6 +140,8 @@ pub(super) fn workload(name: &str) -> Workload {
             observed_generation: 1,
             paused: false,
             update: UpdateStrategy::Rolling { partition: 0 },
+            ordered: false,
+            max_unavailable: 1,
             progress: Progress {
                 desired: 1,
                 total: 1,
@@ -147,6 +150,7 @@ pub(super) fn workload(name: &str) -> Workload {
                 available: 1,
                 one_revision: true,
                 deadline_exceeded: false,
+                replica_failure: false,
                 phase_healthy: true,
                 restarted_at: None,
             },
@@ -168,6 +172,7 @@ pub(super) fn pod(name: &str, created: i64) -> Pod {
         tokens: Texts::new_vec(),
         containers: vec![container("app", created)],
         ready: true,
+        unscheduled: None,
         readiness_since: None,
         ending: false,
         finished: false,

@@ -325,6 +325,24 @@ fn who_was_broken_before_is_restarted_and_holds_up_nobody() {
 }
 
 #[test]
+fn one_unready_pod_of_many_before_the_restart_does_not_excuse_its_failure() {
+    for count in [2, 10] {
+        let mut cluster = Cluster::new(&[Nature::Crashing, Nature::Ready(1)]);
+        cluster.workloads[0].scale(count);
+        cluster.workloads[0].pods[0].ready = false;
+        cluster.change(0, "t1");
+        cluster.run(300);
+        assert_eq!(
+            (cluster.count(0, "t1"), cluster.count(1, "t1")),
+            (1, 0),
+            "{count}"
+        );
+        assert_eq!(cluster.words()[0].2, "Failed", "{count}");
+        assert_eq!(cluster.words()[1].2, "Halted", "{count}");
+    }
+}
+
+#[test]
 fn the_annotation_stripped_after_completion_is_not_put_back() {
     let mut cluster = Cluster::new(&[Nature::Ready(1)]);
     cluster.change(0, "t1");

@@ -37,6 +37,8 @@ pub(super) enum Nature {
     Crashing,
     /// A new pod crashes again and again: it is down for so many seconds, then ready for so many.
     Flapping(i64, i64),
+    /// A new pod is not ready for so many seconds, then ready for so many, and so on; its container runs all the time.
+    Blinking(i64, i64),
 }
 
 /// What becomes of a request.
@@ -367,6 +369,16 @@ impl Simulated {
         simulated
     }
 
+    /// Has so many pods of before.
+    pub(super) fn scale(&mut self, count: i32) {
+        let name = self.key.key.name.to_string();
+        self.workload.controller.progress.desired = count;
+        self.pods = (0..i64::from(count))
+            .map(|number| pod(&name, number - 5000))
+            .collect();
+        self.observe(0);
+    }
+
     fn patch(&mut self, second: i64, restart: &Restart) {
         assert_eq!(restart.strategy, RestartStrategy::Template);
         for cause in &restart.causes {
@@ -429,6 +441,7 @@ impl Simulated {
                 }
                 Nature::Ready(_) | Nature::Crashing => {}
                 Nature::Flapping(down, up) => flap(pod, second, down, up),
+                Nature::Blinking(down, up) => blink(pod, second, down, up),
             }
             if pod.ready {
                 pod.containers[0].waiting = None;
@@ -505,9 +518,24 @@ impl Simulated {
     pub(super) fn is_rolling(&self) -> bool {
         let through = self.pods.iter().all(|pod| self.is_new(pod) && pod.ready)
             && self.workload.controller.observed_generation == self.workload.generation;
-        let broken = matches!(self.nature, Nature::Crashing | Nature::Flapping(..));
+        let broken = matches!(
+            self.nature,
+            Nature::Crashing | Nature::Flapping(..) | Nature::Blinking(..)
+        );
         self.workload.stamps.patched_at.is_some() && !through && !broken && !self.healed
     }
+}
+
+/// The readiness of a pod that was made by us comes and goes.
+fn blink(pod: &mut Pod, second: i64, down: i64, up: i64) {
+    if pod.created < at(0) {
+        return;
+    }
+    let age = at(second).duration_since(pod.created).as_secs();
+    let phase = age % (down + up);
+    let since = if phase < down { phase } else { phase - down };
+    (pod.ready, pod.readiness_since) = (phase >= down, Some(at(second - since)));
+    pod.containers[0].started = Some(pod.created);
 }
 
 /// A pod that was made by us looks well for a while, then its container exits and waits to be started again.

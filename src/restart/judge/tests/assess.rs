@@ -72,7 +72,7 @@ fn with_timeout(timeout: Duration) -> ManagedSecrets {
 }
 
 #[test]
-fn a_rollout_holds_a_slot_for_half_an_hour_at_most() {
+fn a_rollout_holds_a_slot_of_the_cluster_for_half_an_hour_at_most_and_of_its_namespace_until_it_ends() {
     let facts = with_timeout(Duration::from_hours(24));
     let holds = |workload: &Workload, now: i64| {
         let target = look(
@@ -84,18 +84,121 @@ fn a_rollout_holds_a_slot_for_half_an_hour_at_most() {
         )
         .unwrap();
         assert!(target.rolling, "{now}");
-        target.holds_slot
+        (target.holds_slot, target.holds_cluster_slot)
     };
-    assert!(holds(&patched(20), 20));
-    assert!(holds(&patched(20), 20 + 1799));
-    assert!(!holds(&patched(20), 20 + 1800));
+    assert_eq!(holds(&patched(20), 20), (true, true));
+    assert_eq!(holds(&patched(20), 20 + 1799), (true, true));
+    assert_eq!(holds(&patched(20), 20 + 1800), (true, false));
+    assert_eq!(holds(&patched(20), 20 + 80_000), (true, false));
     // A clock of another API server is a little ahead; a time of nobody's clock is written by hand.
-    assert!(holds(&patched(80), 20));
-    assert!(!holds(&patched(81), 20));
+    assert_eq!(holds(&patched(80), 20), (true, true));
+    assert_eq!(holds(&patched(81), 20), (false, false));
     // Somebody holds it up: no other workload waits for that.
     let mut paused = patched(20);
     paused.controller.paused = true;
-    assert!(!holds(&paused, 20));
+    assert_eq!(holds(&paused, 20), (false, false));
+}
+
+#[test]
+fn only_pods_of_the_new_revision_show_whether_a_rollout_fails() {
+    let facts = with_timeout(Duration::from_mins(10));
+    let mut workload = patched(20);
+    workload.controller.observed_generation = 2;
+    workload.controller.progress.updated = 0;
+    let standing = |token: Option<&str>| {
+        // The old revision's controller replaced a pod while it was scaled down.
+        let mut crashing = pod("api", 25);
+        crashing.ready = false;
+        (crashing.containers[0].restarts, crashing.containers[0].ready) = (3, false);
+        if let Some(token) = token {
+            crashing.tokens.insert("hash-db".into(), token.into());
+        }
+        let target = look(at(60), &facts, &workload, &[crashing], &mut Memory::default()).unwrap();
+        target.claims[0].standing.clone()
+    };
+    assert_eq!(standing(None), Standing::Rolling);
+    assert_eq!(standing(Some("before")), Standing::Rolling);
+    assert!(matches!(standing(Some("t")), Standing::Failed { .. }));
+}
+
+#[test]
+fn what_a_new_pod_waits_for_is_named_within_a_minute_and_is_the_failure_in_the_end() {
+    type Change = fn(&mut Workload, &mut Pod);
+    let facts = with_timeout(Duration::from_mins(10));
+    let table: [(&str, Change, &str); 3] = [
+        (
+            "Unschedulable",
+            |_, pod| pod.unscheduled = Some("Unschedulable".into()),
+            "api-25",
+        ),
+        (
+            "ContainerCreating",
+            |_, pod| pod.containers[0].waiting = Some("ContainerCreating".into()),
+            "api-25",
+        ),
+        (
+            "ReplicaFailure",
+            |workload, pod| {
+                workload.controller.progress.replica_failure = true;
+                pod.ready = true;
+            },
+            "quota",
+        ),
+    ];
+    for (reason, change, part) in table {
+        let mut workload = patched(20);
+        workload.controller.observed_generation = 2;
+        (
+            workload.controller.progress.desired,
+            workload.controller.progress.updated,
+        ) = (2, 1);
+        let mut new = pod("api", 25);
+        new.ready = false;
+        new.tokens.insert("hash-db".into(), "t".into());
+        change(&mut workload, &mut new);
+        let pods = [pod("api", -1000), new];
+        let mut memory = Memory::default();
+        let mut look = |now: i64| look(at(now), &facts, &workload, &pods, &mut memory).unwrap();
+        let target = look(85);
+        assert_eq!(target.claims[0].standing, Standing::Rolling, "{reason}");
+        let said = target.obstacle.unwrap();
+        assert!(said.contains(reason) && said.contains(part), "{said}");
+        match &look(700).claims[0].standing {
+            Standing::Failed { failure, .. } => assert_eq!(failure.reason(), reason),
+            other => panic!("{reason}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_old_pod_that_blocks_a_stateful_set_is_named_at_once_with_the_cure() {
+    let facts = with_timeout(Duration::from_mins(10));
+    for (restarts, ordered, fails) in [(0, true, false), (3, true, true), (3, false, false)] {
+        let mut workload = patched(20);
+        workload.controller.ordered = ordered;
+        workload.controller.observed_generation = 2;
+        (
+            workload.controller.progress.updated,
+            workload.controller.progress.ready,
+        ) = (0, 0);
+        let mut old = pod("api", -1000);
+        old.ready = false;
+        (old.containers[0].ready, old.containers[0].restarts) = (false, restarts);
+        let target = look(at(21), &facts, &workload, &[old], &mut Memory::default()).unwrap();
+        let said = match &target.claims[0].standing {
+            Standing::Failed { failure, was_healthy } => {
+                assert!(fails, "{restarts}");
+                assert_eq!(failure.reason(), "OrderedReady");
+                failure.sentence(*was_healthy)
+            }
+            Standing::Rolling => {
+                assert!(!fails, "{restarts}");
+                target.obstacle.unwrap_or_default()
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(said.contains("Delete pod api--1000"), ordered, "{said}");
+    }
 }
 
 #[test]

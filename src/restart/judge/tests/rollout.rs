@@ -3,7 +3,9 @@ use std::time::Duration;
 use crate::{
     api::WorkloadKind,
     restart::{
-        judge::rollout::{Failure, Health, Rollout, broken, crashed_lately, health, rolled_out, steady},
+        judge::rollout::{
+            Failure, Health, Rollout, broken, crashed_lately, health, healthy, rolled_out, steady,
+        },
         observed::model::{Pod, Progress, UpdateStrategy, Workload},
         tests::{at, pod, workload},
     },
@@ -13,9 +15,10 @@ fn of(workload: &Workload, new: Option<&[&Pod]>, stale: Option<bool>, now: i64) 
     let rollout = Rollout {
         kind: WorkloadKind::Deployment,
         workload,
-        since: at(10),
+        progress: at(10),
         timeout: Duration::from_mins(10),
         new,
+        blocking: None,
         stale,
         failed: false,
     };
@@ -173,6 +176,10 @@ fn a_crash_loop_fails_at_its_third_restart_and_what_cannot_start_after_a_minute(
             80,
             Some("CreateContainerConfigError"),
         ),
+        ("ErrImageNeverPull", 0, 79, None),
+        ("ErrImageNeverPull", 0, 80, Some("ErrImageNeverPull")),
+        ("CreateContainerError", 0, 80, Some("CreateContainerError")),
+        ("RunContainerError", 1, 80, Some("RunContainerError")),
         ("ContainerCreating", 2, 500, None),
         // Whatever it does at the moment.
         ("ContainerCreating", 3, 21, Some("CrashLoopBackOff")),
@@ -287,6 +294,32 @@ fn steady_is_who_has_the_pods_that_it_should() {
     let mut down = half();
     down.controller.progress.available = 1;
     assert!(!steady(WorkloadKind::Deployment, &down));
+}
+
+#[test]
+fn a_workload_is_healthy_within_its_own_budget_while_one_pod_works() {
+    // Desired, working, tolerated.
+    for (desired, available, max_unavailable, expected) in [
+        (0, 0, 1, true),
+        (1, 1, 1, true),
+        (1, 0, 1, false),
+        (2, 1, 1, true),
+        (2, 0, 2, false),
+        (10, 9, 1, true),
+        (10, 8, 1, false),
+        (10, 7, 3, true),
+        (10, 6, 3, false),
+        (10, 0, 10, false),
+    ] {
+        let mut workload = workload("api");
+        workload.controller.max_unavailable = max_unavailable;
+        let progress = &mut workload.controller.progress;
+        (progress.desired, progress.available) = (desired, available);
+        let found = healthy(WorkloadKind::Deployment, &workload);
+        assert_eq!(found, expected, "{available} of {desired}, {max_unavailable}");
+        workload.controller.progress.deadline_exceeded = true;
+        assert!(!healthy(WorkloadKind::Deployment, &workload));
+    }
 }
 
 #[test]

@@ -104,7 +104,10 @@ struct Spec {
     template: Template,
     #[serde(deserialize_with = "nullable")]
     update_strategy: WireUpdateStrategy,
+    #[serde(deserialize_with = "nullable")]
+    strategy: WireStrategy,
     restart_at: Option<String>,
+    pod_management_policy: Option<String>,
     workload_ref: Option<serde::de::IgnoredAny>,
 }
 
@@ -153,10 +156,28 @@ struct WireUpdateStrategy {
     rolling_update: RollingUpdate,
 }
 
+/// Of a Deployment or a Rollout.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
+struct WireStrategy {
+    rolling_update: Option<RollingUpdate>,
+    canary: Option<RollingUpdate>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct RollingUpdate {
     partition: Option<i32>,
+    max_unavailable: Option<Amount>,
+}
+
+/// A number of pods, or a percentage.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Amount {
+    Number(i32),
+    Text(String),
+    Other(serde::de::IgnoredAny),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -292,6 +313,12 @@ impl WireWorkload {
         let borrowed_template = kind == WorkloadKind::Rollout && spec.workload_ref.is_some();
         let update = spec.update(kind);
         let progress = progress(kind, spec.replicas, &status);
+        let ordered = kind == WorkloadKind::StatefulSet
+            && spec
+                .pod_management_policy
+                .as_deref()
+                .is_none_or(|policy| policy == "OrderedReady");
+        let max_unavailable = spec.max_unavailable(kind, progress.desired);
         let observed_generation = match status.observed_generation {
             Some(Generation::Number(number)) => number,
             Some(Generation::Text(text)) => text.parse().unwrap_or_default(),
@@ -358,6 +385,8 @@ impl WireWorkload {
                 observed_generation,
                 paused: spec.paused,
                 update,
+                ordered,
+                max_unavailable,
                 progress,
                 restart_at: time(spec.restart_at.as_deref()),
                 borrowed_template,
@@ -382,6 +411,32 @@ impl Spec {
             _ => UpdateStrategy::Rolling { partition: 0 },
         }
     }
+
+    /// How many of the `desired` pods may be unavailable during a rollout, rounded as the controller does; at least 1.
+    fn max_unavailable(&self, kind: WorkloadKind, desired: i32) -> i32 {
+        let rolling = match kind {
+            WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => Some(&self.update_strategy.rolling_update),
+            WorkloadKind::Deployment => self.strategy.rolling_update.as_ref(),
+            WorkloadKind::Rollout => self.strategy.canary.as_ref(),
+        };
+        let amount = rolling.and_then(|rolling| rolling.max_unavailable.as_ref());
+        let part = |percent: i32| i64::from(desired) * i64::from(percent);
+        let percent = |percent: i32| match kind {
+            WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => (part(percent) + 99) / 100,
+            WorkloadKind::Deployment | WorkloadKind::Rollout => part(percent) / 100,
+        };
+        let pods = match (kind, amount) {
+            (_, Some(Amount::Number(pods))) => i64::from(*pods),
+            (_, Some(Amount::Text(text))) => {
+                let text = text.strip_suffix('%').and_then(|text| text.parse().ok());
+                text.map_or(1, percent)
+            }
+            // The API server sets the default of a Deployment. That of a Rollout stays unset.
+            (WorkloadKind::Rollout, None) if rolling.is_some() => percent(25),
+            (_, None | Some(Amount::Other(_))) => 1,
+        };
+        i32::try_from(pods).unwrap_or(i32::MAX).max(1)
+    }
 }
 
 fn progress(kind: WorkloadKind, replicas: Option<i32>, status: &Status) -> Progress {
@@ -400,6 +455,8 @@ fn progress(kind: WorkloadKind, replicas: Option<i32>, status: &Status) -> Progr
         available: status.available_replicas,
         one_revision: true,
         deadline_exceeded: false,
+        replica_failure: matches!(kind, WorkloadKind::Deployment | WorkloadKind::Rollout)
+            && condition("ReplicaFailure").is_some_and(|condition| condition.status == "True"),
         phase_healthy: true,
         restarted_at: None,
     };
@@ -463,10 +520,14 @@ impl WirePod {
                 }
             })
             .collect();
-        let ready = status
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == "Ready");
+        let condition = |type_: &str| {
+            status
+                .conditions
+                .iter()
+                .find(|condition| condition.type_ == type_)
+        };
+        let ready = condition("Ready");
+        let unscheduled = condition("PodScheduled").filter(|scheduled| scheduled.status == "False");
         Some(Pod {
             tokens: tokens(&metadata.annotations),
             name: metadata.name.into(),
@@ -480,6 +541,10 @@ impl WirePod {
                 .map(|owner| (owner.kind.into(), owner.name.into())),
             containers,
             ready: ready.is_some_and(|ready| ready.status == "True"),
+            unscheduled: unscheduled.map(|unscheduled| match unscheduled.reason.as_str() {
+                "" => "Pending".into(),
+                reason => reason.into(),
+            }),
             readiness_since: ready.and_then(|ready| time(ready.last_transition_time.as_deref())),
             ending: metadata.deletion_timestamp.is_some(),
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),

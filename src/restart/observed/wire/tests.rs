@@ -73,6 +73,7 @@ fn a_deployment_is_read() {
         available: 2,
         one_revision: true,
         deadline_exceeded: false,
+        replica_failure: false,
         phase_healthy: true,
         restarted_at: None,
     };
@@ -364,4 +365,75 @@ fn what_a_workload_says_of_its_rollouts_is_read_apart_from_what_was_asked_for() 
             ("1badcafe1badcafe", None)
         ]
     );
+}
+
+#[test]
+fn the_update_budget_is_rounded_as_the_controller_does_and_is_one_pod_at_least() {
+    let budget = |kind: WorkloadKind, spec: serde_json::Value| {
+        let mut object = json!({"metadata": {"uid": "u", "annotations": {"keyturn.dev/restart": "true"}},
+            "spec": {"replicas": 10}, "status": {"desiredNumberScheduled": 10}});
+        for (name, value) in spec.as_object().unwrap() {
+            object["spec"][name] = value.clone();
+        }
+        let wire: WireWorkload = serde_json::from_value(object).unwrap();
+        wire.workload(kind).unwrap().controller.max_unavailable
+    };
+    let rolling = |amount: serde_json::Value| json!({"rollingUpdate": {"maxUnavailable": amount}});
+    for (amount, down, up) in [
+        (json!("25%"), 2, 3),
+        (json!("100%"), 10, 10),
+        (json!("0%"), 1, 1),
+        (json!(0), 1, 1),
+        (json!(4), 4, 4),
+        (json!(null), 1, 1),
+        (json!("a few"), 1, 1),
+        (json!({}), 1, 1),
+    ] {
+        let of = |kind, field: &str| budget(kind, json!({field: rolling(amount.clone())}));
+        assert_eq!(of(WorkloadKind::Deployment, "strategy"), down, "{amount}");
+        assert_eq!(of(WorkloadKind::StatefulSet, "updateStrategy"), up, "{amount}");
+        assert_eq!(of(WorkloadKind::DaemonSet, "updateStrategy"), up, "{amount}");
+    }
+    let recreate = json!({"strategy": {"type": "Recreate"}});
+    assert_eq!(budget(WorkloadKind::Deployment, recreate), 1);
+    let rollout = |strategy: serde_json::Value| budget(WorkloadKind::Rollout, json!({"strategy": strategy}));
+    assert_eq!(rollout(json!({"canary": {}})), 2);
+    assert_eq!(rollout(json!({"canary": {"maxUnavailable": "50%"}})), 5);
+    assert_eq!(rollout(json!({"blueGreen": {}})), 1);
+}
+
+#[test]
+fn why_a_pod_has_no_node_and_why_there_is_no_pod_is_read() {
+    let scheduled = |status: &str, reason: Value| {
+        let status = json!({"phase": "Pending", "conditions": [
+            {"type": "PodScheduled", "status": status, "reason": reason}]});
+        let object = json!({"metadata": {"name": "web-1", "creationTimestamp": TIME}, "status": status});
+        pod(&object).unwrap().unscheduled
+    };
+    let found = scheduled("False", json!("Unschedulable"));
+    assert_eq!(found.as_deref(), Some("Unschedulable"));
+    assert_eq!(scheduled("False", json!(null)).as_deref(), Some("Pending"));
+    assert_eq!(scheduled("True", json!(null)), None);
+    for (kind, expected) in [
+        (WorkloadKind::Deployment, true),
+        (WorkloadKind::Rollout, true),
+        (WorkloadKind::StatefulSet, false),
+    ] {
+        let failing = json!({"status": {"conditions": [{"type": "ReplicaFailure", "status": "True"}]}});
+        let web = workload(kind, &deployment(&failing)).unwrap();
+        assert_eq!(web.controller.progress.replica_failure, expected, "{kind}");
+    }
+    for (kind, policy, expected) in [
+        (WorkloadKind::StatefulSet, json!("OrderedReady"), true),
+        (WorkloadKind::StatefulSet, json!(null), true),
+        (WorkloadKind::StatefulSet, json!("Parallel"), false),
+        (WorkloadKind::Deployment, json!(null), false),
+    ] {
+        let set = workload(
+            kind,
+            &deployment(&json!({"spec": {"podManagementPolicy": policy}})),
+        )
+        .unwrap();
+        assert_eq!(set.controller.ordered, expected, "{kind} {policy}");
+    }
 }

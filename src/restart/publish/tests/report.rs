@@ -24,6 +24,7 @@ fn status_of(number: usize, state: WorkloadState) -> WorkloadStatus {
         changed_at: at(0),
         state,
         sentence: "a sentence".into(),
+        is_obstructed: false,
         until: None,
     }
 }
@@ -42,6 +43,26 @@ fn decisions(states: &[WorkloadState], halted: bool) -> Decisions {
         objects: BTreeMap::from([(ObjectKey::new("shop", "db"), state_of)]),
         ..Decisions::default()
     }
+}
+
+#[test]
+fn what_keeps_a_rollout_from_going_on_is_in_the_condition_and_among_the_exceptions() {
+    let mut decisions = decisions(&[WorkloadState::RollingOut, WorkloadState::RollingOut], false);
+    let plain = report(&content("db", "t"), &decisions);
+    assert_eq!(plain.status.exceptions, None);
+    decisions.states[1].is_obstructed = true;
+    let found = report(&content("db", "t"), &decisions);
+    assert_eq!(
+        (found.reason, found.status.in_flight),
+        (Reason::InProgress, Some(2))
+    );
+    assert!(found.message.contains("w01: a sentence"), "{}", found.message);
+    let exceptions = found.status.exceptions.unwrap();
+    assert_eq!(exceptions.len(), 1);
+    assert_eq!(
+        (&*exceptions[0].name, &*exceptions[0].reason),
+        ("w01", "RollingOut")
+    );
 }
 
 #[test]

@@ -45,9 +45,11 @@ fn target(name: &str, object: &ManagedSecret, standing: Standing) -> Judgement {
         }],
         rolling,
         holds_slot: rolling,
+        holds_cluster_slot: rolling,
         healthy: true,
         patched_at: None,
         changing_since: Some(at(0)),
+        obstacle: None,
         refused: None,
         pods_wanted: None,
         notes: Vec::new(),
@@ -478,6 +480,7 @@ fn a_rollout_that_gave_its_slot_up_needs_one_for_newer_content() {
     };
     let other = target("b", &object, Standing::Rolling);
     for (holds, expected) in [(true, vec!["a"]), (false, vec![])] {
+        late.holds_cluster_slot = holds;
         late.holds_slot = holds;
         let targets = [late.clone(), other.clone()];
         let decisions = decide_with(at(60), &limits, &targets, &mut Memory::default());
