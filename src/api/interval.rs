@@ -51,7 +51,7 @@ impl Interval {
 
 /// A text that is no duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is not a duration: write hours, minutes and seconds such as 1h, 1h30m or 90s, or 0 to read once")]
+#[error("must be a Go duration such as 1h30m; days are not supported")]
 pub struct BadInterval;
 
 /// Reads a duration as Go's `time.ParseDuration` does, refusing negative ones and those over about 292 years, which Go's

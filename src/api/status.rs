@@ -128,7 +128,7 @@ pub struct RestartStatus {
     /// How many did not become healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<i32>,
-    /// Whether nothing more is restarted until somebody approves.
+    /// Whether no more workloads are restarted until restarts are resumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub halted: Option<bool>,
     /// The workloads that are neither done nor simply waiting, at most 50.

@@ -1,6 +1,7 @@
 //! One file or folder per subcommand: each parses, wires, calls the library, prints.
 //!
 //! Promises: exit code 0 for success, 1 for a failure, which one sentence on stderr tells, 2 for a wrong command line.
+//! `status` ends with 1 for what needs a person, and with 2 for a failure.
 
 mod crds;
 mod operate;
@@ -36,19 +37,16 @@ enum Command {
 /// Parses the command line, does what it says, and tells how that went.
 pub fn main() -> ExitCode {
     let Keyturn { command } = Keyturn::parse();
-    let done = match command {
-        Command::Run(run) => run.run(),
-        Command::Crds(crds) => crds.run(),
-        Command::Status(status) => status.run(),
+    let (done, failure) = match command {
+        Command::Run(run) => (run.run().map(|()| ExitCode::SUCCESS), ExitCode::FAILURE),
+        Command::Crds(crds) => (crds.run().map(|()| ExitCode::SUCCESS), ExitCode::FAILURE),
+        Command::Status(status) => (status.run(), ExitCode::from(2)),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nobody is left to tell when stderr is closed.
-            let _written = writeln!(io::stderr(), "keyturn: {}", sentence(&error));
-            ExitCode::FAILURE
-        }
-    }
+    done.unwrap_or_else(|error| {
+        // Nobody is left to tell when stderr is closed.
+        let _written = writeln!(io::stderr(), "keyturn: {}", sentence(&error));
+        failure
+    })
 }
 
 /// An error and its causes on one line.

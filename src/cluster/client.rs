@@ -2,8 +2,14 @@
 
 use std::{borrow::Cow, path::PathBuf, sync::Arc, time::Duration};
 
-use http::{HeaderValue, header::USER_AGENT};
-use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
+use http::{HeaderValue, Uri, header::USER_AGENT};
+use hyper_util::{
+    client::{
+        legacy::connect::{Connect, HttpConnector, proxy::Tunnel},
+        proxy::matcher::{Intercept, Matcher},
+    },
+    rt::TokioExecutor,
+};
 use kube::{
     Client, Config, Resource,
     client::{Body, ClientBuilder, ConfigExt as _},
@@ -44,13 +50,19 @@ pub struct Access {
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// The kubeconfig cannot be used.
-    #[error("failed to use the kubeconfig: {0}")]
+    #[error("failed to use the kubeconfig")]
     Kubeconfig(#[source] kube::config::KubeconfigError),
     /// There is neither a kubeconfig nor a ServiceAccount.
-    #[error("failed to find a kubeconfig or a ServiceAccount: {0}")]
+    #[error("failed to find a kubeconfig or a ServiceAccount")]
     Infer(#[source] kube::config::InferConfigError),
+    /// The proxy is not one that can be used. Its URL may hold a password.
+    #[error(
+        "the proxy for the API server, from HTTPS_PROXY or from proxy-url of the kubeconfig, is not an HTTP proxy. Set it to \
+         http://HOST:PORT, or name the API server in NO_PROXY"
+    )]
+    Proxy,
     /// The configuration is not usable, by TLS or credentials.
-    #[error("failed to build the Kubernetes client: {0}")]
+    #[error("failed to build the Kubernetes client")]
     Build(#[source] kube::Error),
 }
 
@@ -72,7 +84,8 @@ impl Cluster {
         let agent = HeaderValue::from_static(concat!("keyturn/", env!("CARGO_PKG_VERSION")));
         config.headers.push((USER_AGENT, agent));
         let time = ServerTime::default();
-        let client = client(config, &time).map_err(AccessError::Build)?;
+        let proxy = proxy(&config, &Environment::read())?;
+        let client = client(config, proxy.as_ref(), &time).map_err(AccessError::Build)?;
         Ok(Self::new(client, time, metrics))
     }
 
@@ -91,28 +104,89 @@ impl Cluster {
     }
 }
 
-/// kube's client, but that the kernel probes idle connections: a peer that went away without a word is noticed within a
-/// minute, where it would be within the quarter of an hour for which TCP retransmits, or never on a watch.
-fn client(config: Config, time: &ServerTime) -> Result<Client, kube::Error> {
-    let limits = TimeLayer(time.clone());
-    if config.proxy_url.is_some() {
-        // The connection is one to the proxy, and kube's own.
-        return Ok(ClientBuilder::try_from(config)?.with_layer(&limits).build());
+/// The words about proxies in the environment.
+#[derive(Debug, Default)]
+struct Environment {
+    https_proxy: Option<String>,
+    no_proxy: Option<String>,
+}
+
+impl Environment {
+    fn read() -> Self {
+        let one_of = |names: [&str; 2]| {
+            let mut values = names.into_iter().filter_map(|name| std::env::var(name).ok());
+            values.find(|value| !value.is_empty())
+        };
+        Self {
+            https_proxy: one_of(["HTTPS_PROXY", "https_proxy"]),
+            no_proxy: one_of(["NO_PROXY", "no_proxy"]),
+        }
     }
+}
+
+/// The proxy to use. `NO_PROXY` speaks of the one of the environment: `proxy-url` of a kubeconfig is meant for its API server.
+fn proxy(config: &Config, environment: &Environment) -> Result<Option<Intercept>, AccessError> {
+    let Some(url) = &config.proxy_url else {
+        return Ok(None);
+    };
+    let named = environment
+        .https_proxy
+        .as_deref()
+        .and_then(|url| url.parse::<Uri>().ok());
+    let no_proxy = environment
+        .no_proxy
+        .as_deref()
+        .filter(|_| named.as_ref() == Some(url));
+    let excepted = Matcher::builder()
+        .all("http://proxy.invalid")
+        .no(no_proxy.unwrap_or_default())
+        .build()
+        .intercept(&config.cluster_url)
+        .is_none();
+    if excepted {
+        return Ok(None);
+    }
+    let proxy = Matcher::builder()
+        .all(url.to_string())
+        .build()
+        .intercept(&config.cluster_url);
+    let proxy = proxy.filter(|proxy| proxy.uri().scheme_str() == Some("http") && proxy.raw_auth().is_none());
+    proxy.map(Some).ok_or(AccessError::Proxy)
+}
+
+/// kube's client, but that the kernel probes idle connections: a peer that went away without a word is noticed within a
+/// minute, where it would be within the quarter of an hour for which TCP retransmits, or never on a watch. Also the ones to
+/// a proxy, through which TLS goes to the API server itself.
+fn client(config: Config, proxy: Option<&Intercept>, time: &ServerTime) -> Result<Client, kube::Error> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_connect_timeout(Some(CONNECT));
     tcp.set_keepalive(Some(PROBE_AFTER));
     tcp.set_keepalive_interval(Some(PROBE_EVERY));
     tcp.set_keepalive_retries(Some(PROBES));
-    let https = config.rustls_https_connector_with_connector(tcp)?;
-    let pool = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(https);
-    // As kube builds its own.
+    let Some(proxy) = proxy else {
+        let https = config.rustls_https_connector_with_connector(tcp)?;
+        return over(config, https, time);
+    };
+    let mut tunnel = Tunnel::new(proxy.uri().clone(), tcp);
+    if let Some(auth) = proxy.basic_auth() {
+        tunnel = tunnel.with_auth(auth.clone());
+    }
+    let https = config.rustls_https_connector_with_connector(tunnel)?;
+    over(config, https, time)
+}
+
+/// As kube builds its own.
+fn over<C>(config: Config, connector: C, time: &ServerTime) -> Result<Client, kube::Error>
+where
+    C: Connect + Clone + Send + Sync + 'static,
+{
+    let pool = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
     let service = config.extra_headers_layer()?.layer(pool.map_err(BoxError::from));
     let service = option_layer(config.auth_layer()?).layer(service);
     let service = config.base_uri_layer().layer(service);
     Ok(ClientBuilder::new(service, config.default_namespace)
-        .with_layer(&limits)
+        .with_layer(&TimeLayer(time.clone()))
         .build())
 }
 
@@ -192,7 +266,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let config = Config::new(format!("http://127.0.0.1:{port}").parse().unwrap());
-        let client = client(config, &ServerTime::default()).unwrap();
+        let client = client(config, None, &ServerTime::default()).unwrap();
         let request = http::Request::get("/version").body(Vec::new()).unwrap();
         let asking = tokio::spawn(async move { client.send(request.map(Body::from)).await });
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -208,5 +282,91 @@ mod tests {
         let probed = tokio::time::timeout(Duration::from_secs(10), probed).await;
         assert!(probed.is_ok(), "{:?}", timers(port));
         asking.abort();
+    }
+
+    fn configured(cluster: &str, proxy: &str) -> Config {
+        let mut config = Config::new(cluster.parse().unwrap());
+        config.proxy_url = Some(proxy.parse().unwrap());
+        config
+    }
+
+    #[tokio::test]
+    async fn a_proxy_is_asked_for_a_tunnel_with_its_credentials() {
+        let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let config = configured(
+            "https://api.example:6443",
+            &format!("http://user:word@127.0.0.1:{port}"),
+        );
+        let proxy = proxy(&config, &Environment::default()).unwrap();
+        let client = client(config, proxy.as_ref(), &ServerTime::default()).unwrap();
+        let request = http::Request::get("/version").body(Vec::new()).unwrap();
+        let asking = tokio::spawn(async move { client.send(request.map(Body::from)).await });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut asked = vec![0; 4096];
+        let length = tokio::io::AsyncReadExt::read(&mut stream, &mut asked)
+            .await
+            .unwrap();
+        let asked = String::from_utf8_lossy(&asked[..length]).to_ascii_lowercase();
+        assert!(
+            asked.starts_with("connect api.example:6443 http/1.1\r\n"),
+            "{asked}"
+        );
+        // user:word
+        assert!(
+            asked.contains("proxy-authorization: basic dxnlcjp3b3jk\r\n"),
+            "{asked}"
+        );
+        asking.abort();
+    }
+
+    #[test]
+    fn no_proxy_speaks_of_the_proxy_of_the_environment() {
+        const PROXY: &str = "http://proxy.example:3128";
+        for (cluster, https_proxy, no_proxy, proxied) in [
+            ("https://api.example:6443", PROXY, None, true),
+            ("https://api.example:6443", PROXY, Some("other.example"), true),
+            ("https://api.example:6443", PROXY, Some("api.example"), false),
+            (
+                "https://api.example:6443",
+                PROXY,
+                Some("localhost, .example"),
+                false,
+            ),
+            ("https://10.1.2.3:6443", PROXY, Some("10.0.0.0/8"), false),
+            ("https://11.1.2.3:6443", PROXY, Some("10.0.0.0/8"), true),
+            ("https://api.example:6443", PROXY, Some("*"), false),
+            // The kubeconfig names the proxy.
+            (
+                "https://api.example:6443",
+                "http://another.example:1",
+                Some("*"),
+                true,
+            ),
+        ] {
+            let environment = Environment {
+                https_proxy: Some(https_proxy.to_owned()),
+                no_proxy: no_proxy.map(str::to_owned),
+            };
+            let found = proxy(&configured(cluster, PROXY), &environment).unwrap();
+            assert_eq!(found.is_some(), proxied, "{cluster} {no_proxy:?}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_is_not_http_is_refused_without_its_password() {
+        for url in [
+            "socks5://user:canary@proxy.example:1080",
+            "https://user:canary@proxy.example",
+        ] {
+            let refused =
+                proxy(&configured("https://api.example", url), &Environment::default()).unwrap_err();
+            let text = format!("{refused} {refused:?}");
+            assert!(
+                text.contains("http://HOST:PORT") && !text.contains("canary"),
+                "{text}"
+            );
+        }
     }
 }

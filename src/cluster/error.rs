@@ -47,7 +47,10 @@ pub enum Class {
     /// The object is another one of the same name than the one observed, or is gone.
     #[error("it was replaced by another object of that name")]
     UidMismatch,
-    /// Not allowed by RBAC, or refused by an admission policy, a quota or a namespace that ends (403).
+    /// A quota, an admission policy or a webhook refused it, or the namespace is being deleted.
+    #[error("{0}")]
+    Refused(Refuser),
+    /// Not allowed by RBAC, or refused by an admission plugin that does not say its name (403).
     #[error("the API server forbids it")]
     Forbidden,
     /// The operator's own credentials were not accepted (401); its token file is read again.
@@ -115,6 +118,7 @@ impl Class {
             | Self::Unauthorized => true,
             Self::NotFound
             | Self::FieldConflict { .. }
+            | Self::Refused(_)
             | Self::Forbidden
             | Self::Invalid { .. }
             | Self::TooLarge
@@ -151,6 +155,7 @@ impl Class {
             Self::Conflict => "conflict",
             Self::FieldConflict { .. } => "field_conflict",
             Self::UidMismatch => "uid_mismatch",
+            Self::Refused(_) => "refused",
             Self::Forbidden => "forbidden",
             Self::Unauthorized => "unauthorized",
             Self::Invalid { .. } => "invalid",
@@ -178,6 +183,9 @@ impl Class {
             .map(|d| d.retry_after_seconds)
             .filter(|seconds| *seconds > 0)
             .map(|seconds| Duration::from_secs(seconds.into()));
+        if let Some(refuser) = Refuser::of(code, message, causes) {
+            return Self::Refused(refuser);
+        }
         match code {
             401 => Self::Unauthorized,
             403 => Self::Forbidden,
@@ -231,6 +239,83 @@ impl Class {
             .filter(|cause| cause.reason == "FieldManagerConflict")
             .count();
         Self::FieldConflict { managers, fields }
+    }
+}
+
+/// What refused a request after RBAC had allowed it, by its name: the only part of the server's text that is kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refuser {
+    /// A `ResourceQuota` of the namespace.
+    #[error("ResourceQuota {0} of the namespace refuses it")]
+    Quota(String),
+    /// A `ValidatingAdmissionPolicy`.
+    #[error("ValidatingAdmissionPolicy {0} refuses it")]
+    Policy(String),
+    /// An admission webhook.
+    #[error("admission webhook {0} refuses it")]
+    Webhook(String),
+    /// The namespace ends.
+    #[error("the namespace is being deleted")]
+    Ending,
+}
+
+impl Refuser {
+    /// What a person can do, as sentences.
+    pub fn advice(&self, namespace: &str) -> String {
+        match self {
+            Self::Quota(name) => format!(
+                "Raise ResourceQuota {name} in namespace {namespace}, or delete objects that it counts: kubectl describe \
+                 resourcequota {name} -n {namespace}"
+            ),
+            Self::Policy(name) => format!(
+                "Change the object so that ValidatingAdmissionPolicy {name} admits it, or have a cluster admin correct the \
+                 policy: kubectl get validatingadmissionpolicy {name} -o yaml"
+            ),
+            Self::Webhook(name) => format!(
+                "Change the object so that webhook {name} admits it, or have a cluster admin exclude the operator's \
+                 ServiceAccount from the webhook"
+            ),
+            Self::Ending => {
+                format!(
+                    "Nothing can be created in namespace {namespace} any more. Keyturn goes on once it exists again"
+                )
+            }
+        }
+    }
+
+    /// Reads the sentences that the API server makes itself, where they begin: what a policy or a webhook says comes behind
+    /// its name. A name has the characters of a name, so that no other text passes for one.
+    fn of(code: u16, message: &str, causes: &[StatusCause]) -> Option<Self> {
+        if !(400..500).contains(&code) {
+            return None;
+        }
+        if causes.iter().any(|cause| cause.reason == "NamespaceTerminating") {
+            return Some(Self::Ending);
+        }
+        if let Some(rest) = message.strip_prefix("admission webhook \"") {
+            let (name, rest) = rest.split_once('"')?;
+            return (rest.starts_with(" denied the request")).then(|| Self::Webhook(named(name)));
+        }
+        // `secrets "db" is forbidden: exceeded quota: small, requested: ...`
+        let (_, rest) = message.split_once(" is forbidden: ")?;
+        for begins in ["exceeded quota: ", "failed quota: "] {
+            if let Some(rest) = rest.strip_prefix(begins) {
+                let name = rest.split([',', ':']).next().unwrap_or_default();
+                return Some(Self::Quota(named(name)));
+            }
+        }
+        let rest = rest.strip_prefix("ValidatingAdmissionPolicy '")?;
+        let (name, _) = rest.split_once('\'')?;
+        Some(Self::Policy(named(name)))
+    }
+}
+
+fn named(name: &str) -> String {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+    if !name.is_empty() && name.len() <= 253 && name.bytes().all(allowed) {
+        name.to_owned()
+    } else {
+        "of an unknown name".to_owned()
     }
 }
 
@@ -408,6 +493,49 @@ mod tests {
             assert_eq!(class(code, &status), expected, "{code} {status}");
         }
         assert_eq!(Class::of_status(502, None), unavailable(502));
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_name_of_what_refused_and_nothing_else() {
+        let quota = "secrets \"db\" is forbidden: exceeded quota: small, requested: secrets=1, used: secrets=3, limited: 3";
+        let unset =
+            "pods \"web\" is forbidden: failed quota: compute: must specify limits.cpu hunter2-canary";
+        let policy = "secrets \"db\" is forbidden: ValidatingAdmissionPolicy 'no-plain.example' with binding 'all' denied \
+                      request: hunter2-canary is forbidden: exceeded quota: other";
+        let webhook = "admission webhook \"check.example.com\" denied the request: hunter2-canary is forbidden: exceeded \
+                       quota: hunter2-canary, requested";
+        let forged = "secrets \"db\" is forbidden: exceeded quota: HUNTER2 canary, requested";
+        let rbac = "secrets \"db\" is forbidden: User \"system:serviceaccount:keyturn:keyturn\" cannot create resource";
+        let named = |refuser| Class::Refused(refuser);
+        for (code, message, expected) in [
+            (403, quota, named(Refuser::Quota("small".to_owned()))),
+            (403, unset, named(Refuser::Quota("compute".to_owned()))),
+            (403, policy, named(Refuser::Policy("no-plain.example".to_owned()))),
+            (422, policy, named(Refuser::Policy("no-plain.example".to_owned()))),
+            (
+                400,
+                webhook,
+                named(Refuser::Webhook("check.example.com".to_owned())),
+            ),
+            (
+                409,
+                webhook,
+                named(Refuser::Webhook("check.example.com".to_owned())),
+            ),
+            (
+                403,
+                forged,
+                named(Refuser::Quota("of an unknown name".to_owned())),
+            ),
+            (403, rbac, Class::Forbidden),
+        ] {
+            let class = class(code, &json!({"reason": "Forbidden", "message": message}));
+            assert_eq!(class, expected, "{message}");
+            assert!(!class.to_string().contains(CANARY), "{class}");
+        }
+        let ending = json!({"reason": "Forbidden", "message": "it is being terminated", "details": {"causes": [
+            {"reason": "NamespaceTerminating", "field": "metadata.namespace", "message": "it is being terminated"}]}});
+        assert_eq!(class(403, &ending), named(Refuser::Ending));
     }
 
     #[test]

@@ -200,10 +200,12 @@ fn refused(kind: &str, err: &Error) -> KubeTokenError {
     let Error { key, class, .. } = err;
     match class {
         Class::NotFound => KubeTokenError::NotFound(format!("{kind} {key}").into()),
-        Class::Forbidden if err.kind == "TokenRequest" => {
+        Class::Forbidden | Class::Refused(_) if err.kind == "TokenRequest" => {
             KubeTokenError::Forbidden(format!("a token of {kind} {key} for this audience").into())
         }
-        Class::Forbidden => KubeTokenError::Forbidden(format!("reading {kind} {key}").into()),
+        Class::Forbidden | Class::Refused(_) => {
+            KubeTokenError::Forbidden(format!("reading {kind} {key}").into())
+        }
         class if class.is_transient() => {
             KubeTokenError::Unavailable(format!("when asked for {kind} {key}").into())
         }

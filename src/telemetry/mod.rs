@@ -8,6 +8,7 @@
 pub mod alerts;
 pub mod audit;
 mod connections;
+mod exposition;
 mod listen;
 pub mod logs;
 pub mod metrics;

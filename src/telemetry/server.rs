@@ -8,7 +8,7 @@ use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -19,6 +19,7 @@ use tokio::{net::TcpListener, sync::watch};
 use super::{
     Error,
     connections::{Bounded, Limits},
+    exposition::{Format, plain_text},
     listen,
 };
 
@@ -34,9 +35,6 @@ const METRICS: Limits = Limits {
     request: Duration::from_secs(5),
     lifetime: Duration::from_secs(10),
 };
-/// OpenMetrics' own media type.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Whether the process can do its work; a standby is ready too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
@@ -160,10 +158,18 @@ async fn ready(State(readiness): State<watch::Receiver<Readiness>>) -> (StatusCo
     (status, now.to_string())
 }
 
-async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
+async fn metrics(State(registry): State<Arc<Registry>>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(header::ACCEPT);
+    let format = Format::accepted(accept.iter().filter_map(|value| value.to_str().ok()));
     let mut text = String::new();
     match encode(&mut text, &registry) {
-        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Ok(()) => {
+            let text = match format {
+                Format::OpenMetrics => text,
+                Format::PlainText => plain_text(&text),
+            };
+            ([(header::CONTENT_TYPE, format.media_type())], text).into_response()
+        }
         Err(fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
@@ -247,8 +253,12 @@ mod tests {
     }
 
     async fn get(address: SocketAddr, path: &str) -> String {
+        get_as(address, path, "").await
+    }
+
+    async fn get_as(address: SocketAddr, path: &str, headers: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: keyturn\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: keyturn\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         let read = stream.read_to_string(&mut answer);
@@ -285,7 +295,13 @@ mod tests {
         }
         let metrics = get(server.address, "/metrics").await;
         assert!(
-            metrics.contains(OPEN_METRICS) && metrics.contains("keyturn_build_info"),
+            metrics.contains(Format::PlainText.media_type()) && metrics.contains("keyturn_build_info"),
+            "{metrics}"
+        );
+        let accept = "accept: application/openmetrics-text;version=1.0.0\r\n";
+        let metrics = get_as(server.address, "/metrics", accept).await;
+        assert!(
+            metrics.contains(Format::OpenMetrics.media_type()) && metrics.ends_with("# EOF\n"),
             "{metrics}"
         );
         assert!(get(server.health, "/metrics").await.starts_with("HTTP/1.1 404"));

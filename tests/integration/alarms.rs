@@ -54,8 +54,8 @@ async fn receive(State(received): State<Received>, request: Request) {
         .push(alert);
 }
 
-/// What the command prints, and whether it succeeds.
-async fn status(bed: &Bed, operator: &Operator, more: &[&str]) -> Result<(String, bool)> {
+/// What the command prints, and its exit code.
+async fn status(bed: &Bed, operator: &Operator, more: &[&str]) -> Result<(String, Option<i32>)> {
     let leases = Api::<Lease>::namespaced(bed.client.clone(), operator.namespace());
     let leases = leases.list(&ListParams::default()).await?;
     let lease = leases
@@ -78,7 +78,7 @@ async fn status(bed: &Bed, operator: &Operator, more: &[&str]) -> Result<(String
         .output()
         .context("run keyturn status")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok((text, output.status.success()))
+    Ok((text, output.status.code()))
 }
 
 #[tokio::test]
@@ -99,8 +99,8 @@ async fn a_failed_restart_calls_somebody_who_is_told_what_to_do() -> Result<()> 
                 web("b-web", "db"),
             ])
             .await?;
-            let (text, success) = status(bed, operator, &[]).await?;
-            ensure!(success && !text.contains("Halted"), "{text}");
+            let (text, code) = status(bed, operator, &[]).await?;
+            ensure!(code == Some(0) && !text.contains("Halted"), "{text}");
 
             let token = bed.rotate(&source, "canary-value").await?;
             bed.restarts("db", &["Halted"]).await?;
@@ -125,8 +125,8 @@ async fn a_failed_restart_calls_somebody_who_is_told_what_to_do() -> Result<()> 
             let message = alert["message"].as_str().unwrap_or_default();
             ensure!(message.contains("Deployment a-broken"), "{message}");
 
-            let (text, success) = status(bed, operator, &[]).await?;
-            ensure!(success, "{text}");
+            let (text, code) = status(bed, operator, &[]).await?;
+            ensure!(code == Some(1), "{text}");
             let metrics = operator.metrics().await?;
             same("stale pods", &metrics.sum("keyturn_restart_stale_pods"), &1.0)?;
             let halted = metrics.sum_where("keyturn_restart_workloads", &[("state", "halted")]);

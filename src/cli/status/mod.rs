@@ -1,6 +1,9 @@
 //! `keyturn status`: what is not well or not idle, for people; reads only.
 
+mod causes;
 mod report;
+mod restarts;
+mod stores;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -8,6 +11,7 @@ mod tests;
 use std::{
     io::{self, Write as _},
     path::PathBuf,
+    process::ExitCode,
 };
 
 use anyhow::{Context as _, anyhow};
@@ -16,9 +20,12 @@ use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap};
 use kube::Resource;
 use serde::de::DeserializeOwned;
 
-use self::report::{ClusterState, Lookup, Report};
+use self::{
+    report::{ClusterState, Lookup, Report, Verdict},
+    stores::{Store, StoreObject},
+};
 use crate::{
-    api::{ExternalSecret, ObjectKey, names::CONTROL_CONFIG_MAP},
+    api::{ClusterSecretStore, ExternalSecret, ObjectKey, SecretStore, StoreKind, names::CONTROL_CONFIG_MAP},
     cluster::{Access, Class, Cluster, Control, Error, Metrics},
 };
 
@@ -52,8 +59,8 @@ enum Output {
 }
 
 impl Status {
-    /// Reads and prints.
-    pub(super) fn run(self) -> anyhow::Result<()> {
+    /// Reads and prints. The exit code is 0 if all is well, 1 if something needs a person, and 2 if not all could be seen.
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let output = self.output;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -66,10 +73,15 @@ impl Status {
         };
         io::stdout()
             .write_all(text.as_bytes())
-            .context("failed to write to stdout")
+            .context("failed to write to stdout")?;
+        Ok(match report.verdict {
+            Verdict::Well => ExitCode::SUCCESS,
+            Verdict::Attention => ExitCode::from(1),
+            Verdict::Unknown => ExitCode::from(2),
+        })
     }
 
-    /// Asks the API server: the Lease, the ConfigMap, the ExternalSecrets. Every call has its time-out.
+    /// Asks the API server: the Lease, the ConfigMap, the ExternalSecrets, the stores. Every call has its time-out.
     async fn look(self) -> anyhow::Result<Report> {
         let Self {
             namespace,
@@ -100,14 +112,48 @@ impl Status {
             }
             _ => error.into(),
         })?;
-        Ok(report::report(ClusterState {
+        let mut state = ClusterState {
             now: cluster.time().now(),
             lease_key,
             lease,
             control,
             objects: found.objects,
             unreadable: found.malformed,
-        }))
+            stores: Vec::new(),
+            unlisted: Vec::new(),
+        };
+        state
+            .add_stores::<SecretStore>(&cluster, StoreKind::SecretStore, place)
+            .await?;
+        state
+            .add_stores::<ClusterSecretStore>(&cluster, StoreKind::ClusterSecretStore, "")
+            .await?;
+        Ok(report::report(state))
+    }
+}
+
+impl ClusterState {
+    /// Lists the stores of one kind. Those that may not be listed are noted: ExternalSecrets tell whether theirs works.
+    async fn add_stores<K>(&mut self, cluster: &Cluster, kind: StoreKind, place: &str) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        match cluster.find_all::<K, StoreObject, _>(place, None, Some).await {
+            Ok(found) => {
+                self.unreadable += found.malformed;
+                self.stores
+                    .extend(found.objects.into_iter().map(|object| Store { kind, object }));
+                Ok(())
+            }
+            Err(Error {
+                class: Class::Forbidden | Class::NotFound,
+                ..
+            }) => {
+                self.unlisted.push(kind.as_str());
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -1,19 +1,25 @@
 //! What is worth saying, out of what the API server showed. Pure.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::coordination::v1::Lease,
-    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time},
+    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta},
 };
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     api::{
-        ConditionType, ExternalSecretStatus, ObjectKey, Reason, RestartException, RestartStatus,
-        RotationStatus, Status,
-        names::{CONTROL_CONFIG_MAP, annotation},
+        ConditionType, ExternalSecretStatus, ObjectKey, Reason, RestartException, RotationStatus, Status,
+        WorkloadState, external_secret::StoreRef, names::CONTROL_CONFIG_MAP,
     },
     cluster::Control,
+};
+
+use super::{
+    causes::by_cause,
+    stores::{Store, StoreCounts},
 };
 
 /// The part of an ExternalSecret that is read.
@@ -21,7 +27,17 @@ use crate::{
 pub(super) struct Object {
     pub(super) metadata: ObjectMeta,
     #[serde(default)]
+    pub(super) spec: ObjectSpec,
+    #[serde(default)]
     pub(super) status: ExternalSecretStatus,
+}
+
+/// The part of an ExternalSecret's spec that is read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ObjectSpec {
+    #[serde(default)]
+    pub(super) secret_store_ref: Option<StoreRef>,
 }
 
 /// An object that was asked for.
@@ -42,8 +58,11 @@ pub(super) struct ClusterState {
     pub(super) lease: Lookup<Lease>,
     pub(super) control: Lookup<Control>,
     pub(super) objects: Vec<Object>,
-    /// ExternalSecrets that are there and could not be read.
+    /// ExternalSecrets and stores that are there and could not be read.
     pub(super) unreadable: usize,
+    pub(super) stores: Vec<Store>,
+    /// Kinds of stores that may not be listed.
+    pub(super) unlisted: Vec<&'static str>,
 }
 
 /// What is worth saying.
@@ -52,13 +71,26 @@ pub(super) struct ClusterState {
 pub(super) struct Report {
     #[serde(serialize_with = "seconds")]
     pub(super) time: Timestamp,
+    pub(super) verdict: Verdict,
     pub(super) operator: Operator,
     /// What `keyturn-control` holds up, if it does, or that it may not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) control: Option<Hold>,
     pub(super) counts: Counts,
-    /// What is not well or not idle, in order.
+    pub(super) stores: StoreCounts,
+    /// What is not well or not idle: stores first, then ExternalSecrets in order, each cause once.
     pub(super) findings: Vec<Finding>,
+}
+
+/// The report in a word; the exit code of the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) enum Verdict {
+    /// Nothing needs a person.
+    Well,
+    /// Something needs a person.
+    Attention,
+    /// Nothing that was seen needs a person, and not all could be seen.
+    Unknown,
 }
 
 /// Whether somebody works.
@@ -109,6 +141,8 @@ pub(super) struct Counts {
     pub(super) not_ready: usize,
     /// AWS was not asked in time.
     pub(super) stale: usize,
+    /// A person suspended them.
+    pub(super) suspended: usize,
     /// AWS rotates what they hold.
     pub(super) rotating: usize,
     /// Workloads wait or roll out.
@@ -121,10 +155,19 @@ pub(super) struct Counts {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Finding {
+    /// Empty for a ClusterSecretStore.
     pub(super) namespace: String,
-    /// The ExternalSecret.
+    /// The ExternalSecret or the store.
     pub(super) name: String,
     pub(super) what: FindingKind,
+    /// Whether a person should act. What runs or waits by itself, or was suspended on purpose, needs nobody.
+    pub(super) attention: bool,
+    /// The kind and name of the store that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) store: Option<String>,
+    /// Further ExternalSecrets that have the same cause, as `namespace/name`.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) affected: BTreeSet<String>,
     /// The workload that it is about, as `Deployment api`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) workload: Option<String>,
@@ -144,6 +187,10 @@ pub(super) enum FindingKind {
     /// Something is gone in AWS, and the Secret is kept until a person decides.
     Kept,
     Stale,
+    /// A person suspended it.
+    Suspended,
+    /// A store that is missing, or whose identity is not proved.
+    Store,
     Rotating,
     RotationStuck,
     /// Its restarts as a whole.
@@ -159,6 +206,8 @@ impl FindingKind {
             Self::NotReady => "NotReady",
             Self::Kept => "Kept",
             Self::Stale => "Stale",
+            Self::Suspended => "Suspended",
+            Self::Store => "Store",
             Self::Rotating => "Rotating",
             Self::RotationStuck => "RotationStuck",
             Self::Restarts => "Restarts",
@@ -176,6 +225,8 @@ pub(super) fn report(facts: ClusterState) -> Report {
         control,
         mut objects,
         unreadable,
+        stores,
+        unlisted,
     } = facts;
     objects.sort_by(|a, b| place(&a.metadata).cmp(&place(&b.metadata)));
     let mut counts = Counts {
@@ -183,17 +234,45 @@ pub(super) fn report(facts: ClusterState) -> Report {
         unreadable,
         ..Counts::default()
     };
-    let mut findings = Vec::new();
+    let mut found_of = Vec::new();
     for object in &objects {
         count(&object.status, &mut counts);
-        findings.extend(found(object));
+        found_of.extend(found(object).into_iter().map(|finding| (object, finding)));
     }
+    let findings = by_cause(super::stores::found(&stores), found_of);
+    let operator = operator(now, &lease_key, lease);
+    let control = hold(now, control);
     Report {
         time: now,
-        operator: operator(now, &lease_key, lease),
-        control: hold(now, control),
+        verdict: verdict(&operator, control.as_ref(), &findings, unreadable),
+        operator,
+        control,
         counts,
+        stores: StoreCounts::of(&stores, unlisted),
         findings,
+    }
+}
+
+/// What is known to need a person goes before what could not be found out.
+fn verdict(operator: &Operator, control: Option<&Hold>, findings: &[Finding], unreadable: usize) -> Verdict {
+    let works = match operator.state {
+        OperatorState::Running => Verdict::Well,
+        OperatorState::Silent | OperatorState::Vacant | OperatorState::Missing => Verdict::Attention,
+        OperatorState::Unknown => Verdict::Unknown,
+    };
+    let held = match control {
+        None => Verdict::Well,
+        Some(hold) if hold.sync || hold.restarts => Verdict::Attention,
+        Some(_) => Verdict::Unknown,
+    };
+    let found = findings.iter().any(|finding| finding.attention);
+    let all = [works, held];
+    if found || all.contains(&Verdict::Attention) {
+        Verdict::Attention
+    } else if unreadable > 0 || all.contains(&Verdict::Unknown) {
+        Verdict::Unknown
+    } else {
+        Verdict::Well
     }
 }
 
@@ -302,7 +381,14 @@ fn count(status: &ExternalSecretStatus, counts: &mut Counts) {
         counts.not_ready += 1;
     }
     let current = condition(status, ConditionType::Current);
-    counts.stale += usize::from(current.is_some_and(|current| is(current, Status::False)));
+    if let Some(current) = current.filter(|current| is(current, Status::False)) {
+        let of = if is_suspended(current) {
+            &mut counts.suspended
+        } else {
+            &mut counts.stale
+        };
+        *of += 1;
+    }
     counts.rotating += usize::from(status.rotation.as_ref().is_some_and(is_rotating));
     let restarting = status.restart.as_ref().is_some_and(|restart| {
         restart.pending.unwrap_or_default() > 0 || restart.in_flight.unwrap_or_default() > 0
@@ -315,12 +401,19 @@ fn is_rotating(rotation: &RotationStatus) -> bool {
 }
 
 fn found(object: &Object) -> Vec<Finding> {
-    let Object { metadata, status } = object;
+    let Object {
+        metadata,
+        spec: _,
+        status,
+    } = object;
     let (namespace, name) = place(metadata);
     let finding = |what, reason: &str, since, message: String| Finding {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         what,
+        attention: needs_a_person(what, reason),
+        store: None,
+        affected: BTreeSet::new(),
         workload: None,
         reason: reason.to_owned(),
         since,
@@ -367,10 +460,7 @@ fn found(object: &Object) -> Vec<Finding> {
             }
         }
     }
-    let current = condition(status, ConditionType::Current);
-    if let Some(current) = current.filter(|current| is(current, Status::False)) {
-        findings.push(of(FindingKind::Stale, current));
-    }
+    findings.extend(outdated(status).map(|(what, current)| of(what, current)));
     let healthy = condition(status, ConditionType::RotationHealthy);
     let stuck = healthy.filter(|healthy| is(healthy, Status::False));
     let pending = status.rotation.as_ref().filter(|rotation| is_rotating(rotation));
@@ -397,7 +487,7 @@ fn found(object: &Object) -> Vec<Finding> {
     } else if let Some(restart) = &status.restart {
         if let Some(complete) = complete.filter(|complete| is(complete, Status::False)) {
             let mut finding = of(FindingKind::Restarts, complete);
-            finding.message = restarts(object, complete, restart);
+            finding.message = super::restarts::progress(object, complete, restart);
             findings.push(finding);
         }
         for exception in restart.exceptions.iter().flatten() {
@@ -405,69 +495,6 @@ fn found(object: &Object) -> Vec<Finding> {
         }
     }
     findings
-}
-
-/// How far the restarts are, why they go no further, and what a person can do.
-fn restarts(object: &Object, complete: &Condition, restart: &RestartStatus) -> String {
-    let RestartStatus {
-        rollout,
-        progress,
-        pending,
-        in_flight,
-        done: _,
-        failed,
-        halted: _,
-        exceptions: _,
-    } = restart;
-    let mut parts = Vec::new();
-    parts.extend(progress.as_ref().map(|progress| format!("{progress} done")));
-    for (number, word) in [
-        (in_flight, "rolling out"),
-        (pending, "waiting"),
-        (failed, "failed"),
-    ] {
-        let number = number.unwrap_or_default();
-        if number > 0 {
-            parts.push(format!("{number} {word}"));
-        }
-    }
-    let mut message = parts.join(", ");
-    let mut add = |text: &str| {
-        if !message.is_empty() && !text.is_empty() {
-            message.push_str("; ");
-        }
-        message.push_str(text);
-    };
-    add(&complete.message);
-    let deadline = object
-        .status
-        .rotation
-        .as_ref()
-        .and_then(|rotation| rotation.deadline.as_ref());
-    if let Some(Time(deadline)) = deadline {
-        add(&format!("the old credential may die from {deadline:.0} on"));
-    }
-    let by = if complete.reason == Reason::AwaitingApproval.as_str() {
-        Some(("to approve", annotation::APPROVE))
-    } else if complete.reason == Reason::Halted.as_str() {
-        Some(("to go on", annotation::RESUME))
-    } else {
-        None
-    };
-    // A token of another form is not ours, and nothing to paste into a shell.
-    let token = rollout.as_deref().filter(|rollout| {
-        !rollout.is_empty()
-            && rollout
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-    });
-    if let (Some((what, annotation)), Some(token)) = (by, token) {
-        let (namespace, name) = place(&object.metadata);
-        add(&format!(
-            "{what}: kubectl annotate kes {name} -n {namespace} --overwrite {annotation}={token}"
-        ));
-    }
-    message
 }
 
 fn workload(namespace: &str, name: &str, exception: &RestartException) -> Finding {
@@ -482,6 +509,9 @@ fn workload(namespace: &str, name: &str, exception: &RestartException) -> Findin
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         what: FindingKind::Workload,
+        attention: needs_a_person(FindingKind::Workload, reason),
+        store: None,
+        affected: BTreeSet::new(),
         workload: Some(format!("{kind} {of}")),
         reason: reason.clone(),
         since: None,
@@ -490,7 +520,7 @@ fn workload(namespace: &str, name: &str, exception: &RestartException) -> Findin
     }
 }
 
-fn place(metadata: &ObjectMeta) -> (&str, &str) {
+pub(super) fn place(metadata: &ObjectMeta) -> (&str, &str) {
     let ObjectMeta { namespace, name, .. } = metadata;
     (
         namespace.as_deref().unwrap_or_default(),
@@ -509,7 +539,50 @@ fn is_invalid(condition: &Condition) -> bool {
     condition.reason == Reason::InvalidSpec.as_str()
 }
 
-fn is(condition: &Condition, status: Status) -> bool {
+fn is_suspended(condition: &Condition) -> bool {
+    condition.reason == Reason::Suspended.as_str()
+}
+
+/// Why AWS was not asked in time, unless the object is not ready: then `Ready` has told why.
+fn outdated(status: &ExternalSecretStatus) -> Option<(FindingKind, &Condition)> {
+    let current = condition(status, ConditionType::Current).filter(|current| is(current, Status::False))?;
+    if is_suspended(current) {
+        return Some((FindingKind::Suspended, current));
+    }
+    let ready = condition(status, ConditionType::Ready)?;
+    is(ready, Status::True).then_some((FindingKind::Stale, current))
+}
+
+/// Whether this reason of a finding asks for a person; one that this version does not know does.
+fn needs_a_person(what: FindingKind, reason: &str) -> bool {
+    let one_of = |reasons: &[Reason]| reasons.iter().any(|known| known.as_str() == reason);
+    match what {
+        FindingKind::NotSeen
+        | FindingKind::NotReady
+        | FindingKind::Kept
+        | FindingKind::Stale
+        | FindingKind::Store
+        | FindingKind::RotationStuck => true,
+        FindingKind::Suspended => false,
+        FindingKind::Rotating => reason != Reason::InProgress.as_str(),
+        FindingKind::Restarts => !one_of(&[
+            Reason::Pending,
+            Reason::WaitingForWindow,
+            Reason::InProgress,
+            Reason::LeftToReloader,
+        ]),
+        FindingKind::Workload => ![
+            WorkloadState::TakenBack,
+            WorkloadState::Suspended,
+            WorkloadState::Paused,
+            WorkloadState::LeftToReloader,
+        ]
+        .iter()
+        .any(|known| known.as_str() == reason),
+    }
+}
+
+pub(super) fn is(condition: &Condition, status: Status) -> bool {
     condition.status == status.as_str()
 }
 

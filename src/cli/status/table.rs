@@ -2,15 +2,23 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::report::{Counts, Finding, FindingKind, OperatorState, Report};
+use super::{
+    report::{Counts, Finding, FindingKind, OperatorState, Report},
+    stores::StoreCounts,
+};
+
+/// How many of the further ExternalSecrets with one cause are named.
+const NAMED: usize = 3;
 
 /// The report; what a person must see first comes first.
 pub(super) fn table(report: &Report) -> String {
     let Report {
         time,
+        verdict: _,
         operator,
         control,
         counts,
+        stores,
         findings,
     } = report;
     let mark = match operator.state {
@@ -38,6 +46,7 @@ pub(super) fn table(report: &Report) -> String {
         text.push('\n');
     }
     text += &summary(counts);
+    text += &summary_of_stores(stores);
     text
 }
 
@@ -46,6 +55,9 @@ fn row(now: Timestamp, finding: &Finding) -> [String; 5] {
         namespace,
         name,
         what,
+        attention: _,
+        store,
+        affected,
         workload,
         reason,
         since,
@@ -54,13 +66,32 @@ fn row(now: Timestamp, finding: &Finding) -> [String; 5] {
     } = finding;
     let what = match (what, workload) {
         (FindingKind::Workload, Some(workload)) => workload.as_str(),
-        (what, _) => what.as_str(),
+        (what, _) => match store {
+            // The name stands in its own column.
+            Some(store) => store.split(' ').next().unwrap_or(store),
+            None => what.as_str(),
+        },
     };
+    let namespace = if namespace.is_empty() { "-" } else { namespace };
     let since = since.map_or_else(|| "-".to_owned(), |since| age(now.duration_since(since)));
-    let mut why = reason.clone();
-    if !message.is_empty() {
+    // The column before says the reason where it is the same word.
+    let mut why = if reason == what && !message.is_empty() {
+        String::new()
+    } else {
+        reason.clone()
+    };
+    if !why.is_empty() && !message.is_empty() {
         why += ": ";
-        why += message;
+    }
+    why += message;
+    if !affected.is_empty() {
+        let word = if store.is_some() { "affects" } else { "also" };
+        let named: Vec<&str> = affected.iter().take(NAMED).map(String::as_str).collect();
+        why = format!("{}; {word} {}", why.trim_end_matches('.'), named.join(", "));
+        let more = affected.len().saturating_sub(NAMED);
+        if more > 0 {
+            why = format!("{why} and {more} more");
+        }
     }
     if let Some(until) = until {
         why = format!("{why} (until {until:.0})");
@@ -74,16 +105,32 @@ fn summary(counts: &Counts) -> String {
         synced,
         not_ready,
         stale,
+        suspended,
         rotating,
         restarting,
         unreadable,
     } = counts;
     let mut text = format!(
         "{external_secrets} ExternalSecrets: {synced} synced, {not_ready} not ready, {stale} stale, \
-         {rotating} rotating, {restarting} restarting"
+         {suspended} suspended, {rotating} rotating, {restarting} restarting"
     );
     if *unreadable > 0 {
         text.extend([", ", &unreadable.to_string(), " that this version cannot read"]);
+    }
+    text.push('\n');
+    text
+}
+
+fn summary_of_stores(counts: &StoreCounts) -> String {
+    let StoreCounts {
+        stores,
+        ready,
+        not_ready,
+        unlisted,
+    } = counts;
+    let mut text = format!("{stores} stores: {ready} ready, {not_ready} not ready");
+    if !unlisted.is_empty() {
+        text = format!("{text}; you may not list {}", unlisted.join(" and "));
     }
     text.push('\n');
     text

@@ -6,10 +6,14 @@ use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::{Value, json};
 
 use super::{
-    report::{ClusterState, Lookup, Object, OperatorState, Report, report},
+    report::{ClusterState, Lookup, Object, OperatorState, Report, Verdict, report},
+    stores::Store,
     table::table,
 };
-use crate::{api::ObjectKey, cluster::Control};
+use crate::{
+    api::{ObjectKey, StoreKind},
+    cluster::Control,
+};
 
 fn at(time: &str) -> Timestamp {
     format!("2026-11-23T{time}Z").parse().unwrap()
@@ -40,6 +44,8 @@ fn facts(objects: Vec<Value>) -> ClusterState {
             .map(|object| serde_json::from_value::<Object>(object).unwrap())
             .collect(),
         unreadable: 0,
+        stores: Vec::new(),
+        unlisted: Vec::new(),
     }
 }
 
@@ -85,7 +91,8 @@ fn well(name: &str) -> Value {
 fn what_is_well_is_one_line_of_counts() {
     assert_snapshot!(shown(facts(vec![well("db"), well("cart")])), @"
     operator: keyturn-7d9f_00c0ffee works; it renewed the Lease keyturn/keyturn 3 seconds ago
-    2 ExternalSecrets: 2 synced, 0 not ready, 0 stale, 0 rotating, 0 restarting
+    2 ExternalSecrets: 2 synced, 0 not ready, 0 stale, 0 suspended, 0 rotating, 0 restarting
+    0 stores: 0 ready, 0 not ready
     ");
 }
 
@@ -219,10 +226,11 @@ fn what_is_not_well_says_why_and_since_when() {
     shop        denied     NotReady        5m      AccessDenied: failed to read prod/x: AccessDeniedException [2J allow GetSecretValue
     shop        edited     NotSeen         -       NotObserved: the operator has not looked at the last edit yet
     shop        rotating   Rotating        90s     InProgress: AWS rotates: v9 carries AWSPENDING and is not current yet
-    shop        stale      Stale           2h      Stale: AWS throttles
-    shop        stuck      RotationStuck   60m     RotationStuck: AWSPENDING is on version v9 for longer than 30m
+    shop        stale      Stale           2h      AWS throttles
+    shop        stuck      RotationStuck   60m     AWSPENDING is on version v9 for longer than 30m
 
-    7 ExternalSecrets: 4 synced, 2 not ready, 1 stale, 2 rotating, 0 restarting, 1 that this version cannot read
+    7 ExternalSecrets: 4 synced, 2 not ready, 1 stale, 0 suspended, 2 rotating, 0 restarting, 1 that this version cannot read
+    0 stores: 0 ready, 0 not ready
     ");
 }
 
@@ -263,7 +271,8 @@ fn an_error_in_restart_or_rotation_is_shown_whatever_was_said_before() {
     shop        before   Restarts   60m     InvalidSpec: spec.restart.mode is wrong
     shop        never    Restarts   60m     InvalidSpec: spec.restart.mode is wrong
 
-    2 ExternalSecrets: 2 synced, 0 not ready, 0 stale, 0 rotating, 0 restarting
+    2 ExternalSecrets: 2 synced, 0 not ready, 0 stale, 0 suspended, 0 rotating, 0 restarting
+    0 stores: 0 ready, 0 not ready
     ");
 }
 
@@ -290,11 +299,12 @@ fn restarts_say_who_waits_for_what() {
     shop        db       Restarts            60m     WaitingForWindow: 3/10 done, 1 rolling out, 6 waiting; 6 workloads wait for the window of 2026-11-24T02:00:00Z; the old credential may die from 2026-12-01T00:00:00Z on
     shop        db       Deployment api      -       Paused: spec.paused is true
     shop        db       StatefulSet queue   -       Suspended: its annotation says so (until 2026-11-23T23:00:00Z)
-    shop        halted   Restarts            10m     Halted: 1/3 done, 1 waiting, 1 failed; Deployment api did not become healthy; to go on: kubectl annotate kes halted -n shop --overwrite keyturn.dev/resume=v1.k.cccc
+    shop        halted   Restarts            10m     Halted: 1/3 done, 1 waiting, 1 failed; to resume: kubectl annotate kes halted -n shop --overwrite keyturn.dev/resume=v1.k.cccc
     shop        halted   Deployment api      -       Failed: a container waits in CrashLoopBackOff
-    shop        manual   Restarts            60s     AwaitingApproval: 0/2 done, 2 waiting; 2 workloads wait for an approval; to approve: kubectl annotate kes manual -n shop --overwrite keyturn.dev/approve=v1.k.bbbb
+    shop        manual   Restarts            60s     AwaitingApproval: 0/2 done, 2 waiting; to approve: kubectl annotate kes manual -n shop --overwrite keyturn.dev/approve=v1.k.bbbb
 
-    3 ExternalSecrets: 3 synced, 0 not ready, 0 stale, 0 rotating, 3 restarting
+    3 ExternalSecrets: 3 synced, 0 not ready, 0 stale, 0 suspended, 0 rotating, 3 restarting
+    0 stores: 0 ready, 0 not ready
     ");
 }
 
@@ -320,6 +330,7 @@ fn json_says_the_same() {
     assert_snapshot!(json.unwrap(), @r#"
     {
       "time": "2026-11-23T20:00:00Z",
+      "verdict": "Attention",
       "operator": {
         "state": "Running",
         "renewed": "2026-11-23T19:59:57Z",
@@ -336,15 +347,22 @@ fn json_says_the_same() {
         "synced": 1,
         "notReady": 0,
         "stale": 0,
+        "suspended": 0,
         "rotating": 0,
         "restarting": 1,
         "unreadable": 0
+      },
+      "stores": {
+        "stores": 0,
+        "ready": 0,
+        "notReady": 0
       },
       "findings": [
         {
           "namespace": "shop",
           "name": "db",
           "what": "Restarts",
+          "attention": false,
           "reason": "WaitingForWindow",
           "since": "2026-11-23T19:00:00Z",
           "message": "3/10 done, 1 rolling out, 6 waiting; 6 workloads wait for the window of 2026-11-24T02:00:00Z; the old credential may die from 2026-12-01T00:00:00Z on"
@@ -353,6 +371,7 @@ fn json_says_the_same() {
           "namespace": "shop",
           "name": "db",
           "what": "Workload",
+          "attention": false,
           "workload": "Deployment api",
           "reason": "Paused",
           "message": "spec.paused is true"
@@ -361,6 +380,7 @@ fn json_says_the_same() {
           "namespace": "shop",
           "name": "db",
           "what": "Workload",
+          "attention": false,
           "workload": "StatefulSet queue",
           "reason": "Suspended",
           "until": "2026-11-23T23:00:00Z",
@@ -369,4 +389,160 @@ fn json_says_the_same() {
       ]
     }
     "#);
+}
+
+fn store(kind: StoreKind, namespace: Option<&str>, name: &str, ready: &Value) -> Store {
+    let object =
+        json!({"metadata": {"namespace": namespace, "name": name}, "status": {"conditions": [ready]}});
+    Store {
+        kind,
+        object: serde_json::from_value(object).unwrap(),
+    }
+}
+
+fn of_store(name: &str, store: &Value, conditions: &[Value]) -> Value {
+    let mut object = object(name, json!({"conditions": conditions}));
+    object["spec"]["secretStoreRef"] = store.clone();
+    object
+}
+
+#[test]
+fn a_broken_store_is_told_once_with_those_that_need_it() {
+    let broken = condition(
+        "Ready",
+        "False",
+        "IdentityError",
+        "19:00:00",
+        "AWS rejects the role. Correct its trust policy.",
+    );
+    let valid = condition("Ready", "True", "Valid", "10:00:00", "AWS knows it");
+    let aws = json!({"name": "aws", "kind": "ClusterSecretStore"});
+    let waits = |name: &str| {
+        let message = format!("{name}: ClusterSecretStore aws is not ready");
+        let ready = condition("Ready", "False", "StoreNotReady", "19:00:00", &message);
+        of_store(name, &aws, &[ready])
+    };
+    let stale = condition("Current", "False", "Stale", "19:30:00", "AWS gives no answers");
+    let absent = condition(
+        "Ready",
+        "False",
+        "StoreNotFound",
+        "19:10:00",
+        "SecretStore gone does not exist.",
+    );
+    let gone = json!({"name": "gone"});
+    let report = report(ClusterState {
+        stores: vec![
+            store(StoreKind::ClusterSecretStore, None, "aws", &broken),
+            store(StoreKind::SecretStore, Some("shop"), "aws", &valid),
+        ],
+        ..facts(vec![
+            waits("a"),
+            waits("b"),
+            waits("c"),
+            waits("d"),
+            of_store("e", &aws, &[ready(), stale]),
+            of_store("f", &gone, std::slice::from_ref(&absent)),
+            of_store("g", &gone, &[absent]),
+        ])
+    });
+    assert_eq!(report.verdict, Verdict::Attention);
+    assert_snapshot!(table(&report), @"
+    operator: keyturn-7d9f_00c0ffee works; it renewed the Lease keyturn/keyturn 3 seconds ago
+
+    NAMESPACE   NAME   WHAT                 SINCE   WHY
+    -           aws    ClusterSecretStore   60m     IdentityError: AWS rejects the role. Correct its trust policy; affects shop/a, shop/b, shop/c and 2 more
+    shop        gone   SecretStore          50m     StoreNotFound: SecretStore gone does not exist; affects shop/f, shop/g
+
+    7 ExternalSecrets: 1 synced, 6 not ready, 1 stale, 0 suspended, 0 rotating, 0 restarting
+    2 stores: 1 ready, 1 not ready
+    ");
+}
+
+#[test]
+fn a_suspended_object_is_suspended_and_not_stale() {
+    let suspended = |name: &str| {
+        let message = "suspended until 2026-11-24T00:00:00Z by the annotation on Namespace shop";
+        let current = condition("Current", "False", "Suspended", "19:00:00", message);
+        object(name, json!({"conditions": [ready(), current]}))
+    };
+    let report = report(facts(vec![suspended("a"), suspended("b")]));
+    assert_eq!(report.verdict, Verdict::Well);
+    assert_eq!((report.counts.stale, report.counts.suspended), (0, 2));
+    assert_snapshot!(table(&report).lines().nth(3).unwrap(), @"shop        a      Suspended   60m     suspended until 2026-11-24T00:00:00Z by the annotation on Namespace shop; also shop/b");
+}
+
+#[test]
+fn what_is_not_ready_is_not_called_stale_as_well() {
+    let denied = condition("Ready", "False", "AccessDenied", "18:00:00", "IAM denies it");
+    let stale = condition("Current", "False", "Stale", "19:00:00", "IAM denies it");
+    let report = report(facts(vec![object("db", json!({"conditions": [denied, stale]}))]));
+    assert_eq!(report.findings.len(), 1);
+}
+
+#[test]
+fn the_verdict_tells_a_person_from_time_and_from_the_unknown() {
+    let of = |status, reason: &str| {
+        let complete = condition("RestartsComplete", status, reason, "19:00:00", "it waits");
+        let restart = json!({"rollout": "v1.k.bbbb", "progress": "0/2", "pending": 2});
+        facts(vec![object(
+            "db",
+            json!({"conditions": [ready(), complete], "restart": restart}),
+        )])
+    };
+    let well = || facts(vec![well("db")]);
+    let cases = [
+        (well(), Verdict::Well),
+        (facts(Vec::new()), Verdict::Well),
+        (of("False", "InProgress"), Verdict::Well),
+        (of("False", "WaitingForWindow"), Verdict::Well),
+        (of("False", "AwaitingApproval"), Verdict::Attention),
+        (of("False", "Halted"), Verdict::Attention),
+        (of("False", "SomethingOfAnotherVersion"), Verdict::Attention),
+        (
+            ClusterState {
+                lease: lease("keyturn-0_1", "19:48:00"),
+                ..well()
+            },
+            Verdict::Attention,
+        ),
+        (
+            ClusterState {
+                control: control(&[("suspendSync", "true")]),
+                ..well()
+            },
+            Verdict::Attention,
+        ),
+        (
+            ClusterState {
+                lease: Lookup::Forbidden,
+                ..well()
+            },
+            Verdict::Unknown,
+        ),
+        (
+            ClusterState {
+                control: Lookup::Forbidden,
+                ..well()
+            },
+            Verdict::Unknown,
+        ),
+        (
+            ClusterState {
+                unreadable: 1,
+                ..well()
+            },
+            Verdict::Unknown,
+        ),
+        (
+            ClusterState {
+                lease: Lookup::Forbidden,
+                ..of("False", "Halted")
+            },
+            Verdict::Attention,
+        ),
+    ];
+    for (index, (facts, verdict)) in cases.into_iter().enumerate() {
+        assert_eq!(report(facts).verdict, verdict, "case {index}");
+    }
 }

@@ -309,15 +309,22 @@ impl Executor {
                 }
             }
             Class::Forbidden
+            | Class::Refused(_)
             | Class::Invalid { .. }
             | Class::FieldConflict { .. }
             | Class::TooLarge
             | Class::Expired
             | Class::Rejected { .. }
             | Class::Malformed(_) => {
-                let why = format!(
-                    "{error}: allow it in the operator's role, or mend the admission policy or webhook that refuses it"
-                );
+                let why = match &error.class {
+                    Class::Refused(refuser) => {
+                        format!("{error}. {}", refuser.advice(&restart.key.key.namespace))
+                    }
+                    Class::Forbidden => format!("{error}. Allow it in the operator's role"),
+                    _ => format!(
+                        "{error}. Correct the workload, or the admission policy or webhook that changes it"
+                    ),
+                };
                 tracing::warn!(workload = %restart.key, %error, "a restart was refused; it is tried again later");
                 let first = !state.memory.was_refused(&restart.uid);
                 state.memory.refused(&restart, time, &why);

@@ -106,6 +106,7 @@ impl RecordWriter {
                 (NOTE_FAILED, NoteFailure::Passing)
             }
             Class::Forbidden
+            | Class::Refused(_)
             | Class::Invalid { .. }
             | Class::FieldConflict { .. }
             | Class::TooLarge

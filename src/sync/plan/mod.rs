@@ -145,7 +145,9 @@ pub enum Conflict {
         /// Who has it.
         owner: String,
         /// What else would help.
-        way_out: &'static str,
+        way_out: String,
+        /// The ExternalSecret wants to adopt it, and only the annotation on the Secret is missing.
+        awaits_annotation: bool,
     },
     /// The Secret is of a kind that is never taken over.
     #[error("Secret {secret} is {what} and is never adopted; choose another target.name")]
@@ -173,6 +175,17 @@ impl Conflict {
             Self::Foreign { .. } | Self::NotAdoptable { .. } => Reason::TargetConflict,
             Self::Immutable { .. } => Reason::TargetImmutable,
         }
+    }
+
+    /// Whether only an annotation on the Secret is missing. The watch does not show Secrets that are not managed.
+    pub fn awaits_annotation(&self) -> bool {
+        matches!(
+            self,
+            Self::Foreign {
+                awaits_annotation: true,
+                ..
+            }
+        )
     }
 
     /// Whether the Secret may not change, whoever it belongs to.
@@ -220,15 +233,22 @@ pub fn plan(
         Belongs::Elsewhere(owner) => match adoptable(wanted, live) {
             Ok(true) => true,
             Ok(false) => {
+                let ObjectKey { namespace, name, .. } = wanted.object;
+                let command = format!(
+                    "kubectl annotate secret {} -n {namespace} --overwrite {}={name}",
+                    wanted.target,
+                    annotation::ADOPT
+                );
                 let way_out = if wanted.adopt_existing {
-                    "or annotate the Secret with keyturn.dev/adopt: <name of this ExternalSecret>"
+                    format!("or have it adopted: {command}")
                 } else {
-                    "or set target.adoptExisting: true and annotate the Secret with keyturn.dev/adopt: <name of this ExternalSecret>"
+                    format!("or have it adopted: set target.adoptExisting: true and run: {command}")
                 };
                 return Plan::Refuse(Conflict::Foreign {
                     secret,
                     owner,
                     way_out,
+                    awaits_annotation: wanted.adopt_existing,
                 });
             }
             Err(what) => return Plan::Refuse(Conflict::NotAdoptable { secret, what }),

@@ -8,7 +8,7 @@ use super::{
     memory::{ForeignTarget, Repairs},
     outcome::Stop,
     pass::Pass,
-    timing::{FIGHT, LEFTOVER, MENDS, RECHECK_CONFLICT, RECHECK_LEFTOVER},
+    timing::{FIGHT, LEFTOVER, MENDS, RECHECK_LEFTOVER},
     write::wipe,
 };
 use crate::{
@@ -69,7 +69,11 @@ impl Pass<'_> {
             tracing::warn!(%object, %secret, "somebody changes the Secret as fast as it is mended; pausing");
             return Some(left);
         }
-        let ForeignTarget { revision, observed } = *memory.conflict?;
+        let ForeignTarget {
+            revision,
+            observed,
+            recheck,
+        } = *memory.conflict?;
         if revision != self.entry.revision {
             return None;
         }
@@ -78,7 +82,7 @@ impl Pass<'_> {
             Ok(Some(mut live)) => {
                 let same = Observed::of(&live).is_some_and(|live| live == observed);
                 wipe(&mut live);
-                same.then_some(RECHECK_CONFLICT)
+                same.then_some(recheck)
             }
             Ok(None) | Err(_) => None,
         }

@@ -88,6 +88,8 @@ pub(super) struct ForeignTarget {
     /// Of the ExternalSecret.
     pub(super) revision: u64,
     pub(super) observed: Observed,
+    /// When it is looked at again.
+    pub(super) recheck: Duration,
 }
 
 /// Writes for no new version.

@@ -119,12 +119,13 @@ impl<'a> Pass<'a> {
     pub(super) fn kubernetes(&self, error: &cluster::Error) -> Stop {
         let (object, namespace) = (self.object, &self.object.namespace);
         self.refuse(match &error.class {
+            cluster::Class::Refused(refuser) => Refusal::new(
+                Reason::Forbidden,
+                format!("{error}. {}", refuser.advice(namespace)),
+            ),
             cluster::Class::Forbidden => Refusal::new(
                 Reason::Forbidden,
-                format!(
-                    "{error}: allow it in the operator's role for namespace {namespace}, or mend the admission policy that \
-                     refuses it"
-                ),
+                format!("{error}. Allow it in the operator's role for namespace {namespace}"),
             ),
             cluster::Class::TooLarge => {
                 Refusal::new(Reason::TooLarge, format!("{error}: select fewer values"))
@@ -135,7 +136,11 @@ impl<'a> Pass<'a> {
             ),
             class => {
                 if *class == cluster::Class::Timeout && error.verb.is_write() {
-                    self.context.capacity.slots.secrets.ended(namespace, WriteEnd::TimedOut);
+                    self.context
+                        .capacity
+                        .slots
+                        .secrets
+                        .ended(namespace, WriteEnd::TimedOut);
                 }
                 tracing::warn!(%object, %error, "trying again");
                 return Stop::Retry;

@@ -6,7 +6,7 @@ use super::{
     memory::{ForeignTarget, RefusedVersions},
     outcome::{NextPass, Refused, TargetConflict},
     pass::Pass,
-    timing::{FAR, RECHECK_CONFLICT},
+    timing::{FAR, RECHECK_ADOPTION, RECHECK_CONFLICT},
 };
 use crate::{
     api::{CreationPolicy, Reason, VersionId},
@@ -167,6 +167,11 @@ impl Pass<'_> {
             observed,
             versions,
         } = conflict;
+        let recheck = if conflict.awaits_annotation() {
+            RECHECK_ADOPTION
+        } else {
+            RECHECK_CONFLICT
+        };
         let ready = Verdict::fails(conflict.reason(), conflict.to_string());
         let next = self.report_refused(Refused { ready, again: None }).await;
         // Only what was reported need not be reported again.
@@ -176,7 +181,11 @@ impl Pass<'_> {
                 if conflict.is_immutable() {
                     memory.target.refused = Some(Box::new(RefusedVersions { revision, versions }));
                 } else {
-                    let foreign = observed.map(|observed| ForeignTarget { revision, observed });
+                    let foreign = observed.map(|observed| ForeignTarget {
+                        revision,
+                        observed,
+                        recheck,
+                    });
                     memory.target.conflict = foreign.map(Box::new);
                 }
             });
@@ -184,7 +193,7 @@ impl Pass<'_> {
         if conflict.is_immutable() {
             next
         } else {
-            next.sooner(RECHECK_CONFLICT)
+            next.sooner(recheck)
         }
     }
 }

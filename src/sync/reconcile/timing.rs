@@ -8,6 +8,8 @@ pub(super) const RECHECK_PERMANENT: Duration = Duration::from_mins(5);
 pub(super) const RECHECK_HELD: Duration = Duration::from_mins(1);
 /// How often what stands in the way of a write is looked at again.
 pub(super) const RECHECK_CONFLICT: Duration = Duration::from_mins(1);
+/// The same where a person is about to annotate the Secret, so that it is adopted.
+pub(super) const RECHECK_ADOPTION: Duration = Duration::from_secs(5);
 /// How long the garbage collector has for the Secret of an earlier object of the same name.
 pub(super) const LEFTOVER: Duration = Duration::from_secs(30);
 /// How often that Secret is looked after.

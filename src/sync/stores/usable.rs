@@ -155,6 +155,28 @@ impl StoreEntry {
     }
 }
 
+fn other_kind(kind: StoreKind) -> StoreKind {
+    match kind {
+        StoreKind::SecretStore => StoreKind::ClusterSecretStore,
+        StoreKind::ClusterSecretStore => StoreKind::SecretStore,
+    }
+}
+
+/// `other` is the other kind of store, if there is one of this name that the ExternalSecret could mean.
+fn not_found(store: &StoreRef, other: Option<StoreKind>) -> Refusal {
+    let way_out = match other {
+        Some(kind) => format!(
+            "A {kind} of that name exists: set kind: {kind} in spec.secretStoreRef to use it, or create the {}",
+            store.kind
+        ),
+        None => "Create it, or correct spec.secretStoreRef".to_owned(),
+    };
+    Refusal::new(
+        Reason::StoreNotFound,
+        format!("{store} does not exist. {way_out}"),
+    )
+}
+
 impl Stores {
     /// The store that an ExternalSecret means.
     pub fn meant(&self, named: Option<&StoreRef>) -> Result<StoreRef, Refusal> {
@@ -191,11 +213,12 @@ impl Stores {
                 .into());
             }
             None => {
-                return Err(Refusal::new(
-                    Reason::StoreNotFound,
-                    format!("{store} does not exist: create it, or mend spec.secretStoreRef"),
-                )
-                .into());
+                let other = StoreRef {
+                    kind: other_kind(store.kind),
+                    name: store.name.clone(),
+                };
+                let exists = self.entry(&Self::key(&other, namespace)).is_some();
+                return Err(not_found(store, exists.then_some(other.kind)).into());
             }
         };
         let Some(standing) = self.standing(&key, &entry) else {
@@ -270,6 +293,40 @@ impl Stores {
         match self.entry(&Self::key(store, namespace)) {
             Some(Indexed::Entry(entry)) => entry.suspended,
             _ => Suspension::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_of_the_other_kind_is_named_with_the_field_to_set() {
+        let store = |kind| StoreRef {
+            kind,
+            name: "aws".into(),
+        };
+        for (kind, other, hint) in [
+            (
+                StoreKind::SecretStore,
+                Some(StoreKind::ClusterSecretStore),
+                "SecretStore aws does not exist. A ClusterSecretStore of that name exists: set kind: ClusterSecretStore in",
+            ),
+            (
+                StoreKind::ClusterSecretStore,
+                Some(StoreKind::SecretStore),
+                "ClusterSecretStore aws does not exist. A SecretStore of that name exists: set kind: SecretStore in",
+            ),
+            (
+                StoreKind::SecretStore,
+                None,
+                "SecretStore aws does not exist. Create it, or correct spec.secretStoreRef",
+            ),
+        ] {
+            let refusal = not_found(&store(kind), other);
+            assert_eq!(refusal.reason, Reason::StoreNotFound);
+            assert!(refusal.message.starts_with(hint), "{refusal}");
         }
     }
 }

@@ -121,6 +121,9 @@ fn adoption_needs_both_sides() {
             let refusal = refusal(plan);
             assert!(matches!(refusal, Conflict::Foreign { .. }), "{refusal:?}");
             assert_eq!(refusal.to_string().contains("adoptExisting"), !adopt_existing);
+            assert_eq!(refusal.awaits_annotation(), adopt_existing);
+            let command = "kubectl annotate secret db -n shop --overwrite keyturn.dev/adopt=db";
+            assert!(refusal.to_string().ends_with(command), "{refusal}");
         }
     }
 }
