@@ -48,7 +48,8 @@ pub fn report(content: &Content, decisions: &Decisions) -> Report {
         .filter(|status| status.object == *object)
         .collect();
     let counts = count(states.iter().copied());
-    let halted = decisions.objects.get(object).is_some_and(|status| status.halted);
+    let state = decisions.objects.get(object);
+    let halted = state.is_some_and(|status| status.halted);
     let changed = content.asks_for_restarts();
     let exceptions: Vec<RestartException> = states
         .iter()
@@ -59,6 +60,9 @@ pub fn report(content: &Content, decisions: &Decisions) -> Report {
     let number = |count: usize| Some(i32::try_from(count).unwrap_or(i32::MAX));
     let all = states.len();
     let (reason, mut message) = condition(changed, &content.token, &states, counts, halted);
+    if let Some(reply) = state.and_then(|state| state.reply.as_ref()) {
+        message = format!("{reply}. {message}");
+    }
     if changed {
         message.push_str(&rollout_note(&content.token));
     }

@@ -17,7 +17,7 @@ use crate::{
         },
         observed::{
             managed_secrets::{ManagedSecret, ManagedSecrets},
-            model::{Annotations, Pod, PodSelector, Record, RestartFlag, Texts, Workload},
+            model::{AnnotationValue, Annotations, Pod, PodSelector, Record, RestartFlag, Texts, Workload},
             pods::{PROVES_NOTHING, Pods},
         },
         tests::{at, content, key, object, pod, restarts, with, workload},
@@ -413,6 +413,16 @@ fn what_holds_a_workload_up_is_named_with_what_to_do() {
             "neither true nor false",
         ),
         (
+            |workload, _| workload.annotations.strategy = AnnotationValue::Unreadable("evict".into()),
+            Some(WorkloadState::Unreadable),
+            "keyturn.dev/restart-strategy on the workload is \"evict\"",
+        ),
+        (
+            |workload, _| workload.annotations.hot_reload = AnnotationValue::Unreadable("True".into()),
+            Some(WorkloadState::Unreadable),
+            "keyturn.dev/hot-reload on the workload is \"True\"",
+        ),
+        (
             |workload, restarts| {
                 workload.controller.paused = true;
                 restarts.policy.mode = crate::api::RestartMode::Manual;
@@ -447,5 +457,30 @@ fn what_holds_a_workload_up_is_named_with_what_to_do() {
         assert_eq!(hold.map(|hold| hold.state), *state, "{index}");
         let sentence = hold.map_or("", |hold| &*hold.sentence);
         assert!(sentence.contains(part), "{index}: {sentence}");
+    }
+}
+
+#[test]
+fn a_token_that_approves_another_version_gets_a_reply() {
+    for (given, part) in [
+        (
+            "abc",
+            "Token abc approves another version. Restarts wait for approval: annotate the ExternalSecret with \
+             keyturn.dev/approve=t",
+        ),
+        (
+            "yes please",
+            "keyturn.dev/approve is \"yes please\", which is not a valid token",
+        ),
+    ] {
+        let facts = ManagedSecrets::new(vec![with(&object("db", "t"), |restarts| {
+            restarts.policy.mode = crate::api::RestartMode::Manual;
+            restarts.approved = Some(given.into());
+        })]);
+        let pods = [pod("api", -1000)];
+        let judged = look(at(60), &facts, &workload("api"), &pods, &mut Memory::default()).unwrap();
+        let hold = judged.claims[0].hold.as_ref().unwrap();
+        assert_eq!(hold.state, WorkloadState::AwaitingApproval);
+        assert!(hold.sentence.contains(part), "{}", hold.sentence);
     }
 }

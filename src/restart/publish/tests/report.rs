@@ -32,6 +32,7 @@ fn decisions(states: &[WorkloadState], halted: bool) -> Decisions {
     let state_of = ObjectState {
         urgent: false,
         halted,
+        reply: None,
     };
     Decisions {
         states: states
@@ -77,6 +78,21 @@ fn the_condition_is_the_most_telling_word() {
     assert_eq!(
         (found.reason, found.status.progress),
         (Reason::NothingPending, None)
+    );
+}
+
+#[test]
+fn a_token_that_resumes_another_version_gets_a_reply() {
+    let mut decisions = decisions(&[WorkloadState::Failed, WorkloadState::Halted], true);
+    let state = decisions.objects.get_mut(&ObjectKey::new("shop", "db")).unwrap();
+    state.reply = Some("Token abc resumes another version".to_owned());
+    let found = report(&content("db", "t"), &decisions);
+    assert!(
+        found
+            .message
+            .starts_with("Token abc resumes another version. 0 of 2 workloads"),
+        "{}",
+        found.message
     );
 }
 
