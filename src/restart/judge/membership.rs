@@ -159,7 +159,8 @@ fn strategy(kind: WorkloadKind, asked: Option<RestartStrategy>) -> RestartStrate
     }
 }
 
-fn lists(target: &RestartTarget, key: &WorkloadKey, workload: &Workload) -> bool {
+/// Whether the entry `target` of `restart.targets` stands for the workload.
+pub fn lists(target: &RestartTarget, key: &WorkloadKey, workload: &Workload) -> bool {
     let RestartTarget {
         kind, name, selector, ..
     } = target;
