@@ -155,6 +155,16 @@ fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Opti
         .then(|| Hold::new(WorkloadState::AwaitingPodDeletion, sentence, None))
 }
 
+/// The hold of a Rollout with `workloadRef` whose pods are not known.
+pub fn unknown_pods() -> Hold {
+    Hold::new(
+        WorkloadState::BorrowedTemplate,
+        "The Rollout takes its template from another workload (spec.workloadRef), and its pods cannot be found. Set its \
+         spec.selector to the one of that workload",
+        None,
+    )
+}
+
 fn unapproved(object: &ManagedSecret) -> Option<Hold> {
     let token = &object.content.token;
     object.lacks_approval().then(|| {

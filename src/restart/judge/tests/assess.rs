@@ -18,7 +18,7 @@ use crate::{
         observed::{
             managed_secrets::{ManagedSecret, ManagedSecrets},
             model::{AnnotationValue, Annotations, Pod, PodSelector, Record, RestartFlag, Texts, Workload},
-            pods::{PROVES_NOTHING, Pods},
+            pods::{OF_ROLLOUT, PROVES_NOTHING, Pods},
         },
         tests::{at, content, key, object, pod, restarts, with, workload},
     },
@@ -482,5 +482,69 @@ fn a_token_that_approves_another_version_gets_a_reply() {
         let hold = judged.claims[0].hold.as_ref().unwrap();
         assert_eq!(hold.state, WorkloadState::AwaitingApproval);
         assert!(hold.sentence.contains(part), "{}", hold.sentence);
+    }
+}
+
+#[test]
+fn a_rollout_that_borrows_its_selector_is_done_only_by_pods_that_are_known() {
+    let rollout = |total: i32| {
+        let mut rollout = workload("api");
+        rollout.controller.borrowed_template = true;
+        rollout.controller.progress.total = total;
+        rollout.selector = PodSelector::default();
+        rollout
+    };
+    let of_rollout = |set: &str, created: i64| {
+        let mut pod = pod("api", created);
+        let label = (OF_ROLLOUT.into(), "abc".into());
+        pod.labels.extend([label]);
+        pod.controller = Some(("ReplicaSet".into(), set.into()));
+        pod
+    };
+    let facts = ManagedSecrets::new(vec![object("db", "t")]);
+    let table = [
+        (1, vec![of_rollout("api-abc", -1000)], Standing::Stale(1), None),
+        (1, vec![of_rollout("api-abc", 60)], Standing::Done, None),
+        // The pods of another Rollout, of a Deployment, or none: nothing proves what its own hold.
+        (
+            1,
+            vec![of_rollout("other-abc", 60)],
+            Standing::Stale(0),
+            Some(WorkloadState::BorrowedTemplate),
+        ),
+        (
+            1,
+            vec![pod("api", 60)],
+            Standing::Stale(0),
+            Some(WorkloadState::BorrowedTemplate),
+        ),
+        (
+            1,
+            vec![],
+            Standing::Stale(0),
+            Some(WorkloadState::BorrowedTemplate),
+        ),
+        (0, vec![], Standing::Done, None),
+    ];
+    for (total, pods, standing, held) in table {
+        let setting = Setting {
+            now: at(100),
+            control: None,
+            evict_allowed: true,
+        };
+        let listed: Vec<&Pod> = pods.iter().collect();
+        let observed = ObservedWorkload {
+            key: &key(WorkloadKind::Rollout, "api"),
+            workload: &rollout(total),
+            namespace: &Annotations::default(),
+            pods: Some(PodList {
+                pods: &listed,
+                at: at(100),
+            }),
+        };
+        let judged = assess(&setting, &facts, &observed, &mut Memory::default()).unwrap();
+        let claim = &judged.claims[0];
+        let hold = claim.hold.as_ref().map(|hold| hold.state);
+        assert_eq!((&claim.standing, hold), (&standing, held), "{pods:?}");
     }
 }
