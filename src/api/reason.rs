@@ -143,6 +143,8 @@ words! {
         Reverted,
         /// Another tool restarts these workloads.
         LeftToReloader,
+        /// An entry of `restart.targets` stands for no workload.
+        TargetNotFound,
     }
 }
 
@@ -179,6 +181,8 @@ words! {
         RestartHalted,
         /// Somebody took a restart back.
         RestartReverted,
+        /// An entry of `restart.targets` stands for no workload.
+        TargetNotFound,
     }
 }
 
@@ -272,7 +276,8 @@ impl Reason {
             | Self::Halted
             | Self::AwaitingApproval
             | Self::Reverted
-            | Self::LeftToReloader => (C::RestartsComplete, Status::False),
+            | Self::LeftToReloader
+            | Self::TargetNotFound => (C::RestartsComplete, Status::False),
         };
         if of as u8 == condition as u8 {
             Some(status)
@@ -293,7 +298,8 @@ impl EventReason {
             | Self::RotationStuck
             | Self::RestartFailed
             | Self::RestartHalted
-            | Self::RestartReverted => true,
+            | Self::RestartReverted
+            | Self::TargetNotFound => true,
             Self::Recovered
             | Self::Updated
             | Self::DriftRepaired

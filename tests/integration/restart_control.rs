@@ -122,6 +122,26 @@ async fn opt_in_restarts_those_that_say_so_or_whose_namespace_does() -> Result<(
 }
 
 #[tokio::test]
+async fn a_misspelt_target_is_named_until_it_exists() -> Result<()> {
+    bed("misspelt", async |bed| {
+        let targets = json!([{"kind": "Deployment", "name": "wbe"}]);
+        bed.restarting("db", json!({"discovery": "Explicit", "targets": targets}))
+            .await?;
+        bed.run_workloads([web("web", "db")]).await?;
+        bed.restarts("db", &["TargetNotFound"]).await?;
+        bed.event("db", "TargetNotFound").await?;
+        let said = bed
+            .exception("db", ("Deployment", "wbe"), &["TargetNotFound"])
+            .await?;
+        assert_actionable(&said.message.unwrap_or_default(), &["wbe", "targets[0]"]);
+        bed.run_workloads([web("web", "db"), web("wbe", "db")]).await?;
+        bed.restarts("db", &["NothingPending"]).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn explicit_restarts_what_is_listed() -> Result<()> {
     bed("explicit", async |bed| {
         let targets = json!([

@@ -131,6 +131,11 @@ async fn what_changed_before_restarts_were_wanted_restarts_nothing() -> Result<(
         bed.synced("db").await?;
         bed.rotate(&source, "fourth").await?;
         anchor.holds().await?;
+        restarted(&history, &[("Deployment web", 1)]).await?;
+        // What changed in between is no reason for a restart once they are on again.
+        bed.re_restarting("db", json!({})).await?;
+        bed.restarts("db", &["NothingPending"]).await?;
+        anchor.holds().await?;
         restarted(&history, &[("Deployment web", 1)]).await
     })
     .await

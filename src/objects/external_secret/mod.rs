@@ -366,6 +366,13 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Whether restarts are disabled. A fault in the spec may leave open whether they are.
+    pub fn disables_restarts(&self) -> bool {
+        self.restart.is_none() && self.fault.is_none()
+    }
+}
+
 impl RestartFault {
     /// What is wrong with a live object; none if nothing is.
     fn of(object: &ExternalSecret, default: RestartMode) -> Option<Self> {

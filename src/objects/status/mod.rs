@@ -193,6 +193,11 @@ impl Digest {
         *self == Self::default()
     }
 
+    /// Whether the status was written for an earlier generation than `generation`; not where there is no status.
+    pub const fn is_of_earlier_generation(&self, generation: i64) -> bool {
+        self.generation > 0 && self.generation < generation
+    }
+
     /// Whether writing `draft` would change the status that this is of.
     pub fn differs(&self, draft: &Draft) -> bool {
         let Draft {

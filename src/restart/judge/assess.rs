@@ -148,7 +148,9 @@ impl<'a> Assessment<'a> {
         claim.standing = self.standing(&claim, memory);
         if matches!(claim.standing, Standing::Stale(_)) {
             let reverted = self.reverted(&mut claim, memory);
-            claim.hold = hold::hold(self.setting, object, &membership, terms, self.observed).or(reverted);
+            claim.hold = hold::hold(self.setting, object, &membership, terms, self.observed)
+                .or_else(|| self.lacks_pods().then(hold::unknown_pods))
+                .or(reverted);
         }
         claim.rolling = claim.standing == Standing::Rolling
             || self.may_roll(&claim, memory)
@@ -164,6 +166,9 @@ impl<'a> Assessment<'a> {
         let changed = claim.changed_at;
         if workload.oversized && content.asks_for_restarts() {
             // Neither its pods nor its template are known for sure.
+            return Standing::Stale(0);
+        }
+        if self.lacks_pods() {
             return Standing::Stale(0);
         }
         let stale = self.stale(claim);
@@ -210,6 +215,15 @@ impl<'a> Assessment<'a> {
             Some(_) if self.sent_lately(claim, memory) => Standing::Rolling,
             Some(stale) => Standing::Stale(stale),
         }
+    }
+
+    /// Whether the workload is a Rollout that has its pods through `workloadRef`, and none of those that its controller counts
+    /// are known. Of pods that are not known, nothing proves that they hold the content.
+    fn lacks_pods(&self) -> bool {
+        let controller = &self.observed.workload.controller;
+        controller.borrowed_template
+            && controller.progress.total > 0
+            && self.pods.as_ref().is_some_and(Vec::is_empty)
     }
 
     /// How many pods are stale, if they were listed.

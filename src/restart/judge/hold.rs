@@ -1,7 +1,7 @@
 //! The rules that hold a workload up: suspension, size, membership, the workload itself, a missing approval. Pure.
 
 use super::{
-    membership::{Membership, Terms},
+    membership::{self, Membership, Terms},
     model::{ObservedWorkload, Setting},
     state::Hold,
 };
@@ -31,7 +31,7 @@ pub fn hold(
     } = *observed;
     suspended(setting, object, workload, namespace)
         .or_else(|| by_size(workload))
-        .or_else(|| by_membership(membership))
+        .or_else(|| by_membership(membership, observed))
         .or_else(|| by_workload(setting, terms, workload))
         .or_else(|| unapproved(object))
 }
@@ -89,7 +89,7 @@ fn by_size(workload: &Workload) -> Option<Hold> {
     })
 }
 
-fn by_membership(membership: &Membership) -> Option<Hold> {
+fn by_membership(membership: &Membership, observed: &ObservedWorkload<'_>) -> Option<Hold> {
     match membership {
         Membership::In(_) | Membership::Out => None,
         Membership::LeftToReloader(_) => Some(Hold::new(
@@ -97,12 +97,10 @@ fn by_membership(membership: &Membership) -> Option<Hold> {
             "stakater Reloader restarts this workload: set restart.reloader to Honour to take it over",
             None,
         )),
-        Membership::Unreadable(_) => Some(Hold::new(
-            WorkloadState::Unreadable,
-            "the annotation keyturn.dev/restart on the workload or its Namespace is neither true nor false, so it is \
-             not restarted: correct it",
-            None,
-        )),
+        Membership::Unreadable(_) => {
+            let sentence = membership::unreadable(&observed.workload.annotations, observed.namespace)?;
+            Some(Hold::new(WorkloadState::Unreadable, sentence, None))
+        }
     }
 }
 
@@ -157,15 +155,26 @@ fn by_workload(setting: &Setting<'_>, terms: Terms, workload: &Workload) -> Opti
         .then(|| Hold::new(WorkloadState::AwaitingPodDeletion, sentence, None))
 }
 
+/// The hold of a Rollout with `workloadRef` whose pods are not known.
+pub fn unknown_pods() -> Hold {
+    Hold::new(
+        WorkloadState::BorrowedTemplate,
+        "The Rollout takes its template from another workload (spec.workloadRef), and its pods cannot be found. Set its \
+         spec.selector to the one of that workload",
+        None,
+    )
+}
+
 fn unapproved(object: &ManagedSecret) -> Option<Hold> {
     let token = &object.content.token;
     object.lacks_approval().then(|| {
-        Hold::new(
-            WorkloadState::AwaitingApproval,
-            format!(
-                "restarts wait for approval: annotate the ExternalSecret with keyturn.dev/approve={token}"
-            ),
-            None,
-        )
+        let mut sentence =
+            format!("restarts wait for approval: annotate the ExternalSecret with keyturn.dev/approve={token}");
+        if let Some(reply) = object.approval_reply() {
+            sentence = format!(
+                "{reply}. Restarts wait for approval: annotate the ExternalSecret with keyturn.dev/approve={token}"
+            );
+        }
+        Hold::new(WorkloadState::AwaitingApproval, sentence, None)
     })
 }

@@ -2,8 +2,12 @@
 
 use super::reloader::ReloaderRules;
 use crate::{
-    api::{Discovery, Reloader, RestartPolicy, RestartStrategy, RestartTarget, WorkloadKind},
-    restart::observed::model::{Annotations, Content, RestartFlag, Use, Workload, WorkloadKey},
+    api::{
+        Discovery, Reloader, RestartPolicy, RestartStrategy, RestartTarget, WorkloadKind, names::annotation,
+    },
+    restart::observed::model::{
+        AnnotationValue, Annotations, Content, RestartFlag, Use, Workload, WorkloadKey,
+    },
 };
 
 /// Whether a workload follows a Secret.
@@ -13,8 +17,8 @@ pub enum Membership {
     In(Terms),
     /// It would, but stakater Reloader restarts it.
     LeftToReloader(Terms),
-    /// It would, but `keyturn.dev/restart` on it or on its Namespace is neither `true` nor `false`, or the workload is
-    /// larger than what is kept of one. It is not restarted.
+    /// It would, but an annotation of Keyturn on it or on its Namespace cannot be read, or the workload is larger than what
+    /// is kept of one. It is not restarted.
     Unreadable(Terms),
     /// It does not.
     Out,
@@ -79,21 +83,57 @@ pub fn member(policy: &RestartPolicy, view: &WorkloadView<'_, '_>, content: &Con
     }
     let asked = annotations
         .strategy
-        .or(namespace.strategy)
+        .or(&namespace.strategy)
+        .value()
         .or_else(|| listed.and_then(|target| target.strategy));
     let terms = Terms {
         wave: listed.and_then(|target| target.wave).unwrap_or_default(),
         strategy: strategy(key.kind, asked),
-        hot_reload: annotations.hot_reload || namespace.hot_reload,
+        hot_reload: [annotations, namespace]
+            .iter()
+            .any(|annotations| annotations.hot_reload == AnnotationValue::Is(true)),
         uses,
     };
-    if flag == RestartFlag::Unreadable || workload.oversized {
+    if workload.oversized || unreadable(annotations, namespace).is_some() {
         Membership::Unreadable(terms)
     } else if theirs && policy.reloader == Reloader::Defer {
         Membership::LeftToReloader(terms)
     } else {
         Membership::In(terms)
     }
+}
+
+/// Which annotation on the workload, or on its Namespace where that is the one that counts, cannot be read, in a sentence
+/// with what to do.
+pub fn unreadable(own: &Annotations, namespace: &Annotations) -> Option<String> {
+    let flag = match own.restart {
+        RestartFlag::Unset => namespace.restart,
+        flag => flag,
+    };
+    if flag == RestartFlag::Unreadable {
+        return Some(
+            "the annotation keyturn.dev/restart on the workload or its Namespace is neither true nor false, so it is \
+             not restarted: correct it"
+                .to_owned(),
+        );
+    }
+    let sentence = |annotation: &str, valid: &str, own: bool, text: &str| {
+        let on = if own { "the workload" } else { "its Namespace" };
+        format!(
+            "The annotation {annotation} on {on} is {text:?}, which is not a valid value, so the workload is not \
+             restarted. Set it to {valid}, or remove it"
+        )
+    };
+    if let AnnotationValue::Unreadable(text) = own.strategy.or(&namespace.strategy) {
+        let is_own = own.strategy != AnnotationValue::Unset;
+        let valid = "Template, RestartAt or Evict";
+        return Some(sentence(annotation::RESTART_STRATEGY, valid, is_own, text));
+    }
+    if let AnnotationValue::Unreadable(text) = own.hot_reload.or(&namespace.hot_reload) {
+        let is_own = own.hot_reload != AnnotationValue::Unset;
+        return Some(sentence(annotation::HOT_RELOAD, "true or false", is_own, text));
+    }
+    None
 }
 
 /// Whether the workload is so large that the Secrets that it uses are unknown.
@@ -119,7 +159,8 @@ fn strategy(kind: WorkloadKind, asked: Option<RestartStrategy>) -> RestartStrate
     }
 }
 
-fn lists(target: &RestartTarget, key: &WorkloadKey, workload: &Workload) -> bool {
+/// Whether the entry `target` of `restart.targets` stands for the workload.
+pub fn lists(target: &RestartTarget, key: &WorkloadKey, workload: &Workload) -> bool {
     let RestartTarget {
         kind, name, selector, ..
     } = target;

@@ -10,6 +10,7 @@ pub mod reloader;
 pub mod rollout;
 pub mod staleness;
 pub mod state;
+pub mod targets;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Annotations, RestartFlag};
+use super::model::{AnnotationValue, Annotations, RestartFlag};
 use crate::{
     api::{RestartStrategy, names::annotation},
     objects::Suspension,
@@ -18,8 +18,8 @@ impl Annotations {
                 Some("false") => RestartFlag::No,
                 Some(_) => RestartFlag::Unreadable,
             },
-            strategy: value(annotation::RESTART_STRATEGY).and_then(RestartStrategy::parse),
-            hot_reload: value(annotation::HOT_RELOAD) == Some("true"),
+            strategy: read(value(annotation::RESTART_STRATEGY), RestartStrategy::parse),
+            hot_reload: read(value(annotation::HOT_RELOAD), |text| text.parse().ok()),
             suspended: Suspension::parse(value(annotation::SUSPEND_RESTARTS_UNTIL)),
         }
     }
@@ -31,6 +31,18 @@ impl Annotations {
             annotations.get(name).map(String::as_str)
         })
     }
+}
+
+/// How many characters of a text that cannot be read are kept for messages.
+const UNREADABLE: usize = 32;
+
+fn read<T>(text: Option<&str>, parse: impl FnOnce(&str) -> Option<T>) -> AnnotationValue<T> {
+    text.map_or(AnnotationValue::Unset, |text| {
+        parse(text).map_or_else(
+            || AnnotationValue::Unreadable(text.chars().take(UNREADABLE).collect()),
+            AnnotationValue::Is,
+        )
+    })
 }
 
 /// stakater Reloader's annotations that are read on a workload.
@@ -70,8 +82,8 @@ mod tests {
             annotations,
             Annotations {
                 restart: RestartFlag::Unreadable,
-                strategy: None,
-                hot_reload: false,
+                strategy: AnnotationValue::Unreadable("Explode".into()),
+                hot_reload: AnnotationValue::Unreadable("TRUE".into()),
                 suspended: Suspension::Unreadable,
             }
         );
@@ -88,8 +100,8 @@ mod tests {
         let annotations = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let annotations = Annotations::of_namespace(&annotations.into());
         assert_eq!(annotations.restart, RestartFlag::No);
-        assert_eq!(annotations.strategy, Some(RestartStrategy::Evict));
-        assert!(annotations.hot_reload);
+        assert_eq!(annotations.strategy, AnnotationValue::Is(RestartStrategy::Evict));
+        assert_eq!(annotations.hot_reload, AnnotationValue::Is(true));
         assert_eq!(
             annotations.suspended,
             Suspension::Until("2030-01-01T00:00:00Z".parse().unwrap())

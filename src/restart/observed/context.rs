@@ -116,6 +116,11 @@ impl Workloads {
         }
     }
 
+    /// Whether the workload exists, also where restarts cannot concern it.
+    pub fn exists(&self, key: &WorkloadKey) -> bool {
+        self.of(key.kind).with(&key.key, |_| ()).is_some()
+    }
+
     /// Sorts the pods of a namespace, listed after `at`, by workload.
     pub fn sort_pods(&self, namespace: &Arc<str>, at: Timestamp, pods: Vec<Pod>) -> Pods {
         Pods::new(at, pods, |name| {

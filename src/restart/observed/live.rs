@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 use super::{
     Context,
     model::{Pod, PodSelector, Workload, WorkloadKey},
-    pods::PROVES_NOTHING,
+    pods::{OF_ROLLOUT, PROVES_NOTHING, borrows_selector},
     wire::{WirePod, WireWorkload},
 };
 use crate::{
@@ -40,7 +40,9 @@ impl Context {
         let Some((observed, workload)) = self.read(key).await? else {
             return Ok(None);
         };
-        let Some(selector) = selector(&workload.selector) else {
+        let own = selector(&workload.selector);
+        let Some(selector) = own.or_else(|| borrows_selector(&workload).then(|| OF_ROLLOUT.to_owned()))
+        else {
             return Ok(None);
         };
         let (at, pods) = self.pods(&object.namespace, Some(&selector)).await?;

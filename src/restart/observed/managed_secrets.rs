@@ -8,9 +8,12 @@ use std::{
 
 use super::model::{Content, RestartFlag, Workload};
 use crate::{
-    api::{ObjectKey, RestartMode},
+    api::{ObjectKey, RestartMode, token},
     objects::Restarts,
 };
+
+/// How many characters of a token that people wrote a reply shows.
+const SHOWN: usize = 32;
 
 /// An ExternalSecret with its Secret.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +38,26 @@ impl ManagedSecret {
     /// Whether this content needed an approval and has it.
     pub fn takes_approval(&self) -> bool {
         self.is_manual() && self.is_approved()
+    }
+
+    /// The reply to a `keyturn.dev/approve` that does not approve this content.
+    pub fn approval_reply(&self) -> Option<String> {
+        self.reply("approve", self.restarts.approved.as_deref())
+    }
+
+    /// The reply to a `keyturn.dev/resume` that does not resume the restarts for this content.
+    pub fn resumption_reply(&self) -> Option<String> {
+        self.reply("resume", self.restarts.resumed.as_deref())
+    }
+
+    fn reply(&self, verb: &str, given: Option<&str>) -> Option<String> {
+        let given = given.filter(|given| *given != &*self.content.token)?;
+        let shown: String = given.chars().take(SHOWN).collect();
+        Some(if token::is_text(given) {
+            format!("Token {shown} {verb}s another version")
+        } else {
+            format!("The annotation keyturn.dev/{verb} is {shown:?}, which is not a valid token")
+        })
     }
 
     fn is_manual(&self) -> bool {

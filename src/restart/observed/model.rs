@@ -94,12 +94,43 @@ pub struct ControllerState {
 pub struct Annotations {
     /// `keyturn.dev/restart`; anything but `true` and `false` is [`RestartFlag::Unreadable`].
     pub restart: RestartFlag,
-    /// `keyturn.dev/restart-strategy`, if it is one.
-    pub strategy: Option<RestartStrategy>,
-    /// `keyturn.dev/hot-reload` is `true`.
-    pub hot_reload: bool,
+    /// `keyturn.dev/restart-strategy`.
+    pub strategy: AnnotationValue<RestartStrategy>,
+    /// `keyturn.dev/hot-reload`.
+    pub hot_reload: AnnotationValue<bool>,
     /// `keyturn.dev/suspend-restarts-until`.
     pub suspended: Suspension,
+}
+
+/// The value of an annotation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AnnotationValue<T> {
+    /// The annotation is not set.
+    #[default]
+    Unset,
+    /// The annotation has this value.
+    Is(T),
+    /// The annotation has this text, cut short, which is not a valid value. The workload is not restarted, and that is
+    /// reported: a default could be the opposite of what the text means.
+    Unreadable(Box<str>),
+}
+
+impl<T: Copy> AnnotationValue<T> {
+    /// The value; `None` where the annotation is not set or cannot be read.
+    pub const fn value(&self) -> Option<T> {
+        match self {
+            Self::Is(value) => Some(*value),
+            Self::Unset | Self::Unreadable(_) => None,
+        }
+    }
+
+    /// This value, or `other` where the annotation is not set.
+    pub const fn or<'a>(&'a self, other: &'a Self) -> &'a Self {
+        match self {
+            Self::Unset => other,
+            Self::Is(_) | Self::Unreadable(_) => self,
+        }
+    }
 }
 
 /// The value of `keyturn.dev/restart`.

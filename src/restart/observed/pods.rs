@@ -108,11 +108,23 @@ pub fn pods_of<'a>(
 
 /// Whether the pod is one of the workload's.
 pub fn is_of(key: &WorkloadKey, workload: &Workload, pod: &Pod) -> bool {
-    controls(key, pod) && selects(&workload.selector, &pod.labels)
+    let bears_name = || {
+        let controller = pod.controller.as_ref();
+        controller.is_some_and(|(_, name)| base(name) == Some(&*key.key.name))
+    };
+    controls(key, pod)
+        && (selects(&workload.selector, &pod.labels) || borrows_selector(workload) && bears_name())
+}
+
+/// Whether the workload is a Rollout that has its selector, like its template, of another workload (`spec.workloadRef`).
+/// Its pods are those of the `ReplicaSets` that bear its name, as Argo Rollouts makes them for it.
+pub fn borrows_selector(workload: &Workload) -> bool {
+    let PodSelector { labels, expressions } = &workload.selector;
+    workload.controller.borrowed_template && labels.is_empty() && expressions.is_empty()
 }
 
 /// The label by which Argo Rollouts marks the pods of its `ReplicaSets`.
-const OF_ROLLOUT: &str = "rollouts-pod-template-hash";
+pub const OF_ROLLOUT: &str = "rollouts-pod-template-hash";
 
 fn controls(key: &WorkloadKey, pod: &Pod) -> bool {
     let Some((kind, name)) = &pod.controller else {

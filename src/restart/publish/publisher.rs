@@ -15,7 +15,7 @@ use super::{
     status_writer::{ShownStatus, StatusWrite, StatusWriter},
 };
 use crate::{
-    api::{EventReason, ObjectKey, WorkloadState},
+    api::{EventReason, ObjectKey, Reason, WorkloadState},
     cluster::{self, Verb},
     restart::{
         execute::{
@@ -23,7 +23,7 @@ use crate::{
             panics::{caught, joined},
             record_writes::Alert,
         },
-        judge::model::Standing,
+        judge::{model::Standing, targets::MissingTarget},
         observed::{Context, managed_secrets::ManagedSecret, model::WorkloadKey},
         schedule::{
             decide::{Decisions, WorkloadStatus},
@@ -42,6 +42,8 @@ pub struct Publisher {
     statuses: StatusWriter,
     /// What was reported last of an object, as a digest of its states.
     reported: HashMap<ObjectKey, u64>,
+    /// The objects whose targets were reported as missing.
+    untargeted: HashSet<ObjectKey>,
     /// Since when something of an object is not known.
     unknown: HashMap<ObjectKey, Instant>,
     started: Instant,
@@ -65,6 +67,7 @@ impl Publisher {
             delayed: Vec::new(),
             statuses: StatusWriter::default(),
             reported: HashMap::new(),
+            untargeted: HashSet::new(),
             unknown: HashMap::new(),
             started: now,
             warm: false,
@@ -186,6 +189,8 @@ impl Publisher {
             .retain(|object, _| objects.with(object, |_| ()).is_some());
         self.reported
             .retain(|object, _| objects.with(object, |_| ()).is_some());
+        self.untargeted
+            .retain(|object| objects.with(object, |_| ()).is_some());
     }
 
     /// Events and numbers of what happened.
@@ -258,6 +263,26 @@ impl Publisher {
         metrics.deadline.set(deadline.map_or(0, Timestamp::as_second));
     }
 
+    /// Emits an event where a report begins to name targets that stand for no workload. What the status says already, of
+    /// another process, is not an event.
+    fn report_targets(&mut self, object: &ObjectKey, report: &Report) {
+        let is_missing = report.reason == Reason::TargetNotFound;
+        if !is_missing {
+            self.untargeted.remove(object);
+        } else if self.untargeted.insert(object.clone())
+            && self.context.reported(object) != Some(Reason::TargetNotFound)
+        {
+            let event = RestartEvent {
+                object: object.clone(),
+                workload: None,
+                event: EventReason::TargetNotFound,
+                sentence: report.message.clone(),
+                changed_at: None,
+            };
+            self.context.emit_event(&event, &HashMap::new());
+        }
+    }
+
     /// Sees to the statuses of the objects of which something changed.
     fn report_statuses(
         &mut self,
@@ -272,18 +297,19 @@ impl Publisher {
                 of.insert(&first.object, states);
             }
         }
-        let mut wanted: Vec<ManagedSecret> = Vec::new();
+        let mut wanted: Vec<(ManagedSecret, Vec<MissingTarget>)> = Vec::new();
         for view in namespaces.values_mut() {
             let fresh = std::mem::take(&mut view.fresh);
             for secret in view.managed_secrets.iter() {
                 let states = of.get(secret.key()).copied().unwrap_or_default();
                 let same = self.reported.get(secret.key()).copied() == digest(states);
                 if !same || fresh.contains(&secret.key().name) {
-                    wanted.push(secret.clone());
+                    let missing = view.missing.get(&secret.key().name);
+                    wanted.push((secret.clone(), missing.cloned().unwrap_or_default()));
                 }
             }
         }
-        for secret in wanted {
+        for (secret, missing) in wanted {
             let object = secret.key();
             let states = of.get(object).copied().unwrap_or_default();
             if states.iter().any(|status| status.state == WorkloadState::Looking) {
@@ -305,7 +331,8 @@ impl Publisher {
                     .collect(),
                 ..Decisions::default()
             };
-            let report = report::report(&secret.content, &part);
+            let report = report::report(&secret.content, &part, &missing);
+            self.report_targets(object, &report);
             self.want(object, secret.restarts.said, Some(report), time);
             match digest(states) {
                 Some(digest) => self.reported.insert(object.clone(), digest),

@@ -7,6 +7,7 @@ use crate::{
     api::{Reason, RestartException, RestartStatus, WorkloadState},
     objects::rollout_note,
     restart::{
+        judge::targets::MissingTarget,
         observed::model::Content,
         schedule::decide::{Decisions, WorkloadStatus},
     },
@@ -39,8 +40,8 @@ pub struct Counts {
     pub failed: usize,
 }
 
-/// The report of the ExternalSecret that `content` is made for.
-pub fn report(content: &Content, decisions: &Decisions) -> Report {
+/// The report of the ExternalSecret that `content` is made for, of which the targets `missing` stand for no workload.
+pub fn report(content: &Content, decisions: &Decisions, missing: &[MissingTarget]) -> Report {
     let object = &content.object;
     let states: Vec<&WorkloadStatus> = decisions
         .states
@@ -48,17 +49,33 @@ pub fn report(content: &Content, decisions: &Decisions) -> Report {
         .filter(|status| status.object == *object)
         .collect();
     let counts = count(states.iter().copied());
-    let halted = decisions.objects.get(object).is_some_and(|status| status.halted);
+    let state = decisions.objects.get(object);
+    let halted = state.is_some_and(|status| status.halted);
     let changed = content.asks_for_restarts();
-    let exceptions: Vec<RestartException> = states
+    let of_states = states
         .iter()
         .filter(|status| status.is_obstructed || is_exception(status.state))
+        .map(|status| exception(status));
+    let exceptions: Vec<RestartException> = of_states
+        .chain(missing.iter().filter_map(exception_of))
         .take(EXCEPTIONS)
-        .map(|status| exception(status))
         .collect();
     let number = |count: usize| Some(i32::try_from(count).unwrap_or(i32::MAX));
     let all = states.len();
-    let (reason, mut message) = condition(changed, &content.token, &states, counts, halted);
+    let (mut reason, mut message) = condition(changed, &content.token, &states, counts, halted);
+    if let Some(first) = missing.first()
+        && matches!(reason, Reason::NothingPending | Reason::Complete)
+    {
+        reason = Reason::TargetNotFound;
+        message = first.sentence();
+        let others = missing.len() - 1;
+        if others > 0 {
+            message = format!("{message}. {others} other targets stand for no workload either");
+        }
+    }
+    if let Some(reply) = state.and_then(|state| state.reply.as_ref()) {
+        message = format!("{reply}. {message}");
+    }
     if changed {
         message.push_str(&rollout_note(&content.token));
     }
@@ -134,6 +151,17 @@ fn exception(status: &WorkloadStatus) -> RestartException {
         message: Some(status.sentence.to_string()),
         until: status.until.map(Time),
     }
+}
+
+/// A target by name. One that selects by labels has no name to list.
+fn exception_of(target: &MissingTarget) -> Option<RestartException> {
+    Some(RestartException {
+        kind: target.kind.to_string(),
+        name: target.name.as_deref()?.to_owned(),
+        reason: Reason::TargetNotFound.to_string(),
+        message: Some(target.sentence()),
+        until: None,
+    })
 }
 
 fn condition(

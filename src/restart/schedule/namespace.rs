@@ -11,12 +11,14 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
-    api::ObjectKey,
+    api::{ObjectKey, RestartTarget},
     restart::{
         judge::{
             assess,
+            membership::lists,
             memory::Memory,
             model::{Judgement, ObservedWorkload, PodList, Setting, Standing},
+            targets::{self, MissingTarget},
         },
         observed::{
             Context,
@@ -47,6 +49,8 @@ pub struct NamespaceView {
     pub judgements: Vec<Judgement>,
     /// The ExternalSecrets of which something changed since the last report.
     pub fresh: BTreeSet<Arc<str>>,
+    /// The entries of `restart.targets` that stand for no workload, by ExternalSecret.
+    pub missing: BTreeMap<Arc<str>, Vec<MissingTarget>>,
     generations: BTreeMap<Arc<str>, i64>,
     pub coverage: WorkloadCoverage,
     judging: JudgingPlan,
@@ -187,8 +191,11 @@ impl NamespaceView {
                 find(judgements, key).is_ok_and(|at| judgements.get(at).is_some_and(is_open))
             };
             self.pod_lists.pods.retain(|key, _| is_kept(key));
+            self.find_targets(context, namespace);
             self.judging.took = began.elapsed();
         } else {
+            let is_gone = |key: &WorkloadKey| !context.workloads.exists(key);
+            let finds_targets = !self.missing.is_empty() || changed.iter().any(is_gone);
             for key in changed {
                 let judged = self.assess([&key].into_iter(), namespace, assessor).pop();
                 if !judged.as_ref().is_some_and(is_open) {
@@ -200,6 +207,9 @@ impl NamespaceView {
                     (Err(at), Some(judgement)) => self.judgements.insert(at, judgement),
                     (Err(_), None) => {}
                 }
+            }
+            if finds_targets {
+                self.find_targets(context, namespace);
             }
             self.judging.took_changed = began.elapsed();
         }
@@ -214,6 +224,40 @@ impl NamespaceView {
             self.mark_at(instant(end, setting.now, now).max(rested));
         }
         approved
+    }
+
+    /// Finds the entries of `restart.targets` that stand for no workload.
+    fn find_targets(&mut self, context: &Context, namespace: &Arc<str>) {
+        let selects = |target: &RestartTarget| {
+            self.workloads
+                .iter()
+                .filter(|key| key.kind == target.kind)
+                .any(|key| {
+                    let known = context.workloads.get(key);
+                    let workload = known.as_deref().and_then(Option::as_deref);
+                    workload.is_some_and(|workload| lists(target, key, workload))
+                })
+        };
+        let is_known = |target: &RestartTarget| match (&target.name, &target.selector) {
+            (Some(name), None) => context.workloads.exists(&WorkloadKey {
+                kind: target.kind,
+                key: ObjectKey::new(Arc::clone(namespace), name.as_str()),
+            }),
+            _ => selects(target),
+        };
+        let missing: BTreeMap<Arc<str>, Vec<MissingTarget>> = self
+            .managed_secrets
+            .iter()
+            .map(|secret| {
+                let missing = targets::missing(&secret.restarts.policy.targets, is_known);
+                (Arc::clone(&secret.key().name), missing)
+            })
+            .filter(|(_, missing)| !missing.is_empty())
+            .collect();
+        let both = self.missing.keys().chain(missing.keys());
+        let changed = both.filter(|name| self.missing.get(*name) != missing.get(*name));
+        self.fresh.extend(changed.cloned().collect::<Vec<_>>());
+        self.missing = missing;
     }
 
     /// Not all workloads are known: nothing is decided and nothing reported, until [`crate::cluster::Change::Covered`]

@@ -27,6 +27,8 @@ pub(super) struct ObjectPaces<'a>(BTreeMap<&'a ObjectKey, ObjectPace>);
 pub(super) struct ObjectPace {
     pub(super) urgent: bool,
     pub(super) halted: bool,
+    /// The reply to a `keyturn.dev/resume` that does not end the halt.
+    reply: Option<String>,
     /// Whether a failure of one workload leaves the others alone.
     pub(super) goes_on: bool,
     /// How many may roll out at once.
@@ -83,15 +85,18 @@ impl<'a> ObjectPaces<'a> {
         }
         let pace = self.0.get(claim.object.key())?;
         if pace.halted {
-            return Some(Hold::new(
-                WorkloadState::Halted,
-                format!(
+            let token = &claim.object.content.token;
+            let sentence = match &pace.reply {
+                None => format!(
                     "another workload did not become healthy: mend it, or annotate the ExternalSecret with \
-                     keyturn.dev/resume={} to go on",
-                    claim.object.content.token
+                     keyturn.dev/resume={token} to go on"
                 ),
-                None,
-            ));
+                Some(reply) => format!(
+                    "{reply}. Another workload did not become healthy: fix it, or annotate the ExternalSecret with \
+                     keyturn.dev/resume={token} to go on"
+                ),
+            };
+            return Some(Hold::new(WorkloadState::Halted, sentence, None));
         }
         if let Some(ClosedWindow { opens: next }) = pace.closed {
             let until = pace.wake.into_iter().chain(next).filter(|time| *time > now).min();
@@ -124,6 +129,7 @@ impl<'a> ObjectPaces<'a> {
         let state = |pace: &ObjectPace| ObjectState {
             urgent: pace.urgent,
             halted: pace.halted,
+            reply: pace.reply.clone(),
         };
         self.0
             .iter()
@@ -170,9 +176,11 @@ impl ObjectPace {
         let goes_on = policy.on_failure == OnFailure::Continue
             || restarts.resumed.as_ref() == Some(&object.content.token);
         let failures = claims.iter().filter(|(_, claim)| is_failure(claim)).count();
+        let halted = !goes_on && failures >= if urgent { 2 } else { 1 };
         let mut pace = Self {
             urgent,
-            halted: !goes_on && failures >= if urgent { 2 } else { 1 },
+            halted,
+            reply: object.resumption_reply().filter(|_| halted),
             goes_on,
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
             spaced: !policy.min_interval.is_zero(),
@@ -262,6 +270,8 @@ pub struct ObjectState {
     pub urgent: bool,
     /// Whether nothing more is restarted, after failures.
     pub halted: bool,
+    /// The reply to a `keyturn.dev/resume` that does not resume the restarts of what is halted.
+    pub reply: Option<String>,
 }
 
 /// Whether a failure counts towards a halt.

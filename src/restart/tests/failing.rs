@@ -16,7 +16,7 @@ use crate::{
             model::{Note, NoteKind},
         },
         observed::{
-            model::{FailureRecord, Record, Texts, Workload},
+            model::{AnnotationValue, FailureRecord, Record, Texts, Workload},
             records::{self, RECOVERED, failed, parse_failure},
         },
     },
@@ -355,7 +355,7 @@ fn evictions_stop_at_a_pod_that_looks_well_between_crashes() {
     cluster.evict_allowed = true;
     cluster.workloads[0].min_ready = 30;
     for simulated in &mut cluster.workloads {
-        simulated.workload.annotations.strategy = Some(RestartStrategy::Evict);
+        simulated.workload.annotations.strategy = AnnotationValue::Is(RestartStrategy::Evict);
     }
     cluster.change(0, "t1");
     for _ in 0..500 {

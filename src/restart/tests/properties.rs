@@ -8,7 +8,7 @@ use super::{
     simulation::{Cluster, Fate, Nature},
     with,
 };
-use crate::restart::observed::model::Limits;
+use crate::restart::observed::model::{AnnotationValue, Limits};
 
 fn natures() -> impl Strategy<Value = Vec<Nature>> {
     prop::collection::vec((1_i64..40).prop_map(Nature::Ready), 1..6)
@@ -359,7 +359,7 @@ fn evictions_go_one_by_one_until_no_pod_is_old() {
     let mut cluster = Cluster::new(&[Nature::Ready(7), Nature::Ready(7)]);
     cluster.evict_allowed = true;
     for simulated in &mut cluster.workloads {
-        simulated.workload.annotations.strategy = Some(crate::api::RestartStrategy::Evict);
+        simulated.workload.annotations.strategy = AnnotationValue::Is(crate::api::RestartStrategy::Evict);
     }
     cluster.change(0, "t1");
     cluster.run(200);

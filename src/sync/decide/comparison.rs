@@ -113,11 +113,12 @@ impl Comparison {
         self.intact && self.same_inputs && settled && !is_renamed(entry)
     }
 
-    /// Whether the Secret says all that restarts follow from. Where they are disabled that is nothing: what an earlier
-    /// version wrote is left as it is, so that an upgrade writes no Secret.
+    /// Whether the Secret says all that restarts follow from. Where they are disabled it says nothing of since when they are
+    /// wanted. What an earlier version left there stays until the spec is edited, so that an upgrade writes no Secret.
     pub fn is_stamped(&self, key: &TokenKey, entry: &Entry, secret: &SecretEntry) -> bool {
         let Some(trigger) = entry.trigger() else {
-            return true;
+            let is_edited = entry.status.said.is_of_earlier_generation(entry.generation);
+            return !(entry.disables_restarts() && is_edited && secret.restart_since.is_some());
         };
         // What the status recorded is the token as we wrote it: another one was edited by hand, or comes from a write that
         // the status does not show yet, which costs a look.

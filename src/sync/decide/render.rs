@@ -191,7 +191,17 @@ impl<'a> Template<'a> {
             source,
             user,
             trigger: self.live.spec.trigger_keys(),
-            restarts: self.entry.trigger().is_some(),
+            restarts: self.restarts(),
+        }
+    }
+
+    fn restarts(&self) -> plan::RestartWish {
+        if self.entry.trigger().is_some() {
+            plan::RestartWish::Enabled
+        } else if self.entry.disables_restarts() {
+            plan::RestartWish::Disabled
+        } else {
+            plan::RestartWish::Unknown
         }
     }
 }

@@ -67,7 +67,18 @@ pub struct DesiredSecret<'a> {
     /// The keys whose change restarts workloads; all where there are none.
     pub trigger: &'a [String],
     /// Whether restarts are wanted.
-    pub restarts: bool,
+    pub restarts: RestartWish,
+}
+
+/// Whether an ExternalSecret wants restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartWish {
+    /// Restarts are enabled.
+    Enabled,
+    /// Restarts are disabled.
+    Disabled,
+    /// A fault in the spec leaves open whether restarts are enabled.
+    Unknown,
 }
 
 /// What the status of the ExternalSecret remembers of the target.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 
-use super::{Data, DesiredSecret, Recorded, Times, belongs::annotation_of, whole};
+use super::{Data, DesiredSecret, Recorded, RestartWish, Times, belongs::annotation_of, whole};
 use crate::{
     api::{
         ObjectKey,
@@ -147,11 +147,15 @@ fn changed(wanted: &DesiredSecret<'_>, live: &Secret, written: &Written, same: b
     annotation_of(live, annotation::ROLLOUT).is_some() && scope == Some(&written.scope)
 }
 
-/// Since when restarts are wanted: as the Secret says, or else the status, or else from now on. That never moves, so that a
-/// Secret made again forgets no restart that is still to be done.
+/// Since when restarts are wanted: as the Secret says, or else the status, or else from now on. While they are wanted that
+/// does not move, so that a Secret made again forgets no restart that is still to be done. Where they are disabled it is
+/// forgotten: once they are enabled again, no change from before then asks for a restart.
 fn since(now: Timestamp, wanted: &DesiredSecret<'_>, said: Option<Timestamp>) -> Option<Timestamp> {
+    if wanted.restarts == RestartWish::Disabled {
+        return None;
+    }
     said.or_else(|| recorded(wanted)?.restart_since)
-        .or_else(|| wanted.restarts.then_some(now))
+        .or_else(|| (wanted.restarts == RestartWish::Enabled).then_some(now))
         .map(whole)
 }
 

@@ -17,8 +17,8 @@ use crate::{
         },
         observed::{
             managed_secrets::{ManagedSecret, ManagedSecrets},
-            model::{Annotations, Pod, PodSelector, Record, RestartFlag, Texts, Workload},
-            pods::{PROVES_NOTHING, Pods},
+            model::{AnnotationValue, Annotations, Pod, PodSelector, Record, RestartFlag, Texts, Workload},
+            pods::{OF_ROLLOUT, PROVES_NOTHING, Pods},
         },
         tests::{at, content, key, object, pod, restarts, with, workload},
     },
@@ -516,6 +516,16 @@ fn what_holds_a_workload_up_is_named_with_what_to_do() {
             "neither true nor false",
         ),
         (
+            |workload, _| workload.annotations.strategy = AnnotationValue::Unreadable("evict".into()),
+            Some(WorkloadState::Unreadable),
+            "keyturn.dev/restart-strategy on the workload is \"evict\"",
+        ),
+        (
+            |workload, _| workload.annotations.hot_reload = AnnotationValue::Unreadable("True".into()),
+            Some(WorkloadState::Unreadable),
+            "keyturn.dev/hot-reload on the workload is \"True\"",
+        ),
+        (
             |workload, restarts| {
                 workload.controller.paused = true;
                 restarts.policy.mode = crate::api::RestartMode::Manual;
@@ -550,5 +560,94 @@ fn what_holds_a_workload_up_is_named_with_what_to_do() {
         assert_eq!(hold.map(|hold| hold.state), *state, "{index}");
         let sentence = hold.map_or("", |hold| &*hold.sentence);
         assert!(sentence.contains(part), "{index}: {sentence}");
+    }
+}
+
+#[test]
+fn a_token_that_approves_another_version_gets_a_reply() {
+    for (given, part) in [
+        (
+            "abc",
+            "Token abc approves another version. Restarts wait for approval: annotate the ExternalSecret with \
+             keyturn.dev/approve=t",
+        ),
+        (
+            "yes please",
+            "keyturn.dev/approve is \"yes please\", which is not a valid token",
+        ),
+    ] {
+        let facts = ManagedSecrets::new(vec![with(&object("db", "t"), |restarts| {
+            restarts.policy.mode = crate::api::RestartMode::Manual;
+            restarts.approved = Some(given.into());
+        })]);
+        let pods = [pod("api", -1000)];
+        let judged = look(at(60), &facts, &workload("api"), &pods, &mut Memory::default()).unwrap();
+        let hold = judged.claims[0].hold.as_ref().unwrap();
+        assert_eq!(hold.state, WorkloadState::AwaitingApproval);
+        assert!(hold.sentence.contains(part), "{}", hold.sentence);
+    }
+}
+
+#[test]
+fn a_rollout_that_borrows_its_selector_is_done_only_by_pods_that_are_known() {
+    let rollout = |total: i32| {
+        let mut rollout = workload("api");
+        rollout.controller.borrowed_template = true;
+        rollout.controller.progress.total = total;
+        rollout.selector = PodSelector::default();
+        rollout
+    };
+    let of_rollout = |set: &str, created: i64| {
+        let mut pod = pod("api", created);
+        let label = (OF_ROLLOUT.into(), "abc".into());
+        pod.labels.extend([label]);
+        pod.controller = Some(("ReplicaSet".into(), set.into()));
+        pod
+    };
+    let facts = ManagedSecrets::new(vec![object("db", "t")]);
+    let table = [
+        (1, vec![of_rollout("api-abc", -1000)], Standing::Stale(1), None),
+        (1, vec![of_rollout("api-abc", 60)], Standing::Done, None),
+        // The pods of another Rollout, of a Deployment, or none: nothing proves what its own hold.
+        (
+            1,
+            vec![of_rollout("other-abc", 60)],
+            Standing::Stale(0),
+            Some(WorkloadState::BorrowedTemplate),
+        ),
+        (
+            1,
+            vec![pod("api", 60)],
+            Standing::Stale(0),
+            Some(WorkloadState::BorrowedTemplate),
+        ),
+        (
+            1,
+            vec![],
+            Standing::Stale(0),
+            Some(WorkloadState::BorrowedTemplate),
+        ),
+        (0, vec![], Standing::Done, None),
+    ];
+    for (total, pods, standing, held) in table {
+        let setting = Setting {
+            now: at(100),
+            control: None,
+            evict_allowed: true,
+        };
+        let listed: Vec<&Pod> = pods.iter().collect();
+        let observed = ObservedWorkload {
+            key: &key(WorkloadKind::Rollout, "api"),
+            workload: &rollout(total),
+            namespace: &Annotations::default(),
+            pods: Some(PodList {
+                pods: &listed,
+                at: at(100),
+            }),
+        };
+        let judged = assess(&setting, &facts, &observed, &mut Memory::default()).unwrap();
+        let claim = &judged.claims[0];
+        let hold = claim.hold.as_ref().map(|hold| hold.state);
+        assert_eq!((&claim.standing, hold), (&standing, held), "{pods:?}");
     }
 }

@@ -10,7 +10,7 @@ use crate::{
             membership::{self, Membership, Terms, WorkloadView},
             reloader::ReloaderRules,
         },
-        observed::model::{Annotations, Content, RestartFlag, Workload, WorkloadKey},
+        observed::model::{AnnotationValue, Annotations, Content, RestartFlag, Workload, WorkloadKey},
         tests::{content, key, policy, workload},
     },
 };
@@ -184,9 +184,9 @@ fn the_nearest_word_on_the_strategy_wins() {
     ];
     for (kind, own, namespace, target, expected) in table {
         let mut workload = workload("api");
-        workload.annotations.strategy = own;
+        workload.annotations.strategy = own.map_or(AnnotationValue::Unset, AnnotationValue::Is);
         let namespace = Annotations {
-            strategy: namespace,
+            strategy: namespace.map_or(AnnotationValue::Unset, AnnotationValue::Is),
             ..Annotations::default()
         };
         let mut policy = policy();
@@ -378,4 +378,63 @@ fn a_workload_that_is_too_large_to_keep_is_named_and_not_restarted() {
     };
     let unlabelled = oversized(|large| large.labels.clear());
     assert!(matches!(of(&explicit, &unlabelled), Membership::Unreadable(_)));
+}
+
+#[test]
+fn an_annotation_that_cannot_be_read_is_never_replaced_by_a_default() {
+    fn bad<T>(text: &str) -> AnnotationValue<T> {
+        AnnotationValue::Unreadable(text.into())
+    }
+    let strategy = |strategy| Annotations {
+        strategy,
+        ..Annotations::default()
+    };
+    let hot = |hot_reload| Annotations {
+        hot_reload,
+        ..Annotations::default()
+    };
+    let evict = || strategy(AnnotationValue::Is(RestartStrategy::Evict));
+    // The workload's, its Namespace's, what is reported.
+    let table = [
+        (
+            strategy(bad("evict")),
+            evict(),
+            Some("restart-strategy on the workload is \"evict\""),
+        ),
+        (
+            Annotations::default(),
+            strategy(bad("evict")),
+            Some("restart-strategy on its Namespace is \"evict\""),
+        ),
+        (evict(), strategy(bad("evict")), None),
+        (
+            hot(bad("True")),
+            hot(AnnotationValue::Is(true)),
+            Some("hot-reload on the workload is \"True\""),
+        ),
+        (
+            Annotations::default(),
+            hot(bad("True")),
+            Some("hot-reload on its Namespace is \"True\""),
+        ),
+        (hot(AnnotationValue::Is(false)), hot(bad("True")), None),
+    ];
+    for (own, namespace, expected) in table {
+        let mut workload = workload("api");
+        workload.annotations = own;
+        let found = of(&policy(), &workload, &namespace);
+        assert_eq!(
+            matches!(found, Membership::Unreadable(_)),
+            expected.is_some(),
+            "{found:?}"
+        );
+        let sentence = membership::unreadable(&workload.annotations, &namespace);
+        assert_eq!(sentence.is_some(), expected.is_some(), "{sentence:?}");
+        assert!(
+            sentence
+                .unwrap_or_default()
+                .contains(expected.unwrap_or_default()),
+            "{expected:?}"
+        );
+    }
 }

@@ -1,9 +1,13 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    api::{EventReason, ExternalSecretStatus, ObjectKey, Reason, RestartStatus, WorkloadKind, WorkloadState},
+    api::{
+        EventReason, ExternalSecretStatus, ObjectKey, Reason, RestartStatus, RestartTarget, TargetSelector,
+        WorkloadKind, WorkloadState,
+    },
     objects::digest_of_restarts,
     restart::{
+        judge::targets::missing,
         publish::{
             event_detector::EventDetector,
             report::{Report, awaits_pods, report, report_of_fault},
@@ -33,6 +37,7 @@ fn decisions(states: &[WorkloadState], halted: bool) -> Decisions {
     let state_of = ObjectState {
         urgent: false,
         halted,
+        reply: None,
     };
     Decisions {
         states: states
@@ -48,10 +53,10 @@ fn decisions(states: &[WorkloadState], halted: bool) -> Decisions {
 #[test]
 fn what_keeps_a_rollout_from_going_on_is_in_the_condition_and_among_the_exceptions() {
     let mut decisions = decisions(&[WorkloadState::RollingOut, WorkloadState::RollingOut], false);
-    let plain = report(&content("db", "t"), &decisions);
+    let plain = report(&content("db", "t"), &decisions, &[]);
     assert_eq!(plain.status.exceptions, None);
     decisions.states[1].is_obstructed = true;
-    let found = report(&content("db", "t"), &decisions);
+    let found = report(&content("db", "t"), &decisions, &[]);
     assert_eq!(
         (found.reason, found.status.in_flight),
         (Reason::InProgress, Some(2))
@@ -89,15 +94,81 @@ fn the_condition_is_the_most_telling_word() {
         (&[LeftToReloader, Settling], false, Reason::Pending),
     ];
     for (states, halted, expected) in table {
-        let found = report(&content("db", "t"), &decisions(states, halted));
+        let found = report(&content("db", "t"), &decisions(states, halted), &[]);
         assert_eq!(found.reason, expected, "{states:?}: {}", found.message);
     }
     let mut baseline = content("db", "t");
     baseline.changed_at = None;
-    let found = report(&baseline, &decisions(&[], false));
+    let found = report(&baseline, &decisions(&[], false), &[]);
     assert_eq!(
         (found.reason, found.status.progress),
         (Reason::NothingPending, None)
+    );
+}
+
+#[test]
+fn a_token_that_resumes_another_version_gets_a_reply() {
+    let mut decisions = decisions(&[WorkloadState::Failed, WorkloadState::Halted], true);
+    let state = decisions.objects.get_mut(&ObjectKey::new("shop", "db")).unwrap();
+    state.reply = Some("Token abc resumes another version".to_owned());
+    let found = report(&content("db", "t"), &decisions, &[]);
+    assert!(
+        found
+            .message
+            .starts_with("Token abc resumes another version. 0 of 2 workloads"),
+        "{}",
+        found.message
+    );
+}
+
+#[test]
+fn a_target_that_stands_for_no_workload_is_named() {
+    use WorkloadState::{Done, RollingOut};
+    let target = |kind, name: Option<&str>, selector: bool| RestartTarget {
+        kind,
+        name: name.map(str::to_owned),
+        selector: selector.then(TargetSelector::default),
+        wave: None,
+        strategy: None,
+    };
+    let targets = [
+        target(WorkloadKind::Deployment, Some("web"), false),
+        target(WorkloadKind::Deployment, Some("wbe"), false),
+        target(WorkloadKind::StatefulSet, None, true),
+    ];
+    let missing = missing(&targets, |target| target.name.as_deref() == Some("web"));
+    for (states, reason) in [
+        (&[][..], Reason::TargetNotFound),
+        (&[Done], Reason::TargetNotFound),
+        (&[Done, RollingOut], Reason::InProgress),
+    ] {
+        let found = report(&content("db", "t"), &decisions(states, false), &missing);
+        assert_eq!(found.reason, reason, "{}", found.message);
+        let exceptions = found.status.exceptions.unwrap();
+        assert_eq!(
+            (&*exceptions[0].name, &*exceptions[0].reason, exceptions.len()),
+            ("wbe", "TargetNotFound", 1)
+        );
+    }
+    // It is reported before anything changes, too.
+    let mut baseline = content("db", "t");
+    baseline.changed_at = None;
+    let found = report(&baseline, &decisions(&[], false), &missing);
+    assert_eq!(found.reason, Reason::TargetNotFound);
+    assert!(
+        found
+            .message
+            .starts_with("Deployment wbe in spec.restart.targets[1] does not exist."),
+        "{}",
+        found.message
+    );
+    let found = report(&baseline, &decisions(&[], false), &missing[1..]);
+    assert!(
+        found
+            .message
+            .starts_with("spec.restart.targets[2] selects no StatefulSet that uses a Secret."),
+        "{}",
+        found.message
     );
 }
 
@@ -109,7 +180,7 @@ fn the_status_counts_and_lists_at_most_fifty_exceptions() {
         WorkloadState::Failed,
         WorkloadState::WaitingForTurn,
     ];
-    let status = report(&content("db", "t"), &decisions(&each, true)).status;
+    let status = report(&content("db", "t"), &decisions(&each, true), &[]).status;
     assert_eq!(status.progress.as_deref(), Some("1/4"));
     assert_eq!(
         (
@@ -126,6 +197,7 @@ fn the_status_counts_and_lists_at_most_fifty_exceptions() {
     let many = report(
         &content("db", "t"),
         &decisions(&[WorkloadState::Paused; 60], false),
+        &[],
     )
     .status;
     assert_eq!(many.exceptions.unwrap().len(), 50);
@@ -156,7 +228,10 @@ fn nothing_changes_while_nothing_changes() {
         true,
     );
     let content = content("db", "t");
-    assert_eq!(report(&content, &before), report(&content, &before.clone()));
+    assert_eq!(
+        report(&content, &before, &[]),
+        report(&content, &before.clone(), &[])
+    );
     let mut seen = EventDetector::default();
     assert_eq!(seen.changes(&before), [], "a start is no event");
     assert_eq!(seen.changes(&before), []);
@@ -214,7 +289,7 @@ fn a_report_waits_for_pods_unless_the_content_changed_since_the_last() {
     }
     // What is not known yet is never told as complete, whatever the others hold.
     for states in [&[Looking][..], &[Done, Looking]] {
-        let found = report(&content("db", "t"), &decisions(states, false));
+        let found = report(&content("db", "t"), &decisions(states, false), &[]);
         assert_eq!(
             (found.reason, found.status.rollout.as_deref()),
             (Reason::Pending, Some("t"))
@@ -242,7 +317,7 @@ fn the_message_names_the_rollout_and_an_earlier_version_said_the_same_without_it
         &[WorkloadState::RollingOut],
         &[WorkloadState::AwaitingApproval],
     ] {
-        let found = report(&content, &decisions(states, false));
+        let found = report(&content, &decisions(states, false), &[]);
         let earlier = found.message.strip_suffix(" (rollout 0123456789ab)").unwrap();
         let digest = |message: &str| digest_of_restarts(&status(&found, message));
         assert_eq!(digest(earlier), digest(&found.message));
@@ -250,6 +325,6 @@ fn the_message_names_the_rollout_and_an_earlier_version_said_the_same_without_it
     }
     let mut baseline = content;
     baseline.changed_at = None;
-    let found = report(&baseline, &decisions(&[], false));
+    let found = report(&baseline, &decisions(&[], false), &[]);
     assert!(!found.message.contains("(rollout"), "{}", found.message);
 }

@@ -330,6 +330,9 @@ fn one_failure_halts_and_two_halt_what_is_urgent() {
         targets.push(stale("next", &object));
         let decisions = at_time(at(60), &targets);
         assert_eq!(decisions.objects[object.key()].halted, halted, "{name}");
+        let reply = decisions.objects[object.key()].reply.as_deref();
+        let wrong = (name == "an older content resumed").then_some("Token s resumes another version");
+        assert_eq!(reply, wrong, "{name}");
         assert_eq!(decisions.restarts.is_empty(), halted, "{name}");
     }
     let object = db(|_| {});

@@ -35,7 +35,7 @@ pub(super) struct Wish {
     pub(super) source: Option<String>,
     pub(super) user: Option<String>,
     pub(super) trigger: Vec<String>,
-    pub(super) restarts: bool,
+    pub(super) restarts: RestartWish,
 }
 
 impl Default for Wish {
@@ -56,7 +56,7 @@ impl Default for Wish {
             source: None,
             user: None,
             trigger: Vec::new(),
-            restarts: false,
+            restarts: RestartWish::Disabled,
         }
     }
 }

@@ -14,6 +14,9 @@ fn names_of_users() -> impl Strategy<Value = BTreeMap<String, String>> {
     prop::collection::btree_map("[a-c]", "[xy]", 0..3)
 }
 
+/// What an ExternalSecret may want of restarts.
+const WISHES: &[RestartWish] = &[RestartWish::Enabled, RestartWish::Disabled, RestartWish::Unknown];
+
 prop_compose! {
     fn wishes()(
         other_key in prop::bool::weighted(0.1),
@@ -29,7 +32,7 @@ prop_compose! {
         annotations in names_of_users(),
         data in values(),
         (inputs, versions, source, user) in ("[ij]", "[vw]", prop::option::of("[st]"), prop::option::of("[uv]")),
-        (trigger, restarts) in (prop::collection::vec("[a-d]", 0..2), any::<bool>()),
+        (trigger, restarts) in (prop::collection::vec("[a-d]", 0..2), prop::sample::select(WISHES)),
         (recorded_content, recorded_since) in (
             prop::option::of("[01]"),
             prop::option::of((0_i64..5).prop_map(|at| Timestamp::from_second(at).unwrap())),
@@ -176,7 +179,7 @@ proptest! {
             key: [u8::from(other_key); 32],
             trigger: trigger.to_vec(),
             data: data.clone(),
-            restarts: true,
+            restarts: RestartWish::Enabled,
             ..Wish::default()
         };
         let (first, rest) = scopes.split_first().unwrap();

@@ -15,7 +15,7 @@ fn changed_at(wish: &Wish, live: &Secret) -> Option<String> {
 fn on(pairs: &[(&str, &str)], trigger: &[&str]) -> Wish {
     Wish {
         trigger: trigger.iter().map(|key| (*key).to_owned()).collect(),
-        restarts: true,
+        restarts: RestartWish::Enabled,
         ..Wish::of(pairs)
     }
 }
@@ -264,7 +264,7 @@ fn a_value_that_moves_forth_and_back_within_a_pass_is_no_change() {
 }
 
 #[test]
-fn restarts_are_wanted_from_when_they_are_enabled_and_that_never_moves() {
+fn restarts_are_wanted_from_when_they_are_enabled_and_that_stays_while_they_are() {
     let off = Wish::of(&[("password", "1")]);
     let live = off.made();
     assert_eq!(stamp(&live, annotation::RESTART_SINCE), None);
@@ -272,7 +272,11 @@ fn restarts_are_wanted_from_when_they_are_enabled_and_that_never_moves() {
     let enabled = apply(Some(&live), &wish.plan(Some(&live)));
     assert_eq!(stamp(&enabled, annotation::RESTART_SINCE), Some(NOW));
     let later = "2026-11-03T09:30:00Z";
-    for wish in [&wish, &off, &on(&[("password", "2")], &[])] {
+    let faulty = Wish {
+        restarts: RestartWish::Unknown,
+        ..off.clone()
+    };
+    for wish in [&wish, &faulty, &on(&[("password", "2")], &[])] {
         let after = apply(Some(&enabled), &wish.plan_at(later, Some(&enabled)));
         assert_eq!(stamp(&after, annotation::RESTART_SINCE), Some(NOW));
     }
@@ -281,6 +285,28 @@ fn restarts_are_wanted_from_when_they_are_enabled_and_that_never_moves() {
     let plan = new.plan(Some(&live));
     assert_eq!(written(&plan).changed_at, Some(time(NOW)));
     assert_eq!(written(&plan).restart_since, Some(time(NOW)));
+}
+
+#[test]
+fn restarts_that_are_enabled_again_are_wanted_from_then_on() {
+    let (changed, again) = ("2026-11-03T09:30:00Z", "2026-12-03T09:30:00Z");
+    let wish = on(&[("password", "1")], &[]);
+    let enabled = apply(None, &wish.plan(None));
+    let was = written(&wish.plan(Some(&enabled))).clone();
+    assert_eq!(stamp(&enabled, annotation::RESTART_SINCE), Some(NOW));
+    for value in ["1", "2"] {
+        // A month without restarts, with a change in between or with none.
+        let off = Wish::of(&[("password", value)]);
+        let plan = off.clone().after(&was).plan_at(changed, Some(&enabled));
+        let disabled = apply(Some(&enabled), &plan);
+        assert_eq!(stamp(&disabled, annotation::RESTART_SINCE), None, "{value}");
+        let wish = on(&[("password", value)], &[]).after(written(&plan));
+        let back = apply(Some(&disabled), &wish.plan_at(again, Some(&disabled)));
+        assert_eq!(stamp(&back, annotation::RESTART_SINCE), Some(again), "{value}");
+        // A Secret made again while restarts are disabled does not remember it either.
+        let made = apply(None, &off.after(&was).plan_at(changed, None));
+        assert_eq!(stamp(&made, annotation::RESTART_SINCE), None, "{value}");
+    }
 }
 
 #[test]
