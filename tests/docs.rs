@@ -219,10 +219,12 @@ fn every_reason_that_can_be_seen_is_explained() {
     for condition in [ConditionType::RotationHealthy, ConditionType::RestartsComplete] {
         assert_eq!(section(condition.as_str()), given(&[condition]), "{condition}");
     }
+    // A target that stands for no workload is listed among the workloads, too.
     let words: BTreeSet<String> = WorkloadState::ALL
         .iter()
         .filter(|word| !NO_EXCEPTIONS.contains(word))
         .map(|word| word.as_str().to_owned())
+        .chain([Reason::TargetNotFound.as_str().to_owned()])
         .collect();
     assert_eq!(section("Workloads"), words);
 }

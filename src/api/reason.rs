@@ -115,6 +115,8 @@ words! {
         ProviderUnavailable,
         /// AWS was asked within the promise.
         Checked,
+        /// AWS was never asked for the object.
+        NotChecked,
         /// Asking is suspended.
         Suspended,
         /// AWS could not be asked for longer than promised.
@@ -266,6 +268,7 @@ impl Reason {
             | Self::Throttled
             | Self::ProviderUnavailable => (C::Ready, Status::False),
             Self::Checked => (C::Current, Status::True),
+            Self::NotChecked => (C::Current, Status::Unknown),
             Self::Suspended | Self::Stale => (C::Current, Status::False),
             Self::Idle => (C::RotationHealthy, Status::True),
             Self::RotationStuck => (C::RotationHealthy, Status::False),

@@ -125,7 +125,7 @@ async fn keys_that_come_after_their_store_and_new_keys_are_used_by_themselves() 
         bed.apply(secret(json!({"id": keys.access_key_id}))).await?;
         let said = wait::until("the store to name the missing key", SOON, async || {
             let said = bed.store_ready(STORE, &["IdentityError"]).await?;
-            if said.message.contains("key secret of Secret") {
+            if said.message.contains("Key secret of Secret") {
                 return Ok(Some(said));
             }
             bail!("it says {}", said.message)

@@ -182,6 +182,35 @@ async fn each_failure_is_told_by_an_event_of_its_own() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_aws_was_never_asked_for_is_not_called_checked_and_a_suspension_is_shown() -> Result<()> {
+    bed("never-asked", async |bed| {
+        let shows = async |object: &str, word: &str| {
+            let table = bed
+                .cluster
+                .kubectl(["get", "kes", object, "-n", &bed.namespace])
+                .await?;
+            ensure!(table.contains(word), "{word} is not in {table}");
+            Ok(())
+        };
+        bed.secret("app/db", "first")?;
+        let nowhere = json!({"secretStoreRef": {"name": "nowhere"}, "data": [entry("value", "app/db")]});
+        bed.external_secret("lost", nowhere).await?;
+        bed.ready("lost", "StoreNotFound").await?;
+        bed.condition("lost", "Current", &["NotChecked"]).await?;
+        shows("lost", "NotChecked").await?;
+        bed.plain("db", "app/db").await?;
+        bed.synced("db").await?;
+        shows("db", "Checked").await?;
+        let until = crate::harness::from_now(3600);
+        bed.annotate("db", "keyturn.dev/suspend-sync-until", Some(&until))
+            .await?;
+        bed.condition("db", "Current", &["Suspended"]).await?;
+        shows("db", "Suspended").await
+    })
+    .await
+}
+
+#[tokio::test]
 async fn kubectl_shows_what_matters() -> Result<()> {
     bed("columns", async |bed| {
         bed.secret("app/db", "first")?;

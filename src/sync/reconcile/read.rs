@@ -493,17 +493,16 @@ fn gone(need: &ReadRequest, deleted: bool) -> Refusal {
         Refusal::new(
             Reason::MarkedForDeletion,
             format!(
-                "Secret {key} is marked for deletion in AWS (InvalidRequestException). The Kubernetes Secret is kept. Restore \
-                 the secret with `aws secretsmanager restore-secret`, remove the entry, or set target.deletionPolicy."
+                "secret {key} is marked for deletion in AWS (InvalidRequestException); the Secret is kept. Restore it with \
+                 `aws secretsmanager restore-secret`, or remove the entry, or set target.deletionPolicy"
             ),
         )
     } else {
         Refusal::new(
             Reason::SecretNotFound,
             format!(
-                "Secret {key} does not exist in AWS (ResourceNotFoundException, confirmed by DescribeSecret). A Kubernetes \
-                 Secret that was made before is kept. Create the secret, correct the key or the region of the store, or set \
-                 target.deletionPolicy."
+                "secret {key} does not exist in AWS (ResourceNotFoundException, confirmed by DescribeSecret); a Secret made \
+                 before is kept. Create it, mend the key or the store's region, or set target.deletionPolicy"
             ),
         )
     }

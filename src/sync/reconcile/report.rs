@@ -151,10 +151,11 @@ impl Pass<'_> {
     }
 
     pub(super) async fn report_refused(&self, Refused { ready, again }: Refused) -> NextPass {
+        let current = self.current_of_refused(ready.reason);
         let draft = Draft {
             generation: Some(self.latest().generation),
             ready: Some(ready),
-            current: Some(self.current()),
+            current: Some(current),
             ..Draft::default()
         };
         let next = self.write_status(draft, self.live(), NextPass::OnChange).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Context, pass::Pass};
 use crate::{
-    api::{ObjectKey, Reason},
+    api::{ConditionType, ObjectKey, Reason},
     objects::{Entry, Refresh, status::Verdict},
     sync::stores::Stores,
 };
@@ -52,6 +52,26 @@ impl Pass<'_> {
         }
     }
 
+    /// As [`current`](Self::current), of a pass that was refused for this reason: where AWS was never asked for the object,
+    /// nothing is known.
+    pub(super) fn current_of_refused(&self, reason: Reason) -> Verdict {
+        let said = self.latest().status.reasons.of_condition(ConditionType::Current);
+        let was_asked = said.is_some_and(|said| said != Reason::NotChecked)
+            || self
+                .context
+                .provider
+                .tracking
+                .ask(|tracker| tracker.checked(self.object))
+                .is_some();
+        if precedes_aws(reason) && !was_asked {
+            return Verdict::unknown(
+                Reason::NotChecked,
+                "AWS was not asked for this object. The condition Ready says why.",
+            );
+        }
+        self.current()
+    }
+
     /// Why AWS gives no good answers, as far as is known.
     fn cause(&self) -> String {
         let Context { stores, provider, .. } = self.context;
@@ -77,6 +97,20 @@ impl Pass<'_> {
             None => "The condition Ready and the operator's log say why".to_owned(),
         }
     }
+}
+
+/// Whether a pass that is refused for this reason ends before AWS is asked for a secret.
+fn precedes_aws(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::InvalidSpec
+            | Reason::StoreNotFound
+            | Reason::StoreNotReady
+            | Reason::NamespaceNotAllowed
+            | Reason::KeyNotAllowed
+            | Reason::IdentityError
+            | Reason::TargetConflict
+    )
 }
 
 fn checked_message(entry: &Entry) -> String {
