@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::{Event, Secret};
+use kube::{Api, Client, api::ListParams};
 use serde_json::json;
 use testbed::aws::{AwsEmulator, Options as AwsOptions, documents};
 use testbed::conditions::is_ready;
@@ -276,6 +276,7 @@ impl Stage {
         }
         let secrets = Api::<Secret>::namespaced(self.client.clone(), "shop");
         for name in ["curious", "curious-by-role"] {
+            self.has_event("shop", name).await?;
             let made = secrets.get_opt(name).await.context("look for a Secret")?;
             ensure!(made.is_none(), "a Secret {name} was made");
         }
@@ -397,6 +398,17 @@ impl Stage {
         })
         .await?;
         Ok(ready.message)
+    }
+
+    /// Waits for an event about the ExternalSecret, which follows its status.
+    async fn has_event(&self, namespace: &str, name: &str) -> Result<()> {
+        let api = Api::<Event>::namespaced(self.client.clone(), namespace);
+        let of = ListParams::default().fields(&format!("involvedObject.name={name}"));
+        wait::until(&format!("an event about {namespace}/{name}"), LIMIT, async || {
+            let found = api.list(&of).await.context("list events")?;
+            Ok((!found.items.is_empty()).then_some(()))
+        })
+        .await
     }
 
     async fn kubectl(&self, terminal: &Terminal, arguments: &str) -> Result<()> {
