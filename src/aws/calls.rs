@@ -108,7 +108,7 @@ impl Aws {
         }
     }
 
-    /// Drops the credentials of the source's identity, so that the next call gets them anew.
+    /// Drops the credentials of the source's identity, so that the next call gets new ones.
     #[cfg(test)]
     pub(super) fn invalidate(&self, id: SourceId) {
         if let Ok(client) = self.client(id) {

@@ -49,19 +49,16 @@ impl Lingering {
     ) -> Option<(Arc<RemoteValue>, bool)> {
         let now = Instant::now();
         let (source, key, selector) = wanted;
-        let current = (*source, key.clone(), Selector::Stage(AWSCURRENT.into()));
-        let answers = |at: &Wanted| {
-            self.values.get(at).is_some_and(|kept| {
-                now < kept.end
-                    && match selector {
-                        Selector::Stage(_) => kept.begun >= since,
-                        Selector::Version(version) => kept.value.version == *version,
-                    }
-            })
+        let current = matches!(selector, Selector::Version(_))
+            .then(|| (*source, key.clone(), Selector::Stage(AWSCURRENT.into())));
+        let answers = |kept: &LingeringValue| match selector {
+            Selector::Stage(_) => kept.begun >= since,
+            Selector::Version(version) => kept.value.version == *version,
         };
-        let at = [wanted, &current]
-            .into_iter()
-            .find(|at| (*at == wanted || matches!(selector, Selector::Version(_))) && answers(at))?;
+        let at = [wanted].into_iter().chain(&current).find(|at| {
+            let kept = self.values.get(at);
+            kept.is_some_and(|kept| now < kept.end && answers(kept))
+        })?;
         let kept = self.values.get_mut(at)?;
         let is_new = !kept.audience.contains(asker);
         if is_new {
