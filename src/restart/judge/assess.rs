@@ -6,8 +6,8 @@ use super::{
     hold,
     membership::{Membership, WorkloadView, member},
     memory::{Memory, RolloutKey},
-    model::{Claim, Judgement, Note, NoteKind, ObservedWorkload, Setting, Standing},
-    progress::Progress,
+    model::{Claim, HeldSlot, Judgement, Note, NoteKind, ObservedWorkload, Setting, Standing},
+    progress::RolloutProgress,
     reloader::ReloaderRules,
     rollout::{self, Failure, Health, RecordedOutcome, Rollout},
     staleness,
@@ -60,8 +60,11 @@ pub fn assess(
         key: key.clone(),
         uid: workload.uid.clone(),
         rolling,
-        holds_slot: rolling && look.holds_slot(memory, false),
-        holds_cluster_slot: rolling && look.holds_slot(memory, true),
+        slot: if rolling {
+            look.slot(memory)
+        } else {
+            HeldSlot::None
+        },
         healthy: rollout::healthy(key.kind, workload)
             || (rolling && workload.stamps.records.values().any(|record| record.was_healthy)),
         patched_at: workload.stamps.patched_at,
@@ -351,7 +354,7 @@ impl<'a> Assessment<'a> {
         let found = new
             .new
             .as_ref()
-            .map(|new| Progress::new(since, signed(timeout), new.iter().copied()));
+            .map(|new| RolloutProgress::new(since, signed(timeout), new.iter().copied()));
         Some(Rollout {
             kind: key.kind,
             workload,
@@ -529,19 +532,23 @@ impl<'a> Assessment<'a> {
                 .is_some_and(|evicting| evicting.ours && evicting.holds_slot)
     }
 
-    /// Whether the workload, which rolls out, still holds a slot: of the cluster or of its namespace. People can write all
-    /// that a workload records, so no record holds up other namespaces for long.
-    fn holds_slot(&self, memory: &Memory, of_cluster: bool) -> bool {
+    /// The slot that the workload, which rolls out, still holds. People can write all that a workload records, so no record
+    /// holds up other namespaces for long.
+    fn slot(&self, memory: &Memory) -> HeldSlot {
         let (workload, now) = (self.observed.workload, self.setting.now);
-        let is_late = |since: Timestamp| of_cluster && now >= later(since, SLOT_HELD);
-        let patched = workload
-            .stamps
-            .patched_at
-            .is_some_and(|at| !workload.controller.paused && at <= later(now, CLOCK_SKEW) && !is_late(at));
+        if memory.has_sent(&workload.uid, now) {
+            return HeldSlot::Cluster;
+        }
+        let patched = workload.stamps.patched_at;
+        let patched = patched.filter(|at| !workload.controller.paused && *at <= later(now, CLOCK_SKEW));
         let evicting = memory.evicting(&workload.uid);
-        patched
-            || memory.has_sent(&workload.uid, now)
-            || evicting.is_some_and(|evicting| evicting.holds_slot && !is_late(evicting.since))
+        let evicting = evicting.filter(|evicting| evicting.holds_slot);
+        let began = patched.max(evicting.map(|evicting| evicting.since));
+        match began {
+            None => HeldSlot::None,
+            Some(began) if now >= later(began, SLOT_HELD) => HeldSlot::Namespace,
+            Some(_) => HeldSlot::Cluster,
+        }
     }
 
     /// The standing of a workload whose pods are evicted one by one; none while no eviction is under way.

@@ -8,7 +8,7 @@ use litemap::LiteMap;
 
 use super::{
     model::{Note, Restart},
-    progress::Progress,
+    progress::RolloutProgress,
     rollout::{Failure, RecordedOutcome},
 };
 use crate::{
@@ -113,7 +113,7 @@ struct SeenProgress {
     /// When the rollout began.
     since: Timestamp,
     /// The most of each number that was seen, and when it was reached.
-    most: Progress,
+    most: RolloutProgress,
 }
 
 /// Whether something is to be written.
@@ -351,7 +351,7 @@ impl Memory {
         &mut self,
         RolloutKey { uid, hash, token }: RolloutKey<'_>,
         since: Timestamp,
-        found: Option<Progress>,
+        found: Option<RolloutProgress>,
         now: Timestamp,
     ) -> Timestamp {
         let seen = self
@@ -375,7 +375,7 @@ impl Memory {
             (Some(seen), Some(found)) => {
                 let most = &mut seen.most;
                 if found.is_beyond(most) {
-                    *most = Progress {
+                    *most = RolloutProgress {
                         updated: most.updated.max(found.updated),
                         ready: most.ready.max(found.ready),
                         at: now,

@@ -47,7 +47,6 @@ pub struct PodList<'a> {
 
 /// A workload that has to do with restarts.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Judgement {
     /// Its name.
     pub key: WorkloadKey,
@@ -57,10 +56,8 @@ pub struct Judgement {
     pub claims: Vec<Claim>,
     /// Whether it rolls out for us now, for whatever content.
     pub rolling: bool,
-    /// Whether it holds a slot of its namespace meanwhile.
-    pub holds_slot: bool,
-    /// Whether it also holds a slot of the cluster, which it gives up after half an hour.
-    pub holds_cluster_slot: bool,
+    /// The slot that it holds meanwhile.
+    pub slot: HeldSlot,
     /// Whether it is healthy, or was before the rollout that is under way.
     pub healthy: bool,
     /// When our last patch of it was taken.
@@ -75,6 +72,17 @@ pub struct Judgement {
     pub pods_wanted: Option<Timestamp>,
     /// What is to be recorded on the workload.
     pub notes: Vec<Note>,
+}
+
+/// The slot that a workload holds while it rolls out. The later ones include the earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HeldSlot {
+    /// None.
+    None,
+    /// One of its namespace: after half an hour the one of the cluster is free for others.
+    Namespace,
+    /// One of its namespace and one of the cluster.
+    Cluster,
 }
 
 /// A content that a workload must follow.

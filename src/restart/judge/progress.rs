@@ -6,7 +6,7 @@ use crate::restart::{observed::model::Pod, timing::later};
 
 /// How far a rollout is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct RolloutProgress {
     /// How many new pods there are.
     pub updated: usize,
     /// How many of them are ready.
@@ -15,7 +15,7 @@ pub struct Progress {
     pub at: Timestamp,
 }
 
-impl Progress {
+impl RolloutProgress {
     /// The progress of the rollout that began at `since` and has these `new` pods. What happened when the rollout had
     /// made no progress for `timeout` belongs to another rollout.
     pub fn new<'a>(since: Timestamp, timeout: SignedDuration, new: impl Iterator<Item = &'a Pod>) -> Self {

@@ -10,7 +10,7 @@ use crate::{
     cluster,
     restart::{
         judge::{
-            model::{Judgement, Standing},
+            model::{HeldSlot, Judgement, Standing},
             state::Hold,
         },
         observed::model::WorkloadKey,
@@ -58,7 +58,7 @@ impl RequestPhase {
         match self {
             Self::Busy(_) | Self::Answered => {
                 (judgement.rolling, judgement.patched_at) = (true, Some(time));
-                (judgement.holds_slot, judgement.holds_cluster_slot) = (true, true);
+                judgement.slot = HeldSlot::Cluster;
                 for claim in &mut judgement.claims {
                     if matches!(claim.standing, Standing::Stale(_)) && claim.hold.is_none() {
                         claim.standing = Standing::Rolling;

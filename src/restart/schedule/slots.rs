@@ -16,7 +16,7 @@ use crate::{
     restart::{
         judge::{
             memory::Memory,
-            model::{Claim, Judgement},
+            model::{Claim, HeldSlot, Judgement},
             state::Hold,
         },
         observed::model::Limits,
@@ -28,7 +28,7 @@ type Rank<'a> = (bool, u64, usize, u64, &'a str);
 
 /// Whether the workload needs no slot of its namespace or the cluster besides those that it holds.
 const fn holds_all(candidate: &Candidate<'_>) -> bool {
-    candidate.judgement.holds_slot && candidate.judgement.holds_cluster_slot
+    matches!(candidate.judgement.slot, HeldSlot::Cluster)
 }
 
 /// Slots that are held, and how many there are.
@@ -65,10 +65,10 @@ impl<'a> Slots<'a> {
         let mut in_cluster: BTreeMap<&str, usize> = BTreeMap::new();
         for judgement in judgements {
             let namespace = &*judgement.key.key.namespace;
-            if judgement.holds_slot {
+            if judgement.slot >= HeldSlot::Namespace {
                 *slots.in_namespace.entry(namespace).or_default() += 1;
             }
-            if judgement.holds_cluster_slot {
+            if judgement.slot >= HeldSlot::Cluster {
                 *in_cluster.entry(namespace).or_default() += 1;
             }
             for claim in judgement.claims.iter().filter(|claim| claim.rolling) {
@@ -120,10 +120,10 @@ impl<'a> Slots<'a> {
         }
         let namespace = &*judgement.key.key.namespace;
         *self.given.entry(namespace).or_default() += 1;
-        if !judgement.holds_slot {
+        if judgement.slot < HeldSlot::Namespace {
             *self.in_namespace.entry(namespace).or_default() += 1;
         }
-        if !judgement.holds_cluster_slot {
+        if judgement.slot < HeldSlot::Cluster {
             self.in_cluster += 1;
         }
     }
@@ -173,8 +173,9 @@ impl<'a> Slots<'a> {
     fn fits(&self, candidate: &Candidate<'_>) -> bool {
         let judgement = candidate.judgement;
         let namespace = self.in_namespace.get(&*judgement.key.key.namespace).copied();
-        let in_cluster = judgement.holds_cluster_slot || self.in_cluster < self.limits.cluster;
-        let in_namespace = judgement.holds_slot || namespace.unwrap_or_default() < self.limits.namespace;
+        let in_cluster = judgement.slot >= HeldSlot::Cluster || self.in_cluster < self.limits.cluster;
+        let in_namespace =
+            judgement.slot >= HeldSlot::Namespace || namespace.unwrap_or_default() < self.limits.namespace;
         in_cluster && in_namespace && self.lets(candidate)
     }
 

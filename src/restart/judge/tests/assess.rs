@@ -11,7 +11,9 @@ use crate::{
         judge::{
             assess::assess,
             memory::Memory,
-            model::{Cause, Judgement, ObservedWorkload, PodList, Restart, Setting, Stamp, Standing},
+            model::{
+                Cause, HeldSlot, Judgement, ObservedWorkload, PodList, Restart, Setting, Stamp, Standing,
+            },
             rollout::Failure,
             state::Hold,
         },
@@ -84,19 +86,19 @@ fn a_rollout_holds_a_slot_of_the_cluster_for_half_an_hour_at_most_and_of_its_nam
         )
         .unwrap();
         assert!(target.rolling, "{now}");
-        (target.holds_slot, target.holds_cluster_slot)
+        target.slot
     };
-    assert_eq!(holds(&patched(20), 20), (true, true));
-    assert_eq!(holds(&patched(20), 20 + 1799), (true, true));
-    assert_eq!(holds(&patched(20), 20 + 1800), (true, false));
-    assert_eq!(holds(&patched(20), 20 + 80_000), (true, false));
+    assert_eq!(holds(&patched(20), 20), HeldSlot::Cluster);
+    assert_eq!(holds(&patched(20), 20 + 1799), HeldSlot::Cluster);
+    assert_eq!(holds(&patched(20), 20 + 1800), HeldSlot::Namespace);
+    assert_eq!(holds(&patched(20), 20 + 80_000), HeldSlot::Namespace);
     // A clock of another API server is a little ahead; a time of nobody's clock is written by hand.
-    assert_eq!(holds(&patched(80), 20), (true, true));
-    assert_eq!(holds(&patched(81), 20), (false, false));
+    assert_eq!(holds(&patched(80), 20), HeldSlot::Cluster);
+    assert_eq!(holds(&patched(81), 20), HeldSlot::None);
     // Somebody holds it up: no other workload waits for that.
     let mut paused = patched(20);
     paused.controller.paused = true;
-    assert_eq!(holds(&paused, 20), (false, false));
+    assert_eq!(holds(&paused, 20), HeldSlot::None);
 }
 
 #[test]
@@ -254,14 +256,14 @@ fn an_eviction_holds_a_slot_until_a_budget_refuses_it() {
     memory.sending(&eviction(), at(20));
     memory.taken(&eviction(), at(20));
     let target = look(21, &mut memory);
-    assert_eq!((target.rolling, target.holds_slot), (true, true));
+    assert_eq!((target.rolling, target.slot), (true, HeldSlot::Cluster));
     memory.evict_later(&eviction(), at(22), "a budget");
     let target = look(23, &mut memory);
-    assert_eq!((target.rolling, target.holds_slot), (false, false));
+    assert_eq!((target.rolling, target.slot), (false, HeldSlot::None));
     assert_eq!(target.refused.unwrap().state, WorkloadState::Refused);
     // Later it is a candidate like any other.
     let target = look(60, &mut memory);
-    assert_eq!((target.holds_slot, target.refused), (false, None));
+    assert_eq!((target.slot, target.refused), (HeldSlot::None, None));
     assert_eq!(target.claims[0].standing, Standing::Stale(1));
 }
 
@@ -286,7 +288,7 @@ fn an_eviction_that_is_held_up_holds_no_slot() {
         target.claims[0].hold.as_ref().map(|hold| hold.state),
         Some(WorkloadState::Suspended)
     );
-    assert_eq!((target.rolling, target.holds_slot), (false, false));
+    assert_eq!((target.rolling, target.slot), (false, HeldSlot::None));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::{
         judge::{
             membership::Terms,
             memory::Memory,
-            model::{Claim, Judgement, Standing},
+            model::{Claim, HeldSlot, Judgement, Standing},
             rollout::Failure,
             state::Hold,
         },
@@ -44,8 +44,11 @@ fn target(name: &str, object: &ManagedSecret, standing: Standing) -> Judgement {
             rolling,
         }],
         rolling,
-        holds_slot: rolling,
-        holds_cluster_slot: rolling,
+        slot: if rolling {
+            HeldSlot::Cluster
+        } else {
+            HeldSlot::None
+        },
         healthy: true,
         patched_at: None,
         changing_since: Some(at(0)),
@@ -482,12 +485,15 @@ fn a_rollout_that_gave_its_slot_up_needs_one_for_newer_content() {
         cluster: 1,
     };
     let other = target("b", &object, Standing::Rolling);
-    for (holds, expected) in [(true, vec!["a"]), (false, vec![])] {
-        late.holds_cluster_slot = holds;
-        late.holds_slot = holds;
+    for (slot, expected) in [
+        (HeldSlot::Cluster, vec!["a"]),
+        (HeldSlot::Namespace, vec![]),
+        (HeldSlot::None, vec![]),
+    ] {
+        late.slot = slot;
         let targets = [late.clone(), other.clone()];
         let decisions = decide_with(at(60), &limits, &targets, &mut Memory::default());
-        assert_eq!(names(&decisions), expected, "{holds}");
+        assert_eq!(names(&decisions), expected, "{slot:?}");
     }
 }
 
