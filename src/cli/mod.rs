@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
         Command::Status(status) => (status.run(), ExitCode::from(2)),
     };
     done.unwrap_or_else(|error| {
-        // Nobody is left to tell when stderr is closed.
+        // If stderr is closed, the error cannot be reported.
         let _written = writeln!(io::stderr(), "keyturn: {}", sentence(&error));
         failure
     })

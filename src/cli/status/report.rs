@@ -160,7 +160,7 @@ pub(super) struct Finding {
     /// The ExternalSecret or the store.
     pub(super) name: String,
     pub(super) what: FindingKind,
-    /// Whether a person should act. What runs or waits by itself, or was suspended on purpose, needs nobody.
+    /// Whether a person should act. An object that runs or waits by itself, or that was suspended on purpose, needs no action.
     pub(super) attention: bool,
     /// The kind and name of the store that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -162,7 +162,7 @@ impl<P: Project> Follower<P> {
                 }
             };
             if let Some(listed) = listed.take() {
-                // Nobody waits any more when the process is ending.
+                // The receiver is gone when the process is ending.
                 let _ = listed.send(());
             }
             tokio::select! {

@@ -156,7 +156,7 @@ impl Watches {
         self.starts.push((
             P::Kind::kind(&()),
             Box::new(move |listed| {
-                // Nobody waits any more when the process is ending.
+                // The receiver is gone when the process is ending.
                 let _ = listed.send(());
                 Box::pin(async move {
                     loop {

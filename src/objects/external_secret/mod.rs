@@ -57,7 +57,7 @@ pub struct Entry {
     pub restart: Option<Arc<Restarts>>,
     /// What is wrong with `restart`, or with `rotation` where restarts are wanted: nothing is restarted, values are synced.
     pub fault: Option<Arc<RestartFault>>,
-    /// What it says about its rotation; none where nobody wants to know of it.
+    /// Its rotation; `None` where neither the spec nor restarts need it.
     pub rotation: Option<Box<RotationRule>>,
 }
 
@@ -100,7 +100,7 @@ pub struct EntryAnnotations {
 pub struct RefreshDigest(u64);
 
 impl RefreshDigest {
-    /// There is no annotation.
+    /// The digest without an annotation.
     pub const NONE: Self = Self(0);
 
     /// Of the annotation's value.
