@@ -12,6 +12,7 @@ mod cron;
 pub mod external_secret;
 mod glob;
 pub mod interval;
+mod key_changes;
 pub mod names;
 pub mod object;
 pub mod reason;
@@ -35,6 +36,7 @@ pub use external_secret::{
     ExternalSecretSpec, RefreshPolicy, RemoteRef, StoreKind, StoreRef, Target,
 };
 pub use interval::Interval;
+pub use key_changes::{KeyChange, KeyChanges};
 pub use object::{ApiGroup, ObjectKey};
 pub use reason::{ConditionType, EventReason, Reason, Status};
 pub use remote::{Selector, SourceId, VersionId};

@@ -54,6 +54,11 @@ pub mod annotation {
     pub const ROLLOUT: &str = "keyturn.dev/rollout";
     /// On a Secret: the API server's time when [`ROLLOUT`] last changed, RFC 3339.
     pub const CHANGED_AT: &str = "keyturn.dev/changed-at";
+    /// On a Secret whose keys did not all change together: which changed when, the latest first, JSON of
+    /// [`KeyChange`](crate::api::KeyChange)s.
+    pub const KEY_CHANGES: &str = "keyturn.dev/key-changes";
+    /// The most that [`KEY_CHANGES`] may hold, in bytes.
+    pub const KEY_CHANGES_LIMIT: usize = 16 * 1024;
     /// On a Secret: the keyed token of the user name in it.
     pub const USER: &str = "keyturn.dev/user";
     /// On a Secret: keyed token of what [`ROLLOUT`] is made with, the key and the chosen entries: where it differs, rollouts

@@ -273,7 +273,8 @@ impl RestartStrategy {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RestartTrigger {
-    /// Only a change of these keys of the Secret; all, without any.
+    /// A change of one of these keys restarts all workloads that use the Secret; a change of other keys restarts none.
+    /// Without keys, every change counts, for the workloads that use a changed key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100), inner(length(min = 1, max = 253), regex(pattern = schema::SECRET_KEY)), extend("x-kubernetes-list-type" = "set"))]
     pub keys: Option<Vec<String>>,

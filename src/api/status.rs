@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::KeyChange;
+
 /// The generation that a status speaks of before any operator wrote one: the default of the definitions.
 pub const UNOBSERVED: i64 = -1;
 
@@ -77,6 +79,11 @@ pub struct TargetStatus {
     /// Since when restarts are wanted: what changed before asks for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_since: Option<Time>,
+    /// Which keys changed when, the latest change first, where not all changed together. A change restarts only workloads
+    /// that use one of its keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65), extend("x-kubernetes-list-type" = "atomic"))]
+    pub key_changes: Option<Vec<KeyChange>>,
 }
 
 /// The rotation of the remote secrets.

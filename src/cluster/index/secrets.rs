@@ -10,7 +10,7 @@ use zeroize::Zeroize as _;
 
 use super::{Change, Index, Indexed, Project, version::Version};
 use crate::api::{
-    ObjectKey, TokenKey,
+    KeyChanges, ObjectKey, TokenKey,
     caps::{self, capped},
     names::{OPAQUE, annotation},
     token,
@@ -46,6 +46,8 @@ pub struct SecretEntry {
     pub scope: Option<u64>,
     /// Since when restarts are wanted.
     pub restart_since: Option<Timestamp>,
+    /// Which keys changed when, where not all changed together.
+    pub key_changes: Option<Arc<KeyChanges>>,
     /// stakater Reloader's annotations that say something on a Secret, if it has any.
     pub reloader: Option<Arc<BTreeMap<Box<str>, Box<str>>>>,
     /// Whether its data can never change.
@@ -197,6 +199,10 @@ impl SecretEntry {
         let mut take = |name: &str| annotations.remove(name).map(String::into_boxed_str);
         let owner = take(annotation::OWNER);
         let recorded = take(annotation::CONTENT);
+        let rollout = take(annotation::ROLLOUT).filter(|text| token::is_text(text));
+        let changed_at = take(annotation::CHANGED_AT).and_then(|time| time.parse().ok());
+        let key_changes = take(annotation::KEY_CHANGES)
+            .and_then(|text| KeyChanges::parse(&text, rollout.as_deref()?, changed_at));
         Self {
             uid: metadata.uid.into(),
             resource_version: metadata.resource_version.into(),
@@ -216,8 +222,8 @@ impl SecretEntry {
             absent: take(annotation::SOURCE)
                 .filter(|text| text.len() <= annotation::SOURCE_LIMIT)
                 .and_then(|source| Absent::of(&source)),
-            rollout: take(annotation::ROLLOUT).filter(|text| token::is_text(text)),
-            changed_at: take(annotation::CHANGED_AT).and_then(|time| time.parse().ok()),
+            rollout,
+            changed_at,
             scope: {
                 let (rescoped, scope) = (take(annotation::RESCOPED), take(annotation::SCOPE));
                 let rescoped = rescoped.as_deref().and_then(token::rescoped);
@@ -225,6 +231,7 @@ impl SecretEntry {
                 latest.and_then(token::short)
             },
             restart_since: take(annotation::RESTART_SINCE).and_then(|time| time.parse().ok()),
+            key_changes: key_changes.map(Arc::new),
             reloader: reloader(annotations),
             immutable: immutable.unwrap_or_default(),
             type_: type_.map(|type_| capped(&type_, caps::NAME).into()),

@@ -625,6 +625,7 @@ async fn of_a_secret_tokens_are_kept_and_no_data() {
             changed_at: Some("2026-01-01T00:00:00Z".parse().unwrap()),
             scope: Some(0x0123_4567_89ab_cdef),
             restart_since: Some("2026-01-02T00:00:00Z".parse().unwrap()),
+            key_changes: None,
             reloader: None,
             immutable: true,
             type_: Some("kubernetes.io/tls".into()),

@@ -6,14 +6,15 @@ mod tests;
 use std::{
     collections::hash_map::DefaultHasher,
     hash::{Hash, Hasher},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::api::{
-    ConditionType, ExternalSecretStatus, Reason, RotationStatus, SourceStatus, Status, TargetStatus,
-    status::UNOBSERVED, time::seconds,
+    ConditionType, ExternalSecretStatus, KeyChange, KeyChanges, Reason, RotationStatus, SourceStatus, Status,
+    TargetStatus, status::UNOBSERVED, time::seconds,
 };
 
 /// What a written Secret says of itself; goes into the status.
@@ -31,6 +32,8 @@ pub struct Written {
     pub rescoped: Option<String>,
     /// `keyturn.dev/restart-since`.
     pub restart_since: Option<Timestamp>,
+    /// `keyturn.dev/key-changes`.
+    pub key_changes: Option<Arc<KeyChanges>>,
 }
 
 /// One condition as it should be.
@@ -173,7 +176,8 @@ impl Digest {
                     target.rollout.as_deref(),
                 ];
                 let times = [&target.changed_at, &target.restart_since];
-                digest_of_target(text, times.map(|time| time.as_ref().map(|at| at.0)))
+                let times = times.map(|time| time.as_ref().map(|at| at.0));
+                digest_of_target(text, times, target.key_changes.as_deref().unwrap_or_default())
             }),
             deleted_at: status.deleted_at.as_ref().map_or(0, |at| at.0.as_second()),
             rotation: digest_of_rotation(
@@ -231,13 +235,15 @@ impl Digest {
                     scope: _,
                     rescoped: _,
                     restart_since,
+                    key_changes,
                 } = &target.written;
                 let text = [
                     Some(&*target.name),
                     Some(content.as_str()),
                     Some(rollout.as_str()),
                 ];
-                digest_of_target(text, [*changed_at, *restart_since]) != self.target
+                let changes = key_changes.as_ref().map_or(&[][..], |changes| changes.as_slice());
+                digest_of_target(text, [*changed_at, *restart_since], changes) != self.target
             })
             || match rotation {
                 RotationPart::Kept => false,
@@ -337,6 +343,7 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
                     scope: _,
                     rescoped: _,
                     restart_since,
+                    key_changes,
                 },
         }) => Some(TargetStatus {
             name: name.clone(),
@@ -344,6 +351,7 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
             rollout: Some(rollout.clone()),
             changed_at: changed_at.map(Time),
             restart_since: restart_since.map(Time),
+            key_changes: key_changes.as_ref().map(|changes| changes.as_slice().to_vec()),
         }),
         None => before.target.clone(),
     };
@@ -455,9 +463,15 @@ fn digest_of_sources<'a>(all: impl Iterator<Item = [&'a String; 4]>) -> u64 {
     hasher.finish()
 }
 
-/// Of name, content and rollout, and of when the content changed and since when restarts are wanted.
-fn digest_of_target(text: [Option<&str>; 3], times: [Option<Timestamp>; 2]) -> u64 {
-    hash(&(text, times.map(|time| time.map(seconds))))
+/// Of name, content and rollout, of when the content changed and since when restarts are wanted, and of which keys changed
+/// when.
+fn digest_of_target(text: [Option<&str>; 3], times: [Option<Timestamp>; 2], changes: &[KeyChange]) -> u64 {
+    let time = |time: Option<Timestamp>| time.map(seconds);
+    let changes: Vec<_> = changes
+        .iter()
+        .map(|change| (&change.keys, &change.rollout, time(change.at())))
+        .collect();
+    hash(&(text, times.map(time), changes))
 }
 
 fn hash(value: &impl Hash) -> u64 {

@@ -235,6 +235,7 @@ mod tests {
                 changed_at: None,
                 scope: None,
                 restart_since: None,
+                key_changes: None,
                 reloader: None,
                 immutable: false,
                 type_: None,

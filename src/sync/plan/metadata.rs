@@ -84,6 +84,7 @@ pub(super) fn labels(wanted: &DesiredSecret<'_>) -> BTreeMap<String, String> {
 pub(super) fn annotations(wanted: &DesiredSecret<'_>, written: &Written) -> BTreeMap<String, Option<String>> {
     let changed_at = written.changed_at.map(seconds);
     let restart_since = written.restart_since.map(seconds);
+    let key_changes = written.key_changes.as_ref().and_then(|changes| changes.text());
     let mut all: BTreeMap<_, _> = wanted
         .annotations
         .iter()
@@ -100,6 +101,7 @@ pub(super) fn annotations(wanted: &DesiredSecret<'_>, written: &Written) -> BTre
         (annotation::SCOPE, Some(&*written.scope)),
         (annotation::RESCOPED, written.rescoped.as_deref()),
         (annotation::RESTART_SINCE, restart_since.as_deref()),
+        (annotation::KEY_CHANGES, key_changes.as_deref()),
         (annotation::USER, wanted.user),
     ] {
         all.insert(name.to_owned(), value.map(str::to_owned));

@@ -23,7 +23,7 @@ use self::{
 };
 use crate::{
     api::{
-        CreationPolicy, ExternalSecret, ObjectKey, Reason,
+        CreationPolicy, ExternalSecret, KeyChange, ObjectKey, Reason,
         names::{self, annotation},
         token::TokenKey,
     },
@@ -94,6 +94,8 @@ pub struct Recorded<'a> {
     pub changed_at: Option<Timestamp>,
     /// Since when restarts are wanted.
     pub restart_since: Option<Timestamp>,
+    /// Which keys changed when, if not all changed together.
+    pub key_changes: Option<&'a [KeyChange]>,
 }
 
 impl<'a> Recorded<'a> {
@@ -106,6 +108,7 @@ impl<'a> Recorded<'a> {
             rollout: target.rollout.as_deref(),
             changed_at: target.changed_at.as_ref().map(|at| at.0),
             restart_since: target.restart_since.as_ref().map(|at| at.0),
+            key_changes: target.key_changes.as_deref(),
         })
     }
 }

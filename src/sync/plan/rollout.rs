@@ -1,12 +1,14 @@
 //! What a Secret says of its content, and since when: what restarts follow from.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 
 use super::{Data, DesiredSecret, Recorded, RestartWish, Times, belongs::annotation_of, whole};
 use crate::{
     api::{
-        ObjectKey,
+        KeyChange, KeyChanges, ObjectKey,
         names::{self, annotation},
         token::{self, TokenKey},
     },
@@ -35,11 +37,13 @@ pub(super) fn stamps(
         // What was said of another's content, or of ours before it was another's, is no measure for those that use it.
         if same { said } else { Some(times.change) }
     } else if changed(wanted, live, &written, same) {
+        written.key_changes = key_changes(times, wanted, live, &written);
         Some(times.change)
     } else {
         // Drift, another scope of the tokens, or nothing at all. What was taken off by hand is remembered by the status.
         let is_same = |recorded: &Recorded<'_>| recorded.is_of(&written);
         let changed_at = said.or_else(|| recorded.filter(is_same)?.changed_at);
+        written.key_changes = former_key_changes(wanted, live);
         // Of what never changed no pod has a token.
         if let Some(former) = former(wanted, live, &written).filter(|_| changed_at.is_some()) {
             written.keep(former, annotation_of(live, annotation::SCOPE));
@@ -67,6 +71,7 @@ pub(super) fn stamps_of_new(key: &TokenKey, times: Times, wanted: &DesiredSecret
         let rollout = recorded.rollout.filter(|rollout| token::is_text(rollout));
         if let Some(rollout) = rollout.filter(|_| same && written.changed_at.is_some()) {
             written.keep(rollout.to_owned(), None);
+            written.key_changes = recorded.key_changes().map(Arc::new);
         }
     }
     written.restart_since = since(times.now, wanted, None);
@@ -106,10 +111,56 @@ impl Written {
 }
 
 impl Recorded<'_> {
+    fn key_changes(&self) -> Option<KeyChanges> {
+        KeyChanges::new(self.key_changes?.to_vec(), self.rollout?, self.changed_at)
+    }
+
     /// Whether it tells of just this content.
     fn is_of(&self, written: &Written) -> bool {
         self.rollout == Some(&written.rollout) || self.content == Some(&written.content)
     }
+}
+
+/// Which keys changed when, as an existing Secret says, or else the status of it.
+fn former_key_changes(wanted: &DesiredSecret<'_>, live: &Secret) -> Option<Arc<KeyChanges>> {
+    let said = |name| annotation_of(live, name).map(String::as_str);
+    let changed_at = time_of(live, annotation::CHANGED_AT);
+    said(annotation::KEY_CHANGES)
+        .and_then(|text| KeyChanges::parse(text, said(annotation::ROLLOUT)?, changed_at))
+        .or_else(|| recorded(wanted)?.key_changes())
+        .map(Arc::new)
+}
+
+/// Which keys changed when, after the change that is made now. None where the change counts for all keys: where the keys are
+/// chosen by the spec, all changed, or the data were already there, so that nobody knows which of them changed.
+fn key_changes(
+    times: Times,
+    wanted: &DesiredSecret<'_>,
+    live: &Secret,
+    written: &Written,
+) -> Option<Arc<KeyChanges>> {
+    if !wanted.trigger.is_empty() {
+        return None;
+    }
+    let nothing = Data::new();
+    let held = live.data.as_ref().unwrap_or(&nothing);
+    let keys: BTreeSet<&String> = held.keys().chain(wanted.data.keys()).collect();
+    let differs = |key: &&&String| held.get(**key) != wanted.data.get(**key);
+    let changed: Vec<String> = keys.iter().filter(differs).map(|key| (**key).clone()).collect();
+    if changed.is_empty() || changed.len() == keys.len() {
+        return None;
+    }
+    let said = annotation_of(live, annotation::ROLLOUT).map(String::as_str);
+    let rollout = said.or_else(|| recorded(wanted)?.rollout)?;
+    let before = KeyChange::new(
+        Vec::new(),
+        rollout,
+        time_of(live, annotation::CHANGED_AT).or_else(|| recorded(wanted)?.changed_at),
+    );
+    let change = KeyChange::new(changed, &written.rollout, Some(whole(times.change)));
+    let former = former_key_changes(wanted, live).map(Arc::unwrap_or_clone);
+    let all = KeyChanges::after(former, before, change);
+    all.text().map(|_| Arc::new(all))
 }
 
 fn tokens(key: &TokenKey, wanted: &DesiredSecret<'_>, type_: &str) -> Written {

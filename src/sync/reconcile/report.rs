@@ -44,6 +44,7 @@ impl Pass<'_> {
                     rollout: secret.rollout.as_deref().unwrap_or_default().to_owned(),
                     changed_at: secret.changed_at,
                     restart_since: secret.restart_since,
+                    key_changes: secret.key_changes.clone(),
                     ..Written::default()
                 };
                 let name = comparison.target.name.to_string();

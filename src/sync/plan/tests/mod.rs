@@ -1,6 +1,7 @@
 //! The plan, by the facts that it promises: what is written, whose a Secret is, when its content changed.
 
 mod changed_at;
+mod key_changes;
 mod ownership;
 mod properties;
 mod restarts;
@@ -24,6 +25,8 @@ pub(super) struct Wish {
     pub(super) recorded_content: Option<String>,
     /// Since when restarts are wanted, as it records.
     pub(super) recorded_since: Option<Timestamp>,
+    /// Which keys changed when, as it records.
+    pub(super) recorded_changes: Option<Vec<KeyChange>>,
     pub(super) creation: CreationPolicy,
     pub(super) adopt_existing: bool,
     pub(super) immutable: bool,
@@ -45,6 +48,7 @@ impl Default for Wish {
             recorded: None,
             recorded_content: None,
             recorded_since: None,
+            recorded_changes: None,
             creation: CreationPolicy::Owner,
             adopt_existing: false,
             immutable: false,
@@ -75,6 +79,10 @@ impl Wish {
             recorded: Some(("db".into(), Some(written.rollout.clone()), written.changed_at)),
             recorded_content: Some(written.content.clone()),
             recorded_since: written.restart_since,
+            recorded_changes: written
+                .key_changes
+                .as_ref()
+                .map(|changes| changes.as_slice().to_vec()),
             ..self
         }
     }
@@ -100,6 +108,7 @@ impl Wish {
                 rollout: rollout.as_deref(),
                 changed_at: *changed_at,
                 restart_since: self.recorded_since,
+                key_changes: self.recorded_changes.as_deref(),
             }),
             creation: self.creation,
             adopt_existing: self.adopt_existing,

@@ -71,6 +71,7 @@ fn a_name_counts_only_on_the_present_or_the_recorded_target() {
         rollout: None,
         changed_at: None,
         restart_since: None,
+        key_changes: None,
     };
     for (name, ours) in [("copied", true), ("other", false)] {
         let whose = belongs(&object, UID, "db", Some(recorded(name)), &secret);

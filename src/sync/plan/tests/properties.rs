@@ -43,6 +43,7 @@ prop_compose! {
             recorded,
             recorded_content,
             recorded_since,
+            recorded_changes: None,
             creation: if orphan { CreationPolicy::Orphan } else { CreationPolicy::Owner },
             adopt_existing,
             immutable,
