@@ -45,6 +45,7 @@ mod restart_failing;
 mod restart_faults;
 mod restart_gitops;
 mod restart_health;
+mod restart_keys;
 mod restart_limits;
 mod restart_need;
 mod restart_rollouts;

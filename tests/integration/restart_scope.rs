@@ -213,8 +213,9 @@ async fn pods_of_our_own_restart_hold_the_change_whatever_keys_count_later() -> 
         };
         bed.external_secret("db", spec(&["password"])).await?;
         bed.synced("db").await?;
-        let paused = crate::rolling::with(web("paused", "db"), &["paused"], json!(false));
-        bed.run_workloads([web("web", "db"), paused]).await?;
+        // They use all keys.
+        let whole = |name| user("Deployment", name, "db", Use::EnvFrom);
+        bed.run_workloads([whole("web"), whole("paused")]).await?;
         bed.patch_workload("Deployment", "paused", json!({"spec": {"paused": true}}))
             .await?;
         let mut anchor = Anchor::drop(bed).await?;

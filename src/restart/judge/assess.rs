@@ -36,7 +36,10 @@ pub fn assess(
     memory: &mut Memory,
 ) -> Option<Judgement> {
     let look = Assessment::new(setting, observed);
-    let objects = secrets.concerning(observed.workload);
+    let concerning = secrets.concerning(observed.workload).into_iter();
+    let objects: Vec<ManagedSecret> = concerning
+        .map(|secret| secret.for_workload(observed.workload))
+        .collect();
     let mut claims: Vec<Claim> = objects
         .iter()
         .filter(|object| object.content.asks_for_restarts())
@@ -407,7 +410,7 @@ impl<'a> Assessment<'a> {
     }
 
     /// Whether the workload rolls out for something that it need not follow any more.
-    fn rolls_otherwise(&self, objects: &[&ManagedSecret], claims: &[Claim], memory: &mut Memory) -> bool {
+    fn rolls_otherwise(&self, objects: &[ManagedSecret], claims: &[Claim], memory: &mut Memory) -> bool {
         let workload = self.observed.workload;
         let claimed = |hash: &str| claims.iter().any(|claim| *claim.object.content.hash == *hash);
         let timeout = |hash: &str| {
@@ -500,7 +503,7 @@ impl<'a> Assessment<'a> {
             .reverted
             .as_ref()
             .is_some_and(|(rollout, workloads)| {
-                *rollout == content.token
+                *rollout == content.rollout
                     && workloads
                         .iter()
                         .any(|(kind, name)| **kind == *key.kind.as_str() && **name == *key.key.name)

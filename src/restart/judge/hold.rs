@@ -166,7 +166,7 @@ pub fn unknown_pods() -> Hold {
 }
 
 fn unapproved(object: &ManagedSecret) -> Option<Hold> {
-    let token = &object.content.token;
+    let token = &object.content.rollout;
     object.lacks_approval().then(|| {
         let mut sentence =
             format!("restarts wait for approval: annotate the ExternalSecret with keyturn.dev/approve={token}");

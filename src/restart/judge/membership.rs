@@ -5,9 +5,7 @@ use crate::{
     api::{
         Discovery, Reloader, RestartPolicy, RestartStrategy, RestartTarget, WorkloadKind, names::annotation,
     },
-    restart::observed::model::{
-        AnnotationValue, Annotations, Content, RestartFlag, Use, Workload, WorkloadKey,
-    },
+    restart::observed::model::{AnnotationValue, Annotations, Content, RestartFlag, Workload, WorkloadKey},
 };
 
 /// Whether a workload follows a Secret.
@@ -62,7 +60,7 @@ pub fn member(policy: &RestartPolicy, view: &WorkloadView<'_, '_>, content: &Con
         RestartFlag::Unset => namespace.restart,
         flag => flag,
     };
-    let uses = use_of(workload, content).is_some() || may_use_any(workload);
+    let uses = workload.use_of(&content.secret).is_some() || may_use_any(workload);
     let listed = policy.targets.iter().find(|target| lists(target, key, workload));
     let theirs = uses && policy.reloader != Reloader::Ignore && reloading.restarts(content);
     let candidate = if uses {
@@ -139,15 +137,6 @@ pub fn unreadable(own: &Annotations, namespace: &Annotations) -> Option<String> 
 /// Whether the workload is so large that the Secrets that it uses are unknown.
 fn may_use_any(workload: &Workload) -> bool {
     workload.oversized && workload.uses.is_empty()
-}
-
-/// How the workload uses the Secret, if it does.
-pub fn use_of<'a>(workload: &'a Workload, content: &Content) -> Option<&'a Use> {
-    let uses = &workload.uses;
-    let at = uses
-        .binary_search_by(|found| found.secret.cmp(&content.secret))
-        .ok()?;
-    uses.get(at)
 }
 
 fn strategy(kind: WorkloadKind, asked: Option<RestartStrategy>) -> RestartStrategy {

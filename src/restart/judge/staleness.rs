@@ -2,10 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{
-    membership::{Terms, use_of},
-    rollout,
-};
+use super::{membership::Terms, rollout};
 use crate::restart::{
     observed::model::{Container, Content, Pod, UpdateStrategy, Use, Workload, WorkloadKey},
     timing::{CREATED_MARGIN, STARTED_MARGIN, later},
@@ -16,7 +13,7 @@ pub fn stale<'a>(terms: Terms, workload: &Workload, content: &Content, pods: &[&
     let Some(changed) = content.changed_at.filter(|_| content.asks_for_restarts()) else {
         return Vec::new();
     };
-    let found = use_of(workload, content);
+    let found = workload.use_of(&content.secret);
     if terms.hot_reload && found.is_some_and(|found| found.fixed.is_empty()) {
         return Vec::new();
     }

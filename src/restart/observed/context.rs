@@ -194,9 +194,11 @@ impl Context {
                 object: object.clone(),
                 secret: (*target.name).into(),
                 hash: hash.into(),
+                rollout: secret.rollout.clone()?,
                 token: secret.rollout.clone()?,
                 // Without `restart-since` on the Secret, an old change could be taken for a new one.
                 changed_at: secret.changed_at.filter(|_| secret.restart_since.is_some()),
+                key_changes: secret.key_changes.clone(),
                 since: secret.restart_since,
                 reloader: secret.reloader.clone().unwrap_or_default(),
             })

@@ -30,6 +30,18 @@ impl ManagedSecret {
         &self.content.object
     }
 
+    /// As it is for `workload`, which may use only some of the keys.
+    pub fn for_workload(&self, workload: &Workload) -> Self {
+        let content = workload
+            .use_of(&self.content.secret)
+            .and_then(|found| self.content.of_use(found))
+            .map_or_else(|| Arc::clone(&self.content), Arc::new);
+        Self {
+            content,
+            restarts: Arc::clone(&self.restarts),
+        }
+    }
+
     /// Whether this content needs an approval and has none.
     pub fn lacks_approval(&self) -> bool {
         self.is_manual() && !self.is_approved()
@@ -51,7 +63,7 @@ impl ManagedSecret {
     }
 
     fn reply(&self, verb: &str, given: Option<&str>) -> Option<String> {
-        let given = given.filter(|given| *given != &*self.content.token)?;
+        let given = given.filter(|given| *given != &*self.content.rollout)?;
         let shown: String = given.chars().take(SHOWN).collect();
         Some(if token::is_text(given) {
             format!("Token {shown} {verb}s another version")
@@ -65,7 +77,7 @@ impl ManagedSecret {
     }
 
     fn is_approved(&self) -> bool {
-        self.restarts.approved.as_ref() == Some(&self.content.token)
+        self.restarts.approved.as_ref() == Some(&self.content.rollout)
     }
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use litemap::LiteMap;
 
 use crate::{
-    api::{ObjectKey, RestartStrategy, WorkloadKind},
+    api::{KeyChanges, ObjectKey, RestartStrategy, WorkloadKind},
     objects::Suspension,
 };
 
@@ -54,6 +54,17 @@ pub struct Workload {
     /// It has more labels, references and annotations than are kept of one workload ([`WORKLOAD`](crate::api::caps::WORKLOAD)), and the rest was left
     /// out: it is not restarted. Without any [`uses`](Self::uses) it may use any Secret.
     pub oversized: bool,
+}
+
+impl Workload {
+    /// How its pods use the Secret with this name, if they do.
+    pub fn use_of(&self, secret: &str) -> Option<&Use> {
+        let at = self
+            .uses
+            .binary_search_by(|found| (*found.secret).cmp(secret))
+            .ok()?;
+        self.uses.get(at)
+    }
 }
 
 /// What Keyturn wrote on a workload.
@@ -160,6 +171,8 @@ pub struct Use {
     pub init: bool,
     /// Whether a container mounts it in a way in which the kubelet renews the files.
     pub mounted: bool,
+    /// The keys that they use, sorted; without any, all.
+    pub keys: Vec<Box<str>>,
 }
 
 /// What we wrote on the workload itself beside its template, in the same patch.
@@ -300,10 +313,15 @@ pub struct Content {
     pub secret: Box<str>,
     /// The hash of its name, as in annotations of workloads.
     pub hash: Box<str>,
-    /// `keyturn.dev/rollout`: what pods must hold.
+    /// `keyturn.dev/rollout`: what people approve, resume and wait for.
+    pub rollout: Box<str>,
+    /// What pods must hold: [`Self::rollout`], or for a workload that uses only some keys, that of their latest change.
     pub token: Box<str>,
-    /// `keyturn.dev/changed-at`. Without it no pod can be stale.
+    /// When that changed: `keyturn.dev/changed-at`, or the time of the latest change of those keys. Without it no pod can be
+    /// stale.
     pub changed_at: Option<Timestamp>,
+    /// `keyturn.dev/key-changes`.
+    pub key_changes: Option<Arc<KeyChanges>>,
     /// `keyturn.dev/restart-since`. Earlier changes ask for no restart.
     pub since: Option<Timestamp>,
     /// stakater Reloader's annotations on the Secret.
@@ -311,6 +329,19 @@ pub struct Content {
 }
 
 impl Content {
+    /// What pods with this use of the Secret must hold; none where that is the same for all pods.
+    pub fn of_use(&self, found: &Use) -> Option<Self> {
+        if found.keys.is_empty() {
+            return None;
+        }
+        let change = self.key_changes.as_ref()?.latest_of(&found.keys)?;
+        (*change.rollout != *self.token).then(|| Self {
+            token: change.rollout.as_str().into(),
+            changed_at: change.at(),
+            ..self.clone()
+        })
+    }
+
     /// Whether the last change asks for restarts at all. A change from before restarts were enabled does not.
     pub fn asks_for_restarts(&self) -> bool {
         self.changed_at

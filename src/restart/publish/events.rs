@@ -136,7 +136,7 @@ pub fn log_approval(secret: &ManagedSecret) {
         action = "approval",
         external_secret = %content.object,
         secret = format!("{}/{}", content.object.namespace, content.secret),
-        rollout = &*content.token,
+        rollout = &*content.rollout,
     );
 }
 

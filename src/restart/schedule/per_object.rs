@@ -85,7 +85,7 @@ impl<'a> ObjectPaces<'a> {
         }
         let pace = self.0.get(claim.object.key())?;
         if pace.halted {
-            let token = &claim.object.content.token;
+            let token = &claim.object.content.rollout;
             let sentence = match &pace.reply {
                 None => format!(
                     "another workload did not become healthy: mend it, or annotate the ExternalSecret with \
@@ -174,7 +174,7 @@ impl ObjectPace {
             policy.max_concurrent
         };
         let goes_on = policy.on_failure == OnFailure::Continue
-            || restarts.resumed.as_ref() == Some(&object.content.token);
+            || restarts.resumed.as_ref() == Some(&object.content.rollout);
         let failures = claims.iter().filter(|(_, claim)| is_failure(claim)).count();
         let halted = !goes_on && failures >= if urgent { 2 } else { 1 };
         let mut pace = Self {

@@ -82,8 +82,10 @@ pub(super) fn content(secret: &str, token: &str) -> Content {
         object: ObjectKey::new("shop", secret),
         secret: secret.into(),
         hash: format!("hash-{secret}").into(),
+        rollout: token.into(),
         token: token.into(),
         changed_at: Some(at(0)),
+        key_changes: None,
         since: None,
         reloader: Arc::default(),
     }
@@ -113,6 +115,7 @@ pub(super) fn env(secret: &str) -> Use {
         fixed: vec!["app".into()],
         init: false,
         mounted: false,
+        keys: Vec::new(),
     }
 }
 

@@ -61,6 +61,51 @@ proptest! {
         prop_assert!(cluster.words().iter().all(|(_, _, state)| *state == "Done"), "{:?}", cluster.words());
     }
 
+    /// A workload is restarted for the last change of a key that it uses, and never for a change of other keys: whatever
+    /// crashes, and however changes follow each other.
+    #[test]
+    fn only_a_change_of_a_used_key_restarts(
+        natures in natures(),
+        used in prop::collection::vec(prop::sample::subsequence(vec!["a", "b", "c"], 0..=3), 6),
+        changes in prop::collection::vec((0_i64..90, prop::sample::subsequence(vec!["a", "b", "c"], 1..=2)), 1..6),
+        crash in 0_i64..300,
+    ) {
+        let mut cluster = Cluster::new(&natures);
+        for (simulated, keys) in cluster.workloads.iter_mut().zip(&used) {
+            simulated.workload.uses[0].keys = keys.iter().map(|key| (*key).into()).collect();
+        }
+        cluster.run(3);
+        for (number, (pause, keys)) in changes.iter().enumerate() {
+            cluster.change_keys(0, &format!("t{}", number + 1), keys);
+            cluster.run(*pause);
+        }
+        for _ in 0..1500 {
+            if cluster.second == crash {
+                cluster.memory = crate::restart::judge::memory::Memory::default();
+            }
+            cluster.tick(|_| Fate::Taken);
+            if cluster.second > 300 && cluster.is_done() {
+                break;
+            }
+        }
+        for (index, used) in used.iter().enumerate().take(natures.len()) {
+            let concerns = |keys: &[&str]| used.is_empty() || keys.iter().any(|key| used.contains(key));
+            let numbered = changes.iter().enumerate();
+            let concerning: Vec<String> = numbered
+                .filter(|(_, (_, keys))| concerns(keys))
+                .map(|(number, _)| format!("t{}", number + 1))
+                .collect();
+            for number in 1..=changes.len() {
+                let token = format!("t{number}");
+                let most = usize::from(concerning.contains(&token));
+                prop_assert!(cluster.count(index, &token) <= most, "{index} {token} {:?}", cluster.taken);
+            }
+            let last = concerning.last().map_or(1, |token| cluster.count(index, token));
+            prop_assert_eq!(last, 1, "workload {} of {:?} {:?}", index, used, &cluster.taken);
+        }
+        prop_assert!(cluster.words().iter().all(|(_, _, state)| *state == "Done"), "{:?}", cluster.words());
+    }
+
     /// The newest content wins: changes at any time, also in one second.
     #[test]
     fn the_newest_content_arrives_and_each_content_costs_one_restart_at_most(

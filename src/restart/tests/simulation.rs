@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{at, key, object, pod, workload};
 use crate::{
-    api::{ObjectKey, RestartStrategy, WorkloadKind},
+    api::{KeyChange, KeyChanges, ObjectKey, RestartStrategy, WorkloadKind},
     restart::{
         execute::{
             patch,
@@ -133,7 +133,20 @@ impl Cluster {
     pub(super) fn change(&mut self, object: usize, token: &str) {
         let now = self.now();
         let content = Arc::make_mut(&mut self.objects[object].content);
-        (content.token, content.changed_at) = (token.into(), Some(now));
+        content.key_changes = None;
+        (content.rollout, content.token, content.changed_at) = (token.into(), token.into(), Some(now));
+    }
+
+    /// Some keys of the Secret have other content.
+    pub(super) fn change_keys(&mut self, object: usize, token: &str, keys: &[&str]) {
+        let content = &self.objects[object].content;
+        let before = KeyChange::new(Vec::new(), &content.rollout, content.changed_at);
+        let former = content.key_changes.as_deref().cloned();
+        let keys = keys.iter().map(|key| (*key).to_owned()).collect();
+        let change = KeyChange::new(keys, token, Some(self.now()));
+        let changes = KeyChanges::after(former, before, change);
+        self.change(object, token);
+        Arc::make_mut(&mut self.objects[object].content).key_changes = Some(Arc::new(changes));
     }
 
     /// A second passes: controllers work, then we do.

@@ -15,6 +15,14 @@ fn used(secret: &str, fixed: &[&str], init: bool, mounted: bool) -> Use {
         fixed: fixed.iter().map(|name| (*name).into()).collect(),
         init,
         mounted,
+        keys: Vec::new(),
+    }
+}
+
+fn with_keys(found: Use, keys: &[&str]) -> Use {
+    Use {
+        keys: keys.iter().map(|key| (*key).into()).collect(),
+        ..found
     }
 }
 
@@ -33,7 +41,7 @@ fn every_way_to_hold_a_secret_is_found() {
             json!({"containers": [{"name": "a", "env": [
                 {"name": "X", "value": "s"}, {"name": "P", "valueFrom": {"secretKeyRef": {"name": "s", "key": "p"}}},
             ]}]}),
-            vec![used("s", &["a"], false, false)],
+            vec![with_keys(used("s", &["a"], false, false), &["p"])],
         ),
         (
             json!({"containers": [{"name": "a", "envFrom": [{"configMapRef": {"name": "c"}}, {"secretRef": {"name": "s"}}]}]}),
@@ -45,7 +53,7 @@ fn every_way_to_hold_a_secret_is_found() {
         ),
         (
             mount(json!({"name": "plain", "mountPath": "/s", "subPath": "p"})),
-            vec![used("s", &["a"], false, false)],
+            vec![with_keys(used("s", &["a"], false, false), &["p"])],
         ),
         (
             mount(json!({"name": "plain", "mountPath": "/s", "subPathExpr": "$(P)"})),
@@ -108,4 +116,83 @@ fn null_and_unknown_fields_hide_nothing() {
         ],
     });
     assert_eq!(of(spec), [used("s", &["a"], false, false)]);
+}
+
+#[test]
+fn the_keys_that_are_used_are_known_or_count_as_all() {
+    let variable = |key: &str| json!({"name": "X", "valueFrom": {"secretKeyRef": {"name": "s", "key": key}}});
+    let env = |env: Value| json!({"containers": [{"name": "a", "env": env}]});
+    let mount = |secret: Value, mount: Value| json!({"volumes": [{"name": "v", "secret": secret}], "containers": [{"name": "a", "volumeMounts": [mount]}]});
+    let items =
+        || json!({"secretName": "s", "items": [{"key": "k1", "path": "d/f1"}, {"key": "k2", "path": "f2"}]});
+    let many: Vec<Value> = (0..65).map(|number| variable(&number.to_string())).collect();
+    let table: [(Value, &[&str]); 15] = [
+        (
+            env(json!([variable("b"), variable("a"), variable("b")])),
+            &["a", "b"],
+        ),
+        (env(json!(many)), &[]),
+        (
+            env(json!([variable("a"), {"name": "Y", "valueFrom": {"secretKeyRef": {"name": "s"}}}])),
+            &[],
+        ),
+        (mount(items(), json!({"name": "v"})), &["k1", "k2"]),
+        (mount(items(), json!({"name": "v", "subPath": "f2"})), &["k2"]),
+        (mount(items(), json!({"name": "v", "subPath": "d"})), &["k1"]),
+        (mount(items(), json!({"name": "v", "subPath": "d/f1"})), &["k1"]),
+        (
+            mount(items(), json!({"name": "v", "subPath": "./f2"})),
+            &["k1", "k2"],
+        ),
+        (
+            mount(items(), json!({"name": "v", "subPathExpr": "$(X)"})),
+            &["k1", "k2"],
+        ),
+        (
+            mount(json!({"secretName": "s"}), json!({"name": "v", "subPath": "k"})),
+            &["k"],
+        ),
+        (
+            mount(
+                json!({"secretName": "s"}),
+                json!({"name": "v", "subPath": "..data/k"}),
+            ),
+            &[],
+        ),
+        (
+            mount(
+                json!({"secretName": "s"}),
+                json!({"name": "v", "subPathExpr": "$(X)"}),
+            ),
+            &[],
+        ),
+        (
+            mount(json!({"secretName": "s", "items": []}), json!({"name": "v"})),
+            &[],
+        ),
+        (
+            mount(
+                json!({"secretName": "s", "items": [{"path": "f"}]}),
+                json!({"name": "v"}),
+            ),
+            &[],
+        ),
+        (
+            json!({"volumes": [{"name": "v", "projected": {"sources": [
+                {"secret": {"name": "s", "items": [{"key": "k", "path": "f"}]}}]}}],
+                "initContainers": [{"name": "i", "env": [variable("a")]}],
+                "containers": [{"name": "a", "volumeMounts": [{"name": "v"}]}]}),
+            &["a", "k"],
+        ),
+    ];
+    for (spec, keys) in table {
+        let found = of(spec.clone());
+        let expected: Vec<Box<str>> = keys.iter().map(|key| (*key).into()).collect();
+        assert_eq!(found.first().map(|found| &found.keys), Some(&expected), "{spec}");
+    }
+    // One way to use all keys is enough.
+    let both = json!({"containers": [
+        {"name": "a", "env": [variable("a")]}, {"name": "b", "envFrom": [{"secretRef": {"name": "s"}}]},
+    ]});
+    assert_eq!(of(both), [used("s", &["a", "b"], false, false)]);
 }

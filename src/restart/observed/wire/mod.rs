@@ -598,8 +598,8 @@ fn selector_size(selector: &PodSelector) -> usize {
 }
 
 fn use_size(found: &Use) -> usize {
-    let containers = found.fixed.iter().map(|container| (&**container, ""));
-    PAIR + found.secret.len() + texts_sum(containers)
+    let names = found.fixed.iter().chain(&found.keys);
+    PAIR + found.secret.len() + texts_sum(names.map(|name| (&**name, "")))
 }
 
 fn texts(texts: AnnotationMap) -> Texts {
