@@ -47,13 +47,14 @@ pub(super) fn belongs(
     })
 }
 
-/// Whether both sides agreed to a take-over; `Err` names what is never taken over.
-pub(super) fn adoptable(wanted: &DesiredSecret<'_>, live: &Secret) -> Result<bool, &'static str> {
-    let agreed = wanted.adopt_existing
-        && annotation_of(live, annotation::ADOPT).is_some_and(|name| **name == *wanted.object.name);
-    if !agreed {
-        return Ok(false);
-    }
+/// Whether both sides agreed to a take-over.
+pub(super) fn adoption_agreed(wanted: &DesiredSecret<'_>, live: &Secret) -> bool {
+    wanted.adopt_existing
+        && annotation_of(live, annotation::ADOPT).is_some_and(|name| **name == *wanted.object.name)
+}
+
+/// What the Secret is, if it is of a kind that is never taken over.
+pub(super) fn never_adopted(live: &Secret) -> Option<&'static str> {
     let has = |prefix: &str| {
         let starts = |names: &Option<BTreeMap<String, String>>| {
             names.iter().flatten().any(|(name, _)| name.starts_with(prefix))
@@ -62,13 +63,13 @@ pub(super) fn adoptable(wanted: &DesiredSecret<'_>, live: &Secret) -> Result<boo
     };
     let type_ = live.type_.as_deref().unwrap_or(names::OPAQUE);
     if names::PRIVILEGED_SECRET_TYPES.contains(&type_) {
-        Err("of a type that Kubernetes or Helm keeps for itself")
+        Some("of a type that Kubernetes or Helm keeps for itself")
     } else if has("cert-manager.io/") || has("controller.cert-manager.io/") {
-        Err("cert-manager's")
+        Some("cert-manager's")
     } else if controller(live).is_some() {
-        Err("controlled by another object")
+        Some("controlled by another object")
     } else {
-        Ok(true)
+        None
     }
 }
 

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 pub use self::belongs::is_ours;
 use self::{
-    belongs::{Belongs, adoptable, annotation_of, belongs},
+    belongs::{Belongs, adoption_agreed, annotation_of, belongs, never_adopted},
     metadata::{annotations, labels, metadata_changes, owner},
 };
 use crate::{
@@ -151,14 +151,14 @@ pub enum Why {
 pub enum Conflict {
     /// The Secret belongs to somebody else.
     #[error(
-        "Secret {secret} exists and belongs to {owner}, so it was not touched; choose another target.name, {way_out}"
+        "Secret {secret} exists and belongs to {owner}, so it was not touched; choose another target.name{way_out}"
     )]
     Foreign {
         /// The Secret.
         secret: ObjectKey,
         /// Who has it.
         owner: String,
-        /// What else would help.
+        /// What else would help, if it can be adopted at all.
         way_out: String,
         /// The ExternalSecret wants to adopt it, and only the annotation on the Secret is missing.
         awaits_annotation: bool,
@@ -244,28 +244,9 @@ pub fn plan(
     let secret = ObjectKey::new(wanted.object.namespace.clone(), wanted.target);
     let adopting = match belongs(wanted.object, wanted.uid, wanted.target, wanted.recorded, live) {
         Belongs::Ours => false,
-        Belongs::Elsewhere(owner) => match adoptable(wanted, live) {
-            Ok(true) => true,
-            Ok(false) => {
-                let ObjectKey { namespace, name, .. } = wanted.object;
-                let command = format!(
-                    "kubectl annotate secret {} -n {namespace} --overwrite {}={name}",
-                    wanted.target,
-                    annotation::ADOPT
-                );
-                let way_out = if wanted.adopt_existing {
-                    format!("or have it adopted: {command}")
-                } else {
-                    format!("or have it adopted: set target.adoptExisting: true and run: {command}")
-                };
-                return Plan::Refuse(Conflict::Foreign {
-                    secret,
-                    owner,
-                    way_out,
-                    awaits_annotation: wanted.adopt_existing,
-                });
-            }
-            Err(what) => return Plan::Refuse(Conflict::NotAdoptable { secret, what }),
+        Belongs::Elsewhere(owner) => match foreign(wanted, &secret, owner, live) {
+            Some(conflict) => return Plan::Refuse(conflict),
+            None => true,
         },
     };
 
@@ -316,6 +297,34 @@ pub fn plan(
         why,
         written,
     }
+}
+
+/// Why a Secret that belongs to somebody else is not taken over; none if it is.
+fn foreign(wanted: &DesiredSecret<'_>, secret: &ObjectKey, owner: String, live: &Secret) -> Option<Conflict> {
+    let never = never_adopted(live);
+    if adoption_agreed(wanted, live) {
+        return never.map(|what| Conflict::NotAdoptable {
+            secret: secret.clone(),
+            what,
+        });
+    }
+    let ObjectKey { namespace, name, .. } = wanted.object;
+    let command = format!(
+        "kubectl annotate secret {} -n {namespace} --overwrite {}={name}",
+        wanted.target,
+        annotation::ADOPT
+    );
+    let way_out = match never {
+        Some(_) => String::new(),
+        None if wanted.adopt_existing => format!(", or have it adopted: {command}"),
+        None => format!(", or have it adopted: set target.adoptExisting: true and run: {command}"),
+    };
+    Some(Conflict::Foreign {
+        secret: secret.clone(),
+        owner,
+        way_out,
+        awaits_annotation: wanted.adopt_existing && never.is_none(),
+    })
 }
 
 fn create(key: &TokenKey, times: Times, wanted: &DesiredSecret<'_>) -> Plan {

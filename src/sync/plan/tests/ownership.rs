@@ -130,6 +130,22 @@ fn adoption_needs_both_sides() {
 }
 
 #[test]
+fn adoption_is_not_offered_where_it_is_refused() {
+    for adopt_existing in [false, true] {
+        let mut secret = foreign(&[]);
+        owned_by(&mut secret, "ExternalSecret", "uid-of-another");
+        let wish = Wish {
+            adopt_existing,
+            ..Wish::default()
+        };
+        let refusal = refusal(wish.plan(Some(&secret)));
+        assert!(!refusal.awaits_annotation());
+        let refusal = refusal.to_string();
+        assert!(refusal.ends_with("choose another target.name"), "{refusal}");
+    }
+}
+
+#[test]
 fn what_carries_authority_is_never_adopted() {
     let agreed = |change: &dyn Fn(&mut Secret)| {
         let mut secret = foreign(&[]);
