@@ -35,6 +35,9 @@ pub(super) struct Status {
     /// Namespace to look at; all where none is named
     #[arg(short, long)]
     namespace: Option<String>,
+    /// Look at all namespaces, as without --namespace
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -85,6 +88,7 @@ impl Status {
     async fn look(self) -> anyhow::Result<Report> {
         let Self {
             namespace,
+            all_namespaces: _,
             output: _,
             kubeconfig,
             context,

@@ -490,7 +490,12 @@ fn found(object: &Object) -> Vec<Finding> {
             finding.message = super::restarts::progress(object, complete, restart);
             findings.push(finding);
         }
-        for exception in restart.exceptions.iter().flatten() {
+        // What the condition says already is not said of a workload once more.
+        let said = findings.last().map(|finding| finding.message.clone());
+        let exceptions = restart.exceptions.iter().flatten();
+        for exception in
+            exceptions.filter(|exception| exception.message.is_none() || exception.message != said)
+        {
             findings.push(workload(namespace, name, exception));
         }
     }

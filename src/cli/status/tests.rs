@@ -309,6 +309,22 @@ fn restarts_say_who_waits_for_what() {
 }
 
 #[test]
+fn what_a_condition_says_of_a_workload_is_said_once() {
+    let message = "Deployment wbe in spec.restart.targets[0] does not exist";
+    let object = object(
+        "db",
+        json!({"conditions": [ready(), condition("RestartsComplete", "False", "TargetNotFound", "19:50:00", message)],
+        "restart": {"exceptions": [
+            {"kind": "Deployment", "name": "wbe", "reason": "TargetNotFound", "message": message},
+            {"kind": "Deployment", "name": "api", "reason": "Paused", "message": "spec.paused is true"},
+        ]}}),
+    );
+    let text = shown(facts(vec![object]));
+    assert_eq!(text.matches(message).count(), 1, "{text}");
+    assert!(text.contains("Paused"), "{text}");
+}
+
+#[test]
 fn a_token_that_is_none_is_not_offered_for_a_shell() {
     let forged = object(
         "db",
