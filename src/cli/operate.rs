@@ -21,7 +21,7 @@ use crate::{
     objects::{ExternalSecrets, View},
     restart,
     sync::{self, StoreIndexes},
-    telemetry::{self, Alert, AlertSink, Readiness, Webhook},
+    telemetry::{self, Alert, AlertSink, Readiness, Webhook, alerts::AlertFormat},
 };
 
 /// How often it is looked when the watches were last heard of.
@@ -63,6 +63,7 @@ pub(super) struct Operator {
     pub(super) restart: RestartSettings,
     /// An http or https URL.
     pub(super) alert_url: Option<SecretString>,
+    pub(super) alert_format: AlertFormat,
     pub(super) metrics: Metrics,
 }
 
@@ -84,10 +85,14 @@ impl Operator {
             sync,
             restart,
             alert_url,
+            alert_format,
             metrics,
         } = self;
         let sink = alert_url
-            .map(|url| AlertSink::new(Webhook::parse(url.expose_secret())?, metrics.alerts))
+            .map(|url| {
+                let webhook = Webhook::parse(url.expose_secret())?;
+                AlertSink::new(webhook, alert_format, metrics.alerts)
+            })
             .transpose()?;
         let cluster = Cluster::connect(&Access::default(), metrics.cluster.clone()).await?;
         readiness.send_replace(Readiness::Waiting("the key of the tokens"));

@@ -38,6 +38,7 @@ impl Run {
             log_format,
             audit,
             alert_url,
+            alert_format,
         } = settings.telemetry;
         let format = match log_format {
             LogFormat::Json => telemetry::Format::Json,
@@ -66,7 +67,8 @@ impl Run {
             sync: settings.sync,
             restart: settings.restart,
             alert_url,
-            metrics: Metrics::default(),
+            alert_format: alert_format.into(),
+            metrics,
         };
         runtime.block_on(async {
             let server = bind(listen, health_listen)?;

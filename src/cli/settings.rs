@@ -9,7 +9,7 @@ use http::Uri;
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::api::RestartMode;
+use crate::{api::RestartMode, telemetry::alerts::AlertFormat};
 
 /// All arguments of `keyturn run`.
 #[derive(Debug, Args)]
@@ -126,6 +126,9 @@ pub(super) struct TelemetrySettings {
     /// Where failed restarts and stuck rotations are posted to; may hold a token, so prefer the environment
     #[arg(long, env = "KEYTURN_ALERT_URL", hide_env_values = true, default_value = "")]
     pub(super) alert_url: SecretString,
+    /// The form in which the receiver takes alerts
+    #[arg(long, env = "KEYTURN_ALERT_FORMAT", value_enum, default_value_t = AlertForm::Keyturn)]
+    pub(super) alert_format: AlertForm,
 }
 
 /// An address, if one is given. By this name clap takes it for a value, not for an argument that may be missing.
@@ -135,6 +138,23 @@ pub(super) type MaybeAddress = Option<SocketAddr>;
 pub(super) enum LogFormat {
     Json,
     Text,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum AlertForm {
+    Keyturn,
+    Alertmanager,
+    Slack,
+}
+
+impl From<AlertForm> for AlertFormat {
+    fn from(form: AlertForm) -> Self {
+        match form {
+            AlertForm::Keyturn => Self::Keyturn,
+            AlertForm::Alertmanager => Self::Alertmanager,
+            AlertForm::Slack => Self::Slack,
+        }
+    }
 }
 
 /// What goes into role session names: at most 64 characters of STS's alphabet, of which stores need their part.

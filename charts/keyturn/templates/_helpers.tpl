@@ -12,7 +12,7 @@ tokenAudiences: [sts.amazonaws.com]
 protectedNamespaces: [kube-system]
 neverCopied: []
 restart: {default: Disabled, maxConcurrent: 20, maxConcurrentPerNamespace: 5, evict: false}
-alerts: {url: "", existingSecret: {name: "", key: url}}
+alerts: {url: "", format: keyturn, existingSecret: {name: "", key: url}}
 admissionPolicies: {enabled: true}
 rbac: {create: true, userRoles: true}
 crds: {install: true}

@@ -1,10 +1,11 @@
-//! Alerts: what a person should look at, posted to one webhook as JSON.
+//! Alerts: what a person should look at, posted to one webhook as JSON, in the form that its receiver takes.
 //!
 //! One after another, in the order in which they came. What is not taken is tried again for ten minutes, then given up,
 //! counted and logged; an outage of the receiver costs a bounded queue and nothing else. The URL may hold a token: only its
 //! scheme and host are ever logged. An alert has agreed fields only and can hold no value of a Secret. One that was taken
 //! without an answer comes twice.
 
+mod format;
 mod post;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
+pub use self::format::AlertFormat;
 use self::post::{PostError, WebhookClient};
 pub use self::post::{Webhook, WebhookError};
 
@@ -56,17 +58,6 @@ pub struct Alert {
     pub time: Timestamp,
     /// The cluster, as the operator calls it.
     pub cluster: String,
-}
-
-impl Alert {
-    /// The alert as it is sent.
-    fn body(&self) -> Vec<u8> {
-        let mut short = self.clone();
-        let end = short.message.floor_char_boundary(MESSAGE);
-        short.message.truncate(end);
-        // Strings and a time: this cannot fail, and an empty body is refused by whoever reads it.
-        serde_json::to_vec(&short).unwrap_or_default()
-    }
 }
 
 fn seconds<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
@@ -145,15 +136,17 @@ const PATIENCE: RetryPolicy = RetryPolicy {
 /// Posts alerts to a webhook.
 pub struct AlertSink {
     poster: WebhookClient,
+    format: AlertFormat,
     patience: RetryPolicy,
     metrics: Metrics,
 }
 
 impl AlertSink {
-    /// Posts to `webhook`; nothing is sent yet.
-    pub fn new(webhook: Webhook, metrics: Metrics) -> Result<Self, WebhookError> {
+    /// Posts to `webhook` in this form; nothing is sent yet.
+    pub fn new(webhook: Webhook, format: AlertFormat, metrics: Metrics) -> Result<Self, WebhookError> {
         Ok(Self {
             poster: WebhookClient::new(webhook)?,
+            format,
             patience: PATIENCE,
             metrics,
         })
@@ -221,7 +214,7 @@ impl AlertSink {
 
     async fn posted(&self, alert: &Alert, since: Instant) -> (DeliveryOutcome, &'static str) {
         let deadline = since + self.patience.alert;
-        let body = alert.body();
+        let body = self.format.body(alert);
         let mut waits = ExponentialBuilder::new()
             .with_min_delay(self.patience.shortest)
             .with_max_delay(self.patience.longest)

@@ -96,7 +96,7 @@ struct Running {
 fn sink(address: SocketAddr, patience: RetryPolicy) -> Running {
     let metrics = Metrics::default();
     let webhook = Webhook::parse(&format!("http://{address}/hook?token=canary")).unwrap();
-    let mut sink = AlertSink::new(webhook, metrics.clone()).unwrap();
+    let mut sink = AlertSink::new(webhook, AlertFormat::default(), metrics.clone()).unwrap();
     sink.patience = patience;
     let (alerts, queue) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
@@ -360,6 +360,6 @@ fn a_long_message_is_cut_between_characters() {
         message: "\u{e4}".repeat(MESSAGE),
         ..alert("a")
     };
-    let body: Value = serde_json::from_slice(&long.body()).unwrap();
+    let body: Value = serde_json::from_slice(&AlertFormat::Keyturn.body(&long)).unwrap();
     assert_eq!(body["message"].as_str().unwrap().len(), MESSAGE);
 }
