@@ -37,6 +37,7 @@ pub(super) struct Metrics {
     sync: sync::metrics::Metrics,
     restart: restart::Metrics,
     alerts: telemetry::alerts::Metrics,
+    pub(super) audit: telemetry::audit::Metrics,
 }
 
 impl Metrics {
@@ -47,12 +48,14 @@ impl Metrics {
             sync,
             restart,
             alerts,
+            audit,
         } = self;
         aws.register(registry);
         cluster.register(registry);
         sync.register(registry);
         restart.register(registry);
         alerts.register(registry);
+        audit.register(registry);
     }
 }
 

@@ -44,10 +44,12 @@ impl Run {
             LogFormat::Json => telemetry::Format::Json,
             LogFormat::Text => telemetry::Format::Text,
         };
+        let metrics = Metrics::default();
         Logs {
             filter: log,
             format,
             audit,
+            audit_metrics: metrics.audit.clone(),
         }
         .install()?;
         let alert_url = web_hook(&alert_url)?;

@@ -104,6 +104,7 @@ impl Tokens {
             key,
         };
         let Secret { metadata, data, .. } = self.cluster.get(key).await?;
+        tracing::info!(target: "audit", action = "credential", secret = %key, entry);
         let mut data: BTreeMap<String, ByteString> = data.unwrap_or_default();
         let value = data
             .remove(entry)

@@ -2,7 +2,8 @@
 //!
 //! Rooms emit events of target `audit`, at level info, with the fields of [`FIELDS`] for their `action` and nothing
 //! else; this layer is the door: it writes one JSON object a line, holds back a field that was not agreed on (its
-//! content cannot be vouched for) and names what is missing.
+//! content cannot be vouched for) and names what is missing. The lines of a process are numbered from 1, so that a line that
+//! is lost on its way is noticed. One that could not be written takes a number too, and is counted.
 //!
 //! ```
 //! # let (request_id, identity, key, version) = ("5c2d", "arn:aws:iam::111122223333:role/shop", "prod/db", "v1");
@@ -17,8 +18,13 @@
 //! );
 //! ```
 
-use std::{fmt, io::Write};
+use std::{
+    fmt,
+    io::Write,
+    sync::{Mutex, PoisonError},
+};
 
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use serde_json::{Map, Value};
 use tracing::{
     Event, Metadata, Subscriber,
@@ -41,10 +47,12 @@ pub const FIELDS: &[(&str, &[&str])] = &[
     ("write", &["external_secret", "secret", "verb", "versions"]),
     // A Secret was removed; `reason` as in the condition.
     ("delete", &["external_secret", "secret", "reason"]),
-    // A rule of ours said no before anything was read or written; `subject` is the key or the object.
+    // A rule of ours said no before anything was read or written; `subject` is the key, the namespace or the object.
     ("refusal", &["external_secret", "reason", "subject"]),
     // The API server was asked for a token of a ServiceAccount, `namespace/name`.
     ("token", &["service_account", "audiences"]),
+    // A key for AWS was read from the entry `entry` of a Secret, for a store.
+    ("credential", &["secret", "entry"]),
     // Somebody approved that workloads follow a content, `rollout` (a keyed token).
     ("approval", &["external_secret", "secret", "rollout"]),
     // A workload was restarted: `verb` is `patch` or `evict`, `object` what was patched or evicted, as `Pod shop/web-1`;
@@ -68,14 +76,38 @@ pub(super) fn is_audit(metadata: &Metadata<'_>) -> bool {
     metadata.target() == TARGET
 }
 
+/// What became of audit lines. Clones share the number.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    lost: Counter,
+}
+
+impl Metrics {
+    /// Registers them under the given registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "audit_lines_lost",
+            "Lines of the audit log that could not be written",
+            self.lost.clone(),
+        );
+    }
+}
+
 /// Writes audit events as JSON lines.
 pub(super) struct Audit<W> {
     writer: W,
+    /// The number of the last line. It is held while a line is written, so that lines stand in order.
+    last: Mutex<u64>,
+    metrics: Metrics,
 }
 
 impl<W> Audit<W> {
-    pub(super) fn new(writer: W) -> Self {
-        Self { writer }
+    pub(super) fn new(writer: W, metrics: Metrics) -> Self {
+        Self {
+            writer,
+            last: Mutex::default(),
+            metrics,
+        }
     }
 }
 
@@ -87,10 +119,14 @@ where
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut seen = AuditFields::default();
         event.record(&mut seen);
-        let mut line = Value::Object(seen.line(now())).to_string();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last += 1;
+        let mut line = Value::Object(seen.line(now(), *last)).to_string();
         line.push('\n');
-        // There is nobody to tell that the audit log cannot be written; one call keeps lines whole.
-        let _written = self.writer.make_writer().write_all(line.as_bytes());
+        // One call keeps lines whole.
+        if self.writer.make_writer().write_all(line.as_bytes()).is_err() {
+            self.metrics.lost.inc();
+        }
     }
 }
 
@@ -104,7 +140,7 @@ fn now() -> String {
 struct AuditFields(Map<String, Value>);
 
 impl AuditFields {
-    fn line(mut self, now: String) -> Map<String, Value> {
+    fn line(mut self, now: String, number: u64) -> Map<String, Value> {
         let action = self.0.remove("action").unwrap_or_default();
         let agreed = FIELDS
             .iter()
@@ -112,6 +148,7 @@ impl AuditFields {
             .map_or(&[][..], |(_, fields)| fields);
         let mut line = Map::new();
         line.insert("time".into(), now.into());
+        line.insert("number".into(), number.into());
         line.insert(
             "action".into(),
             if agreed.is_empty() {
@@ -183,7 +220,7 @@ mod tests {
         let Value::Object(fields) = fields else {
             panic!("fields are an object")
         };
-        Value::Object(AuditFields(fields).line("2026-01-01T00:00:00.000Z".into()))
+        Value::Object(AuditFields(fields).line("2026-01-01T00:00:00.000Z".into(), 7))
     }
 
     #[test]
@@ -192,7 +229,7 @@ mod tests {
             "subscribers": "shop/db shop/cart"});
         assert_eq!(
             line(read),
-            json!({"time": "2026-01-01T00:00:00.000Z", "action": "read", "request_id": "r", "identity": "i",
+            json!({"time": "2026-01-01T00:00:00.000Z", "number": 7, "action": "read", "request_id": "r", "identity": "i",
                 "key": "k", "version": "v", "subscribers": ["shop/db", "shop/cart"]})
         );
     }

@@ -39,6 +39,8 @@ pub struct Logs {
     pub format: Format,
     /// Whether the audit log is written, to stdout.
     pub audit: bool,
+    /// What became of its lines.
+    pub audit_metrics: audit::Metrics,
 }
 
 impl Logs {
@@ -70,11 +72,13 @@ impl Logs {
             filter,
             format,
             audit: audited,
+            audit_metrics,
         } = self;
         let wanted =
             EnvFilter::try_new(format!("{DEFAULT},{filter}")).map_err(|_| Error::Filter(filter.clone()))?;
         let logged = filter_fn(allowed).and(wanted);
-        let audited = audited.then(|| audit::Audit::new(audit).with_filter(filter_fn(audit::is_audit)));
+        let audited = audited
+            .then(|| audit::Audit::new(audit, audit_metrics.clone()).with_filter(filter_fn(audit::is_audit)));
         Ok(tracing_subscriber::registry()
             .with(audited)
             .with(lines(*format, log, color).with_filter(logged)))
@@ -157,6 +161,7 @@ mod tests {
             filter: filter.into(),
             format,
             audit,
+            audit_metrics: audit::Metrics::default(),
         };
         let writer = |file: &File| Arc::new(file.try_clone().unwrap());
         let subscriber = logs.subscriber(writer(&log), writer(&trail), false).unwrap();
@@ -226,6 +231,7 @@ mod tests {
             filter: "keyturn=loud".into(),
             format: Format::Json,
             audit: true,
+            audit_metrics: audit::Metrics::default(),
         };
         assert!(matches!(
             logs.subscriber(io::sink, io::sink, false),

@@ -9,7 +9,7 @@ use std::{
 
 use super::{Context, pass::Pass};
 use crate::{
-    api::{ObjectKey, RotationStatus},
+    api::{ObjectKey, Reason, RotationStatus},
     cluster::{Observed, SecretEntry},
     objects::{RefreshDigest, status::Digest},
     sync::rotation::Traces,
@@ -324,10 +324,10 @@ impl Pass<'_> {
         indexed.entry().cloned()
     }
 
-    /// Audits that a key was refused: once for each state of the object, not at every look.
-    pub(super) fn audit_refusal(&self, subject: &str) {
+    /// Audits that a key or the namespace was refused: once for each state of the object, not at every look.
+    pub(super) fn audit_refusal(&self, reason: Reason, subject: &str) {
         let mut hasher = DefaultHasher::new();
-        subject.hash(&mut hasher);
+        (reason, subject).hash(&mut hasher);
         let refused = AuditedRefusal {
             revision: self.entry.revision,
             subject: hasher.finish(),
@@ -340,7 +340,7 @@ impl Pass<'_> {
                 .is_some_and(|last| *last == refused);
         });
         if !again {
-            tracing::info!(target: "audit", action = "refusal", external_secret = %self.object, reason = "KeyNotAllowed", subject);
+            tracing::info!(target: "audit", action = "refusal", external_secret = %self.object, %reason, subject);
         }
     }
 }

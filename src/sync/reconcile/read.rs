@@ -442,7 +442,7 @@ impl<'a> Pass<'a> {
         if allowed.allows_answer(&value.name, &value.arn, resolved.usable.home()) {
             return Ok(());
         }
-        self.audit_refusal(&value.arn);
+        self.audit_refusal(Reason::KeyNotAllowed, &value.arn);
         // The tracker asks again for what AWS refuses; what was refused of an answer it knows nothing of.
         Err(self.refuse(Refusal::new(
             Reason::KeyNotAllowed,

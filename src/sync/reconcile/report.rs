@@ -152,6 +152,9 @@ impl Pass<'_> {
     }
 
     pub(super) async fn report_refused(&self, Refused { ready, again }: Refused) -> NextPass {
+        if ready.reason == Reason::NamespaceNotAllowed {
+            self.audit_refusal(ready.reason, &self.object.namespace);
+        }
         let current = self.current_of_refused(ready.reason);
         let draft = Draft {
             generation: Some(self.latest().generation),

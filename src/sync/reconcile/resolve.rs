@@ -100,7 +100,7 @@ impl Pass<'_> {
             slice.yield_if_spent().await;
             let request = resolver.request(need, |allowed, key| stores.allows(&usable, allowed, &scope, key));
             needs.push(request.map_err(|denied| {
-                self.audit_refusal(&denied.key);
+                self.audit_refusal(Reason::KeyNotAllowed, &denied.key);
                 denied.refusal
             })?);
         }
