@@ -28,7 +28,7 @@ use k8s_openapi::{
         core::v1::{Secret, ServiceAccount},
     },
 };
-use keyturn::api::{crds, to_yaml};
+use keyturn::api::{ClusterSecretStore, crds, to_yaml};
 use kube::{
     Api, Client, Config,
     api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
@@ -419,7 +419,9 @@ async fn roles_and_policies_hold_the_operator_to_its_work() -> Result<()> {
     let own = plane.namespace("chart-own").await?;
     let shop = plane.namespace("chart-shop").await?;
     let protected = plane.namespace("chart-protected").await?;
-    let values = format!("crds.install=false,replicas=0,protectedNamespaces={{kube-system,{protected}}}");
+    let values = format!(
+        "crds.install=false,replicas=0,clusterSecretStore.requireScope=false,protectedNamespaces={{kube-system,{protected}}}"
+    );
     install(plane, &own, &values).await?;
 
     let admin = plane.client().await?;
@@ -544,6 +546,94 @@ async fn roles_and_policies_hold_the_operator_to_its_work() -> Result<()> {
             "a token for {audiences:?} of {seconds:?} s"
         );
     }
+    plane.helm(["uninstall", "keyturn", "--namespace", &own]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_cluster_store_says_whom_it_serves() -> Result<()> {
+    let plane = ControlPlane::shared().await?;
+    plane.define(&root().join("deploy/crds")).await?;
+    let own = plane.namespace("chart-stores").await?;
+    let stores = Api::<ClusterSecretStore>::all(plane.client().await?);
+    let store = |name: &str, spec: &Value| -> Result<ClusterSecretStore> {
+        Ok(serde_json::from_value(json!({
+            "apiVersion": "keyturn.dev/v1", "kind": "ClusterSecretStore", "metadata": {"name": name}, "spec": spec,
+        }))?)
+    };
+    let aws = |auth: Value| json!({"provider": {"aws": {"region": "eu-central-1", "auth": auth}}});
+    let with = |field: &str, value: Value| {
+        let mut spec = json!({"provider": {"aws": {"region": "eu-central-1"}}});
+        spec[field] = value;
+        spec
+    };
+    let open = json!({"provider": {"aws": {"region": "eu-central-1"}}});
+    let shared = aws(json!({"jwt": {"serviceAccountRef": {"name": "reader", "namespace": "keyturn"}}}));
+    // It was there before the policy.
+    stores
+        .create(&PostParams::default(), &store("chart-before", &open)?)
+        .await?;
+    install(plane, &own, "crds.install=false,replicas=0").await?;
+    let create = async |name: &str, spec: &Value| -> Result<Option<String>> {
+        let dry = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        match stores.create(&dry, &store(name, spec)?).await {
+            Ok(_) => Ok(None),
+            Err(kube::Error::Api(status)) => Ok(Some(status.message)),
+            Err(error) => Err(error.into()),
+        }
+    };
+    let refusal = testbed::wait::until(
+        "the policy to work",
+        std::time::Duration::from_secs(30),
+        async || create("chart-open", &open).await,
+    )
+    .await?;
+    assert!(
+        refusal.contains("every namespace may read") && refusal.contains("allowedKeys"),
+        "{refusal}"
+    );
+    for (name, spec, refused) in [
+        ("shared", &shared, true),
+        ("nobody", &with("conditions", json!([])), true),
+        (
+            "some",
+            &with("conditions", json!([{"namespaces": ["shop"]}])),
+            false,
+        ),
+        ("keys", &with("allowedKeys", json!(["shop/**"])), false),
+        ("all", &with("allowedKeys", json!(["**"])), false),
+        (
+            "own",
+            &aws(json!({"jwt": {"serviceAccountRef": {"name": "reader"}}})),
+            false,
+        ),
+    ] {
+        assert_eq!(
+            create(&format!("chart-{name}"), spec).await?.is_some(),
+            refused,
+            "{name}"
+        );
+    }
+    // One from before may be edited and given a scope, which is not taken away again.
+    let patch = async |patch: Value| {
+        let parameters = PatchParams::default();
+        refused(
+            stores
+                .patch("chart-before", &parameters, &Patch::Merge(patch))
+                .await,
+        )
+    };
+    assert_eq!(
+        patch(json!({"spec": {"provider": {"aws": {"region": "eu-west-1"}}}})).await?,
+        0
+    );
+    assert_eq!(patch(json!({"metadata": {"labels": {"a": "b"}}})).await?, 0);
+    assert_eq!(patch(json!({"spec": {"allowedKeys": ["**"]}})).await?, 0);
+    assert_eq!(patch(json!({"spec": {"allowedKeys": null}})).await?, 403);
+    stores.delete("chart-before", &DeleteParams::default()).await?;
     plane.helm(["uninstall", "keyturn", "--namespace", &own]).await?;
     Ok(())
 }

@@ -185,6 +185,8 @@ words! {
         RestartReverted,
         /// An entry of `restart.targets` stands for no workload.
         TargetNotFound,
+        /// A ClusterSecretStore lets every namespace read whatever its identity may read.
+        Unrestricted,
     }
 }
 
@@ -302,7 +304,8 @@ impl EventReason {
             | Self::RestartFailed
             | Self::RestartHalted
             | Self::RestartReverted
-            | Self::TargetNotFound => true,
+            | Self::TargetNotFound
+            | Self::Unrestricted => true,
             Self::Recovered
             | Self::Updated
             | Self::DriftRepaired

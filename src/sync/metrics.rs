@@ -83,6 +83,8 @@ pub struct Metrics {
     pub held: Family<HeldLabels, Gauge>,
     /// Deletions that wait for a person.
     pub deletions_held: Gauge,
+    /// Stores that let every namespace read everything.
+    pub unrestricted_stores: Gauge,
 }
 
 impl Default for Metrics {
@@ -95,6 +97,7 @@ impl Default for Metrics {
             conditions: Family::default(),
             held: Family::default(),
             deletions_held: Gauge::default(),
+            unrestricted_stores: Gauge::default(),
         }
     }
 }
@@ -126,6 +129,7 @@ impl Metrics {
             conditions,
             held,
             deletions_held,
+            unrestricted_stores,
         } = self;
         registry.register(
             "reconcile_passes",
@@ -157,6 +161,11 @@ impl Metrics {
             "deletions_held",
             "ExternalSecrets whose Secret would lose data that are gone in AWS, once a person confirms it",
             deletions_held.clone(),
+        );
+        registry.register(
+            "unrestricted_stores",
+            "ClusterSecretStores that let every namespace read whatever their identity may read",
+            unrestricted_stores.clone(),
         );
     }
 }

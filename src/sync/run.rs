@@ -322,6 +322,8 @@ async fn sweep(context: Arc<Context>) {
         });
         context.metrics.hold(sync, restarts);
         context.show_deletions();
+        let unrestricted = i64::try_from(context.stores.unrestricted()).unwrap_or(i64::MAX);
+        context.metrics.unrestricted_stores.set(unrestricted);
         shown = tally;
         for object in turned {
             context.work.push(object, Class::Periodic);

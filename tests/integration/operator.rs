@@ -52,7 +52,9 @@ impl Operator {
     pub(crate) async fn installed_of(place: &Place, chart: &Path) -> Result<Self> {
         let mut install = Install::new("keyturn", "keyturn-system");
         chart.clone_into(&mut install.chart);
-        install.set.push("restart.evict=true".to_owned());
+        // What becomes of stores from before the policy is tried too, and one of them cannot be made under it.
+        let values = ["restart.evict=true", "clusterSecretStore.requireScope=false"];
+        install.set.extend(values.map(ToOwned::to_owned));
         Self::make(place, install, &[]).await
     }
 

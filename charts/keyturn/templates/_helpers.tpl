@@ -6,6 +6,7 @@ release before, which lacks those that are new; each file of templates therefore
 aws: {region: "", roleArn: "", periodicReads: true}
 scope: {namespaces: []}
 secretStore: {allowOperatorIdentity: false}
+clusterSecretStore: {requireScope: true}
 minRefreshInterval: 30s
 statusWritesPerSecond: 50
 tokenAudiences: [sts.amazonaws.com]

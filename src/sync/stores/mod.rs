@@ -20,7 +20,7 @@ use futures::FutureExt as _;
 pub use self::usable::{Unusable, Usable};
 use self::{conditions::Admission, verdicts::Verdicts};
 use crate::{
-    api::{ObjectKey, SourceId, StoreKind},
+    api::{ObjectKey, Reason, SourceId, StoreKind},
     aws::Aws,
     cluster::{Events, Index, Indexed, ServerTime, Writer},
     objects::{StoreEntry, StoreRef, Suspension},
@@ -241,6 +241,16 @@ impl Stores {
         sources
     }
 
+    /// How many stores let every namespace read whatever their identity may read.
+    pub fn unrestricted(&self) -> usize {
+        let mut count = 0;
+        self.cluster.for_each(|_, indexed| {
+            let ready = indexed.entry().and_then(StoreEntry::ready);
+            count += usize::from(ready.is_some_and(|ready| ready.reason == Reason::Unrestricted.as_str()));
+        });
+        count
+    }
+
     /// The store of a source, for whom its check mode has changed.
     pub fn store_of(&self, source: SourceId) -> Option<ObjectKey> {
         self.lock().sources.get(&source).map(|(store, _)| store.clone())
@@ -298,6 +308,12 @@ impl Stores {
         };
         if changed {
             wake(key);
+            if let Some(open) = ready
+                .as_ref()
+                .filter(|ready| ready.reason == Reason::Unrestricted)
+            {
+                self.warn_of_open(key, &entry, open);
+            }
         }
         match self.say(key, &entry, ready).await {
             Ok(()) => after,

@@ -65,6 +65,14 @@ impl Stores {
             .emit(EventDraft::new(regarding, reason, &now.reason, &now.message));
     }
 
+    /// A store that lets everybody read is told once in a process, and again when it is edited.
+    pub(super) fn warn_of_open(&self, key: &ObjectKey, entry: &StoreEntry, open: &Verdict) {
+        let regarding = events::reference(kind_of(key).as_str(), key, &entry.uid);
+        let (reason, action) = (EventReason::Unrestricted, "Admit");
+        self.events
+            .emit(EventDraft::new(regarding, reason, action, &open.message));
+    }
+
     /// An outage is one event on the store, and its end another: not one on each object that waits.
     pub fn tell_outage(&self, source: SourceId, outage: Option<OutageKind>) {
         let Some(key) = self.store_of(source) else { return };

@@ -29,13 +29,15 @@ const LIMIT: Duration = Duration::from_mins(5);
 const LIMIT_EACH: Duration = Duration::from_millis(30);
 /// How often the audit log is looked at, in which a part's end is seen.
 const LOOK: Duration = Duration::from_millis(250);
-const STORE: &str = "
+const STORE: &str = r#"
 apiVersion: keyturn.dev/v1
 kind: ClusterSecretStore
 metadata: {name: aws}
 spec:
   provider: {aws: {region: eu-central-1, changeDetection: MODE}}
-";
+  allowedKeys: ["
+    * *"]
+"#;
 
 /// What the parts of the bench work on. Dropped in the order of the fields.
 pub(super) struct World {
