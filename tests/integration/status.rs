@@ -1,8 +1,11 @@
 //! kubectl, kstatus and people read the same from a status.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use keyturn::api::ExternalSecret;
 use serde_json::{Value, json};
+use testbed::wait;
 
 use crate::harness::{Bed, STORE, bed, entry};
 
@@ -92,6 +95,47 @@ async fn kstatus_and_kubectl_wait_agree() -> Result<()> {
             raw(bed, "good").await?
         );
         ensure!(kubectl_waits(bed, "good", "30s").await);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn tools_give_up_only_where_a_person_must_act() -> Result<()> {
+    bed("stalled", async |bed| {
+        bed.plain("absent", "app/absent").await?;
+        bed.create(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "taken"}}))
+            .await?;
+        bed.secret("app/db", "first")?;
+        bed.plain("taken", "app/db").await?;
+        bed.ready("taken", "TargetConflict").await?;
+        ensure!(kstatus(&raw(bed, "taken").await?) == "Failed");
+        bed.ready("absent", "SecretNotFound").await?;
+        ensure!(kstatus(&raw(bed, "absent").await?) == "InProgress");
+        let failed = wait::until("kstatus to give up", Duration::from_mins(4), async || {
+            let object = bed.get("absent").await?;
+            let failed = kstatus(&serde_json::to_value(&object)?) == "Failed";
+            Ok(failed.then_some(object))
+        })
+        .await?;
+        let since = |type_: &str| {
+            let conditions = failed
+                .status
+                .iter()
+                .flat_map(|status| status.conditions.iter().flatten());
+            let mut found = conditions.filter(|found| found.type_ == type_);
+            found.next().map(|found| found.last_transition_time.0)
+        };
+        let (ready, stalled) = (since("Ready"), since("Stalled"));
+        ensure!(
+            stalled
+                .zip(ready)
+                .is_some_and(|(stalled, ready)| stalled.duration_since(ready).as_secs() >= 119),
+            "it failed at {ready:?} and is given up since {stalled:?}"
+        );
+        bed.secret("app/absent", "here")?;
+        bed.synced("absent").await?;
+        ensure!(kstatus(&raw(bed, "absent").await?) == "Current");
         Ok(())
     })
     .await

@@ -1,5 +1,7 @@
 //! What the status of an ExternalSecret says: drafted from what happened, written only where it differs. Pure.
 
+mod progress;
+
 #[cfg(test)]
 mod tests;
 
@@ -7,11 +9,14 @@ use std::{
     collections::hash_map::DefaultHasher,
     hash::{Hash, Hasher},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+pub use self::progress::Progress;
+use self::progress::Reported;
 use crate::api::{
     ConditionType, ExternalSecretStatus, KeyChange, KeyChanges, Reason, RotationStatus, SourceStatus, Status,
     TargetStatus, status::UNOBSERVED, time::seconds,
@@ -126,6 +131,8 @@ pub struct Draft {
     pub generation: Option<i64>,
     /// `Ready`.
     pub ready: Option<Verdict>,
+    /// `Reconciling` or `Stalled`, beside `ready`.
+    pub progress: Progress,
     /// `Current`.
     pub current: Option<Verdict>,
     /// `sources`.
@@ -146,6 +153,7 @@ const SOURCES: usize = 64;
 pub struct Digest {
     generation: i64,
     ready: u64,
+    progress: Reported,
     current: u64,
     sources: u64,
     target: u64,
@@ -165,6 +173,7 @@ impl Digest {
         Self {
             generation: status.observed_generation.unwrap_or_default(),
             ready: condition(ConditionType::Ready),
+            progress: Reported::of(status),
             current: condition(ConditionType::Current),
             sources: digest_of_sources(
                 sources.map(|source| [&source.store, &source.key, &source.stage, &source.version_id]),
@@ -202,11 +211,21 @@ impl Digest {
         self.generation > 0 && self.generation < generation
     }
 
+    /// Completes `draft` by how the object comes to be ready; gives the time after which that changes, though nothing else does.
+    pub fn complete(&self, now: Timestamp, draft: &mut Draft) -> Option<Duration> {
+        let ready = draft.ready.as_ref()?;
+        let is_same = draft.generation == Some(self.generation);
+        let (progress, left) = progress::progress(now, ready, is_same.then_some(self.progress));
+        draft.progress = progress;
+        left
+    }
+
     /// Whether writing `draft` would change the status that this is of.
     pub fn differs(&self, draft: &Draft) -> bool {
         let Draft {
             generation,
             ready,
+            progress,
             current,
             sources,
             target,
@@ -218,6 +237,7 @@ impl Digest {
         };
         generation.is_some_and(|generation| generation != self.generation)
             || verdict(ready, self.ready)
+            || (ready.is_some() && self.progress.turns_to(*progress))
             || verdict(current, self.current)
             || deleted_at.is_some_and(|at| at != self.deleted_at)
             || sources.as_ref().is_some_and(|sources| {
@@ -284,6 +304,7 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
     let Draft {
         generation,
         ready,
+        progress,
         current,
         sources,
         target,
@@ -308,17 +329,22 @@ pub fn compose(now: Timestamp, draft: &Draft, before: Option<&ExternalSecretStat
             },
         ),
     ];
-    let conditions = conditions
-        .into_iter()
-        .filter_map(|(type_, verdict)| {
-            let was = condition(before, type_);
-            match verdict {
-                Some(verdict) => Some(compose_condition(now, generation, type_, verdict, was)),
-                None if type_ == ConditionType::RotationHealthy && *rotation == RotationPart::Gone => None,
-                None => was.cloned(),
-            }
-        })
-        .collect();
+    let conditions = conditions.into_iter().filter_map(|(type_, verdict)| {
+        let was = condition(before, type_);
+        match verdict {
+            Some(verdict) => Some(compose_condition(now, generation, type_, verdict, was)),
+            None if type_ == ConditionType::RotationHealthy && *rotation == RotationPart::Gone => None,
+            None => was.cloned(),
+        }
+    });
+    let progress: Vec<Condition> = match ready {
+        Some(ready) => progress
+            .condition(now, generation, ready, before)
+            .into_iter()
+            .collect(),
+        None => Progress::of_status(before).cloned().collect(),
+    };
+    let conditions = conditions.chain(progress).collect();
     let rotation = match rotation {
         RotationPart::Kept => before.rotation.clone(),
         RotationPart::Gone => None,

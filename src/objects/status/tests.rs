@@ -38,6 +38,7 @@ fn draft() -> Draft {
     Draft {
         generation: Some(3),
         ready: Some(Verdict::holds(Reason::Synced, "all is well")),
+        progress: Progress::Settled,
         current: Some(Verdict::holds(Reason::Checked, "asked")),
         sources: Some(vec![source("prod/db", "v1")]),
         target: Some(target("rollout", None)),
@@ -91,6 +92,60 @@ fn the_default_of_the_definitions_says_nothing() {
 }
 
 /// One apply without it would remove the field for good, and tools that wait would take the object for finished.
+#[test]
+fn a_person_is_waited_for_after_two_minutes_of_one_generation() {
+    let missing = |generation| Draft {
+        generation: Some(generation),
+        ready: Some(Verdict::fails(Reason::StoreNotFound, "no store")),
+        ..Draft::default()
+    };
+    let types = |status: &ExternalSecretStatus| -> Vec<String> {
+        let conditions = status.conditions.iter().flatten();
+        conditions.map(|condition| condition.type_.clone()).collect()
+    };
+    let start = time(NOW);
+    let mut first = missing(1);
+    let left = Digest::default().complete(start, &mut first).unwrap();
+    assert_eq!(left, Duration::from_mins(2));
+    let status = compose(start, &first, None);
+    assert_eq!(types(&status), ["Ready", "Reconciling"]);
+    // Before that nothing is written, after that once.
+    let mut same = missing(1);
+    let early = Digest::of(Some(&status)).complete(start + 119.seconds(), &mut same);
+    assert_eq!(early, Some(Duration::from_secs(1)));
+    assert!(!Digest::of(Some(&status)).differs(&same));
+    let mut late = missing(1);
+    assert_eq!(
+        Digest::of(Some(&status)).complete(start + 120.seconds(), &mut late),
+        None
+    );
+    assert!(Digest::of(Some(&status)).differs(&late));
+    let stalled = compose(start + 120.seconds(), &late, Some(&status));
+    assert_eq!(types(&stalled), ["Ready", "Stalled"]);
+    assert!(!Digest::of(Some(&stalled)).differs(&late));
+    // What speaks of something else keeps it.
+    let current = Draft {
+        current: Some(Verdict::holds(Reason::Checked, "asked")),
+        ..Draft::default()
+    };
+    assert_eq!(
+        types(&compose(start, &current, Some(&stalled))),
+        ["Ready", "Current", "Stalled"]
+    );
+    // An edit begins anew.
+    let mut edited = missing(2);
+    let left = Digest::of(Some(&stalled)).complete(start + 500.seconds(), &mut edited);
+    assert_eq!(left, Some(Duration::from_mins(2)));
+    let again = compose(start + 500.seconds(), &edited, Some(&status));
+    assert_eq!(types(&again), ["Ready", "Reconciling"]);
+    let mut fresh = missing(2);
+    let left = Digest::of(Some(&again)).complete(start + 501.seconds(), &mut fresh);
+    assert_eq!(left, Some(Duration::from_secs(119)));
+    let mut well = draft();
+    assert_eq!(Digest::of(Some(&again)).complete(start, &mut well), None);
+    assert_eq!(types(&compose(start, &well, Some(&again))), ["Ready", "Current"]);
+}
+
 #[test]
 fn every_status_tells_which_generation_it_speaks_of() {
     let suspended = Draft {
@@ -310,10 +365,12 @@ prop_compose! {
             prop::option::of((0_i64..9).prop_map(|at| Timestamp::from_second(at).unwrap())),
         )),
         (deleted_at, rotation) in (prop::option::of(1_i64..9), rotations()),
+        progress in prop::sample::select(vec![Progress::Settled, Progress::Reconciling, Progress::Stalled]),
     ) -> Draft {
         Draft {
             generation,
             ready,
+            progress,
             current,
             sources,
             target: target.map(|(name, content, rollout, changed_at)| TargetDraft {

@@ -44,7 +44,7 @@ impl Pass<'_> {
                     rollout: secret.rollout.as_deref().unwrap_or_default().to_owned(),
                     changed_at: secret.changed_at,
                     restart_since: secret.restart_since,
-                    key_changes: secret.key_changes.clone(),
+                    key_changes: secret.key_changes(),
                     ..Written::default()
                 };
                 let name = comparison.target.name.to_string();
@@ -68,9 +68,8 @@ impl Pass<'_> {
             ready: Some(ready),
             current: Some(self.current()),
             sources: Some(sources),
-            target: None,
-            deleted_at: None,
             rotation: self.rotation(needs),
+            ..Draft::default()
         }
     }
 

@@ -21,11 +21,12 @@ impl Context {
         );
         let verdict = Verdict::fails(Reason::InvalidSpec, message);
         let now = self.view.time.now();
-        let draft = Draft {
+        let mut draft = Draft {
             generation: Some(malformed.generation),
             ready: Some(verdict),
             ..Draft::default()
         };
+        status::Digest::default().complete(now, &mut draft);
         let again = {
             let mut memories = self.memory.lock();
             let memory = memories.entry(object.clone()).or_default();
@@ -68,6 +69,8 @@ impl Pass<'_> {
             .is_some_and(|ready| matches!(ready.reason, Reason::Deleted | Reason::Synced));
         draft.deleted_at = context.deletions().time_of(object).filter(|_| carried_out);
         let (said, believed) = self.said();
+        let turns = said.complete(context.view.time.now(), &mut draft);
+        let next = turns.map_or(next, |left| next.sooner(left));
         if !said.differs(&draft) {
             self.note_reported(&draft);
             return match believed {
