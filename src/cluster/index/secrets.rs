@@ -36,8 +36,6 @@ pub struct SecretEntry {
     /// The versions that its content was made from: the annotation as it stands, JSON unless edited. One that is longer than
     /// any that we write is none.
     pub versions: Option<Box<str>>,
-    /// The references that were gone in AWS when it was written.
-    pub absent: Option<Box<Absent>>,
     /// The token that pods must carry.
     pub rollout: Option<Box<str>>,
     /// When `rollout` last changed.
@@ -46,28 +44,43 @@ pub struct SecretEntry {
     pub scope: Option<u64>,
     /// Since when restarts are wanted.
     pub restart_since: Option<Timestamp>,
-    /// Which keys changed when, where not all changed together.
-    pub key_changes: Option<Arc<KeyChanges>>,
-    /// stakater Reloader's annotations that say something on a Secret, if it has any.
-    pub reloader: Option<Arc<BTreeMap<Box<str>, Box<str>>>>,
+    /// What few Secrets have.
+    pub uncommon: Option<Box<Uncommon>>,
     /// Whether its data can never change.
     pub immutable: bool,
     /// Its type; `None` is `Opaque`.
     pub type_: Option<Arc<str>>,
 }
 
+/// What few Secrets have: the others pay little for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uncommon {
+    /// The references that were gone in AWS when it was written.
+    pub absent: Option<Absent>,
+    /// Which keys changed when, where not all changed together.
+    pub key_changes: Option<Arc<KeyChanges>>,
+    /// stakater Reloader's annotations that say something on a Secret.
+    pub reloader: Arc<BTreeMap<Box<str>, Box<str>>>,
+}
+
+impl Uncommon {
+    fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
+}
+
 /// stakater Reloader's annotations on Secrets. Each holds a flag, and anything longer is no flag to Reloader either.
 const RELOADER: [&str; 2] = ["reloader.stakater.com/ignore", "reloader.stakater.com/match"];
 
-/// References that were gone: few Secrets have any, so those that have none pay little for it.
+/// References that were gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Absent(Box<str>);
 
 impl Absent {
     /// Those that the annotation `keyturn.dev/source` names, if it names any.
-    pub fn of(source: &str) -> Option<Box<Self>> {
+    pub fn of(source: &str) -> Option<Self> {
         let (_, hashes) = source.split_once(',')?;
-        Some(Box::new(Self(hashes.into())))
+        Some(Self(hashes.into()))
     }
 
     /// Whether the reference with this hash is one of them.
@@ -155,6 +168,24 @@ impl Index<SecretEntry> {
 }
 
 impl SecretEntry {
+    /// The references that were gone in AWS when it was written.
+    pub fn absent(&self) -> Option<&Absent> {
+        self.uncommon.as_ref()?.absent.as_ref()
+    }
+
+    /// Which keys changed when, where not all changed together.
+    pub fn key_changes(&self) -> Option<Arc<KeyChanges>> {
+        self.uncommon.as_ref()?.key_changes.clone()
+    }
+
+    /// stakater Reloader's annotations that say something on a Secret.
+    pub fn reloader(&self) -> Arc<BTreeMap<Box<str>, Box<str>>> {
+        let uncommon = self.uncommon.as_ref();
+        uncommon
+            .map(|uncommon| Arc::clone(&uncommon.reloader))
+            .unwrap_or_default()
+    }
+
     /// What the index would keep of a Secret, whose values are wiped.
     pub fn of(tokens: &TokenKey, key: &ObjectKey, secret: Secret) -> Self {
         let Secret {
@@ -203,6 +234,9 @@ impl SecretEntry {
         let changed_at = take(annotation::CHANGED_AT).and_then(|time| time.parse().ok());
         let key_changes = take(annotation::KEY_CHANGES)
             .and_then(|text| KeyChanges::parse(&text, rollout.as_deref()?, changed_at));
+        let absent = take(annotation::SOURCE)
+            .filter(|text| text.len() <= annotation::SOURCE_LIMIT)
+            .and_then(|source| Absent::of(&source));
         Self {
             uid: metadata.uid.into(),
             resource_version: metadata.resource_version.into(),
@@ -219,9 +253,6 @@ impl SecretEntry {
             content,
             inputs: take(annotation::INPUTS).map(|token| capped(&token, caps::TOKEN)),
             versions: take(annotation::VERSIONS).filter(|text| text.len() <= annotation::VERSIONS_LIMIT),
-            absent: take(annotation::SOURCE)
-                .filter(|text| text.len() <= annotation::SOURCE_LIMIT)
-                .and_then(|source| Absent::of(&source)),
             rollout,
             changed_at,
             scope: {
@@ -231,8 +262,12 @@ impl SecretEntry {
                 latest.and_then(token::short)
             },
             restart_since: take(annotation::RESTART_SINCE).and_then(|time| time.parse().ok()),
-            key_changes: key_changes.map(Arc::new),
-            reloader: reloader(annotations),
+            uncommon: Uncommon {
+                absent,
+                key_changes: key_changes.map(Arc::new),
+                reloader: Arc::new(reloader(annotations)),
+            }
+            .boxed(),
             immutable: immutable.unwrap_or_default(),
             type_: type_.map(|type_| capped(&type_, caps::NAME).into()),
         }
@@ -240,13 +275,12 @@ impl SecretEntry {
 }
 
 /// The annotations by which stakater Reloader chooses Secrets, where they hold a word.
-fn reloader(annotations: BTreeMap<String, String>) -> Option<Arc<BTreeMap<Box<str>, Box<str>>>> {
-    let theirs: BTreeMap<Box<str>, Box<str>> = annotations
+fn reloader(annotations: BTreeMap<String, String>) -> BTreeMap<Box<str>, Box<str>> {
+    annotations
         .into_iter()
         .filter(|(name, value)| RELOADER.contains(&name.as_str()) && value.len() <= caps::WORD)
         .map(|(name, value)| (name.into(), value.into()))
-        .collect();
-    (!theirs.is_empty()).then(|| Arc::new(theirs))
+        .collect()
 }
 
 fn controller(references: Option<Vec<OwnerReference>>) -> Option<Box<str>> {

@@ -13,7 +13,7 @@ use super::{
     coverage::Coverage,
     follow::Follower,
     namespaces::Namespaces,
-    secrets::{Absent, Secrets},
+    secrets::{Absent, Secrets, Uncommon},
     version::Version,
 };
 use crate::{
@@ -620,13 +620,14 @@ async fn of_a_secret_tokens_are_kept_and_no_data() {
             content_intact: false,
             inputs: Some("in".into()),
             versions: Some("{}".into()),
-            absent: Absent::of("token,0123456789abcdef"),
             rollout: Some("ro".into()),
             changed_at: Some("2026-01-01T00:00:00Z".parse().unwrap()),
             scope: Some(0x0123_4567_89ab_cdef),
             restart_since: Some("2026-01-02T00:00:00Z".parse().unwrap()),
-            key_changes: None,
-            reloader: None,
+            uncommon: Some(Box::new(Uncommon {
+                absent: Absent::of("token,0123456789abcdef"),
+                ..Uncommon::default()
+            })),
             immutable: true,
             type_: Some("kubernetes.io/tls".into()),
         }

@@ -73,7 +73,7 @@ pub fn compare(
     let absent = secret
         .as_ref()
         .filter(|_| same_inputs && writes)
-        .and_then(|secret| secret.absent.as_deref());
+        .and_then(|secret| secret.absent());
     for need in &mut resolved.needs {
         need.recorded = recorded.get(&need.hash).map(|id| VersionId(id.as_str().into()));
         need.absent = absent.is_some_and(|absent| absent.contains(&need.hash));
@@ -230,13 +230,11 @@ mod tests {
                 content_intact: true,
                 inputs: None,
                 versions: None,
-                absent: None,
                 rollout: None,
                 changed_at: None,
                 scope: None,
                 restart_since: None,
-                key_changes: None,
-                reloader: None,
+                uncommon: None,
                 immutable: false,
                 type_: None,
             };
