@@ -42,4 +42,4 @@ pub use pace::Pace;
 pub use rollout::Rollout;
 pub use time::ServerTime;
 pub use tokens::Tokens;
-pub use writes::{MergePatch, Observed, Writer};
+pub use writes::{JsonPatch, Observed, TestedPatch, Writer};

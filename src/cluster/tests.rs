@@ -17,7 +17,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
@@ -32,7 +32,7 @@ use crate::{
         names::{RESTART_MANAGER, SYNC_MANAGER, TOKEN_KEY_SECRET},
     },
     aws::{KubeTokenError, KubeTokens as _},
-    cluster::{EventDraft, MergePatch, writes::SecretApply},
+    cluster::{EventDraft, JsonPatch, TestedPatch, writes::SecretApply},
 };
 
 const CANARY: &str = "hunter2-canary";
@@ -259,22 +259,22 @@ async fn a_write_with_a_fence_of_its_own_has_30_s_and_all_else_10_and_the_server
         (
             "patch Deployment",
             TimeLimit::Fenced,
-            send!(w => w.patch::<Deployment>(&key(), &observed(), MergePatch { limit: TimeLimit::Fenced, manager: RESTART_MANAGER, body: json!({}) })),
+            send!(w => w.patch::<Deployment>(&key(), "u1", tested(JsonPatch::default()))),
         ),
         (
             "patch StatefulSet",
             TimeLimit::Fenced,
-            send!(w => w.patch::<StatefulSet>(&key(), &observed(), MergePatch { limit: TimeLimit::Fenced, manager: RESTART_MANAGER, body: json!({}) })),
+            send!(w => w.patch::<StatefulSet>(&key(), "u1", tested(JsonPatch::default()))),
         ),
         (
             "patch DaemonSet",
             TimeLimit::Fenced,
-            send!(w => w.patch::<DaemonSet>(&key(), &observed(), MergePatch { limit: TimeLimit::Fenced, manager: RESTART_MANAGER, body: json!({}) })),
+            send!(w => w.patch::<DaemonSet>(&key(), "u1", tested(JsonPatch::default()))),
         ),
         (
             "patch Rollout",
             TimeLimit::Fenced,
-            send!(w => w.patch::<Rollout>(&key(), &observed(), MergePatch { limit: TimeLimit::Fenced, manager: RESTART_MANAGER, body: json!({}) })),
+            send!(w => w.patch::<Rollout>(&key(), "u1", tested(JsonPatch::default()))),
         ),
         ("evict", TimeLimit::Usual, send!(w => w.evict(&key(), "u1"))),
         (
@@ -1061,27 +1061,53 @@ async fn a_workload_is_patched_in_the_state_observed_and_in_the_name_of_restarts
     let (cluster, mut server) = cluster();
     let writer = Writer::new(cluster, Leadership::alone());
     let written = tokio::spawn(async move {
-        let patch = json!({"metadata": {"annotations": {"restart.keyturn.dev/x": "t.1"}}});
-        writer
-            .patch::<Deployment>(
-                &key(),
-                &observed(),
-                MergePatch {
-                    limit: TimeLimit::Fenced,
-                    manager: RESTART_MANAGER,
-                    body: patch,
-                },
-            )
-            .await
+        let annotation = ["metadata", "annotations", "restart.keyturn.dev/x~y"];
+        let mut patch = JsonPatch::default();
+        patch.add(&annotation, "t.1");
+        patch.test(&annotation, Value::Null);
+        writer.patch::<Deployment>(&key(), "u1", tested(patch)).await
     });
     let target = "/apis/apps/v1/namespaces/shop/deployments/db?&fieldManager=keyturn-restart";
     let asked = server.expect("PATCH", target).await;
-    let metadata =
-        json!({"annotations": {"restart.keyturn.dev/x": "t.1"}, "uid": "u1", "resourceVersion": "7"});
-    assert_eq!(asked.body, json!({"metadata": metadata}));
-    asked.answer(409, &json!({"reason": "Conflict"}));
+    let path = "/metadata/annotations/restart.keyturn.dev~1x~0y";
+    assert_eq!(
+        asked.body,
+        json!([
+            {"op": "test", "path": "/metadata/uid", "value": "u1"},
+            {"op": "test", "path": path, "value": null},
+            {"op": "add", "path": path, "value": "t.1"},
+        ])
+    );
+    // As the API server answers where a test fails.
+    let refusal = json!({"reason": "Invalid", "details": {},
+        "message": "the server rejected our request due to an error in our request"});
+    asked.answer(422, &refusal);
     assert_eq!(written.await.unwrap().unwrap_err().class, Class::Conflict);
     server.stays_silent(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_patch_that_makes_a_workload_invalid_is_no_conflict() {
+    let (cluster, mut server) = cluster();
+    let writer = Writer::new(cluster, Leadership::alone());
+    let written = tokio::spawn(async move {
+        let patch = tested(JsonPatch::default());
+        writer.patch::<Deployment>(&key(), "u1", patch).await
+    });
+    let causes = json!([{"reason": "FieldValueInvalid", "field": "spec.template", "message": "no"}]);
+    let asked = server.next().await;
+    asked.answer(422, &json!({"reason": "Invalid", "details": {"causes": causes}}));
+    let class = written.await.unwrap().unwrap_err().class;
+    assert!(matches!(class, Class::Invalid { .. }), "{class:?}");
+}
+
+/// A patch in the name of restarts.
+fn tested(body: JsonPatch) -> TestedPatch<'static> {
+    TestedPatch {
+        limit: TimeLimit::Fenced,
+        manager: RESTART_MANAGER,
+        body,
+    }
 }
 
 #[tokio::test(start_paused = true)]

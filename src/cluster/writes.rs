@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::Request;
+use http::{HeaderValue, Request, header::CONTENT_TYPE};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{
     Resource,
@@ -175,6 +175,42 @@ impl Cluster {
         self.written(limit, call, request).await
     }
 
+    /// Patches the object of this uid while all that `patch` tests holds: [`Class::Conflict`] otherwise.
+    async fn patch_tested<K>(
+        &self,
+        key: &ObjectKey,
+        uid: &str,
+        patch: TestedPatch<'_>,
+    ) -> Result<Written, Error>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let call = Call {
+            verb: Verb::Patch,
+            kind: kind_of::<K>(),
+            key,
+        };
+        let TestedPatch { limit, manager, body } = patch;
+        let kind = request::Request::new(path_of::<K>(&key.namespace));
+        let params = PatchParams {
+            field_manager: Some(manager.to_owned()),
+            ..PatchParams::default()
+        };
+        let mut request = kind
+            .patch(&key.name, &params, &Patch::Merge(&body.operations(uid)))
+            .map_err(|_| call.failed(UNBUILDABLE))?;
+        // kube takes JSON patches from the crate json-patch only, which two operations do not need.
+        let json_patch = HeaderValue::from_static("application/json-patch+json");
+        request.headers_mut().insert(CONTENT_TYPE, json_patch);
+        self.written(limit, call, request)
+            .await
+            .map_err(|error| match error.class {
+                // The API server names no field where a test fails, or where the place of an addition is gone.
+                Class::Invalid { ref fields } if fields.is_empty() => call.failed(Class::Conflict),
+                _ => error,
+            })
+    }
+
     async fn written<T: DeserializeOwned>(
         &self,
         limit: TimeLimit,
@@ -204,13 +240,65 @@ fn guarded(mut patch: Value, observed: &Observed) -> Option<Value> {
 /// A JSON merge patch without `metadata.uid` and `metadata.resourceVersion`: those observed are put in, so that another object
 /// or another state is never changed.
 #[derive(Debug)]
-pub struct MergePatch<'a> {
+pub(super) struct MergePatch<'a> {
     /// How long it may take.
     pub limit: TimeLimit,
     /// In whose name fields are written.
     pub manager: &'a str,
     /// The patch.
     pub body: Value,
+}
+
+/// A JSON patch of one object, of which only what it rests on is compared: the uid, and what [`JsonPatch::test`] names. What
+/// others write at the same time, such as a status, is not in its way.
+#[derive(Debug)]
+pub struct TestedPatch<'a> {
+    /// How long it may take.
+    pub limit: TimeLimit,
+    /// In whose name fields are written.
+    pub manager: &'a str,
+    /// The patch.
+    pub body: JsonPatch,
+}
+
+/// Operations of RFC 6902: first all tests, then all additions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct JsonPatch {
+    tests: Vec<Value>,
+    additions: Vec<Value>,
+}
+
+impl JsonPatch {
+    /// The member at `path` must have this value; null stands for no member.
+    pub fn test(&mut self, path: &[&str], value: impl Into<Value>) {
+        let value = value.into();
+        self.tests
+            .push(json!({"op": "test", "path": pointer(path), "value": value}));
+    }
+
+    /// The member at `path` has this value from then on. Its parent must exist.
+    pub fn add(&mut self, path: &[&str], value: impl Into<Value>) {
+        let value = value.into();
+        self.additions
+            .push(json!({"op": "add", "path": pointer(path), "value": value}));
+    }
+
+    /// All operations, on the object of this uid.
+    pub fn operations(self, uid: &str) -> Value {
+        let Self { tests, additions } = self;
+        let uid = json!({"op": "test", "path": "/metadata/uid", "value": uid});
+        [uid].into_iter().chain(tests).chain(additions).collect()
+    }
+}
+
+/// A JSON pointer (RFC 6901).
+fn pointer(path: &[&str]) -> String {
+    let mut pointer = String::new();
+    for name in path {
+        pointer.push('/');
+        pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+    }
+    pointer
 }
 
 /// An apply of some keys of a Secret.
@@ -369,13 +457,8 @@ impl Writer {
         self.cluster.written(TimeLimit::Usual, call, request).await
     }
 
-    /// Changes an object in the state that was observed.
-    pub async fn patch<K>(
-        &self,
-        key: &ObjectKey,
-        observed: &Observed,
-        patch: MergePatch<'_>,
-    ) -> Result<Written, Error>
+    /// Changes the object of this uid while what the patch tests holds.
+    pub async fn patch<K>(&self, key: &ObjectKey, uid: &str, patch: TestedPatch<'_>) -> Result<Written, Error>
     where
         K: Resource<DynamicType = ()>,
     {
@@ -385,7 +468,7 @@ impl Writer {
             key,
         };
         let _turn = self.turn(call).await?;
-        self.cluster.patch::<K, _>(key, observed, patch).await
+        self.cluster.patch_tested::<K>(key, uid, patch).await
     }
 
     /// Evicts the pod of this uid: [`Class::Disruption`] where a `PodDisruptionBudget` refuses, [`Class::Conflict`] where
@@ -405,7 +488,7 @@ impl Writer {
         });
         let path = format!("{}/{}/eviction", path_of::<Pod>(&key.namespace), key.name);
         let request = Request::post(path)
-            .header(http::header::CONTENT_TYPE, "application/json")
+            .header(CONTENT_TYPE, "application/json")
             .body(body.to_string().into_bytes())
             .map_err(|_| call.failed(UNBUILDABLE))?;
         let _turn = self.turn(call).await?;

@@ -52,6 +52,7 @@ mod restart_rollouts;
 mod restart_scope;
 mod restart_steady;
 mod restart_windows;
+mod restart_writes;
 mod restore;
 mod retention;
 mod rolling;

@@ -195,7 +195,7 @@ impl Executor {
         let step = self.judge_again(restart, &fresh, &setting, state);
         let time = setting.now;
         let FreshWorkload {
-            observed,
+            base,
             workload,
             pods,
             at,
@@ -213,7 +213,7 @@ impl Executor {
         self.in_flight.set(&restart.key, RequestPhase::Busy(state.now));
         let context = Arc::clone(&self.context);
         self.tasks.spawn(async move {
-            let sent = context.send(&restart.key, &observed, step);
+            let sent = context.send(&restart.key, &base.uid, step);
             let sent = caught(Verb::Patch, &restart.key.key, sent).await;
             Response::Sent {
                 restart,
@@ -232,7 +232,7 @@ impl Executor {
         state: &mut LoopState<'_>,
     ) -> Step {
         let FreshWorkload {
-            observed,
+            base,
             workload,
             pods,
             at,
@@ -258,9 +258,7 @@ impl Executor {
         };
         let judge = || {
             let fresh = assess::assess(setting, &secrets, &seen, state.memory);
-            fresh.map_or(Step::Nothing, |fresh| {
-                step::step(restart, &observed.resource_version, &seen, &fresh)
-            })
+            fresh.map_or(Step::Nothing, |fresh| step::step(restart, base, &seen, &fresh))
         };
         catch_unwind(AssertUnwindSafe(judge)).unwrap_or_else(|_| {
             tracing::error!(workload = %restart.key, %namespace, "judging a workload panicked; this is a bug, please report it");

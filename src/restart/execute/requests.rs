@@ -8,7 +8,7 @@ use crate::{
         ObjectKey, WorkloadKind,
         names::{RECORD_MANAGER, RESTART_MANAGER},
     },
-    cluster::{Error, MergePatch, Observed, Rollout, TimeLimit},
+    cluster::{Error, Rollout, TestedPatch, TimeLimit},
     restart::{
         judge::model::Note,
         observed::{Context, model::WorkloadKey},
@@ -21,56 +21,55 @@ impl Context {
         if !notes.iter().any(|note| note.what.is_written()) {
             return Ok(());
         }
-        let Some((observed, workload)) = self.read(key).await? else {
+        let Some((base, workload)) = self.read(key).await? else {
             return Ok(());
         };
         if *workload.uid != *uid {
             return Ok(());
         }
-        match patch::note_patch(&workload, &observed.resource_version, notes) {
+        match patch::note_patch(&workload, &base, notes) {
             Some(body) => {
-                let patch = MergePatch {
+                let patch = TestedPatch {
                     limit: TimeLimit::Usual,
                     manager: RECORD_MANAGER,
                     body,
                 };
-                self.patch(key, &observed, patch).await
+                self.patch(key, uid, patch).await
             }
             None => Ok(()),
         }
     }
 
     /// Sends the one request.
-    pub async fn send(&self, key: &WorkloadKey, observed: &Observed, step: Step) -> Result<(), Error> {
+    pub async fn send(&self, key: &WorkloadKey, uid: &str, step: Step) -> Result<(), Error> {
         let object = &key.key;
         let body = match step {
             Step::Nothing => return Ok(()),
-            Step::Evict { pod, uid, restart: _ } => {
+            Step::Evict {
+                pod,
+                uid: of_pod,
+                restart: _,
+            } => {
                 let pod = ObjectKey::new(object.namespace.clone(), pod);
-                return self.view.writer.evict(&pod, &uid).await;
+                return self.view.writer.evict(&pod, &of_pod).await;
             }
             Step::Patch { body, restart: _ } => body,
         };
-        let patch = MergePatch {
+        let patch = TestedPatch {
             limit: TimeLimit::Fenced,
             manager: RESTART_MANAGER,
             body,
         };
-        self.patch(key, observed, patch).await
+        self.patch(key, uid, patch).await
     }
 
-    async fn patch(
-        &self,
-        key: &WorkloadKey,
-        observed: &Observed,
-        patch: MergePatch<'_>,
-    ) -> Result<(), Error> {
+    async fn patch(&self, key: &WorkloadKey, uid: &str, patch: TestedPatch<'_>) -> Result<(), Error> {
         let (writer, object) = (&self.view.writer, &key.key);
         match key.kind {
-            WorkloadKind::Deployment => writer.patch::<Deployment>(object, observed, patch).await,
-            WorkloadKind::StatefulSet => writer.patch::<StatefulSet>(object, observed, patch).await,
-            WorkloadKind::DaemonSet => writer.patch::<DaemonSet>(object, observed, patch).await,
-            WorkloadKind::Rollout => writer.patch::<Rollout>(object, observed, patch).await,
+            WorkloadKind::Deployment => writer.patch::<Deployment>(object, uid, patch).await,
+            WorkloadKind::StatefulSet => writer.patch::<StatefulSet>(object, uid, patch).await,
+            WorkloadKind::DaemonSet => writer.patch::<DaemonSet>(object, uid, patch).await,
+            WorkloadKind::Rollout => writer.patch::<Rollout>(object, uid, patch).await,
         }
         .map(|_| ())
     }

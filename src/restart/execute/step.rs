@@ -1,16 +1,18 @@
 //! The one request for a workload that is to restart, once it and its pods were read again. Pure.
 
-use serde_json::Value;
-
 use super::patch;
 use crate::{
     api::RestartStrategy,
+    cluster::JsonPatch,
     restart::{
         judge::{
-            model::{Cause, Judgement, ObservedWorkload, Restart, Stamp, Standing},
+            model::{Cause, Judgement, ObservedWorkload, PodList, Restart, Stamp, Standing},
             rollout, staleness,
         },
-        observed::{model::Pod, pods},
+        observed::{
+            model::{PatchBase, Pod},
+            pods,
+        },
         timing::{CREATED_MARGIN, later},
     },
 };
@@ -18,10 +20,10 @@ use crate::{
 /// The one request that restarts a workload, or a part of it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// A JSON merge patch of the workload.
+    /// A patch of the workload.
     Patch {
         /// Its body.
-        body: Value,
+        body: JsonPatch,
         /// What it is for: what was decided on and still holds.
         restart: Restart,
     },
@@ -39,12 +41,7 @@ pub enum Step {
 }
 
 /// The request for `restart`, given `fresh`: the judgement of the workload as it is now, with pods that were just listed.
-pub fn step(
-    restart: &Restart,
-    resource_version: &str,
-    observed: &ObservedWorkload<'_>,
-    fresh: &Judgement,
-) -> Step {
+pub fn step(restart: &Restart, base: &PatchBase, observed: &ObservedWorkload<'_>, fresh: &Judgement) -> Step {
     let holds = |cause: &&Cause| {
         fresh.claims.iter().any(|claim| {
             let content = &claim.object.content;
@@ -71,7 +68,7 @@ pub fn step(
         cause.stamp.record.was_healthy = fresh.healthy;
     }
     let stamps: Vec<Stamp> = restart.causes.iter().map(|cause| cause.stamp.clone()).collect();
-    match patch::patch(restart.strategy, observed.workload, resource_version, &stamps) {
+    match patch::patch(restart.strategy, observed.workload, base, &stamps) {
         Some(body) => Step::Patch { body, restart },
         None if restart.strategy == RestartStrategy::Evict => evict(restart, observed, fresh),
         None => Step::Nothing,
@@ -82,7 +79,11 @@ pub fn step(
 fn evict(restart: Restart, observed: &ObservedWorkload<'_>, fresh: &Judgement) -> Step {
     let ObservedWorkload { key, workload, .. } = *observed;
     let listed = observed.pods.map_or(&[][..], |listed| listed.pods);
-    let pods = pods::pods_of(key, workload, listed.iter().copied());
+    let mut pods = pods::pods_of(key, workload, listed.iter().copied());
+    // Nobody evicts what stands on a node that does not answer.
+    if let Some(PodList { at, .. }) = observed.pods {
+        pods.retain(|pod| !pod.is_lost(at));
+    }
     let mut stale: Vec<&Pod> = fresh
         .claims
         .iter()

@@ -10,19 +10,19 @@ use k8s_openapi::api::{
 
 use super::{
     Context,
-    model::{Pod, PodSelector, Workload, WorkloadKey},
+    model::{PatchBase, Pod, PodSelector, Workload, WorkloadKey},
     pods::{OF_ROLLOUT, PROVES_NOTHING, borrows_selector},
     wire::{WirePod, WireWorkload},
 };
 use crate::{
     api::WorkloadKind,
-    cluster::{Class, Control, Error, Found, Observed, Rollout},
+    cluster::{Class, Control, Error, Found, Rollout},
 };
 
 /// A workload as it is now.
 pub struct FreshWorkload {
-    /// The state that a patch rests on.
-    pub observed: Observed,
+    /// What a patch rests on.
+    pub base: PatchBase,
     /// The workload.
     pub workload: Workload,
     /// Its pods.
@@ -37,7 +37,7 @@ impl Context {
     /// Reads a workload and its pods; none if it is gone or cannot be restarted any more.
     pub async fn read_fresh(&self, key: &WorkloadKey) -> Result<Option<Box<FreshWorkload>>, Error> {
         let object = &key.key;
-        let Some((observed, workload)) = self.read(key).await? else {
+        let Some((base, workload)) = self.read(key).await? else {
             return Ok(None);
         };
         let own = selector(&workload.selector);
@@ -56,7 +56,7 @@ impl Context {
             .control(&self.view.operator_namespace)
             .await;
         Ok(Some(Box::new(FreshWorkload {
-            observed,
+            base,
             at: own.at,
             pods: own.pods.into_iter().cloned().collect(),
             workload,
@@ -64,8 +64,8 @@ impl Context {
         })))
     }
 
-    /// A workload as it is now, and the state that a patch rests on; none if it is gone or cannot be restarted any more.
-    pub async fn read(&self, key: &WorkloadKey) -> Result<Option<(Observed, Workload)>, Error> {
+    /// A workload as it is now, and what a patch rests on; none if it is gone or cannot be restarted any more.
+    pub async fn read(&self, key: &WorkloadKey) -> Result<Option<(PatchBase, Workload)>, Error> {
         let cluster = self.view.writer.cluster();
         let object = &key.key;
         let door = match key.kind {
@@ -78,7 +78,7 @@ impl Context {
             Err(error) if error.class == Class::NotFound => return Ok(None),
             door => door?,
         };
-        Ok(door.observed().zip(door.workload(key.kind)))
+        Ok(door.patch_base().zip(door.workload(key.kind)))
     }
 
     /// The pods of a namespace, and a time before they were listed.

@@ -67,6 +67,30 @@ impl Workload {
     }
 }
 
+/// What a patch of a workload rests on, as the API server has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatchBase {
+    /// Its uid.
+    pub uid: Box<str>,
+    /// Its generation, which every change of its spec moves and no change of its status.
+    pub generation: i64,
+    /// Those of its own annotations that decide over restarts; none if it has no annotations at all.
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// What its pod template has for annotations.
+    pub template: TemplateAnnotations,
+}
+
+/// Where an annotation of a pod template can be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TemplateAnnotations {
+    /// The template has no metadata.
+    NoMetadata,
+    /// Its metadata have no annotations.
+    None,
+    /// It has some.
+    Some,
+}
+
 /// What Keyturn wrote on a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamps {

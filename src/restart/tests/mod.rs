@@ -14,8 +14,8 @@ use litemap::LiteMap;
 use super::observed::{
     managed_secrets::ManagedSecret,
     model::{
-        Annotations, Container, Content, ControllerState, Pod, PodSelector, Progress, Stamps, Texts,
-        UpdateStrategy, Use, Workload, WorkloadKey,
+        Annotations, Container, Content, ControllerState, PatchBase, Pod, PodSelector, Progress, Stamps,
+        TemplateAnnotations, Texts, UpdateStrategy, Use, Workload, WorkloadKey,
     },
 };
 use crate::{
@@ -161,6 +161,16 @@ pub(super) fn workload(name: &str) -> Workload {
             borrowed_template: false,
         },
         oversized: false,
+    }
+}
+
+/// What a patch of the workload rests on: it has annotations, none of ours, and its template has none.
+pub(super) fn base(workload: &Workload) -> PatchBase {
+    PatchBase {
+        uid: workload.uid.clone(),
+        generation: workload.generation,
+        annotations: Some(BTreeMap::new()),
+        template: TemplateAnnotations::None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{at, key, object, pod, workload};
+use super::{at, base, key, object, pod, workload};
 use crate::{
     api::{KeyChange, KeyChanges, ObjectKey, RestartStrategy, WorkloadKind},
     restart::{
@@ -227,7 +227,7 @@ impl Cluster {
                 namespace: &namespace,
                 pods: Some(PodList { pods: &pods, at: now }),
             };
-            let next = step(&restart, "1", &observed, &fresh);
+            let next = step(&restart, &base(workload), &observed, &fresh);
             let restart = match &next {
                 Step::Nothing => continue,
                 Step::Patch { restart, .. } | Step::Evict { restart, .. } => restart.clone(),
@@ -283,7 +283,7 @@ impl Cluster {
                 };
                 let fate = match patch::note_patch(
                     &self.workloads[index].workload,
-                    "1",
+                    &base(&self.workloads[index].workload),
                     std::slice::from_ref(written),
                 ) {
                     Some(_) => fate(&taken),

@@ -1,12 +1,13 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     api::{RestartStrategy, names::restart_annotation},
+    cluster::JsonPatch,
     restart::{
         execute::patch::patch,
         judge::{model::Stamp, rollout::restart_at},
-        observed::model::Record,
-        tests::{at, workload},
+        observed::model::{PatchBase, Record, TemplateAnnotations},
+        tests::{at, base, workload},
     },
 };
 
@@ -22,28 +23,154 @@ fn asked(hash: &str, token: &str, changed: i64) -> Stamp {
     }
 }
 
+/// The places and values of all tests, or of all additions.
+fn all(body: &JsonPatch, kind: &str) -> Vec<(String, Value)> {
+    let operations = body.clone().operations("uid-api");
+    let of_kind = |operation: &&Value| operation["op"] == kind;
+    let operations = operations.as_array().unwrap().iter().filter(of_kind);
+    operations
+        .map(|operation| {
+            let place = operation["path"].as_str().unwrap().to_owned();
+            (place, operation["value"].clone())
+        })
+        .collect()
+}
+
+/// The value that the patch adds at this place.
+fn added(body: &JsonPatch, path: &str) -> Option<Value> {
+    let mut additions = all(body, "add").into_iter();
+    additions.find(|(place, _)| place == path).map(|(_, value)| value)
+}
+
 #[test]
 fn a_patch_names_our_annotations_and_what_it_depends_on_and_nothing_else() {
     let both = [asked("aa", "t", 0), asked("bb", "u", 5)];
     let workload = workload("api");
-    assert_eq!(
-        patch(RestartStrategy::Template, &workload, "7", &both),
-        Some(json!({
-            "metadata": {"uid": "uid-api", "resourceVersion": "7", "annotations": {
-                "restart.keyturn.dev/aa": "t.1.unhealthy", "restart.keyturn.dev/bb": "u.1.unhealthy",
-            }},
-            "spec": {"template": {"metadata": {"annotations": {
-                "restart.keyturn.dev/aa": "t", "restart.keyturn.dev/bb": "u",
-            }}}},
-        }))
+    let mut base = base(&workload);
+    let annotations = [
+        ("keyturn.dev/hot-reload", "false"),
+        ("restart.keyturn.dev/aa", "s.1.healthy"),
+    ];
+    base.annotations = Some(
+        annotations
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
     );
-    let rollout = patch(RestartStrategy::RestartAt, &workload, "7", &both).unwrap();
-    assert_eq!(rollout["spec"], json!({"restartAt": at(16).to_string()}));
+    let body = patch(RestartStrategy::Template, &workload, &base, &both).unwrap();
     assert_eq!(
-        rollout["metadata"]["annotations"]["restart.keyturn.dev/bb"],
-        "u.1.unhealthy"
+        all(&body, "test"),
+        [
+            ("/metadata/uid", json!("uid-api")),
+            ("/metadata/generation", json!(1)),
+            ("/metadata/annotations/keyturn.dev~1hot-reload", json!("false")),
+            ("/metadata/annotations/keyturn.dev~1restart", Value::Null),
+            ("/metadata/annotations/keyturn.dev~1restart-strategy", Value::Null),
+            (
+                "/metadata/annotations/keyturn.dev~1suspend-restarts-until",
+                Value::Null
+            ),
+            ("/metadata/annotations/reloader.stakater.com~1auto", Value::Null),
+            ("/metadata/annotations/reloader.stakater.com~1ignore", Value::Null),
+            ("/metadata/annotations/reloader.stakater.com~1search", Value::Null),
+            (
+                "/metadata/annotations/restart.keyturn.dev~1aa",
+                json!("s.1.healthy")
+            ),
+            (
+                "/metadata/annotations/restart.keyturn.dev~1aa.failed",
+                Value::Null
+            ),
+            ("/metadata/annotations/restart.keyturn.dev~1bb", Value::Null),
+            (
+                "/metadata/annotations/restart.keyturn.dev~1bb.failed",
+                Value::Null
+            ),
+            (
+                "/metadata/annotations/secret.reloader.stakater.com~1auto",
+                Value::Null
+            ),
+            (
+                "/metadata/annotations/secret.reloader.stakater.com~1exclude",
+                Value::Null
+            ),
+            (
+                "/metadata/annotations/secret.reloader.stakater.com~1reload",
+                Value::Null
+            ),
+            (
+                "/metadata/annotations/secrets.exclude.reloader.stakater.com~1reload",
+                Value::Null
+            ),
+        ]
+        .map(|(path, value)| (path.to_owned(), value))
     );
-    assert_eq!(patch(RestartStrategy::Evict, &workload, "7", &both), None);
+    assert_eq!(
+        all(&body, "add"),
+        [
+            (
+                "/metadata/annotations/restart.keyturn.dev~1aa",
+                json!("t.1.unhealthy")
+            ),
+            (
+                "/metadata/annotations/restart.keyturn.dev~1bb",
+                json!("u.1.unhealthy")
+            ),
+            ("/spec/template/metadata/annotations", json!({})),
+            (
+                "/spec/template/metadata/annotations/restart.keyturn.dev~1aa",
+                json!("t")
+            ),
+            (
+                "/spec/template/metadata/annotations/restart.keyturn.dev~1bb",
+                json!("u")
+            ),
+        ]
+        .map(|(path, value)| (path.to_owned(), value))
+    );
+    let rollout = patch(RestartStrategy::RestartAt, &workload, &base, &both).unwrap();
+    assert_eq!(
+        added(&rollout, "/spec/restartAt"),
+        Some(json!(at(16).to_string()))
+    );
+    assert_eq!(added(&rollout, "/spec/template/metadata/annotations"), None);
+    assert_eq!(patch(RestartStrategy::Evict, &workload, &base, &both), None);
+}
+
+#[test]
+fn a_parent_is_made_only_where_there_is_none() {
+    let workload = workload("api");
+    let template = "/spec/template/metadata/annotations";
+    for (found, parent) in [
+        (TemplateAnnotations::NoMetadata, "/spec/template/metadata"),
+        (TemplateAnnotations::None, template),
+        (TemplateAnnotations::Some, "none"),
+    ] {
+        let base = PatchBase {
+            annotations: None,
+            template: found,
+            ..base(&workload)
+        };
+        let body = patch(
+            RestartStrategy::Template,
+            &workload,
+            &base,
+            &[asked("aa", "t", 0)],
+        )
+        .unwrap();
+        assert_eq!(added(&body, "/metadata/annotations"), Some(json!({})));
+        for place in ["/spec/template/metadata", template] {
+            assert_eq!(
+                added(&body, place).is_some(),
+                place == parent,
+                "{found:?} {place}"
+            );
+        }
+        let token = format!("{template}/restart.keyturn.dev~1aa");
+        assert_eq!(added(&body, &token), Some(json!("t")));
+        // What appears meanwhile is not overwritten.
+        let operations = body.operations("uid-api").to_string();
+        assert!(operations.contains(r#"{"op":"test","path":"/metadata/annotations","value":null}"#));
+    }
 }
 
 #[test]
@@ -57,8 +184,17 @@ fn a_rollout_is_never_asked_for_an_earlier_time_than_before() {
     let mut rollout = workload("api");
     for (before, expected) in [(None, 11), (Some(5), 11), (Some(500), 500)] {
         rollout.controller.restart_at = before.map(at);
-        let body = patch(RestartStrategy::RestartAt, &rollout, "7", &[asked("aa", "t", 0)]).unwrap();
-        assert_eq!(body["spec"]["restartAt"], at(expected).to_string());
+        let body = patch(
+            RestartStrategy::RestartAt,
+            &rollout,
+            &base(&rollout),
+            &[asked("aa", "t", 0)],
+        )
+        .unwrap();
+        assert_eq!(
+            added(&body, "/spec/restartAt"),
+            Some(json!(at(expected).to_string()))
+        );
     }
 }
 

@@ -13,18 +13,15 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use super::{
     annotations,
     model::{
-        Annotations, Container, ControllerState, Expression, FailureRecord, Pod, PodSelector, Progress,
-        Record, Stamps, Texts, UpdateStrategy, Use, Workload,
+        Annotations, Container, ControllerState, Expression, FailureRecord, PatchBase, Pod, PodSelector,
+        Progress, Record, Stamps, TemplateAnnotations, Texts, UpdateStrategy, Use, Workload,
     },
     records,
     uses::{self, PodSpec},
 };
-use crate::{
-    api::{
-        WorkloadKind, caps,
-        names::{GROUP, RESTART_DOMAIN, RESTART_MANAGER},
-    },
-    cluster::Observed,
+use crate::api::{
+    WorkloadKind, caps,
+    names::{GROUP, RESTART_DOMAIN, RESTART_MANAGER},
 };
 
 type AnnotationMap = BTreeMap<String, String>;
@@ -134,8 +131,7 @@ struct Requirement {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Template {
-    #[serde(deserialize_with = "nullable")]
-    metadata: TemplateMeta,
+    metadata: Option<TemplateMeta>,
     #[serde(deserialize_with = "nullable")]
     spec: PodSpec,
 }
@@ -218,6 +214,15 @@ enum Generation {
     Text(String),
 }
 
+impl Generation {
+    fn number(self) -> i64 {
+        match self {
+            Self::Number(number) => number,
+            Self::Text(text) => text.parse().unwrap_or_default(),
+        }
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Condition {
@@ -279,16 +284,28 @@ fn nullable<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) -
 }
 
 impl WireWorkload {
-    /// The state that a patch may rest on; none if the API server never gave it out.
-    pub fn observed(&self) -> Option<Observed> {
+    /// What a patch may rest on; none if the API server never gave it out.
+    pub fn patch_base(&self) -> Option<PatchBase> {
         let Meta {
             uid,
             resource_version,
             ..
         } = &self.metadata;
-        (!uid.is_empty() && !resource_version.is_empty()).then(|| Observed {
-            uid: uid.clone(),
-            resource_version: resource_version.clone(),
+        let decides = |name: &str| is_ours(name) || annotations::RELOADER.contains(&name);
+        (!uid.is_empty()).then(|| PatchBase {
+            uid: uid.as_str().into(),
+            generation: *generation,
+            annotations: (!annotations.is_empty()).then(|| {
+                let deciding = annotations.iter().filter(|(name, _)| decides(name));
+                deciding
+                    .map(|(name, value)| (name.clone(), value.clone()))
+                    .collect()
+            }),
+            template: match &self.spec.template.metadata {
+                None => TemplateAnnotations::NoMetadata,
+                Some(metadata) if metadata.annotations.is_empty() => TemplateAnnotations::None,
+                Some(_) => TemplateAnnotations::Some,
+            },
         })
     }
 
@@ -300,7 +317,12 @@ impl WireWorkload {
             status,
         } = self;
         let uses = uses::uses(&spec.template.spec);
-        let template = &spec.template.metadata.annotations;
+        let no_annotations = AnnotationMap::new();
+        let template = spec
+            .template
+            .metadata
+            .as_ref()
+            .map_or(&no_annotations, |metadata| &metadata.annotations);
         let concerned = !uses.is_empty()
             || metadata
                 .annotations
@@ -319,11 +341,7 @@ impl WireWorkload {
                 .as_deref()
                 .is_none_or(|policy| policy == "OrderedReady");
         let max_unavailable = spec.max_unavailable(kind, progress.desired);
-        let observed_generation = match status.observed_generation {
-            Some(Generation::Number(number)) => number,
-            Some(Generation::Text(text)) => text.parse().unwrap_or_default(),
-            None => 0,
-        };
+        let observed_generation = status.observed_generation.map_or(0, Generation::number);
         let Selector {
             match_labels,
             match_expressions,
