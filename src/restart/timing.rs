@@ -12,6 +12,8 @@ pub(super) const CREATED_MARGIN: SignedDuration = SignedDuration::from_secs(10);
 /// A container started later than this after the change holds the new content in an old pod, too: by then the kubelet's
 /// cache is renewed.
 pub(super) const STARTED_MARGIN: SignedDuration = SignedDuration::from_secs(60);
+/// The node of a pod counts as lost after it has not answered for so long, by what the control plane wrote on the pod.
+pub(super) const NODE_SILENT: SignedDuration = SignedDuration::from_secs(60);
 /// Pods that were never listed are listed at least this long after the last list.
 pub(super) const LIST_FIRST: Duration = Duration::from_secs(1);
 /// After a change of a workload, pods are listed again at least this long after the last list.
@@ -55,6 +57,9 @@ pub(super) const WINDOWS_AGAIN: SignedDuration = SignedDuration::from_hours(24);
 
 // What is scheduled.
 
+/// A change that comes at most this long after a rotation that AWS reports is taken for its own: the Secret may follow it by a
+/// refresh interval.
+pub(super) const ROTATION_FOLLOWED: SignedDuration = SignedDuration::from_hours(24);
 /// A change settles: kubelets and the systems that know the credential follow with a delay. Five seconds, and one more since
 /// times of changes are cut to whole seconds.
 pub(super) const SETTLE: SignedDuration = SignedDuration::from_secs(6);

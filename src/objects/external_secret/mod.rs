@@ -149,6 +149,8 @@ pub struct Restarts {
     pub deadline: Option<Timestamp>,
     /// Whether the status says that a rotation is under way.
     pub rotating: bool,
+    /// When AWS rotated last, by the status.
+    pub rotated_at: Option<Timestamp>,
     /// The workloads that the status calls reverted.
     pub reverted: Option<Reverted>,
     /// Digest of the part of the status that restarts own: 0 without one.
@@ -425,6 +427,9 @@ impl Restarts {
                 .and_then(|rotation| rotation.deadline.as_ref())
                 .map(|at| at.0),
             rotating: matches!(state, Some("InProgress" | "Stuck")),
+            rotated_at: rotation
+                .and_then(|rotation| rotation.last_rotated.as_ref())
+                .map(|at| at.0),
             reverted: status
                 .as_ref()
                 .and_then(|status| reverted(status.restart.as_ref()?)),

@@ -16,6 +16,8 @@ pub(super) struct Candidate<'a> {
     /// Claims of another strategy, which follow later.
     pub(super) left: Vec<&'a Claim>,
     pub(super) urgent: bool,
+    /// Whether AWS showed a rotation that makes it urgent.
+    pub(super) rotation_seen: bool,
     pub(super) order: Priority<'a>,
 }
 
@@ -41,6 +43,9 @@ impl<'a> Candidate<'a> {
         let is_of = |claim: &&Claim| Some(claim.terms.strategy) == strategy;
         let (claims, left): (Vec<_>, Vec<_>) = ready.into_iter().partition(is_of);
         let urgent = claims.iter().any(|claim| objects.urgent(claim.object.key()));
+        let rotation_seen = claims
+            .iter()
+            .any(|claim| objects.rotation_seen(claim.object.key()));
         let first = |of: fn(&Claim) -> Timestamp| {
             claims
                 .iter()
@@ -64,6 +69,7 @@ impl<'a> Candidate<'a> {
             claims,
             left,
             urgent,
+            rotation_seen,
             order,
         }
     }

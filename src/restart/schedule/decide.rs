@@ -167,7 +167,8 @@ fn states(
                 changed_at: claim.changed_at,
                 state,
                 sentence,
-                is_obstructed: state == WorkloadState::RollingOut && judgement.obstacle.is_some(),
+                is_obstructed: matches!(state, WorkloadState::RollingOut | WorkloadState::Done)
+                    && judgement.obstacle.is_some(),
                 until: until.filter(|until| *until > now && *until < Timestamp::MAX),
             });
         }
@@ -179,7 +180,11 @@ fn states(
 /// Where a workload stands that does not wait.
 fn plain(judgement: &Judgement, claim: &Claim) -> (WorkloadState, Cow<'static, str>, Option<Timestamp>) {
     match &claim.standing {
-        Standing::Done => (WorkloadState::Done, "its pods hold the content".into(), None),
+        Standing::Done => {
+            let but_for = judgement.obstacle.clone();
+            let sentence = but_for.map_or_else(|| "its pods hold the content".into(), Cow::Owned);
+            (WorkloadState::Done, sentence, None)
+        }
         // It is restarted by this very decision.
         Standing::Stale(_) | Standing::Rolling => {
             let obstacle = judgement.obstacle.clone();

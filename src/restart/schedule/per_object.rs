@@ -15,7 +15,7 @@ use crate::{
             state::Hold,
         },
         observed::managed_secrets::ManagedSecret,
-        timing::{ROUND, later},
+        timing::{ROTATION_FOLLOWED, ROUND, later},
     },
 };
 
@@ -26,6 +26,8 @@ pub(super) struct ObjectPaces<'a>(BTreeMap<&'a ObjectKey, ObjectPace>);
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct ObjectPace {
     pub(super) urgent: bool,
+    /// Whether AWS showed a rotation that makes it urgent. What a spec declares alone shows nothing.
+    pub(super) rotation_seen: bool,
     pub(super) halted: bool,
     /// The reply to a `keyturn.dev/resume` that does not end the halt.
     reply: Option<String>,
@@ -72,6 +74,10 @@ impl<'a> ObjectPaces<'a> {
 
     pub(super) fn urgent(&self, object: &ObjectKey) -> bool {
         self.0.get(object).is_some_and(|pace| pace.urgent)
+    }
+
+    pub(super) fn rotation_seen(&self, object: &ObjectKey) -> bool {
+        self.0.get(object).is_some_and(|pace| pace.rotation_seen)
     }
 
     pub(super) fn get(&self, object: &ObjectKey) -> Option<&ObjectPace> {
@@ -179,6 +185,7 @@ impl ObjectPace {
         let halted = !goes_on && failures >= if urgent { 2 } else { 1 };
         let mut pace = Self {
             urgent,
+            rotation_seen: urgent && rotation_seen(object),
             halted,
             reply: object.resumption_reply().filter(|_| halted),
             goes_on,
@@ -196,6 +203,14 @@ impl ObjectPace {
             .min();
         pace
     }
+}
+
+/// Whether the content came with a rotation that AWS reported, or another one has begun since.
+fn rotation_seen(object: &ManagedSecret) -> bool {
+    let restarts = &object.restarts;
+    let changed = object.content.changed_at;
+    let rotated = restarts.rotated_at.zip(changed);
+    restarts.rotating || rotated.is_some_and(|(at, changed)| later(at, ROTATION_FOLLOWED) >= changed)
 }
 
 /// When the next workload may restart, by `minInterval`.

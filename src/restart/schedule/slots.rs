@@ -42,7 +42,38 @@ pub(super) struct Slots<'a> {
     in_namespace: BTreeMap<&'a str, usize>,
     /// How many of the namespace's workloads were given a slot in this pass.
     given: BTreeMap<&'a str, u64>,
-    in_cluster: usize,
+    in_cluster: ClusterSlots<'a>,
+}
+
+/// The slots of the cluster that are held. A part of them is reserved for workloads whose credential a rotation is about to end,
+/// one for each namespace: rollouts that hang, of whoever else, do not hold these up.
+#[derive(Default)]
+struct ClusterSlots<'a> {
+    /// Of those that count against what is not reserved.
+    ordinary: usize,
+    /// Namespaces that hold one for a rotation.
+    rotating: BTreeSet<&'a str>,
+}
+
+impl<'a> ClusterSlots<'a> {
+    /// How many of `limit` are reserved.
+    const fn reserve(limit: usize) -> usize {
+        limit / 4
+    }
+
+    /// Whether a workload of the namespace finds one; `rotates`: for a rotation.
+    fn is_free(&self, limit: usize, namespace: &str, rotates: bool) -> bool {
+        let reserve = Self::reserve(limit);
+        let held = self.rotating.len();
+        let reserved = rotates && held < reserve && !self.rotating.contains(namespace);
+        reserved || self.ordinary + held.saturating_sub(reserve) < limit - reserve
+    }
+
+    fn take(&mut self, namespace: &'a str, rotates: bool) {
+        if !rotates || !self.rotating.insert(namespace) {
+            self.ordinary += 1;
+        }
+    }
 }
 
 impl<'a> Slots<'a> {
@@ -60,16 +91,20 @@ impl<'a> Slots<'a> {
             started: BTreeSet::new(),
             in_namespace: BTreeMap::new(),
             given: BTreeMap::new(),
-            in_cluster: 0,
+            in_cluster: ClusterSlots::default(),
         };
-        let mut in_cluster: BTreeMap<&str, usize> = BTreeMap::new();
+        // By namespace, and whether one of them is for a rotation.
+        let mut in_cluster: BTreeMap<&str, (usize, bool)> = BTreeMap::new();
         for judgement in judgements {
             let namespace = &*judgement.key.key.namespace;
             if judgement.slot >= HeldSlot::Namespace {
                 *slots.in_namespace.entry(namespace).or_default() += 1;
             }
             if judgement.slot >= HeldSlot::Cluster {
-                *in_cluster.entry(namespace).or_default() += 1;
+                let (held, rotates) = in_cluster.entry(namespace).or_default();
+                let mut rolling = judgement.claims.iter().filter(|claim| claim.rolling);
+                *held += 1;
+                *rotates |= rolling.any(|claim| objects.rotation_seen(claim.object.key()));
             }
             for claim in judgement.claims.iter().filter(|claim| claim.rolling) {
                 *slots.of_object.entry(claim.object.key()).or_default() += 1;
@@ -77,8 +112,11 @@ impl<'a> Slots<'a> {
         }
         // Workloads record their own rollouts, and people can forge that: a namespace takes no more of the cluster's
         // slots than its own.
-        let held = in_cluster.values();
-        slots.in_cluster = held.map(|held| (*held).min(limits.namespace)).sum();
+        for (namespace, (held, rotates)) in in_cluster {
+            for first in 0..held.min(limits.namespace) {
+                slots.in_cluster.take(namespace, rotates && first == 0);
+            }
+        }
         slots
     }
 
@@ -124,7 +162,7 @@ impl<'a> Slots<'a> {
             *self.in_namespace.entry(namespace).or_default() += 1;
         }
         if judgement.slot < HeldSlot::Cluster {
-            self.in_cluster += 1;
+            self.in_cluster.take(namespace, candidate.rotation_seen);
         }
     }
 
@@ -172,10 +210,14 @@ impl<'a> Slots<'a> {
 
     fn fits(&self, candidate: &Candidate<'_>) -> bool {
         let judgement = candidate.judgement;
-        let namespace = self.in_namespace.get(&*judgement.key.key.namespace).copied();
-        let in_cluster = judgement.slot >= HeldSlot::Cluster || self.in_cluster < self.limits.cluster;
-        let in_namespace =
-            judgement.slot >= HeldSlot::Namespace || namespace.unwrap_or_default() < self.limits.namespace;
+        let namespace = &*judgement.key.key.namespace;
+        let held = self.in_namespace.get(namespace).copied().unwrap_or_default();
+        let is_free = || {
+            let limit = self.limits.cluster;
+            self.in_cluster.is_free(limit, namespace, candidate.rotation_seen)
+        };
+        let in_cluster = judgement.slot >= HeldSlot::Cluster || is_free();
+        let in_namespace = judgement.slot >= HeldSlot::Namespace || held < self.limits.namespace;
         in_cluster && in_namespace && self.lets(candidate)
     }
 

@@ -70,6 +70,7 @@ pub(super) fn restarts() -> Restarts {
         strategy: RotationStrategy::Opaque,
         deadline: None,
         rotating: false,
+        rotated_at: None,
         reverted: None,
         said: 0,
         trigger: Box::default(),

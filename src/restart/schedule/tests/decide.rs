@@ -467,12 +467,71 @@ fn a_namespace_takes_no_more_of_the_clusters_slots_than_its_own() {
     let targets: Vec<Judgement> = forged
         .chain([stale("v", &of("big")), stale("x", &of("small"))])
         .collect();
+    // Of seven, one is reserved for rotations.
     let limits = Limits {
         namespace: 5,
-        cluster: 6,
+        cluster: 7,
     };
     let decisions = decide_with(at(60), &limits, &targets, &mut Memory::default());
     assert_eq!(names(&decisions), ["x"]);
+}
+
+/// The Secret of a single user in the namespace, which AWS rotated at `rotated`.
+fn single_user(namespace: &str, rotated: Option<i64>) -> ManagedSecret {
+    with(&of(namespace), |restarts| {
+        restarts.strategy = RotationStrategy::SingleUser;
+        restarts.rotated_at = rotated.map(at);
+    })
+}
+
+#[test]
+fn a_quarter_of_the_clusters_slots_is_for_rotations_that_aws_showed() {
+    let limits = Limits {
+        namespace: 4,
+        cluster: 8,
+    };
+    // Tenants whose rollouts hang hold all that they can get.
+    let hung: Vec<Judgement> = (0..8)
+        .map(|number| {
+            let object = single_user(&format!("hung{}", number % 4), None);
+            target(&format!("hung-{number}"), &object, Standing::Rolling)
+        })
+        .collect();
+    let goes = |hung: &[Judgement], others: &[Judgement]| {
+        let all: Vec<Judgement> = hung.iter().chain(others).cloned().collect();
+        names(&decide_with(at(60), &limits, &all, &mut Memory::default()))
+    };
+    let declared = stale("declared", &single_user("a", None));
+    let long_ago = stale("long-ago", &single_user("b", Some(-90_000)));
+    let seen = |name: &str, namespace: &str| stale(name, &single_user(namespace, Some(-300)));
+    // Six are for all, two for rotations.
+    assert_eq!(goes(&hung[..5], std::slice::from_ref(&declared)), ["declared"]);
+    assert_eq!(goes(&hung[..6], &[declared, long_ago]), [""; 0]);
+    let rotations = [
+        seen("one", "c"),
+        seen("two", "c"),
+        seen("three", "d"),
+        seen("four", "e"),
+    ];
+    assert_eq!(goes(&hung[..6], &rotations), ["one", "three"]);
+    // One that rolls out already holds its namespace's.
+    let rolling = target("rolling", &single_user("c", Some(-300)), Standing::Rolling);
+    let held: Vec<Judgement> = hung[..6].iter().cloned().chain([rolling]).collect();
+    assert_eq!(goes(&held, &rotations), ["three"]);
+    // Where there are fewer than four slots, none is reserved.
+    let few = Limits {
+        namespace: 3,
+        cluster: 3,
+    };
+    let all: Vec<Judgement> = hung[..2]
+        .iter()
+        .cloned()
+        .chain([stale("any", &of("f"))])
+        .collect();
+    assert_eq!(
+        names(&decide_with(at(60), &few, &all, &mut Memory::default())),
+        ["any"]
+    );
 }
 
 #[test]
