@@ -577,6 +577,7 @@ fn needs_a_person(what: FindingKind, reason: &str) -> bool {
             Reason::LeftToReloader,
         ]),
         FindingKind::Workload => ![
+            WorkloadState::Done,
             WorkloadState::TakenBack,
             WorkloadState::Suspended,
             WorkloadState::Paused,

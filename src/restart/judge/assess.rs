@@ -102,8 +102,11 @@ struct NewPods<'a> {
 struct Assessment<'a> {
     setting: &'a Setting<'a>,
     observed: &'a ObservedWorkload<'a>,
-    /// Its pods, if they were listed.
+    /// Its pods, if they were listed, but for those that are lost.
     pods: Option<Vec<&'a Pod>>,
+    /// Its pods on nodes that do not answer. Nothing waits for them: what holds old content there can serve nobody, and is
+    /// replaced by its controller once the node is back.
+    lost: Vec<&'a Pod>,
     reloading: ReloaderRules<'a>,
 }
 
@@ -112,10 +115,19 @@ impl<'a> Assessment<'a> {
         let pods = observed
             .pods
             .map(|listed| pods::pods_of(observed.key, observed.workload, listed.pods.iter().copied()));
+        let (lost, pods) = match pods {
+            Some(pods) => {
+                let is_lost = |pod: &&Pod| pod.is_lost(setting.now);
+                let (lost, others): (Vec<_>, Vec<_>) = pods.into_iter().partition(is_lost);
+                (lost, Some(others))
+            }
+            None => (Vec::new(), None),
+        };
         Self {
             setting,
             observed,
             pods,
+            lost,
             reloading: ReloaderRules::new(observed.workload),
         }
     }
@@ -229,6 +241,7 @@ impl<'a> Assessment<'a> {
         let controller = &self.observed.workload.controller;
         controller.borrowed_template
             && controller.progress.total > 0
+            && self.lost.is_empty()
             && self.pods.as_ref().is_some_and(Vec::is_empty)
     }
 
@@ -364,6 +377,7 @@ impl<'a> Assessment<'a> {
             progress: memory.progress(rollout_key, since, found, self.setting.now),
             timeout,
             new: new.new.as_deref(),
+            lost: &self.lost,
             blocking: new.blocking,
             stale: None,
             failed: false,
@@ -383,8 +397,12 @@ impl<'a> Assessment<'a> {
             && !rollout::rolled_out(self.observed.key.kind, workload)
     }
 
-    /// What keeps the rollout of the workload from going on, in a sentence.
+    /// What keeps the rollout of the workload from going on, in a sentence; where it is done, which pods are left out.
     fn obstacle(&self, claims: &[Claim], memory: &mut Memory) -> Option<String> {
+        let is_done = claims.iter().all(|claim| claim.standing == Standing::Done);
+        if is_done && let Some(lost) = self.lost.first() {
+            return Some(rollout::done_but_for(lost, self.lost.len() - 1));
+        }
         let rolls = |claim: &&Claim| claim.standing == Standing::Rolling && self.carries(claim);
         let claim = claims.iter().find(rolls)?;
         let content = &claim.object.content;

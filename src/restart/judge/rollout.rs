@@ -46,6 +46,8 @@ pub enum Failure {
     NoPod,
     /// An old pod is not ready, and the `StatefulSet` replaces none before it is: its name, if that is known.
     Ordered(Option<Box<str>>),
+    /// A pod stands on a node that does not answer, and the controller replaces no others meanwhile.
+    NodeLost,
     /// The workload has a record of the failure; its pods were not listed yet.
     Recorded,
     /// The record on the workload cannot be read.
@@ -61,6 +63,7 @@ impl Failure {
             Self::Pod(reason) => reason,
             Self::NoPod => REPLICA_FAILURE,
             Self::Ordered(_) => ORDERED_READY,
+            Self::NodeLost => NODE_LOST,
             Self::Recorded => "Recorded",
             Self::Unreadable => "Unreadable",
         }
@@ -74,6 +77,7 @@ impl Failure {
             "Unreadable" => Self::Unreadable,
             REPLICA_FAILURE => Self::NoPod,
             ORDERED_READY => Self::Ordered(None),
+            NODE_LOST => Self::NodeLost,
             reason => Self::Pod(reason.into()),
         }
     }
@@ -107,6 +111,9 @@ impl Failure {
                      it is (kubernetes#67250). Delete {pod}: the StatefulSet then creates it from the new template"
                 )
             }
+            Self::NodeLost => "a pod stands on a node that does not answer, and the controller replaces no other pods before it \
+                               is back or deleted (kubectl delete node)"
+                .to_owned(),
             Self::Recorded => "an earlier look found that its rollout failed".to_owned(),
             Self::Unreadable => {
                 "an annotation restart.keyturn.dev/*.failed on it cannot be read, so it counts as failed \
@@ -119,6 +126,7 @@ impl Failure {
 
 const REPLICA_FAILURE: &str = "ReplicaFailure";
 const ORDERED_READY: &str = "OrderedReady";
+const NODE_LOST: &str = "NodeLost";
 
 /// What keeps a rollout from going on at present. It may pass: a node is added, a volume is detached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +144,10 @@ impl Obstacle {
             (Failure::Pod(reason), Some(pod)) => format!(
                 "it rolls out, but its new pod {pod} has not started for a minute: {reason}. If it stays so, look at the \
                  events of the pod"
+            ),
+            (Failure::NodeLost, Some(pod)) => format!(
+                "it rolls out, but the node of pod {pod} does not answer. Its controller may replace no other pods before the \
+                 node is back or deleted (kubectl delete node)"
             ),
             (failure, _) => format!("it rolls out, but {}", failure.why()),
         }
@@ -155,6 +167,8 @@ pub struct Rollout<'a> {
     pub timeout: Duration,
     /// Its pods that were made for it; none if they were not listed.
     pub new: Option<&'a [&'a Pod]>,
+    /// Its pods on nodes that do not answer.
+    pub lost: &'a [&'a Pod],
     /// An old pod that keeps its `StatefulSet` from replacing any.
     pub blocking: Option<&'a Pod>,
     /// Whether pods hold old content; none if that is not known.
@@ -196,6 +210,38 @@ pub fn rolled_out(kind: WorkloadKind, workload: &Workload) -> bool {
     }
 }
 
+/// Whether every pod is new and works but for those on nodes that do not answer, and only these are missing.
+fn is_complete_elsewhere(rollout: &Rollout<'_>) -> bool {
+    let Rollout {
+        kind,
+        workload,
+        new,
+        lost,
+        stale,
+        ..
+    } = *rollout;
+    let missing = i32::try_from(lost.len()).unwrap_or(i32::MAX);
+    let works = |pods: &[&Pod]| pods.iter().filter(|pod| pod.lives()).all(|pod| pod.ready);
+    missing > 0
+        && stale == Some(false)
+        && workload.controller.observed_generation >= workload.generation
+        && working(kind, workload).saturating_add(missing) >= workload.controller.progress.desired
+        && new.is_some_and(works)
+}
+
+/// That a workload is done, and which of its pods were left out: `lost`, and so many others.
+pub fn done_but_for(lost: &Pod, others: usize) -> String {
+    let others = match others {
+        0 => String::new(),
+        others => format!(" and {others} more"),
+    };
+    format!(
+        "its pods hold the content, but for pod {}{others}: the node does not answer. If the node is gone for good, delete it \
+         (kubectl delete node)",
+        lost.name
+    )
+}
+
 /// Whether as many pods work as there should be, of whatever template.
 pub fn steady(kind: WorkloadKind, workload: &Workload) -> bool {
     let progress = &workload.controller.progress;
@@ -228,7 +274,7 @@ pub fn health(rollout: &Rollout<'_>, now: Timestamp) -> Health {
         stale,
         ..
     } = *rollout;
-    if rolled_out(kind, workload) {
+    if rolled_out(kind, workload) || is_complete_elsewhere(rollout) {
         return Health::Complete;
     }
     let observed = workload.controller.observed_generation >= workload.generation;
@@ -271,6 +317,12 @@ pub fn obstacle(rollout: &Rollout<'_>, now: Timestamp) -> Option<Obstacle> {
     if let Some(pod) = rollout.blocking {
         let failure = Failure::Ordered(Some(pod.name.clone()));
         return Some(Obstacle { failure, pod: None });
+    }
+    if let Some(pod) = rollout.lost.first() {
+        return Some(Obstacle {
+            failure: Failure::NodeLost,
+            pod: Some(pod.name.clone()),
+        });
     }
     let mut ours = ours(rollout, rollout.end());
     let stuck = ours.find_map(|pod| Some((pod, waits(pod, now)?)));

@@ -37,11 +37,14 @@ pub fn told_by_template(key: &WorkloadKey, workload: &Workload, content: &Conten
             && rollout::rolled_out(key.kind, workload)
 }
 
-/// Whether the pod's containers started so late that they were given the new content. A plain mount is renewed by the kubelet,
-/// but an application may have read it at its start, and any container may be the one: so all of them count.
+/// Whether the pod's containers were started again so late that they were given the new content. A plain mount is renewed by
+/// the kubelet, but an application may have read it at its start, and any container may be the one: so all of them count. The
+/// first start of a container proves nothing that the age of the pod does not: only the clock of its node could tell it apart.
 fn acquitted(found: &Use, pod: &Pod, changed: Timestamp) -> bool {
-    let late = later(changed, STARTED_MARGIN);
-    let started_late = |container: &Container| container.started.is_some_and(|started| started > late);
+    let late = later(later(changed, STARTED_MARGIN), pod.clock_ahead);
+    let started_late = |container: &Container| {
+        container.restarts > 0 && container.started.is_some_and(|started| started > late)
+    };
     if found.init || pod.containers.is_empty() {
         return false;
     }

@@ -198,9 +198,9 @@ impl Context {
                 token: secret.rollout.clone()?,
                 // Without `restart-since` on the Secret, an old change could be taken for a new one.
                 changed_at: secret.changed_at.filter(|_| secret.restart_since.is_some()),
-                key_changes: secret.key_changes.clone(),
+                key_changes: secret.key_changes(),
                 since: secret.restart_since,
-                reloader: secret.reloader.clone().unwrap_or_default(),
+                reloader: secret.reloader(),
             })
         })??;
         Some(ManagedSecret {

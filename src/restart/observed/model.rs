@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use litemap::LiteMap;
 
 use crate::{
     api::{KeyChanges, ObjectKey, RestartStrategy, WorkloadKind},
     objects::Suspension,
+    restart::timing::{NODE_SILENT, later},
 };
 
 /// Texts by name. Few of them: a sorted list takes a fraction of a tree.
@@ -300,6 +301,11 @@ pub struct Pod {
     pub unscheduled: Option<Box<str>>,
     /// Since when it is ready, or is not.
     pub readiness_since: Option<Timestamp>,
+    /// By how much the clock of its node is ahead of the API server's at the most; never negative.
+    pub clock_ahead: SignedDuration,
+    /// Since when its node seems not to answer, if it does: only the kubelet gives a reason where a pod is not ready, and it
+    /// removes a pod soon after the time by which it is to be gone.
+    pub unreachable_since: Option<Timestamp>,
     /// Whether it is being deleted.
     pub ending: bool,
     /// Whether it ran to its end: its phase is `Succeeded` or `Failed`.
@@ -307,6 +313,12 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// Whether its node does not answer: nobody can replace the pod before the node is back, or is deleted.
+    pub fn is_lost(&self, now: Timestamp) -> bool {
+        let lost = |since| later(since, NODE_SILENT) <= now;
+        !self.finished && self.unreachable_since.is_some_and(lost)
+    }
+
     /// Whether the pod does its work, or is about to.
     pub const fn lives(&self) -> bool {
         !self.ending && !self.finished
@@ -318,7 +330,7 @@ impl Pod {
 pub struct Container {
     /// Its name.
     pub name: Box<str>,
-    /// Since when it runs, if it does.
+    /// Since when it runs, if it does, by the clock of its node.
     pub started: Option<Timestamp>,
     /// How often it was restarted.
     pub restarts: i32,

@@ -186,9 +186,13 @@ fn condition(
         );
     }
     if counts.done == all {
+        let left_out = states.iter().find(|status| status.is_obstructed);
+        let but_for = left_out.map_or_else(String::new, |status| {
+            format!("; {}: {}", status.key, status.sentence)
+        });
         return (
             Reason::Complete,
-            "all workloads hold the present content".to_owned(),
+            format!("all workloads hold the present content{but_for}"),
         );
     }
     let rest = format!("{} of {all} workloads hold the present content", counts.done);
@@ -206,7 +210,9 @@ fn condition(
         );
     }
     if counts.in_flight > 0 {
-        let obstructed = states.iter().find(|status| status.is_obstructed);
+        let is_stuck =
+            |status: &&&WorkloadStatus| status.is_obstructed && status.state == WorkloadState::RollingOut;
+        let obstructed = states.iter().find(is_stuck);
         let why = obstructed.map_or_else(String::new, |status| {
             format!("; {}: {}", status.key, status.sentence)
         });

@@ -188,8 +188,18 @@ pub(super) fn pod(name: &str, created: i64) -> Pod {
         ready: true,
         unscheduled: None,
         readiness_since: None,
+        clock_ahead: SignedDuration::ZERO,
+        unreachable_since: None,
         ending: false,
         finished: false,
+    }
+}
+
+/// A container that was started again at `started`, after it had ended.
+pub(super) fn restarted(name: &str, started: i64) -> Container {
+    Container {
+        restarts: 1,
+        ..container(name, started)
     }
 }
 

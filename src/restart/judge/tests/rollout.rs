@@ -4,7 +4,7 @@ use crate::{
     api::WorkloadKind,
     restart::{
         judge::rollout::{
-            Failure, Health, Rollout, broken, crashed_lately, health, healthy, rolled_out, steady,
+            Failure, Health, Rollout, broken, crashed_lately, health, healthy, obstacle, rolled_out, steady,
         },
         observed::model::{Pod, Progress, UpdateStrategy, Workload},
         tests::{at, pod, workload},
@@ -18,6 +18,7 @@ fn of(workload: &Workload, new: Option<&[&Pod]>, stale: Option<bool>, now: i64) 
         progress: at(10),
         timeout: Duration::from_mins(10),
         new,
+        lost: &[],
         blocking: None,
         stale,
         failed: false,
@@ -334,4 +335,62 @@ fn a_container_that_is_ready_does_not_crash_but_proves_itself_for_a_minute() {
     assert!(crashed_lately(&pod, at(500)));
     pod.containers[0].restarts = 2;
     assert!(!crashed_lately(&pod, at(500)));
+}
+
+/// A DaemonSet on three nodes, of which two run a new pod and the third does not answer.
+fn without_a_node() -> Workload {
+    let mut workload = workload("agent");
+    workload.controller.progress = Progress {
+        desired: 3,
+        total: 3,
+        updated: 2,
+        available: 2,
+        ready: 2,
+        ..workload.controller.progress
+    };
+    workload
+}
+
+#[test]
+fn a_node_that_does_not_answer_holds_up_no_rollout_that_is_done_elsewhere() {
+    let workload = without_a_node();
+    let lost = pod("agent", -500);
+    let (new, mut waiting) = (pod("agent", 20), pod("agent", 21));
+    waiting.ready = false;
+    let of = |workload: &Workload, lost: &[&Pod], new: &[&Pod], stale| {
+        let rollout = Rollout {
+            kind: WorkloadKind::DaemonSet,
+            workload,
+            progress: at(10),
+            timeout: Duration::from_mins(10),
+            new: Some(new),
+            lost,
+            blocking: None,
+            stale: Some(stale),
+            failed: false,
+        };
+        let why = obstacle(&rollout, at(100)).map(|obstacle| obstacle.sentence());
+        (health(&rollout, at(100)), why)
+    };
+    assert_eq!(of(&workload, &[&lost], &[&new, &new], false).0, Health::Complete);
+    // Not while another pod is missing, is not ready, or holds old content.
+    let mut fewer = workload.clone();
+    fewer.controller.progress.available = 1;
+    for (workload, new, stale) in [
+        (&fewer, [&new, &new], false),
+        (&workload, [&new, &waiting], false),
+        (&workload, [&new, &new], true),
+    ] {
+        let (health, why) = of(workload, &[&lost], &new, stale);
+        assert_eq!(health, Health::Rolling);
+        let why = why.unwrap();
+        assert!(
+            why.contains("agent--500") && why.contains("does not answer"),
+            "{why}"
+        );
+    }
+    assert_eq!(of(&workload, &[], &[&new, &new], false).0, Health::Rolling);
+    let mut unseen = workload.clone();
+    unseen.generation += 1;
+    assert_eq!(of(&unseen, &[&lost], &[&new, &new], false).0, Health::Rolling);
 }

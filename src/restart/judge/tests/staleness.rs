@@ -1,4 +1,4 @@
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{RestartStrategy, WorkloadKind},
@@ -9,7 +9,7 @@ use crate::{
             staleness::{stale, told_by_template},
         },
         observed::model::{Pod, UpdateStrategy, Use},
-        tests::{container, content, env, key, pod, workload},
+        tests::{container, content, env, key, pod, restarted, workload},
         timing::CREATED_MARGIN,
     },
 };
@@ -84,7 +84,7 @@ fn containers_acquit_an_old_pod_only_if_all_that_hold_the_secret_started_late() 
     ];
     for (uses, started, expected) in table {
         let mut pod = pod("api", -5000);
-        pod.containers = vec![container("app", started), container("side", -4000)];
+        pod.containers = vec![restarted("app", started), restarted("side", -4000)];
         assert_eq!(
             is_stale(terms(), Some(uses.clone()), &pod),
             expected,
@@ -92,7 +92,7 @@ fn containers_acquit_an_old_pod_only_if_all_that_hold_the_secret_started_late() 
         );
     }
     let mut all = pod("api", -5000);
-    all.containers = vec![container("app", 61), container("side", 99)];
+    all.containers = vec![restarted("app", 61), restarted("side", 99)];
     let mounted = Use {
         mounted: true,
         ..env("db")
@@ -101,6 +101,29 @@ fn containers_acquit_an_old_pod_only_if_all_that_hold_the_secret_started_late() 
     let mut waiting = pod("api", -5000);
     waiting.containers[0].started = None;
     assert!(is_stale(terms(), Some(env("db")), &waiting));
+}
+
+#[test]
+fn a_clock_that_is_ahead_makes_no_pod_look_newer() {
+    // Its first start is dated by the node: two minutes after the change, by a clock that is as much ahead.
+    let mut first = pod("api", -5);
+    first.containers = vec![container("app", 125)];
+    assert!(is_stale(terms(), Some(env("db")), &first));
+    for (started, ahead, expected) in [
+        (100, 0, false),
+        (100, 120, true),
+        (180, 120, true),
+        (181, 120, false),
+    ] {
+        let mut again = pod("api", -5000);
+        again.containers = vec![restarted("app", started)];
+        again.clock_ahead = SignedDuration::from_secs(ahead);
+        assert_eq!(
+            is_stale(terms(), Some(env("db")), &again),
+            expected,
+            "{started} {ahead}"
+        );
+    }
 }
 
 #[test]

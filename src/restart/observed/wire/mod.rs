@@ -6,7 +6,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use litemap::LiteMap;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
@@ -239,6 +239,8 @@ struct Condition {
 #[serde(rename_all = "camelCase", default)]
 struct PodStatus {
     phase: Option<String>,
+    reason: Option<String>,
+    start_time: Option<String>,
     #[serde(deserialize_with = "nullable")]
     conditions: Vec<Condition>,
     #[serde(deserialize_with = "nullable")]
@@ -288,7 +290,8 @@ impl WireWorkload {
     pub fn patch_base(&self) -> Option<PatchBase> {
         let Meta {
             uid,
-            resource_version,
+            generation,
+            annotations,
             ..
         } = &self.metadata;
         let decides = |name: &str| is_ours(name) || annotations::RELOADER.contains(&name);
@@ -545,6 +548,13 @@ impl WirePod {
                 .find(|condition| condition.type_ == type_)
         };
         let ready = condition("Ready");
+        // The kubelet dates the first, with the clock of its node, once it has seen what the scheduler dates the second with.
+        let seen_at = time(status.start_time.as_deref());
+        let scheduled = condition("PodScheduled").filter(|scheduled| scheduled.status == "True");
+        let scheduled_at = scheduled.and_then(|scheduled| time(scheduled.last_transition_time.as_deref()));
+        let clock_ahead = seen_at
+            .zip(scheduled_at)
+            .map(|(seen, scheduled)| seen.duration_since(scheduled).max(SignedDuration::ZERO));
         let unscheduled = condition("PodScheduled").filter(|scheduled| scheduled.status == "False");
         Some(Pod {
             tokens: tokens(&metadata.annotations),
@@ -563,11 +573,23 @@ impl WirePod {
                 "" => "Pending".into(),
                 reason => reason.into(),
             }),
+            clock_ahead: clock_ahead.unwrap_or_default(),
+            unreachable_since: match &metadata.deletion_timestamp {
+                Some(due) => time(Some(due)),
+                None => ready
+                    .filter(|ready| status.reason.as_deref() == Some("NodeLost") || is_unexplained(ready))
+                    .and_then(|ready| time(ready.last_transition_time.as_deref())),
+            },
             readiness_since: ready.and_then(|ready| time(ready.last_transition_time.as_deref())),
             ending: metadata.deletion_timestamp.is_some(),
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         })
     }
+}
+
+/// Whether the pod is not ready and its kubelet has not said why: so the control plane marks pods of nodes that do not answer.
+fn is_unexplained(ready: &Condition) -> bool {
+    ready.status != "True" && ready.reason.is_empty()
 }
 
 /// Counts what is kept of one workload, in bytes.

@@ -1,5 +1,6 @@
 //! What is read of workloads and pods, whatever stands beside it.
 
+use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -254,6 +255,54 @@ fn a_pod_is_read() {
     assert_eq!(containers, [("proxy", true, 1), ("main", false, 4)]);
     assert_eq!(web.containers[1].waiting.as_deref(), Some("CrashLoopBackOff"));
     assert!(web.ready && !web.ending && !web.finished);
+}
+
+#[test]
+fn how_far_the_clock_of_a_node_is_ahead_is_read_from_the_pod() {
+    let of = |start: Value, scheduled: &str, status: &str| {
+        let pod = pod(&json!({
+            "metadata": {"name": "web-1", "creationTimestamp": TIME},
+            "status": {"startTime": start, "conditions": [
+                {"type": "PodScheduled", "status": status, "lastTransitionTime": scheduled}]},
+        }));
+        pod.unwrap().clock_ahead.as_secs()
+    };
+    let scheduled = "2026-11-01T08:00:00Z";
+    assert_eq!(of(json!("2026-11-01T08:02:00Z"), scheduled, "True"), 120);
+    // A clock that is behind makes nothing look older, nor does what is not known.
+    assert_eq!(of(json!("2026-11-01T07:58:00Z"), scheduled, "True"), 0);
+    assert_eq!(of(json!(null), scheduled, "True"), 0);
+    assert_eq!(of(json!("2026-11-01T08:02:00Z"), scheduled, "False"), 0);
+    assert_eq!(of(json!("2026-11-01T08:02:00Z"), "soon", "True"), 0);
+}
+
+#[test]
+fn a_pod_is_lost_a_minute_after_its_node_went_silent() {
+    let now: Timestamp = "2026-11-01T08:01:00Z".parse().unwrap();
+    let (then, lately) = ("2026-11-01T08:00:00Z", "2026-11-01T08:00:01Z");
+    let ready = |status: &str, reason: Value, since: &str| json!({"conditions": [{"type": "Ready", "status": status, "reason": reason, "lastTransitionTime": since}]});
+    let mut gone = ready("False", json!(null), then);
+    gone["reason"] = json!("NodeLost");
+    for (deletion, status, lost) in [
+        // The control plane gives no reason, the kubelet does.
+        (None, ready("False", json!(null), then), true),
+        (None, ready("Unknown", json!(null), then), true),
+        (None, ready("False", json!(null), lately), false),
+        (None, ready("False", json!("ContainersNotReady"), then), false),
+        (None, ready("True", json!(null), then), false),
+        (None, gone, true),
+        (None, json!({}), false),
+        // A pod that is not gone a minute after its grace.
+        (Some(then), ready("True", json!(null), then), true),
+        (Some(lately), ready("True", json!(null), then), false),
+        (Some(then), json!({"phase": "Succeeded"}), false),
+    ] {
+        let mut object = json!({"metadata": {"name": "web-1", "creationTimestamp": TIME}, "status": status});
+        if let Some(deletion) = deletion {
+            object["metadata"]["deletionTimestamp"] = json!(deletion);
+        }
+        assert_eq!(pod(&object).unwrap().is_lost(now), lost, "{object}");
+    }
 }
 
 #[test]
