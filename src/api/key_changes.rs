@@ -1,5 +1,7 @@
 //! Which keys of a Secret changed when, so that a change restarts only the workloads that use a changed key.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
@@ -11,7 +13,7 @@ use super::{caps, names::annotation, token};
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyChange {
-    /// The keys that changed then and not since; of the last entry, which has none, all other keys.
+    /// The keys that changed then and not since, sorted; of the last entry, which has none, all other keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub keys: Vec<String>,
@@ -24,7 +26,9 @@ pub struct KeyChange {
 
 impl KeyChange {
     /// A change of these keys; without keys, what is known of all others.
-    pub fn new(keys: Vec<String>, rollout: &str, changed_at: Option<Timestamp>) -> Self {
+    pub fn new(mut keys: Vec<String>, rollout: &str, changed_at: Option<Timestamp>) -> Self {
+        keys.sort_unstable();
+        keys.dedup();
         Self {
             keys,
             rollout: rollout.to_owned(),
@@ -37,10 +41,17 @@ impl KeyChange {
         self.changed_at.as_ref().map(|at| at.0)
     }
 
+    fn has(&self, key: &str) -> bool {
+        self.keys
+            .binary_search_by(|changed| changed.as_str().cmp(key))
+            .is_ok()
+    }
+
     fn is_valid(&self, is_last: bool) -> bool {
         self.keys.is_empty() == is_last
             && token::is_text(&self.rollout)
-            && self.keys.iter().all(|key| key.len() <= caps::NAME)
+            && self.keys.is_sorted()
+            && self.keys.iter().all(|key| (1..=caps::NAME).contains(&key.len()))
     }
 }
 
@@ -53,7 +64,7 @@ const MOST: usize = 64;
 
 impl KeyChanges {
     /// The changes that a status or an annotation lists, if the latest one is that of `rollout` and `changed_at`: an earlier
-    /// version, or somebody by hand, changed the Secret without them.
+    /// version, or somebody by hand, changed the Secret without them. No key is listed twice.
     pub fn new(changes: Vec<KeyChange>, rollout: &str, changed_at: Option<Timestamp>) -> Option<Self> {
         let is_latest = |change: &KeyChange| change.rollout == rollout && change.at() == changed_at;
         let last = changes
@@ -61,7 +72,9 @@ impl KeyChanges {
             .checked_sub(1)
             .filter(|last| (1..=MOST).contains(last))?;
         let mut numbered = changes.iter().enumerate();
-        let is_valid = numbered.all(|(index, change)| change.is_valid(index == last));
+        let mut keys = HashSet::new();
+        let mut is_once = |change: &KeyChange| change.keys.iter().all(|key| keys.insert(key.clone()));
+        let is_valid = numbered.all(|(index, change)| change.is_valid(index == last) && is_once(change));
         (is_valid && changes.first().is_some_and(is_latest)).then_some(Self(changes))
     }
 
@@ -78,7 +91,7 @@ impl KeyChanges {
         let mut all = former.map_or_else(|| vec![before], |former| former.0);
         let others = all.pop();
         for former in &mut all {
-            former.keys.retain(|key| !change.keys.contains(key));
+            former.keys.retain(|key| !change.has(key));
         }
         all.retain(|former| !former.keys.is_empty());
         all.insert(0, change);
@@ -93,8 +106,7 @@ impl KeyChanges {
     pub fn latest_of<K: AsRef<str>>(&self, keys: &[K]) -> Option<&KeyChange> {
         let is_of = |change: &&KeyChange| {
             let mut used = keys.iter();
-            change.keys.is_empty()
-                || used.any(|key| change.keys.iter().any(|changed| changed == key.as_ref()))
+            change.keys.is_empty() || used.any(|key| change.has(key.as_ref()))
         };
         self.0.iter().find(is_of)
     }
@@ -128,6 +140,7 @@ fn join_closest(all: &mut Vec<KeyChange>) {
     let earlier = all.remove(later + 1);
     if let Some(later) = all.get_mut(later) {
         later.keys.extend(earlier.keys);
+        later.keys.sort_unstable();
     }
 }
 
@@ -194,6 +207,11 @@ mod tests {
     #[test]
     fn what_nobody_of_us_wrote_is_no_list() {
         let others = r#"{"rollout":"r0"}"#;
+        let many = |count: usize| {
+            let one = |number| format!(r#"{{"rollout":"r1","keys":["k{number}"]}},"#);
+            let all: String = (0..count).map(one).collect();
+            format!("[{all}{others}]")
+        };
         for text in [
             String::new(),
             "{}".to_owned(),
@@ -203,16 +221,15 @@ mod tests {
             r#"[{"rollout":"r1","keys":["a"]},{"rollout":"r0","keys":["b"]}]"#.to_owned(),
             format!(r#"[{{"rollout":"r1 x","keys":["a"]}},{others}]"#),
             format!(r#"[{{"rollout":"r1","keys":["{}"]}},{others}]"#, "k".repeat(254)),
-            format!(
-                "[{}{others}]",
-                r#"{"rollout":"r1","keys":["a"]},"#.repeat(MOST + 1)
-            ),
+            many(MOST + 1),
+            format!(r#"[{{"rollout":"r1","keys":["a","a"]}},{others}]"#),
+            format!(r#"[{{"rollout":"r1","keys":["a"]}},{{"rollout":"r1","keys":["a"]}},{others}]"#),
+            format!(r#"[{{"rollout":"r1","keys":[""]}},{others}]"#),
             " ".repeat(annotation::KEY_CHANGES_LIMIT + 1),
         ] {
             assert_eq!(KeyChanges::parse(&text, "r1", None), None, "{text:.80}");
         }
-        let all = format!("[{}{others}]", r#"{"rollout":"r1","keys":["a"]},"#.repeat(MOST));
-        assert!(KeyChanges::parse(&all, "r1", None).is_some());
+        assert!(KeyChanges::parse(&many(MOST), "r1", None).is_some());
     }
 
     #[test]
