@@ -1,6 +1,6 @@
 //! Which statuses are written, and when: at most one write of a status in 5 s, and a few at once.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -28,6 +28,9 @@ const AT_ONCE: usize = 8;
 #[derive(Default)]
 pub struct StatusWriter {
     objects: BTreeMap<ObjectKey, ObjectEntry>,
+    /// The turn at which a status of each namespace was last written.
+    turns: BTreeMap<Arc<str>, u64>,
+    turn: u64,
     under_way: usize,
 }
 
@@ -40,6 +43,8 @@ struct ObjectEntry {
     /// What was written last, until the index shows it.
     digest: Option<u64>,
     wanted: Option<StatusWrite>,
+    /// Since when something is to be written.
+    since: Timestamp,
     under_way: bool,
 }
 
@@ -82,28 +87,52 @@ impl StatusWriter {
         }
         let is_said = said == digest && known.digest.is_none();
         let wanted = StatusWrite { uid, status, digest };
+        if known.wanted.is_none() {
+            known.since = now;
+        }
         known.wanted = (!is_said).then_some(wanted);
     }
 
-    /// What is to be written now.
+    /// What is to be written now. Namespaces take turns, and within one the longest wait goes first: one that has many to write
+    /// holds up itself.
     pub fn due(&mut self, now: Instant) -> Vec<(ObjectKey, StatusWrite)> {
-        let objects = self.objects.iter_mut();
-        let mut waiting: Vec<(&ObjectKey, &mut ObjectEntry)> = objects
-            .filter(|(_, said)| said.wanted.is_some() && !said.under_way)
-            .filter(|(_, said)| said.rested().is_none_or(|rested| now >= rested))
-            .collect();
-        waiting.sort_by_key(|(_, said)| said.last);
+        let mut waiting: BTreeMap<Arc<str>, Vec<(Reverse<Timestamp>, ObjectKey)>> = BTreeMap::new();
+        for (object, said) in &self.objects {
+            let is_rested = said.rested().is_none_or(|rested| now >= rested);
+            if said.wanted.is_some() && !said.under_way && is_rested {
+                let of_namespace = waiting.entry(Arc::clone(&object.namespace)).or_default();
+                of_namespace.push((Reverse(said.since), object.clone()));
+            }
+        }
+        for of_namespace in waiting.values_mut() {
+            of_namespace.sort_unstable();
+        }
         let mut due = Vec::new();
-        for (object, said) in waiting.into_iter().take(AT_ONCE.saturating_sub(self.under_way)) {
-            if let Some(wanted) = said.wanted.take() {
+        while self.under_way < AT_ONCE {
+            let turn = |namespace: &Arc<str>| self.turns.get(namespace).copied().unwrap_or_default();
+            let Some(namespace) = waiting.keys().min_by_key(|namespace| turn(namespace)).cloned() else {
+                break;
+            };
+            let Some((_, object)) = waiting.get_mut(&namespace).and_then(Vec::pop) else {
+                waiting.remove(&namespace);
+                continue;
+            };
+            self.turn += 1;
+            self.turns.insert(namespace, self.turn);
+            if let Some(said) = self.objects.get_mut(&object)
+                && let Some(wanted) = said.wanted.take()
+            {
                 said.under_way = true;
                 self.under_way += 1;
-                due.push((object.clone(), wanted));
+                due.push((object, wanted));
             }
         }
         self.objects.retain(|_, said| {
             said.under_way || said.wanted.is_some() || said.rested().is_some_and(|rested| now < rested)
         });
+        let objects = &self.objects;
+        self.turns
+            .retain(|namespace, _| objects.keys().any(|object| object.namespace == *namespace));
         due
     }
 
@@ -197,8 +226,6 @@ fn status_of(report: Report, generation: i64, now: Timestamp) -> ExternalSecretS
 impl Context {
     /// Writes the part of a status that restarts own, where it differs.
     pub async fn write_status(&self, object: &ObjectKey, wanted: &StatusWrite) -> Result<(), cluster::Error> {
-        let turn = self.pace.turn(self.started.elapsed());
-        tokio::time::sleep_until(self.started + turn).await;
         let Some(live) = self.view.writer.cluster().find::<ExternalSecret>(object).await? else {
             return Ok(());
         };
@@ -207,6 +234,9 @@ impl Context {
         {
             return Ok(());
         }
+        // What is gone or says so already takes no turn from others.
+        let turn = self.pace.turn(self.started.elapsed());
+        tokio::time::sleep_until(self.started + turn).await;
         let writer = &self.view.writer;
         let Some(status) = &wanted.status else {
             let nothing = json!({});
@@ -369,6 +399,34 @@ mod tests {
         let (object, wanted) = due.remove(0);
         statuses.done(&object, wanted, Ok(()), now);
         assert_eq!(statuses.due(now).len(), 1);
+    }
+
+    #[test]
+    fn namespaces_take_turns_however_many_one_has_to_write() {
+        let (mut statuses, start) = (StatusWriter::default(), Instant::now());
+        let second = |second| Timestamp::from_second(second).unwrap();
+        let quiet = ObjectKey::new("z", "db");
+        statuses.want(&quiet, shown("u1", 0), Some(report(1)), second(0));
+        let (object, wanted) = statuses.due(start).pop().unwrap();
+        statuses.done(&object, wanted, Ok(()), start);
+        // Objects that were never written, and that were there before.
+        for number in 0..100 {
+            let object = ObjectKey::new("a", format!("o{number}"));
+            statuses.want(&object, shown("u1", 0), Some(report(1)), second(number));
+        }
+        statuses.want(&quiet, shown("u1", 0), Some(report(2)), second(50));
+        let due: Vec<ObjectKey> = statuses
+            .due(start + STATUS_GAP)
+            .into_iter()
+            .map(|(object, _)| object)
+            .collect();
+        assert_eq!(due.len(), AT_ONCE);
+        assert!(due.contains(&quiet), "{due:?}");
+        // Within the other namespace, those that wait longest.
+        let first: Vec<ObjectKey> = (0..7)
+            .map(|number| ObjectKey::new("a", format!("o{number}")))
+            .collect();
+        assert!(first.iter().all(|object| due.contains(object)), "{due:?}");
     }
 
     #[test]
