@@ -78,7 +78,14 @@ fn is_same(a: &Finding, b: &Finding) -> bool {
         a.what,
         FindingKind::NotSeen | FindingKind::NotReady | FindingKind::Stale | FindingKind::Suspended
     );
-    shared && (a.what, &a.reason, &a.message, a.until) == (b.what, &b.reason, &b.message, b.until)
+    // A tenant must not hide another one's trouble behind its own. What has no status says nothing of its own.
+    let place = |finding: &Finding| {
+        let seen = finding.what != FindingKind::NotSeen;
+        seen.then(|| finding.namespace.clone())
+    };
+    shared
+        && place(a) == place(b)
+        && (a.what, &a.reason, &a.message, a.until) == (b.what, &b.reason, &b.message, b.until)
 }
 
 fn key(finding: &Finding) -> String {

@@ -138,20 +138,24 @@ fn summary_of_stores(counts: &StoreCounts) -> String {
 
 /// Columns as wide as their longest cell, but for the last one.
 fn aligned(rows: &[[String; 5]]) -> String {
-    let mut widths = [0; 5];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
+    let mut widths = [0; 4];
+    for [columns @ .., _] in rows {
+        for (width, cell) in widths.iter_mut().zip(columns) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            line = format!("{line}{cell:<width$}   ");
+    // The last column is the longest sentence of all: padding it would break lines on every terminal.
+    for [columns @ .., last] in rows {
+        for (cell, width) in columns.iter().zip(widths) {
+            let gap = width.saturating_sub(cell.chars().count()) + 3;
+            text += cell;
+            text += &" ".repeat(gap);
         }
-        // The last column is the longest sentence of all: padding it would break lines on every terminal.
-        text += line.trim_end();
+        text += last;
+        while text.ends_with(' ') {
+            text.pop();
+        }
         text.push('\n');
     }
     text
@@ -173,9 +177,13 @@ fn turns(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// The longest text of a cell, in characters: of what somebody wrote into a status there may be any amount.
+const CELL: usize = 2048;
+
 /// Statuses can be written by others: what steers a terminal is not passed on.
 fn clean(text: &str) -> String {
     text.chars()
+        .take(CELL)
         .map(|c| if c.is_control() || turns(c) { ' ' } else { c })
         .collect()
 }

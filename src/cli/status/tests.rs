@@ -309,6 +309,20 @@ fn restarts_say_who_waits_for_what() {
 }
 
 #[test]
+fn a_status_of_any_length_is_shown_as_far_as_it_fits() {
+    let object = object(
+        "db",
+        json!({"conditions": [condition("Ready", "False", "AccessDenied", "19:50:00", &"x".repeat(70_000))]}),
+    );
+    let text = shown(facts(vec![object]));
+    assert!(
+        text.len() < 5000 && text.contains("AccessDenied: xxx"),
+        "{}",
+        text.len()
+    );
+}
+
+#[test]
 fn what_a_condition_says_of_a_workload_is_said_once() {
     let message = "Deployment wbe in spec.restart.targets[0] does not exist";
     let object = object(
