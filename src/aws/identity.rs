@@ -169,29 +169,34 @@ impl fmt::Display for Base {
 /// <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html>
 const SESSION_NAME: usize = 64;
 
-/// The name of a store's sessions: `keyturn-<cluster>[-<namespace of a SecretStore>]-<store>[-<namespace that the
-/// identity depends on>]`; too long, it is cut and ends in 8 hex digits of the whole name's hash.
+/// How many bytes of a hash end a name that was cut.
+const SESSION_HASH: usize = 10;
+
+/// The name of a store's sessions: `keyturn-<cluster>[=<namespace of a SecretStore>],<store>[@<namespace that the identity
+/// depends on>]`. No name in Kubernetes holds what is between the parts, so that no two tenants have the same. Too long, it is
+/// cut and ends in 20 hex digits of the whole name's hash.
 pub fn session_name(
     cluster: &str,
     namespace: Option<&str>,
     store: &str,
     dependent: Option<&str>,
 ) -> Arc<str> {
-    let parts = [
-        Some("keyturn"),
-        Some(cluster).filter(|name| !name.is_empty()),
-        namespace,
-        Some(store),
-        dependent,
-    ];
-    let whole = parts.into_iter().flatten().collect::<Vec<_>>().join("-");
+    let part =
+        |before: char, name: Option<&str>| name.map_or_else(String::new, |name| format!("{before}{name}"));
+    let whole = format!(
+        "keyturn{}{},{store}{}",
+        part('-', Some(cluster).filter(|name| !name.is_empty())),
+        part('=', namespace),
+        part('@', dependent),
+    );
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
     let mut name: String = whole.chars().map(|c| if allowed(c) { c } else { '-' }).collect();
     if name.len() > SESSION_NAME {
         let hash = digest::digest(&digest::SHA256, whole.as_bytes());
-        name.truncate(SESSION_NAME - 9);
-        name.push('-');
-        name.extend(hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")));
+        name.truncate(SESSION_NAME - 2 * SESSION_HASH - 1);
+        name.push('+');
+        let bytes = hash.as_ref().iter().take(SESSION_HASH);
+        name.extend(bytes.map(|byte| format!("{byte:02x}")));
     }
     name.into()
 }
@@ -204,11 +209,11 @@ mod tests {
     #[test]
     fn session_names_say_whose_they_are() {
         let cases = [
-            (("prod", None, "aws", None), "keyturn-prod-aws"),
-            (("prod", Some("shop"), "aws", None), "keyturn-prod-shop-aws"),
-            (("prod", None, "aws", Some("shop")), "keyturn-prod-aws-shop"),
-            (("", None, "aws", None), "keyturn-aws"),
-            (("eu 1/ä", None, "aws", None), "keyturn-eu-1---aws"),
+            (("prod", None, "aws", None), "keyturn-prod,aws"),
+            (("prod", Some("shop"), "aws", None), "keyturn-prod=shop,aws"),
+            (("prod", None, "aws", Some("shop")), "keyturn-prod,aws@shop"),
+            (("", None, "aws", None), "keyturn,aws"),
+            (("eu 1/ä", None, "aws", None), "keyturn-eu-1--,aws"),
         ];
         for ((cluster, namespace, store, dependent), expected) in cases {
             assert_eq!(&*session_name(cluster, namespace, store, dependent), expected);
@@ -223,10 +228,10 @@ mod tests {
         assert_eq!(one.len(), 64);
         assert_eq!(two.len(), 64);
         assert_ne!(one, two);
-        assert!(one.starts_with("keyturn-prod-aaaa"));
-        let (_, hash) = one.rsplit_once('-').unwrap();
+        assert!(one.starts_with("keyturn-prod=aaaa"));
+        let (_, hash) = one.rsplit_once('+').unwrap();
         assert!(
-            hash.len() == 8 && hash.chars().all(|c| c.is_ascii_hexdigit()),
+            hash.len() == 20 && hash.chars().all(|c| c.is_ascii_hexdigit()),
             "{hash}"
         );
         assert_eq!(
@@ -234,7 +239,30 @@ mod tests {
             64,
             "64 characters are allowed"
         );
-        assert!(!session_name("", None, &"s".repeat(56), None)[8..].contains('-'));
+        assert!(!session_name("", None, &"s".repeat(56), None).contains('+'));
+    }
+
+    #[test]
+    fn no_two_tenants_share_a_session_name() {
+        // Joined by hyphens, each pair was one name.
+        for (one, two) in [
+            (("c", Some("a-b"), "c", None), ("c", Some("a"), "b-c", None)),
+            (("c", Some("a"), "b", None), ("c", None, "a-b", None)),
+            (("c", None, "a", Some("b")), ("c", Some("a"), "b", None)),
+            (("c", None, "a", Some("b")), ("c", None, "a-b", None)),
+            (("c-a", None, "b", None), ("c", Some("a"), "b", None)),
+        ] {
+            let named = |(cluster, namespace, store, dependent): (&str, Option<&str>, &str, Option<&str>)| {
+                session_name(cluster, namespace, store, dependent)
+            };
+            assert_ne!(named(one), named(two));
+        }
+        let allowed = |name: &str| {
+            name.chars()
+                .all(|c| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c))
+        };
+        let long = session_name("prod", Some(&"n".repeat(63)), &"s".repeat(253), Some("d"));
+        assert!(long.len() == 64 && allowed(&long), "{long}");
     }
 
     fn shop() -> Identity {

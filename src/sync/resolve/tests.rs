@@ -170,12 +170,12 @@ fn sessions_are_named_after_the_store_and_who_decides() {
     let named = |source: Result<Source, Refusal>| source.unwrap().identity.session_name.to_string();
     assert_eq!(
         named(namespaced(&rules(), account(Value::Null))),
-        "keyturn-prod-shop-aws"
+        "keyturn-prod=shop,aws"
     );
-    assert_eq!(named(cluster(&rules(), json!({}), "shop")), "keyturn-prod-aws");
+    assert_eq!(named(cluster(&rules(), json!({}), "shop")), "keyturn-prod,aws");
     assert_eq!(
         named(cluster(&rules(), account(Value::Null), "shop")),
-        "keyturn-prod-aws-shop"
+        "keyturn-prod,aws@shop"
     );
 }
 
