@@ -76,6 +76,8 @@ pub enum Notice {
     Down(SourceId, OutageKind),
     /// A source that was said to be down has answered.
     Up(SourceId),
+    /// The identity of a source was refused, or credentials for it could not be had.
+    Refused(SourceId),
 }
 
 /// Shorter failures are nobody's concern.
@@ -242,19 +244,25 @@ pub struct FailedRead<'a> {
 enum SourceHealth {
     Answers,
     Fails(OutageKind),
+    /// AWS answers that it does not take the identity.
+    Refused,
     /// A secret alone gets no answer.
     Unknown,
 }
 
 impl SourceHealth {
     fn of(error: &aws::Error) -> Self {
-        outage(error).map_or(Self::Answers, Self::Fails)
+        match outage(error) {
+            Some(kind) => Self::Fails(kind),
+            None if error.class() == aws::Class::Identity => Self::Refused,
+            None => Self::Answers,
+        }
     }
 
     /// The same of a call for one secret, of which the tracker has been told.
     fn of_one(error: &aws::Error, tracking: &Tracking, source: SourceId, key: &str) -> Self {
         match outage(error) {
-            None => Self::Answers,
+            None => Self::of(error),
             Some(_) if tracking.ask(|tracker| tracker.is_unanswered(source, key)) => Self::Unknown,
             Some(kind) => Self::Fails(kind),
         }
@@ -306,6 +314,10 @@ pub async fn drive(provider: Provider, work: Arc<Work>, tell: impl Fn(Notice)) {
                 match ended {
                     Ok((_, SourceHealth::Unknown)) => {}
                     Ok((source, SourceHealth::Answers)) => tracking.note_health(source, None).into_iter().for_each(&tell),
+                    Ok((source, SourceHealth::Refused)) => {
+                        tracking.note_health(source, None).into_iter().for_each(&tell);
+                        tell(Notice::Refused(source));
+                    }
                     Ok((source, SourceHealth::Fails(kind))) => {
                         tracking.note_health(source, Some(kind)).into_iter().for_each(&tell);
                     }
