@@ -325,6 +325,62 @@ fn namespaces_in_scope_need_no_cluster_role() {
 }
 
 #[test]
+fn where_and_how_the_pods_run_can_be_set() {
+    let deployment = |values: &[&str]| {
+        let rendered = template(values).unwrap();
+        let all = objects(&rendered).unwrap();
+        all[&("Deployment".to_owned(), "keyturn".to_owned())]["spec"].clone()
+    };
+    let plain = deployment(&[]);
+    let pod = &plain["template"]["spec"];
+    assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/os": "linux"}));
+    assert_eq!(
+        pod["topologySpreadConstraints"][0]["topologyKey"],
+        "kubernetes.io/hostname"
+    );
+    for absent in ["hostAliases", "dnsPolicy", "dnsConfig"] {
+        assert_eq!(pod.get(absent), None, "{absent}");
+    }
+    assert_eq!(plain.get("revisionHistoryLimit"), None);
+    let set = deployment(&[
+        "nodeSelector.pool=infra",
+        "topologySpreadConstraints[0].topologyKey=zone",
+        "hostAliases[0].ip=127.0.0.1",
+        "dnsPolicy=None",
+        "dnsConfig.nameservers={127.0.0.1}",
+        "revisionHistoryLimit=3",
+    ]);
+    let pod = &set["template"]["spec"];
+    assert_eq!(
+        pod["nodeSelector"],
+        json!({"kubernetes.io/os": "linux", "pool": "infra"})
+    );
+    assert_eq!(pod["topologySpreadConstraints"], json!([{"topologyKey": "zone"}]));
+    assert_eq!(pod["hostAliases"], json!([{"ip": "127.0.0.1"}]));
+    assert_eq!(
+        (&pod["dnsPolicy"], &pod["dnsConfig"]["nameservers"][0]),
+        (&json!("None"), &json!("127.0.0.1"))
+    );
+    assert_eq!(set["revisionHistoryLimit"], 3);
+    let budget = template(&["podDisruptionBudget.unhealthyPodEvictionPolicy=AlwaysAllow"]).unwrap();
+    assert!(budget.contains("unhealthyPodEvictionPolicy: AlwaysAllow"));
+}
+
+#[test]
+fn the_right_to_request_tokens_can_be_taken_away() {
+    let has_right = |values: &[&str]| {
+        template(values)
+            .unwrap()
+            .contains("[serviceaccounts/token]\n  verbs: [create]")
+    };
+    assert!(has_right(&["admissionPolicies.enabled=false"]));
+    assert!(!has_right(&[
+        "admissionPolicies.enabled=false",
+        "tokens.enabled=false"
+    ]));
+}
+
+#[test]
 fn values_that_mean_nothing_are_refused() {
     for (value, named) in [
         ("aws.regoin=eu-central-1", "regoin"),

@@ -319,8 +319,9 @@ async fn workloads_get_our_annotations_and_nothing_else() -> Result<()> {
         .kubectl(["wait", "--for=condition=Established", "--timeout=30s", definition])
         .await?;
     let protected = plane.namespace("chart-untouched").await?;
-    let values =
-        format!("crds.install=false,replicas=0,restart.evict=true,protectedNamespaces={{{protected}}}");
+    let values = format!(
+        "crds.install=false,replicas=0,restart.evict=true,clusterSecretStore.requireScope=false,protectedNamespaces={{{protected}}}"
+    );
     install(plane, &own, &values).await?;
     let admin = plane.client().await?;
     let operator = client_as(&plane.kubeconfig_for(&own, "keyturn").await?).await?;

@@ -63,6 +63,19 @@ async fn tokens_are_for_listed_audiences_and_ten_minutes_only() -> Result<()> {
         ] {
             refused(audience, async || ask(audience).await).await?;
         }
+        refused("a protected namespace", async || {
+            as_operator(&[
+                "create",
+                "token",
+                "default",
+                "-n",
+                "kube-system",
+                "--audience=sts.amazonaws.com",
+                "--duration=10m",
+            ])
+            .await
+        })
+        .await?;
         // Without an audience the token would be one for the API server itself.
         refused("no audience", async || {
             as_operator(&["create", "token", READER, "-n", &bed.namespace]).await

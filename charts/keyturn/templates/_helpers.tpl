@@ -10,6 +10,7 @@ clusterSecretStore: {requireScope: true}
 minRefreshInterval: 30s
 statusWritesPerSecond: 50
 tokenAudiences: [sts.amazonaws.com]
+tokens: {enabled: true}
 protectedNamespaces: [kube-system]
 neverCopied: []
 restart: {default: Disabled, maxConcurrent: 20, maxConcurrentPerNamespace: 5, evict: false}
@@ -166,6 +167,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 - apiGroups: [""]
   resources: [serviceaccounts]
   verbs: [get]
+{{- if .Values.tokens.enabled }}
 - apiGroups: [""]
   resources: [serviceaccounts/token]
   verbs: [create]
