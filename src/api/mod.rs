@@ -41,9 +41,9 @@ pub use object::{ApiGroup, ObjectKey};
 pub use reason::{ConditionType, EventReason, Reason, Status};
 pub use remote::{Selector, SourceId, VersionId};
 pub use restart::{
-    DeadlinePolicy, Discovery, OnFailure, Pacing, Reloader, RestartDeadline, RestartHealth, RestartMode,
-    RestartPolicy, RestartSpec, RestartStrategy, RestartTarget, RestartTrigger, RestartWindow, RotationSpec,
-    RotationStrategy, TargetSelector, WorkloadKind,
+    DeadlinePolicy, Discovery, FirstWrite, OnFailure, Pacing, Reloader, RestartDeadline, RestartHealth,
+    RestartMode, RestartPolicy, RestartSpec, RestartStrategy, RestartTarget, RestartTrigger, RestartWindow,
+    RotationSpec, RotationStrategy, TargetSelector, WorkloadKind,
 };
 pub use status::{
     Capabilities, ExternalSecretStatus, RestartException, RestartStatus, RotationStatus, SourceStatus,

@@ -99,6 +99,11 @@ pub struct RestartSpec {
     /// Which changes restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<RestartTrigger>,
+    /// What the first write of the Secret does. `Ignore` (the default): it restarts nothing. `Restart`: workloads with pods that
+    /// are older than the Secret are restarted, such as those that began with `optional: true`, or before the ExternalSecret was
+    /// deleted and made again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_first_write: Option<FirstWrite>,
     /// What to do about workloads that stakater Reloader restarts: `Defer` (the default) leaves them to it, `Honour` reads its
     /// annotations in its place, `Ignore` treats them as any other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,6 +158,17 @@ impl RestartMode {
     }
 }
 
+/// What the first write of a Secret does to workloads.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(description = "")]
+pub enum FirstWrite {
+    /// Nothing.
+    #[default]
+    Ignore,
+    /// It restarts them.
+    Restart,
+}
+
 /// How workloads are found.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[schemars(description = "")]
@@ -184,8 +200,8 @@ pub struct RestartTarget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1000, max = 1000))]
     pub wave: Option<i32>,
-    /// How: `Template` (the default but for a Rollout) annotates the pod template, `RestartAt` (a Rollout's default) has Argo
-    /// Rollouts replace its pods, `Evict` evicts the pods that hold old content.
+    /// How: `Template` (the default) annotates the pod template, `RestartAt` (the default of a Rollout with steps, `blueGreen` or
+    /// `workloadRef`) has Argo Rollouts replace its pods, `Evict` evicts the pods that hold old content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<RestartStrategy>,
 }
@@ -386,6 +402,8 @@ pub struct RestartPolicy {
     pub discovery: Discovery,
     /// Those that are listed.
     pub targets: Vec<RestartTarget>,
+    /// What the first write of the Secret does.
+    pub on_first_write: FirstWrite,
     /// What to do about stakater Reloader.
     pub reloader: Reloader,
     /// How many at once.
@@ -457,6 +475,7 @@ impl ExternalSecretSpec {
             discovery,
             targets,
             trigger: _,
+            on_first_write,
             reloader,
             pacing,
             windows,
@@ -472,6 +491,7 @@ impl ExternalSecretSpec {
             mode,
             discovery: discovery.unwrap_or_default(),
             targets: targets.clone().unwrap_or_default(),
+            on_first_write: on_first_write.unwrap_or_default(),
             reloader: reloader.unwrap_or_default(),
             max_concurrent: pacing.max_concurrent.unwrap_or(1),
             urgent_max_concurrent: pacing.urgent_max_concurrent.unwrap_or(URGENT_MAX_CONCURRENT),
@@ -544,6 +564,7 @@ mod tests {
             mode: RestartMode::Automatic,
             discovery: Discovery::Auto,
             targets: Vec::new(),
+            on_first_write: FirstWrite::Ignore,
             reloader: Reloader::Defer,
             max_concurrent: 1,
             urgent_max_concurrent: 5,

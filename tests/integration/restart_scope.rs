@@ -104,6 +104,33 @@ async fn adoption_with_other_data_restarts() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_first_write_restarts_older_pods_where_the_spec_says_so() -> Result<()> {
+    bed("first-write", async |bed| {
+        bed.run_workloads([web("web", "db")]).await?;
+        let history = bed.history().await?;
+        let source = bed.restarting("db", json!({"onFirstWrite": "Restart"})).await?;
+        let first = bed.rollout("db").await?;
+        bed.follows(("Deployment", "web"), "db", &first).await?;
+        bed.restarts("db", &["Complete"]).await?;
+        restarted(&history, &[("Deployment web", 1)]).await?;
+        // Deleted and made again around a rotation.
+        bed.delete::<ExternalSecret>("db").await?;
+        bed.gone("db").await?;
+        bed.aws.put_secret_value(&source.arn, "second")?;
+        bed.re_restarting("db", json!({"onFirstWrite": "Restart"}))
+            .await?;
+        bed.holds("db", &[("value", "second")]).await?;
+        let second = bed.rollout("db").await?;
+        bed.follows(("Deployment", "web"), "db", &second).await?;
+        bed.restarts("db", &["Complete"]).await?;
+        let mut anchor = Anchor::drop(bed).await?;
+        anchor.holds().await?;
+        restarted(&history, &[("Deployment web", 2)]).await
+    })
+    .await
+}
+
+#[tokio::test]
 async fn what_changed_before_restarts_were_wanted_restarts_nothing() -> Result<()> {
     bed("since", async |bed| {
         let arn = bed.secret("app/db", "first")?;

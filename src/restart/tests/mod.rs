@@ -20,7 +20,7 @@ use super::observed::{
 };
 use crate::{
     api::{
-        DeadlinePolicy, Discovery, ObjectKey, OnFailure, Reloader, RestartMode, RestartPolicy,
+        DeadlinePolicy, Discovery, FirstWrite, ObjectKey, OnFailure, Reloader, RestartMode, RestartPolicy,
         RotationStrategy, WorkloadKind,
     },
     objects::{Restarts, Suspension},
@@ -49,6 +49,7 @@ pub(super) fn policy() -> RestartPolicy {
         mode: RestartMode::Automatic,
         discovery: Discovery::Auto,
         targets: Vec::new(),
+        on_first_write: FirstWrite::Ignore,
         reloader: Reloader::Defer,
         max_concurrent: 1,
         urgent_max_concurrent: 5,

@@ -197,7 +197,8 @@ impl<'a> Template<'a> {
 
     fn restarts(&self) -> plan::RestartWish {
         if self.entry.trigger().is_some() {
-            plan::RestartWish::Enabled
+            let policy = self.entry.restart.as_ref().map(|restarts| &restarts.policy);
+            plan::RestartWish::Enabled(policy.map_or_else(Default::default, |policy| policy.on_first_write))
         } else if self.entry.disables_restarts() {
             plan::RestartWish::Disabled
         } else {

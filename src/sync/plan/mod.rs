@@ -23,7 +23,7 @@ use self::{
 };
 use crate::{
     api::{
-        CreationPolicy, ExternalSecret, KeyChange, ObjectKey, Reason,
+        CreationPolicy, ExternalSecret, FirstWrite, KeyChange, ObjectKey, Reason,
         names::{self, annotation},
         token::TokenKey,
     },
@@ -74,7 +74,7 @@ pub struct DesiredSecret<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartWish {
     /// Restarts are enabled.
-    Enabled,
+    Enabled(FirstWrite),
     /// Restarts are disabled.
     Disabled,
     /// A fault in the spec leaves open whether restarts are enabled.

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Secret;
 use super::{Data, DesiredSecret, Recorded, RestartWish, Times, belongs::annotation_of, whole};
 use crate::{
     api::{
-        KeyChange, KeyChanges, ObjectKey,
+        FirstWrite, KeyChange, KeyChanges, ObjectKey,
         names::{self, annotation},
         token::{self, TokenKey},
     },
@@ -75,6 +75,10 @@ pub(super) fn stamps_of_new(key: &TokenKey, times: Times, wanted: &DesiredSecret
         }
     }
     written.restart_since = since(times.now, wanted, None);
+    if recorded.is_none() && wanted.restarts == RestartWish::Enabled(FirstWrite::Restart) {
+        // Pods that are older cannot hold it.
+        written.changed_at = Some(whole(times.change));
+    }
     written
 }
 
@@ -206,7 +210,7 @@ fn since(now: Timestamp, wanted: &DesiredSecret<'_>, said: Option<Timestamp>) ->
         return None;
     }
     said.or_else(|| recorded(wanted)?.restart_since)
-        .or_else(|| (wanted.restarts == RestartWish::Enabled).then_some(now))
+        .or_else(|| matches!(wanted.restarts, RestartWish::Enabled(_)).then_some(now))
         .map(whole)
 }
 

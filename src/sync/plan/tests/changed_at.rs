@@ -151,7 +151,7 @@ fn a_write_that_may_take_long_dates_its_change_ahead_and_nothing_else() {
     };
     let live = Wish::of(&[("password", "old")]).made();
     let wish = Wish {
-        restarts: RestartWish::Enabled,
+        restarts: RestartWish::Enabled(FirstWrite::Ignore),
         ..Wish::default()
     };
     let changing = wish.plan_with(times, Some(&live));

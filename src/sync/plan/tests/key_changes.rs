@@ -7,7 +7,7 @@ const LATER: &str = "2026-11-03T10:00:00Z";
 
 fn on(pairs: &[(&str, &str)]) -> Wish {
     Wish {
-        restarts: RestartWish::Enabled,
+        restarts: RestartWish::Enabled(FirstWrite::Ignore),
         ..Wish::of(pairs)
     }
 }

@@ -15,7 +15,11 @@ fn names_of_users() -> impl Strategy<Value = BTreeMap<String, String>> {
 }
 
 /// What an ExternalSecret may want of restarts.
-const WISHES: &[RestartWish] = &[RestartWish::Enabled, RestartWish::Disabled, RestartWish::Unknown];
+const WISHES: &[RestartWish] = &[
+    RestartWish::Enabled(FirstWrite::Ignore),
+    RestartWish::Disabled,
+    RestartWish::Unknown,
+];
 
 prop_compose! {
     fn wishes()(
@@ -180,7 +184,7 @@ proptest! {
             key: [u8::from(other_key); 32],
             trigger: trigger.to_vec(),
             data: data.clone(),
-            restarts: RestartWish::Enabled,
+            restarts: RestartWish::Enabled(FirstWrite::Ignore),
             ..Wish::default()
         };
         let (first, rest) = scopes.split_first().unwrap();

@@ -15,7 +15,7 @@ fn changed_at(wish: &Wish, live: &Secret) -> Option<String> {
 fn on(pairs: &[(&str, &str)], trigger: &[&str]) -> Wish {
     Wish {
         trigger: trigger.iter().map(|key| (*key).to_owned()).collect(),
-        restarts: RestartWish::Enabled,
+        restarts: RestartWish::Enabled(FirstWrite::Ignore),
         ..Wish::of(pairs)
     }
 }
@@ -25,6 +25,31 @@ fn changed_then(wish: &Wish) -> Secret {
     let mut secret = wish.made();
     annotate(&mut secret, annotation::CHANGED_AT, Some(THEN));
     secret
+}
+
+#[test]
+fn a_first_write_is_a_change_only_where_the_spec_says_so() {
+    let pairs = [("password", "1")];
+    let wish = |restarts| Wish {
+        restarts,
+        ..Wish::of(&pairs)
+    };
+    for (restarts, changes) in [
+        (RestartWish::Enabled(FirstWrite::Restart), true),
+        (RestartWish::Enabled(FirstWrite::Ignore), false),
+        (RestartWish::Disabled, false),
+        (RestartWish::Unknown, false),
+    ] {
+        let made = written(&wish(restarts).plan_at(NOW, None)).clone();
+        assert_eq!(made.changed_at.is_some(), changes, "{restarts:?}");
+        // It asks for restarts, since they are wanted from then on.
+        assert!(made.changed_at.is_none() || made.changed_at >= made.restart_since);
+    }
+    // A Secret that is made again with what it held is none.
+    let first = wish(RestartWish::Enabled(FirstWrite::Restart));
+    let made = written(&first.plan_at(THEN, None)).clone();
+    let again = first.after(&made);
+    assert_eq!(written(&again.plan_at(NOW, None)).changed_at, Some(time(THEN)));
 }
 
 #[test]
