@@ -60,6 +60,8 @@ pub(super) const WINDOWS_AGAIN: SignedDuration = SignedDuration::from_hours(24);
 /// A change that comes at most this long after a rotation that AWS reports is taken for its own: the Secret may follow it by a
 /// refresh interval.
 pub(super) const ROTATION_FOLLOWED: SignedDuration = SignedDuration::from_hours(24);
+/// A write of a Secret ends after so long, whatever becomes of it.
+pub(super) const WRITE_AT_MOST: SignedDuration = SignedDuration::from_secs(30);
 /// A change settles: kubelets and the systems that know the credential follow with a delay. Five seconds, and one more since
 /// times of changes are cut to whole seconds.
 pub(super) const SETTLE: SignedDuration = SignedDuration::from_secs(6);

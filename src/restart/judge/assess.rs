@@ -157,6 +157,7 @@ impl<'a> Assessment<'a> {
         let mut claim = Claim {
             object: object.clone(),
             changed_at: content.changed_at?,
+            there_at: memory.there_at(content, self.setting.now)?,
             terms,
             standing: Standing::Unknown,
             hold: None,

@@ -15,10 +15,13 @@ use crate::{
     api::{ObjectKey, Opening, RestartStrategy, window},
     objects::Restarts,
     restart::{
-        observed::{managed_secrets::ManagedSecret, model::Texts},
+        observed::{
+            managed_secrets::ManagedSecret,
+            model::{Content, Texts},
+        },
         timing::{
             BACK_OFF_FIRST, BACK_OFF_LONGEST, COALESCE, EVICT_AGAIN, PATCH_SHOWN, REST_FIRST, REST_LONGEST,
-            WINDOWS_AGAIN, later,
+            WINDOWS_AGAIN, WRITE_AT_MOST, later,
         },
     },
 };
@@ -34,6 +37,8 @@ pub struct Memory {
     workloads: HashMap<Box<str>, WorkloadMemory>,
     objects: HashMap<ObjectKey, Timestamp>,
     openings: HashMap<ObjectKey, CachedOpening>,
+    /// The contents of Secrets, and when this process first saw each.
+    contents: HashMap<ObjectKey, (Box<str>, Timestamp)>,
     served: HashMap<Arc<str>, u64>,
     turn: u64,
 }
@@ -272,6 +277,7 @@ impl Memory {
         self.workloads.retain(|uid, _| workload(uid));
         self.objects.retain(|key, _| object(key));
         self.openings.retain(|key, _| object(key));
+        self.contents.retain(|key, _| object(key));
         let objects = &self.objects;
         self.served
             .retain(|namespace, _| objects.keys().any(|key| key.namespace == *namespace));
@@ -281,6 +287,21 @@ impl Memory {
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.workloads.len()
+    }
+
+    /// When the content was there for sure. The Secret names the time before it was written, and the write may have taken long;
+    /// no write takes longer than [`WRITE_AT_MOST`].
+    pub fn there_at(&mut self, content: &Content, now: Timestamp) -> Option<Timestamp> {
+        let changed = content.changed_at?;
+        let seen = match self.contents.get(&content.object) {
+            Some((rollout, seen)) if *rollout == content.rollout => *seen,
+            _ => {
+                let first = (content.rollout.clone(), now);
+                self.contents.insert(content.object.clone(), first);
+                now
+            }
+        };
+        Some(changed.max(seen.min(later(changed, WRITE_AT_MOST))))
     }
 
     /// When a workload was last restarted for the object, as this process knows.

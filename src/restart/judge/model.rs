@@ -92,6 +92,8 @@ pub struct Claim {
     pub object: ManagedSecret,
     /// When it changed.
     pub changed_at: Timestamp,
+    /// When it was there for sure, as far as this process knows: from then on it settles.
+    pub there_at: Timestamp,
     /// How.
     pub terms: Terms,
     /// How far it is.

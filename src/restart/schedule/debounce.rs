@@ -22,8 +22,10 @@ pub(super) fn settled_at(
     objects: &ObjectPaces<'_>,
 ) -> Timestamp {
     let pressing = |claim: &&&Claim| !urgent || objects.urgent(claim.object.key());
-    let times = || ready.iter().filter(pressing).map(|claim| claim.changed_at);
-    let (Some(oldest), Some(latest)) = (times().min(), times().max()) else {
+    let pressing = || ready.iter().filter(pressing);
+    let oldest = pressing().map(|claim| claim.changed_at).min();
+    let latest = pressing().map(|claim| claim.there_at).max();
+    let (Some(oldest), Some(latest)) = (oldest, latest) else {
         return Timestamp::MAX;
     };
     let first = judgement.changing_since.map_or(oldest, |since| since.min(oldest));

@@ -80,12 +80,12 @@ pub fn decide(now: Timestamp, limits: &Limits, judgements: &[&Judgement], memory
         }
         let urgent = ready.iter().any(|claim| objects.urgent(claim.object.key()));
         let at = settled_at(judgement, &ready, urgent, &objects);
-        let is_settled = |claim: &&Claim| later(claim.changed_at, SETTLE) <= now;
+        let is_settled = |claim: &&Claim| later(claim.there_at, SETTLE) <= now;
         if now >= at && ready.iter().any(is_settled) {
             ready.retain(|claim| {
                 let settled = is_settled(claim);
                 if !settled {
-                    let at = later(claim.changed_at, SETTLE);
+                    let at = later(claim.there_at, SETTLE);
                     waits.insert((claim.object.key(), &judgement.key), settling(at));
                 }
                 settled

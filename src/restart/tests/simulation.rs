@@ -137,6 +137,13 @@ impl Cluster {
         (content.rollout, content.token, content.changed_at) = (token.into(), token.into(), Some(now));
     }
 
+    /// The Secret has other content by a write that took so many seconds.
+    pub(super) fn change_slowly(&mut self, object: usize, token: &str, seconds: i64) {
+        let sent = at(self.second - seconds);
+        self.change(object, token);
+        Arc::make_mut(&mut self.objects[object].content).changed_at = Some(sent);
+    }
+
     /// Some keys of the Secret have other content.
     pub(super) fn change_keys(&mut self, object: usize, token: &str, keys: &[&str]) {
         let content = &self.objects[object].content;
@@ -342,6 +349,18 @@ impl Cluster {
                 .iter()
                 .any(|pod| pod.created <= margin && pod.tokens.get(&content.hash) != Some(&content.token))
         })
+    }
+
+    /// Whether a workload counts as done that has a pod with older content.
+    pub(super) fn forgets_a_pod(&self) -> bool {
+        let words = self.words();
+        let is_done = |index: &usize| {
+            let name = &*self.workloads[*index].key.key.name;
+            words.iter().any(|(_, of, state)| of == name && *state == "Done")
+        };
+        (0..self.workloads.len())
+            .filter(is_done)
+            .any(|index| self.is_stale(index))
     }
 
     /// Whether every workload that has to do with it is done.

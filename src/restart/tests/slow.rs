@@ -4,7 +4,10 @@ use super::{
     simulation::{Cluster, Nature},
     with,
 };
-use crate::restart::{judge::memory::Memory, observed::model::Limits};
+use crate::{
+    api::RotationStrategy,
+    restart::{judge::memory::Memory, observed::model::Limits},
+};
 
 /// Ten pods that are replaced one after the other, each ready after 100 s, and a workload that follows.
 fn slow() -> Cluster {
@@ -24,6 +27,37 @@ fn never_failed(cluster: &Cluster) {
         cluster.second,
         cluster.taken
     );
+}
+
+#[test]
+fn content_settles_from_when_it_is_there_however_long_its_write_took() {
+    for urgent in [false, true] {
+        let mut cluster = Cluster::new(&[Nature::Ready(5)]);
+        cluster.objects[0] = with(&cluster.objects[0], |restarts| {
+            if urgent {
+                restarts.strategy = RotationStrategy::SingleUser;
+            }
+        });
+        cluster.run(20);
+        let there = cluster.second;
+        cluster.change_slowly(0, "t1", 9);
+        cluster.run(60);
+        let taken: Vec<i64> = cluster.taken.iter().map(|taken| taken.second).collect();
+        let [first] = taken[..] else { panic!("{taken:?}") };
+        let least = if urgent { 6 } else { 10 };
+        assert!(first >= there + least, "{first} {there}");
+        assert!(first <= there + least + 2, "{first} {there}");
+        // Another leader does not wait for what was written long ago.
+        cluster.change_slowly(0, "t2", 40);
+        cluster.memory = Memory::default();
+        let started = cluster.second;
+        cluster.run(5);
+        let second = cluster.taken.last().unwrap().second;
+        assert!(
+            cluster.taken.len() == 2 && second <= started + 2,
+            "{second} {started}"
+        );
+    }
 }
 
 #[test]

@@ -32,6 +32,7 @@ fn target(name: &str, object: &ManagedSecret, standing: Standing) -> Judgement {
         claims: vec![Claim {
             object: object.clone(),
             changed_at: object.content.changed_at.unwrap(),
+            there_at: object.content.changed_at.unwrap(),
             terms: Terms {
                 wave: 0,
                 strategy: RestartStrategy::Template,
