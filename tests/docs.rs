@@ -30,8 +30,7 @@ const LATER: [Reason; 3] = [
 const FOREIGN: [&str; 1] = ["argoproj.io/"];
 
 /// Words of workloads that `status.restart.exceptions` never gives.
-const NO_EXCEPTIONS: [WorkloadState; 8] = [
-    WorkloadState::Done,
+const NO_EXCEPTIONS: [WorkloadState; 7] = [
     WorkloadState::Looking,
     WorkloadState::Settling,
     WorkloadState::WaitingForWindow,

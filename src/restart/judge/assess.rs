@@ -400,9 +400,8 @@ impl<'a> Assessment<'a> {
 
     /// What keeps the rollout of the workload from going on, in a sentence; where it is done, which pods are left out.
     fn obstacle(&self, claims: &[Claim], memory: &mut Memory) -> Option<String> {
-        let is_done = claims.iter().all(|claim| claim.standing == Standing::Done);
-        if is_done && let Some(lost) = self.lost.first() {
-            return Some(rollout::done_but_for(lost, self.lost.len() - 1));
+        if claims.iter().all(|claim| claim.standing == Standing::Done) {
+            return self.left_out(claims);
         }
         let rolls = |claim: &&Claim| claim.standing == Standing::Rolling && self.carries(claim);
         let claim = claims.iter().find(rolls)?;
@@ -411,6 +410,19 @@ impl<'a> Assessment<'a> {
         let timeout = claim.object.restarts.policy.timeout;
         let rollout = self.rollout(self.rollout_key(content), timeout, &new, memory)?;
         rollout::obstacle(&rollout, self.setting.now).map(|obstacle| obstacle.sentence())
+    }
+
+    /// Which pods hold older content though the workload is done, in a sentence.
+    fn left_out(&self, claims: &[Claim]) -> Option<String> {
+        let workload = self.observed.workload;
+        let mut left: Vec<&Pod> = claims
+            .iter()
+            .flat_map(|claim| staleness::stale(claim.terms, workload, &claim.object.content, &self.lost))
+            .collect();
+        left.sort_by(|a, b| a.name.cmp(&b.name));
+        left.dedup_by(|a, b| a.name == b.name);
+        let first = left.first()?;
+        Some(rollout::done_but_for(first, left.len() - 1))
     }
 
     /// Whether the workload still rolls out for older content of the same Secret.

@@ -86,7 +86,7 @@ pub fn member(policy: &RestartPolicy, view: &WorkloadView<'_, '_>, content: &Con
         .or_else(|| listed.and_then(|target| target.strategy));
     let terms = Terms {
         wave: listed.and_then(|target| target.wave).unwrap_or_default(),
-        strategy: strategy(key.kind, asked),
+        strategy: strategy(key.kind, workload.controller.plain_canary, asked),
         hot_reload: [annotations, namespace]
             .iter()
             .any(|annotations| annotations.hot_reload == AnnotationValue::Is(true)),
@@ -139,8 +139,10 @@ fn may_use_any(workload: &Workload) -> bool {
     workload.oversized && workload.uses.is_empty()
 }
 
-fn strategy(kind: WorkloadKind, asked: Option<RestartStrategy>) -> RestartStrategy {
+fn strategy(kind: WorkloadKind, plain_canary: bool, asked: Option<RestartStrategy>) -> RestartStrategy {
     match (kind, asked) {
+        // A change of the template makes new pods before old ones go; `restartAt` takes the only pod of a Rollout away first.
+        (WorkloadKind::Rollout, None) if plain_canary => RestartStrategy::Template,
         (WorkloadKind::Rollout, None) => RestartStrategy::RestartAt,
         (WorkloadKind::Rollout, Some(asked)) => asked,
         (_, Some(RestartStrategy::Evict)) => RestartStrategy::Evict,

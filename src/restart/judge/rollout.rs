@@ -216,17 +216,24 @@ fn is_complete_elsewhere(rollout: &Rollout<'_>) -> bool {
         kind,
         workload,
         new,
-        lost,
         stale,
         ..
     } = *rollout;
-    let missing = i32::try_from(lost.len()).unwrap_or(i32::MAX);
+    let missing = i32::try_from(missing(rollout).count()).unwrap_or(i32::MAX);
     let works = |pods: &[&Pod]| pods.iter().filter(|pod| pod.lives()).all(|pod| pod.ready);
     missing > 0
         && stale == Some(false)
         && workload.controller.observed_generation >= workload.generation
         && working(kind, workload).saturating_add(missing) >= workload.controller.progress.desired
         && new.is_some_and(works)
+}
+
+/// Pods on nodes that do not answer whose place nobody takes. A controller that names its pods anew makes another one for a pod
+/// that is being deleted.
+fn missing<'a>(rollout: &Rollout<'a>) -> impl Iterator<Item = &'a Pod> {
+    let waits = matches!(rollout.kind, WorkloadKind::StatefulSet | WorkloadKind::DaemonSet);
+    let lost = rollout.lost.iter().copied();
+    lost.filter(move |pod| waits || !pod.ending)
 }
 
 /// That a workload is done, and which of its pods were left out: `lost`, and so many others.
@@ -318,7 +325,7 @@ pub fn obstacle(rollout: &Rollout<'_>, now: Timestamp) -> Option<Obstacle> {
         let failure = Failure::Ordered(Some(pod.name.clone()));
         return Some(Obstacle { failure, pod: None });
     }
-    if let Some(pod) = rollout.lost.first() {
+    if let Some(pod) = missing(rollout).next() {
         return Some(Obstacle {
             failure: Failure::NodeLost,
             pod: Some(pod.name.clone()),

@@ -107,6 +107,7 @@ pub struct Stamps {
 
 /// What the controller of a workload is to do with its pods, and how far it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct ControllerState {
     /// The generation that it has observed.
     pub observed_generation: i64,
@@ -121,6 +122,8 @@ pub struct ControllerState {
     pub progress: Progress,
     /// A Rollout's `spec.restartAt`.
     pub restart_at: Option<Timestamp>,
+    /// A Rollout that replaces its pods at once when its template changes, without steps or pauses.
+    pub plain_canary: bool,
     /// A Rollout that borrows its template from another workload (`spec.workloadRef`), which we do not follow.
     pub borrowed_template: bool,
 }

@@ -160,6 +160,7 @@ pub(super) fn workload(name: &str) -> Workload {
                 restarted_at: None,
             },
             restart_at: None,
+            plain_canary: false,
             borrowed_template: false,
         },
         oversized: false,

@@ -29,7 +29,8 @@ fn fates() -> impl Strategy<Value = Vec<Fate>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// At most one restart for a content, none without a stale pod, none forgotten, and no more at once than allowed:
+    /// At most one restart for a content, none without a stale pod, none forgotten, no more at once than allowed, and none
+    /// done while a pod is older:
     /// whatever is lost, refused or crashes, and without any status.
     #[test]
     fn every_stale_workload_is_restarted_exactly_once_and_never_more_at_once_than_allowed(
@@ -48,6 +49,7 @@ proptest! {
                 cluster.memory = crate::restart::judge::memory::Memory::default();
             }
             cluster.tick(|_| fates.next().unwrap_or(Fate::Taken));
+            prop_assert!(!cluster.forgets_a_pod(), "{:?}", cluster.words());
             if cluster.second > 400 && cluster.is_done() {
                 break;
             }

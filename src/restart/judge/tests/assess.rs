@@ -102,6 +102,35 @@ fn a_rollout_holds_a_slot_of_the_cluster_for_half_an_hour_at_most_and_of_its_nam
 }
 
 #[test]
+fn what_is_left_on_a_node_that_does_not_answer_is_named_and_waited_for_by_nobody() {
+    let facts = with_timeout(Duration::from_mins(10));
+    let mut workload = patched(20);
+    workload.controller.observed_generation = 2;
+    let progress = &mut workload.controller.progress;
+    (progress.desired, progress.updated, progress.available) = (2, 1, 1);
+    let mut new = pod("api", 25);
+    new.tokens.insert("hash-db".into(), "t".into());
+    let mut lost = pod("api", -500);
+    (lost.ready, lost.unreachable_since) = (false, Some(at(30)));
+    let looks = |now: i64, pods: &[Pod]| {
+        let found = look(at(now), &facts, &workload, pods, &mut Memory::default()).unwrap();
+        (found.claims[0].standing.clone(), found.obstacle)
+    };
+    // Within the first minute it may only be slow.
+    assert_eq!(looks(60, &[new.clone(), lost.clone()]), (Standing::Rolling, None));
+    let (standing, left_out) = looks(90, &[new.clone(), lost.clone()]);
+    assert_eq!(standing, Standing::Done);
+    let left_out = left_out.unwrap();
+    assert!(
+        left_out.contains("but for pod api--500: the node does not answer"),
+        "{left_out}"
+    );
+    // What holds the new content already is missed by nobody.
+    lost.tokens.insert("hash-db".into(), "t".into());
+    assert_eq!(looks(90, &[new, lost]), (Standing::Done, None));
+}
+
+#[test]
 fn only_pods_of_the_new_revision_show_whether_a_rollout_fails() {
     let facts = with_timeout(Duration::from_mins(10));
     let mut workload = patched(20);

@@ -169,6 +169,32 @@ fn targets_choose_by_kind_and_name_or_labels() {
 }
 
 #[test]
+fn a_rollout_without_steps_is_restarted_by_its_template_unless_something_else_is_said() {
+    use RestartStrategy::{Evict, RestartAt, Template};
+    for (plain_canary, own, expected) in [
+        (true, None, Template),
+        (false, None, RestartAt),
+        (true, Some(RestartAt), RestartAt),
+        (true, Some(Evict), Evict),
+    ] {
+        let mut rollout = workload("api");
+        rollout.controller.plain_canary = plain_canary;
+        rollout.annotations.strategy = own.map_or(AnnotationValue::Unset, AnnotationValue::Is);
+        let found = member(
+            &policy(),
+            &key(WorkloadKind::Rollout, "api"),
+            &rollout,
+            &Annotations::default(),
+            &content("db", "t"),
+        );
+        let Membership::In(terms) = found else {
+            panic!("{found:?}")
+        };
+        assert_eq!(terms.strategy, expected, "{plain_canary} {own:?}");
+    }
+}
+
+#[test]
 fn the_nearest_word_on_the_strategy_wins() {
     use RestartStrategy::{Evict, RestartAt, Template};
     // Kind, workload's, Namespace's, target's.

@@ -394,3 +394,32 @@ fn a_node_that_does_not_answer_holds_up_no_rollout_that_is_done_elsewhere() {
     unseen.generation += 1;
     assert_eq!(of(&unseen, &[&lost], &[&new, &new], false).0, Health::Rolling);
 }
+
+#[test]
+fn the_place_of_a_pod_that_is_being_deleted_is_kept_by_its_name_only() {
+    let workload = without_a_node();
+    let mut lost = pod("agent", -500);
+    lost.ending = true;
+    let new = pod("agent", 20);
+    for (kind, expected) in [
+        (WorkloadKind::DaemonSet, Health::Complete),
+        (WorkloadKind::StatefulSet, Health::Complete),
+        (WorkloadKind::Deployment, Health::Rolling),
+        (WorkloadKind::Rollout, Health::Rolling),
+    ] {
+        let rollout = Rollout {
+            kind,
+            workload: &workload,
+            progress: at(10),
+            timeout: Duration::from_mins(10),
+            new: Some(&[&new, &new]),
+            lost: &[&lost],
+            blocking: None,
+            stale: Some(false),
+            failed: false,
+        };
+        assert_eq!(health(&rollout, at(100)), expected, "{kind}");
+        let named = obstacle(&rollout, at(100)).is_some();
+        assert_eq!(named, expected == Health::Complete, "{kind}");
+    }
+}

@@ -158,6 +158,7 @@ struct WireUpdateStrategy {
 struct WireStrategy {
     rolling_update: Option<RollingUpdate>,
     canary: Option<RollingUpdate>,
+    blue_green: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -165,6 +166,8 @@ struct WireStrategy {
 struct RollingUpdate {
     partition: Option<i32>,
     max_unavailable: Option<Amount>,
+    #[serde(deserialize_with = "nullable")]
+    steps: Vec<serde::de::IgnoredAny>,
 }
 
 /// A number of pods, or a percentage.
@@ -337,6 +340,7 @@ impl WireWorkload {
         }
         let borrowed_template = kind == WorkloadKind::Rollout && spec.workload_ref.is_some();
         let update = spec.update(kind);
+        let plain_canary = spec.is_plain_canary();
         let progress = progress(kind, spec.replicas, &status);
         let ordered = kind == WorkloadKind::StatefulSet
             && spec
@@ -410,6 +414,7 @@ impl WireWorkload {
                 max_unavailable,
                 progress,
                 restart_at: time(spec.restart_at.as_deref()),
+                plain_canary,
                 borrowed_template,
             },
         })
@@ -431,6 +436,15 @@ impl Spec {
             },
             _ => UpdateStrategy::Rolling { partition: 0 },
         }
+    }
+
+    /// Whether a Rollout replaces its pods at once when its template changes, as a Deployment does: by a canary without steps.
+    fn is_plain_canary(&self) -> bool {
+        let WireStrategy {
+            canary, blue_green, ..
+        } = &self.strategy;
+        let plain = |canary: &RollingUpdate| canary.steps.is_empty();
+        blue_green.is_none() && self.workload_ref.is_none() && canary.as_ref().is_some_and(plain)
     }
 
     /// How many of the `desired` pods may be unavailable during a rollout, rounded as the controller does; at least 1.

@@ -232,6 +232,34 @@ fn each_kind_says_in_its_own_words_how_far_it_is() {
 }
 
 #[test]
+fn a_canary_without_steps_is_told_from_what_waits_on_its_way() {
+    let plain = |kind: WorkloadKind, spec: Value| {
+        workload(kind, &deployment(&json!({"spec": spec})))
+            .unwrap()
+            .controller
+            .plain_canary
+    };
+    let rollout = |spec: Value| plain(WorkloadKind::Rollout, spec);
+    assert!(rollout(json!({"strategy": {"canary": {}}})));
+    assert!(rollout(
+        json!({"strategy": {"canary": {"steps": null, "maxSurge": 1}}})
+    ));
+    for spec in [
+        json!({"strategy": {"canary": {"steps": [{"pause": {}}]}}}),
+        json!({"strategy": {"blueGreen": {"activeService": "web"}}}),
+        json!({"strategy": {"canary": {}}, "workloadRef": {"kind": "Deployment", "name": "web"}}),
+        json!({"strategy": {}}),
+        json!({}),
+    ] {
+        assert!(!rollout(spec.clone()), "{spec}");
+    }
+    assert!(!plain(
+        WorkloadKind::Deployment,
+        json!({"strategy": {"type": "RollingUpdate"}})
+    ));
+}
+
+#[test]
 fn a_pod_is_read() {
     let web = pod(&json!({
         "metadata": {"name": "web-1", "uid": "p1", "creationTimestamp": TIME, "labels": {"app": "web"},
