@@ -176,15 +176,17 @@ impl Memory {
             .filter(|wait| !wait.is_zero())
     }
 
-    /// A pass calls AWS for this refresh annotation.
-    pub(super) fn call_for(&mut self, asked: RefreshDigest, now: Duration) {
+    /// A pass calls AWS for this refresh annotation. Gives whether it is the first that does.
+    pub(super) fn call_for(&mut self, asked: RefreshDigest, now: Duration) -> bool {
         let called = &mut self.refresh.called;
-        if called.as_ref().is_none_or(|called| called.annotation != asked) {
+        let is_new = called.as_ref().is_none_or(|called| called.annotation != asked);
+        if is_new {
             *called = Some(Box::new(RefreshCall {
                 annotation: asked,
                 at: now,
             }));
         }
+        is_new
     }
 
     /// A pass looks at this state of the object. What is remembered of an earlier object of its name, such as the status that
@@ -406,12 +408,12 @@ mod tests {
         let mut memory = Memory::default();
         let nth = |n: u8| RefreshDigest::of(Some(&n.to_string()));
         assert_eq!(memory.wait_for(nth(1), at(0)), None, "the first");
-        memory.call_for(nth(1), at(0));
+        assert!(memory.call_for(nth(1), at(0)));
         assert_eq!(memory.wait_for(nth(1), at(1)), None, "the same again");
-        memory.call_for(nth(1), at(9));
+        assert!(!memory.call_for(nth(1), at(9)));
         assert_eq!(memory.wait_for(nth(2), at(9)), Some(at(1)));
         assert_eq!(memory.wait_for(nth(3), at(10)), None);
-        memory.call_for(nth(3), at(10));
+        assert!(memory.call_for(nth(3), at(10)));
         assert_eq!(
             memory.wait_for(nth(1), at(11)),
             Some(at(9)),
