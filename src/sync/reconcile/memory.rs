@@ -12,7 +12,7 @@ use crate::{
     api::{ObjectKey, RotationStatus},
     cluster::{Observed, SecretEntry},
     objects::{RefreshDigest, status::Digest},
-    sync::rotation::Traces,
+    sync::{decide::contest::Contest, rotation::Traces},
 };
 
 /// An object is read on demand at most this often.
@@ -69,7 +69,7 @@ pub(super) struct TargetMemory {
     /// Since when the target is one that an earlier object of this name left to the garbage collector.
     pub(super) leftover: Option<Duration>,
     /// What others changed or deleted lately.
-    pub(super) repairs: Option<Box<Repairs>>,
+    pub(super) contest: Option<Box<Contest>>,
     /// With creationPolicy None: what was read last.
     pub(super) read: Option<Box<ReadVersions>>,
 }
@@ -90,13 +90,6 @@ pub(super) struct ForeignTarget {
     pub(super) observed: Observed,
     /// When it is looked at again.
     pub(super) recheck: Duration,
-}
-
-/// Writes for no new version.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Repairs {
-    pub(super) since: Duration,
-    pub(super) count: u32,
 }
 
 /// What an object without a Secret was read for.
