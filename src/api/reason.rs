@@ -103,6 +103,8 @@ words! {
         TemplateError,
         /// The Secret belongs to somebody else.
         TargetConflict,
+        /// Another controller keeps changing the Secret.
+        TargetContested,
         /// The Secret is immutable and would have to change.
         TargetImmutable,
         /// The Secret or its annotations would be too large.
@@ -264,6 +266,7 @@ impl Reason {
             | Self::InvalidValue
             | Self::TemplateError
             | Self::TargetConflict
+            | Self::TargetContested
             | Self::TargetImmutable
             | Self::TooLarge
             | Self::Forbidden

@@ -137,7 +137,10 @@ impl Source {
         // Set for the case that nobody reads it.
         remote.urgent = remote.urgent.filter(|at| *at <= now);
         // One Describe tells where the rotation stands.
-        if verdict == Some(Verdict::Moved) && remote.facts.is_some() {
+        if verdict == Some(Verdict::Moved)
+            && let Some(facts) = &mut remote.facts
+        {
+            facts.moved(now);
             remote.urgent = Some(now);
         }
         match verdict {
@@ -206,6 +209,11 @@ impl Source {
                 }
                 wakes.push((view.selector.clone(), verdict));
             }
+        }
+        if wakes.iter().any(|(_, verdict)| *verdict == Verdict::Moved)
+            && let Some(facts) = &mut remote.facts
+        {
+            facts.moved(now);
         }
         for selector in missing {
             if let Some(remote) = self.remotes.get_mut(&id) {
@@ -602,6 +610,7 @@ impl Source {
             pending,
             schedule: secret.rotation.clone(),
         });
+        facts.dated(&secret.rotation);
         if facts.rotation != rotation {
             facts.rotation = rotation;
             self.wake(id, Cause::Rotation, context, |object| object.rotation);

@@ -149,11 +149,7 @@ impl Source {
         }
         match (rotation, &mut remote.facts) {
             (true, facts @ None) => {
-                *facts = Some(Box::new(Facts {
-                    rotation: None,
-                    described: None,
-                    next: None,
-                }));
+                *facts = Some(Box::new(Facts::new(None)));
             }
             (false, facts) => *facts = None,
             _ => {}

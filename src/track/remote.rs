@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     api::{Selector, VersionId},
     track::{
-        Call, Failure, Freshness, Known, Now, Rotation,
+        Call, Failure, Freshness, Known, Now, Rotation, Schedule,
         absence::{self, Absence},
         failure::{FIRST_STEP, FailedCall, Trouble, take_failure},
         objects::ObjectId,
@@ -17,6 +17,12 @@ use crate::{
 const RECHECK: Duration = Duration::from_mins(5);
 /// How often a secret is described for its rotation alone.
 pub(super) const FACTS: Duration = Duration::from_mins(30);
+/// When a secret whose version moved is described again: the date of its rotation may come seconds after the label.
+const LATE_DATE: [Duration; 3] = [
+    Duration::from_secs(5),
+    Duration::from_secs(20),
+    Duration::from_mins(1),
+];
 /// How often a hint has the secret described.
 const HINT_TRIES: u8 = 6;
 
@@ -105,6 +111,79 @@ pub(super) struct Facts {
     pub(super) described: Option<Now>,
     /// When to describe for them; none while sweeps tell them.
     pub(super) next: Option<Now>,
+    /// When to describe since a person asks for a refresh.
+    pub(super) asked: Option<Now>,
+    /// A version moved, and the date of its rotation has yet to show.
+    pub(super) undated: Option<Undated>,
+}
+
+/// A version moved, and AWS has shown no new date of a rotation since.
+#[derive(Debug)]
+pub(super) struct Undated {
+    moved: Now,
+    /// How often the secret was described again.
+    tries: u8,
+    /// The date before.
+    last: Option<i64>,
+}
+
+impl Facts {
+    pub(super) fn new(next: Option<Now>) -> Self {
+        Self {
+            rotation: None,
+            described: None,
+            next,
+            asked: None,
+            undated: None,
+        }
+    }
+
+    /// When to describe for the facts.
+    fn due(&self, undescribed: bool) -> Option<Now> {
+        let undated = self.undated.as_ref().and_then(Undated::due);
+        // Where Describe is denied, a read would stand in for it, which shows no facts.
+        let besides = undated.into_iter().chain(self.asked).filter(|_| !undescribed);
+        besides.chain(self.next).min()
+    }
+
+    /// A Describe starts.
+    fn start_describe(&mut self, now: Now) {
+        if let Some(next) = &mut self.next {
+            *next = (*next).max(now + FACTS);
+        }
+        self.asked = None;
+        if let Some(undated) = &mut self.undated {
+            while undated.due().is_some_and(|due| due <= now) {
+                undated.tries += 1;
+            }
+        }
+    }
+
+    /// A version moved.
+    pub(super) fn moved(&mut self, now: Now) {
+        let last = self.rotation.as_ref().and_then(|rotation| rotation.schedule.last);
+        self.undated = Some(Undated {
+            moved: now,
+            tries: 0,
+            last,
+        });
+    }
+
+    /// AWS shows this schedule: a new date, or that the secret does not rotate, ends the wait for one.
+    pub(super) fn dated(&mut self, schedule: &Schedule) {
+        self.undated = self
+            .undated
+            .take()
+            .filter(|undated| schedule.enabled && schedule.last == undated.last && undated.due().is_some());
+    }
+}
+
+impl Undated {
+    fn due(&self) -> Option<Now> {
+        LATE_DATE
+            .get(usize::from(self.tries))
+            .map(|after| self.moved + *after)
+    }
 }
 
 /// What a failure means for those who want the secret, or one view of it.
@@ -314,7 +393,7 @@ impl Remote {
                         .filter(|hint| hint.tries < HINT_TRIES)
                         .map(|hint| hint.next),
                 )
-                .chain(self.facts.as_ref().and_then(|facts| facts.next))
+                .chain(self.facts.as_ref().and_then(|facts| facts.due(self.undescribed)))
                 .chain(
                     missing
                         .filter(|trouble| trouble.is_described() && !self.undescribed)
@@ -377,8 +456,8 @@ impl Remote {
     fn start_describe(&mut self, now: Now) {
         self.urgent = None;
         // Also where the call shows no stages, which is how it is where Describe is denied.
-        if let Some(next) = self.facts.as_mut().and_then(|facts| facts.next.as_mut()) {
-            *next = (*next).max(now + FACTS);
+        if let Some(facts) = &mut self.facts {
+            facts.start_describe(now);
         }
         let longest = self.recheck();
         if let Some(trouble) = &mut self.trouble {
@@ -593,6 +672,15 @@ impl Remote {
     pub(super) fn is_gone_for(&self, freshness: Freshness) -> bool {
         let gone = self.trouble.as_deref().filter(|trouble| trouble.is_gone());
         gone.is_some_and(|gone| gone.answers(freshness))
+    }
+
+    /// A person asks for a refresh: the secret is described for the facts of its rotation, which a read does not show, at
+    /// most once in ten seconds. What fails is described by its own steps.
+    pub(super) fn describe_facts(&mut self, now: Now) {
+        if let Some(facts) = &mut self.facts {
+            let soonest = facts.described.map_or(now, |at| now.max(at + FIRST_STEP));
+            facts.asked = Some(facts.asked.map_or(soonest, |asked| asked.min(soonest)));
+        }
     }
 
     /// A pass calls for the view. Gives whether it is known to fail, or to be gone.

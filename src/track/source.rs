@@ -392,6 +392,16 @@ impl Source {
         true
     }
 
+    /// A person asks for a refresh of an object that follows the rotation of this secret.
+    pub(super) fn describe_facts(&mut self, now: Now, key: &str) {
+        if let Some(id) = self.names.get(key).copied()
+            && let Some(remote) = self.remotes.get_mut(&id)
+        {
+            remote.describe_facts(now);
+            self.requeue(id);
+        }
+    }
+
     /// A pass reads the secret for itself.
     pub(super) fn lend(&mut self, now: Now, key: &str, selector: &Selector, freshness: Freshness) -> bool {
         let Some(id) = self.names.get(key).copied() else {

@@ -222,6 +222,25 @@ impl Tracker {
         }
     }
 
+    /// A pass reads all that the object wants, for a refresh that a person asks for. The rotation's state, which a read does
+    /// not show, is described besides, if the object follows it.
+    pub fn refresh_facts(&mut self, now: Now, object: &ObjectKey) {
+        let known = self.objects.id(object).and_then(|id| self.objects.get(id));
+        let Some(known) = known.filter(|known| known.rotation) else {
+            return;
+        };
+        let mut touched = BTreeSet::new();
+        for want in &known.wants {
+            if let Some(source) = self.sources.get_mut(&want.source) {
+                source.describe_facts(now, &want.key);
+                touched.insert(want.source);
+            }
+        }
+        for source in touched {
+            self.schedule(now, source);
+        }
+    }
+
     /// An event has told that the secret changed, and to which version if the event says. It is described, again with
     /// growing pauses and at most six times, until that version shows.
     #[cfg_attr(not(test), expect(dead_code, reason = "events of AWS will give hints"))]

@@ -239,6 +239,7 @@ async fn a_deleted_secret_is_made_again() -> Result<()> {
         })
         .await?;
         bed.holds("db", &[("value", "first")]).await?;
+        bed.event("db", "DriftRepaired").await?;
         bed.synced("db").await
     })
     .await

@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod answers;
 pub mod comparison;
+pub mod contest;
 pub mod record;
 pub mod references;
 pub mod render;

@@ -4,6 +4,7 @@
 //! API server refuses it when the Secret changed meanwhile.
 
 mod belongs;
+mod drift;
 mod metadata;
 mod rollout;
 
@@ -16,7 +17,10 @@ use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use serde_json::{Map, Value, json};
 
-pub use self::belongs::is_ours;
+pub use self::{
+    belongs::is_ours,
+    drift::{contender, repaired},
+};
 use self::{
     belongs::{Belongs, adoption_agreed, annotation_of, belongs, never_adopted},
     metadata::{annotations, labels, metadata_changes, owner},

@@ -5,10 +5,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 
 use super::{
-    memory::{ForeignTarget, Repairs},
+    memory::ForeignTarget,
     outcome::Stop,
     pass::Pass,
-    timing::{FIGHT, LEFTOVER, MENDS, RECHECK_LEFTOVER},
+    timing::{LEFTOVER, RECHECK_LEFTOVER},
     write::wipe,
 };
 use crate::{
@@ -61,12 +61,9 @@ impl Pass<'_> {
             return Some(RECHECK_LEFTOVER);
         }
         let memory = self.recall().target;
-        if let Some(Repairs { since, count }) = memory.repairs.map(|repairs| *repairs)
-            && count >= MENDS
-            && let Some(left) = (since + FIGHT).checked_sub(now)
-        {
+        if let Some(left) = memory.contest.as_deref().and_then(|contest| contest.wait(now)) {
             let (object, secret) = (self.object, &comparison.target);
-            tracing::warn!(%object, %secret, "somebody changes the Secret as fast as it is mended; pausing");
+            tracing::warn!(%object, %secret, "another controller keeps changing the Secret; pausing");
             return Some(left);
         }
         let ForeignTarget {

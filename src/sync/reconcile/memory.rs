@@ -12,7 +12,7 @@ use crate::{
     api::{ObjectKey, Reason, RotationStatus},
     cluster::{Observed, SecretEntry},
     objects::{RefreshDigest, status::Digest},
-    sync::rotation::Traces,
+    sync::{decide::contest::Contest, rotation::Traces},
 };
 
 /// An object is read on demand at most this often.
@@ -69,7 +69,7 @@ pub(super) struct TargetMemory {
     /// Since when the target is one that an earlier object of this name left to the garbage collector.
     pub(super) leftover: Option<Duration>,
     /// What others changed or deleted lately.
-    pub(super) repairs: Option<Box<Repairs>>,
+    pub(super) contest: Option<Box<Contest>>,
     /// With creationPolicy None: what was read last.
     pub(super) read: Option<Box<ReadVersions>>,
 }
@@ -90,13 +90,6 @@ pub(super) struct ForeignTarget {
     pub(super) observed: Observed,
     /// When it is looked at again.
     pub(super) recheck: Duration,
-}
-
-/// Writes for no new version.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Repairs {
-    pub(super) since: Duration,
-    pub(super) count: u32,
 }
 
 /// What an object without a Secret was read for.
@@ -176,15 +169,17 @@ impl Memory {
             .filter(|wait| !wait.is_zero())
     }
 
-    /// A pass calls AWS for this refresh annotation.
-    pub(super) fn call_for(&mut self, asked: RefreshDigest, now: Duration) {
+    /// A pass calls AWS for this refresh annotation. Gives whether it is the first that does.
+    pub(super) fn call_for(&mut self, asked: RefreshDigest, now: Duration) -> bool {
         let called = &mut self.refresh.called;
-        if called.as_ref().is_none_or(|called| called.annotation != asked) {
+        let is_new = called.as_ref().is_none_or(|called| called.annotation != asked);
+        if is_new {
             *called = Some(Box::new(RefreshCall {
                 annotation: asked,
                 at: now,
             }));
         }
+        is_new
     }
 
     /// A pass looks at this state of the object. What is remembered of an earlier object of its name, such as the status that
@@ -406,12 +401,12 @@ mod tests {
         let mut memory = Memory::default();
         let nth = |n: u8| RefreshDigest::of(Some(&n.to_string()));
         assert_eq!(memory.wait_for(nth(1), at(0)), None, "the first");
-        memory.call_for(nth(1), at(0));
+        assert!(memory.call_for(nth(1), at(0)));
         assert_eq!(memory.wait_for(nth(1), at(1)), None, "the same again");
-        memory.call_for(nth(1), at(9));
+        assert!(!memory.call_for(nth(1), at(9)));
         assert_eq!(memory.wait_for(nth(2), at(9)), Some(at(1)));
         assert_eq!(memory.wait_for(nth(3), at(10)), None);
-        memory.call_for(nth(3), at(10));
+        assert!(memory.call_for(nth(3), at(10)));
         assert_eq!(
             memory.wait_for(nth(1), at(11)),
             Some(at(9)),

@@ -125,7 +125,12 @@ impl<'a> Pass<'a> {
         let asked = self.is_asked(comparison);
         if asked {
             let now = self.context.clock.now();
-            self.remember(|memory| memory.call_for(self.entry.annotations.refresh, now));
+            let mut is_new = false;
+            self.remember(|memory| is_new = memory.call_for(self.entry.annotations.refresh, now));
+            if is_new {
+                let tracking = &self.context.provider.tracking;
+                tracking.tell(|tracker, now| tracker.refresh_facts(now, self.object));
+            }
             self.context
                 .provider
                 .aws

@@ -57,7 +57,22 @@ impl Pass<'_> {
         };
         Draft {
             target,
-            ..self.draft(Verdict::holds(Reason::Synced, message), sources, needs)
+            ..self.draft(self.synced(&comparison.target.name, message), sources, needs)
+        }
+    }
+
+    /// `Ready` of a Secret that is as it should be, unless another controller will change it again.
+    pub(super) fn synced(&self, secret: &str, message: String) -> Verdict {
+        let now = self.context.clock.now();
+        let contest = self.recall().target.contest;
+        let contested = contest.and_then(|contest| Some((contest.ends_after(now)?, contest)));
+        match contested {
+            Some((left, contest)) if self.entry.spec.creation != CreationPolicy::None => {
+                // Nothing else shows that it has ended.
+                self.context.work.push_after(self.object.clone(), left);
+                Verdict::fails(Reason::TargetContested, contest.message(secret))
+            }
+            _ => Verdict::holds(Reason::Synced, message),
         }
     }
 

@@ -18,7 +18,3 @@ pub(super) const RECHECK_LEFTOVER: Duration = Duration::from_secs(5);
 pub(super) const FAR: Duration = Duration::from_hours(24);
 /// How long the index has to show an edit that a live read has shown, which then wakes the object.
 pub(super) const BEHIND: Duration = Duration::from_secs(1);
-/// Within this time a Secret is repaired at most so often: whoever changes it as fast as that is another controller, and
-/// neither the API server nor AWS is to bear the fight.
-pub(super) const FIGHT: Duration = Duration::from_mins(1);
-pub(super) const MENDS: u32 = 20;

@@ -7,16 +7,17 @@ use zeroize::Zeroize as _;
 
 use super::{
     deletion_policy::Missing,
-    memory::{ReadVersions, Repairs},
+    memory::ReadVersions,
     outcome::{Stop, TargetConflict},
     pass::{Live, Pass},
     report::{READ_ONLY, synced_message},
-    timing::{BEHIND, FIGHT},
+    timing::BEHIND,
     write_places::{SLOW, WriteEnd},
 };
 use crate::{
     api::{
-        CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ObjectKey, Reason, names::annotation,
+        ConditionType, CreationPolicy, DeletionPolicy, EventReason, ExternalSecret, ExternalSecretSpec,
+        ObjectKey, Reason, names::annotation,
     },
     cluster::{self, CALL_TIMEOUT, EventDraft, FENCED_TIMEOUT, Observed, SecretEntry, TimeLimit},
     objects::{
@@ -27,6 +28,7 @@ use crate::{
         decide::{
             answers::Answer,
             comparison::Comparison,
+            contest::Contest,
             render::{Template, absent, render},
         },
         plan::{self, Plan, Times, Why},
@@ -97,7 +99,8 @@ impl Pass<'_> {
             name: target.name.to_string(),
             written,
         };
-        let mut draft = self.draft(Verdict::holds(Reason::Synced, message), sources, needs);
+        let ready = self.synced(&target.name, message);
+        let mut draft = self.draft(ready, sources, needs);
         draft.target = Some(target);
         Ok(draft)
     }
@@ -156,6 +159,7 @@ impl Pass<'_> {
         };
         for _ in 0..PLANS {
             let observed = live.as_ref().and_then(Observed::of);
+            let by = live.as_ref().and_then(plan::contender);
             let user = live.as_ref().and_then(|live| {
                 let annotations = live.metadata.annotations.as_ref()?;
                 annotations.get(annotation::USER).cloned()
@@ -171,7 +175,7 @@ impl Pass<'_> {
             }
             let began = context.clock.now();
             let writer = &context.view.writer;
-            let (sent, why, written) = match plan {
+            let (sent, done, written) = match plan {
                 Plan::Nothing(written) => return Ok(written),
                 Plan::Refuse(conflict) => {
                     return Err(Stop::Conflict(Box::new(TargetConflict {
@@ -184,13 +188,18 @@ impl Pass<'_> {
                     let limit = times.limit_of(&written);
                     let sent = writer.create_secret(limit, &secret).await;
                     wipe(&mut secret);
-                    (sent, None, written)
+                    (sent, Done::Created, written)
                 }
                 Plan::Patch { body, why, written } => {
                     let observed = observed.as_ref().ok_or(Stop::Retry)?;
                     let limit = times.limit_of(&written);
+                    let done = Done::Patched {
+                        repaired: self.repaired(why, &body),
+                        why,
+                        users: Users::compare(user.as_deref(), desired.user),
+                    };
                     let sent = writer.patch_secret(limit, target, observed, body);
-                    (sent.await, Some(why), written)
+                    (sent.await, done, written)
                 }
             };
             self.note_speed(began, &sent);
@@ -201,8 +210,7 @@ impl Pass<'_> {
                     if entry.content_intact && !context.view.secrets.wrote(target, entry) {
                         context.work.push(self.object.clone(), Class::Urgent);
                     }
-                    let users = Users::compare(user.as_deref(), desired.user);
-                    self.note_write(desired, target, why, users);
+                    self.note_write(desired, target, done, by);
                     return Ok(written);
                 }
                 Err(error) => match error.class {
@@ -253,21 +261,47 @@ impl Pass<'_> {
         }
     }
 
+    /// Whether the Secret existed under this name when the status was last written. One that Keyturn has deleted did not.
+    fn had_secret(&self) -> bool {
+        let status = &self.entry.status;
+        let recorded = status.recorded.as_ref();
+        recorded.is_some_and(|recorded| recorded.former.is_none())
+            && status.reasons.of_condition(ConditionType::Ready) != Some(Reason::Deleted)
+    }
+
     pub(super) async fn find_secret(&self, target: &ObjectKey) -> Result<Option<Secret>, Stop> {
         let found = self.context.view.writer.cluster().find::<Secret>(target).await;
         found.map_err(|error| self.kubernetes(&error))
     }
 
-    /// Remembers, audits and emits an event of a write: of a patch and what it was for, or of a new Secret. `users` are the
-    /// one that the Secret had before and the one that it has now.
+    /// What a patch repairs of the data, in words, if it does.
+    fn repaired(&self, why: Why, body: &serde_json::Value) -> Option<String> {
+        let spec = self.live().map(|live| &live.spec);
+        let is_public = |key: &str| {
+            let mut entries = spec.into_iter().flat_map(ExternalSecretSpec::entries);
+            entries.any(|entry| entry.secret_key == Some(key))
+        };
+        (why == Why::DriftRepaired).then(|| plan::repaired(body, is_public))
+    }
+
+    /// Remembers, audits and emits an event of a write. `by` is the other field manager that last changed the Secret.
     fn note_write(
         &self,
         desired: &plan::DesiredSecret<'_>,
         target: &ObjectKey,
-        why: Option<Why>,
-        users: Users,
+        done: Done,
+        by: Option<Box<str>>,
     ) {
-        if why == Some(Why::Updated) {
+        let why = match &done {
+            Done::Created => None,
+            Done::Patched { why, .. } => Some(*why),
+        };
+        if let Done::Patched {
+            why: Why::Updated,
+            users,
+            ..
+        } = done
+        {
             let moved = (self.context.view.time.now(), users);
             self.remember(|memory| memory.rotation.traces.get_or_insert_default().moved = Some(moved));
         }
@@ -282,34 +316,58 @@ impl Pass<'_> {
         let now = self.context.clock.now();
         self.remember(|memory| {
             if !matches!(why, Some(Why::Updated | Why::Adopted)) {
-                let repairs = match memory.target.repairs.as_deref() {
-                    Some(Repairs { since, count }) if now < *since + FIGHT => Repairs {
-                        since: *since,
-                        count: count + 1,
-                    },
-                    _ => Repairs { since: now, count: 1 },
-                };
-                memory.target.repairs = Some(Box::new(repairs));
+                let before = memory.target.contest.take().map(|contest| *contest);
+                memory.target.contest = Some(Box::new(Contest::repaired(before, now, by)));
             }
         });
         let name = &target.name;
-        let (reason, note) = match why {
-            Some(Why::Updated) => (
+        let (reason, note) = match done {
+            Done::Patched {
+                why: Why::Updated, ..
+            } => (
                 EventReason::Updated,
                 format!("Secret {name} was updated from AWS"),
             ),
-            Some(Why::DriftRepaired) => (
+            Done::Patched {
+                why: Why::DriftRepaired,
+                repaired,
+                ..
+            } => (
                 EventReason::DriftRepaired,
-                format!("Secret {name} had been changed by hand; its data were restored"),
+                format!(
+                    "Secret {name} was changed by another client. {}",
+                    repaired.unwrap_or_default()
+                ),
             ),
-            Some(Why::Adopted) => (EventReason::Updated, format!("Secret {name} was taken over")),
-            Some(Why::Annotated) | None => return,
+            Done::Patched {
+                why: Why::Adopted, ..
+            } => (EventReason::Updated, format!("Secret {name} was taken over")),
+            Done::Created if self.had_secret() => (
+                EventReason::DriftRepaired,
+                format!("Secret {name} was deleted by another client. Keyturn created it again."),
+            ),
+            Done::Patched {
+                why: Why::Annotated, ..
+            }
+            | Done::Created => return,
         };
         self.context
             .view
             .events
             .emit(EventDraft::new(self.reference(), reason, "Sync", &note));
     }
+}
+
+/// What a write has done.
+enum Done {
+    Created,
+    Patched {
+        why: Why,
+        /// Which keys it has repaired, in words.
+        repaired: Option<String>,
+        /// The user that the Secret had before, and the one that it has now.
+        users: Users,
+    },
 }
 
 impl Times {

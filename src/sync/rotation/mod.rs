@@ -69,7 +69,8 @@ pub struct Traces {
     pub rotated: Option<Timestamp>,
 }
 
-/// A value that changed was put by hand if no rotation shows within this.
+/// A value that changed tells nothing of the strategy if no rotation shows within this: it was put by hand, or AWS shows the
+/// date of the rotation too late.
 const BY_HAND: SignedDuration = SignedDuration::from_mins(2);
 /// A rotation that changed no value of ours is forgotten after this: a sweep and a doubted version take a while.
 const NOT_OURS: SignedDuration = SignedDuration::from_mins(15);
@@ -239,7 +240,7 @@ fn strategy(
                 return (settled(rule, before), at.checked_add(BY_HAND).ok());
             }
             *traces = Traces::default();
-            Some(RotationStrategy::Opaque)
+            None
         }
         Traces {
             moved: None,

@@ -149,21 +149,33 @@ fn a_rotation_tells_its_strategy_whichever_call_comes_first() {
 }
 
 #[test]
-fn a_value_put_by_hand_is_opaque() {
+fn a_value_that_changed_without_a_date_lowers_no_strategy() {
     let mut observer = Observer::new(None);
     observer.look(0, &rotation(None, None));
     observer.moved(10, Users::Same);
     observer.look(10, &rotation(None, Some(8)));
     observer.moved(500, Users::Same);
-    // It may still turn out to be a rotation.
+    // AWS may show the date late, or never.
     assert_eq!(
         strategy_of(&observer.look(501, &rotation(None, Some(8)))),
         "SingleUser"
     );
     assert_eq!(
         strategy_of(&observer.look(620, &rotation(None, Some(8)))),
-        "Opaque"
+        "SingleUser"
     );
+    assert_eq!(observer.traces, Traces::default());
+    // A later rotation tells anew.
+    observer.moved(900, Users::Other);
+    assert_eq!(
+        strategy_of(&observer.look(900, &rotation(None, Some(899)))),
+        "AlternatingUsers"
+    );
+    // What was never found out stays unknown.
+    let mut unknown = Observer::new(None);
+    unknown.look(0, &rotation(None, None));
+    unknown.moved(10, Users::Same);
+    assert_eq!(strategy_of(&unknown.look(200, &rotation(None, None))), "Opaque");
 }
 
 #[test]

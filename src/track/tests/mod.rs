@@ -1,6 +1,7 @@
 //! The tracker against a model of AWS that lags, fails, and counts calls.
 
 mod alone;
+mod dates;
 mod denials;
 mod failures;
 mod gone;

@@ -61,6 +61,8 @@ pub(super) struct World {
     pub(super) tracker: Tracker,
     pub(super) now: Now,
     pub(super) secrets: BTreeMap<String, Vec<(Now, Option<State>)>>,
+    /// What AWS says of rotations, from which time on.
+    pub(super) schedules: BTreeMap<String, Vec<(Now, Schedule)>>,
     pub(super) calls: Vec<(Now, Effect)>,
     pub(super) wakes: Vec<(Now, ObjectKey, Cause)>,
     /// What each object's Secret holds, by key and selector, as the reconciler wrote it.
@@ -91,6 +93,7 @@ impl World {
             tracker: Tracker::new(config),
             now: secs(1000),
             secrets: BTreeMap::new(),
+            schedules: BTreeMap::new(),
             calls: Vec::new(),
             wakes: Vec::new(),
             written: BTreeMap::new(),
@@ -156,6 +159,18 @@ impl World {
             .entry(name.to_owned())
             .or_default()
             .push((self.now, state));
+    }
+
+    fn describe(&self, name: &str, state: State) -> Described {
+        let shown = self.schedules.get(name);
+        let shown = shown.into_iter().flatten().rfind(|(from, _)| *from <= self.now);
+        Described {
+            arn: arn(name, &state),
+            name: name.into(),
+            stages: state.stages,
+            deleted: state.deleted,
+            rotation: shown.map_or_else(Schedule::default, |(_, schedule)| schedule.clone()),
+        }
     }
 
     pub(super) fn state(&self, name: &str, at: Now) -> Option<State> {
@@ -482,7 +497,7 @@ impl World {
                 vec![Observation::Described {
                     source: S,
                     key: key.clone(),
-                    secret: describe(&name, state),
+                    secret: self.describe(&name, state),
                     begun: self.now,
                 }]
             }
@@ -507,7 +522,7 @@ impl World {
                 let names: Vec<_> = self.secrets.keys().cloned().collect();
                 let shown = names.iter().filter_map(|name| {
                     let state = self.state(name, at).filter(|state| !state.deleted)?;
-                    Some(describe(name, state))
+                    Some(self.describe(name, state))
                 });
                 let entries: Vec<_> = shown.collect();
                 let pages: Vec<_> = entries.chunks(100).collect();
@@ -656,14 +671,4 @@ fn arn(name: &str, state: &State) -> Arc<str> {
         state.suffix
     )
     .into()
-}
-
-fn describe(name: &str, state: State) -> Described {
-    Described {
-        arn: arn(name, &state),
-        name: name.into(),
-        stages: state.stages,
-        deleted: state.deleted,
-        rotation: Schedule::default(),
-    }
 }
