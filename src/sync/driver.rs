@@ -457,6 +457,7 @@ async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> Sour
     let begun = tracking.clock.now();
     match reader.check(source, &keys).await {
         Ok(answers) => {
+            let mut health = SourceHealth::Answers;
             for (key, answer) in keys.iter().zip(answers) {
                 match answer {
                     Ok(read) => provider.checked((source, key, &current), read, begun),
@@ -471,6 +472,9 @@ async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> Sour
                         });
                     }
                     Err(error) => {
+                        if error.class() == aws::Class::Identity {
+                            health = SourceHealth::Refused;
+                        }
                         let read = FailedRead {
                             source,
                             key,
@@ -482,7 +486,7 @@ async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> Sour
                     }
                 }
             }
-            SourceHealth::Answers
+            health
         }
         Err(error) => {
             let failure = match failure(&error, &current) {
