@@ -703,6 +703,7 @@ async fn the_api_server_accepts_the_definitions_and_refuses_in_sentences() -> Re
     fs::write(
         &manifest,
         "apiVersion: keyturn.dev/v1\nkind: ExternalSecret\nmetadata: {name: refused}\nspec:\n  \
+         refreshInterval: 1d\n  \
          target: {creationPolicy: Merge, template: {type: Opaque}}\n  data:\n  \
          - {secretKey: a, remoteRef: {key: x, property: null, decodingStrategy: Auto}, sourceRef: {generatorRef: {name: x}}}\n  \
          dataFrom:\n  - find: {name: {regexp: x}}\n",
@@ -726,6 +727,7 @@ async fn the_api_server_accepts_the_definitions_and_refuses_in_sentences() -> Re
         refusal.expect_err("a manifest full of what this version lacks")
     );
     for sentence in [
+        "must be a Go duration such as 90s, 30m or 1h30m; days are not known: write 24h",
         "this version writes whole Secrets only",
         "template is not supported: ",
         "decodingStrategy can only be None: ",

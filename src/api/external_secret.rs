@@ -56,7 +56,7 @@ pub struct ExternalSecretSpec {
     /// How fresh the Secret must be, as a Go duration such as `1h` (the default) or `1m30s`; `0` reads once. Below the
     /// operator's minimum (30s) it is raised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
+    #[schemars(length(max = 32), transform = schema::duration)]
     pub refresh_interval: Option<String>,
     /// The Secret to write. Without it, one of this object's name, owned by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

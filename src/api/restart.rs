@@ -21,7 +21,7 @@ pub struct RotationSpec {
     /// For how long a rotation may be under way before it counts as stuck, as a Go duration from `1m`; `30m` by
     /// default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
+    #[schemars(length(max = 32), transform = schema::duration)]
     pub pending_timeout: Option<String>,
     /// The first field that could not be read.
     #[serde(skip)]
@@ -323,7 +323,7 @@ pub struct Pacing {
     pub urgent_max_concurrent: Option<u32>,
     /// The least time between two restarts, as a Go duration; `0s` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
+    #[schemars(length(max = 32), transform = schema::duration)]
     pub min_interval: Option<String>,
 }
 
@@ -336,7 +336,7 @@ pub struct RestartWindow {
     #[schemars(length(min = 9, max = 100))]
     pub cron: String,
     /// How long it stays open, as a Go duration; from `1m` to `168h`.
-    #[schemars(length(min = 1, max = 32), regex(pattern = schema::DURATION))]
+    #[schemars(length(min = 1, max = 32), transform = schema::duration)]
     pub duration: String,
     /// The time zone of `cron`, such as `Europe/Vienna`; UTC by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -353,7 +353,7 @@ pub struct RestartDeadline {
     pub policy: Option<DeadlinePolicy>,
     /// How long before the next rotation workloads must have been restarted, as a Go duration; `1h` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
+    #[schemars(length(max = 32), transform = schema::duration)]
     pub margin: Option<String>,
 }
 
@@ -374,7 +374,7 @@ pub enum DeadlinePolicy {
 pub struct RestartHealth {
     /// How long a rollout may take, as a Go duration from `1s` to `24h`; `10m` by default. Crash loops count before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), regex(pattern = schema::DURATION))]
+    #[schemars(length(max = 32), transform = schema::duration)]
     pub timeout: Option<String>,
     /// `Halt` (the default): no further workload is restarted until it recovers, the content changes again or somebody
     /// resumes. `Continue`: the others go on.

@@ -4,7 +4,7 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 /// A Go duration that is not negative.
-pub(super) const DURATION: &str = r"^(0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$";
+const DURATION: &str = r"^(0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$";
 /// The name of most objects (a DNS subdomain).
 pub(super) const OBJECT_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// A key of a Secret, but for `.` and a leading `..`.
@@ -47,6 +47,16 @@ impl Shape {
 /// Adds a rule to the object that `schema` describes.
 pub(super) fn rule(schema: &mut Schema, rule: &str, message: &str) {
     push(schema.ensure_object(), rule, message);
+}
+
+/// The text that `schema` describes is a Go duration. The API server shows a regular expression where a pattern does not match,
+/// and this sentence where a rule does not hold.
+pub(super) fn duration(schema: &mut Schema) {
+    rule(
+        schema,
+        &format!("self.matches(r'{DURATION}')"),
+        "must be a Go duration such as 90s, 30m or 1h30m; days are not known: write 24h",
+    );
 }
 
 /// Adds a rule to the property `field` of the object that `schema` describes.
