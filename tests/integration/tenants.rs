@@ -7,7 +7,11 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use testbed::{aws::Calls, controlplane::Options, wait};
+use testbed::{
+    aws::{Calls, Fault, Match},
+    controlplane::Options,
+    wait,
+};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -23,6 +27,8 @@ const ROTATIONS: usize = 5;
 const LARGEST: usize = 64 << 10;
 /// The API server takes 256 KiB of annotations in all.
 const ANNOTATION: usize = 200 << 10;
+/// Objects of a tenant whose reads never end: more than the process works at once.
+const SILENT: usize = 600;
 /// Writes of others between a read for an object and its write: a round of the write slots and what was under way.
 const TURNS: usize = 64;
 
@@ -39,6 +45,8 @@ enum Hostility {
     CostlyPatterns,
     /// References to the other tenant's secret, through its store, that fail in two ways.
     FailingReferences,
+    /// More secrets than there are places for reads, in a region that swallows packets: no call ends before its time.
+    Silence,
 }
 
 /// A tenant's namespace, and what goes on in it until it is dropped.
@@ -78,6 +86,14 @@ impl Hostile {
                 });
             }
             Hostility::CostlyPatterns => costly_patterns(&bed).await?,
+            Hostility::Silence => {
+                bed.store_ready(STORE, &["Valid"]).await?;
+                let mine = Match::all().account(&bed.account);
+                bed.aws.add_fault(mine, Fault::Hang { probability: 1.0 });
+                for n in 0..SILENT {
+                    bed.plain(&format!("silent-{n}"), &format!("silent/{n}")).await?;
+                }
+            }
             Hostility::FailingReferences => {
                 let (store, key) = shared;
                 for (n, stages) in [["NO-SUCH-LABEL", "NOR-THIS-ONE"], ["AWSPENDING", "NOR-THAT-ONE"]]
@@ -273,7 +289,7 @@ async fn beside(
                 let busy = |hostility: &Hostility| {
                     !matches!(
                         hostility,
-                        Hostility::CostlyPatterns | Hostility::FailingReferences
+                        Hostility::CostlyPatterns | Hostility::FailingReferences | Hostility::Silence
                     )
                 };
                 if hostilities.iter().all(busy) {
@@ -343,6 +359,11 @@ fn few_attempts(victim: &Bed, calls: &Calls) -> Result<()> {
         calls.errors()
     );
     Ok(())
+}
+
+#[tokio::test]
+async fn a_region_that_swallows_packets_delays_no_other_tenant() -> Result<()> {
+    beside("silence", &[Hostility::Silence], no_error).await
 }
 
 #[tokio::test]
