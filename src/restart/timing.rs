@@ -82,11 +82,12 @@ pub(super) const DECIDE: DutyCycle = DutyCycle {
     least: Duration::from_millis(100),
     longest: Duration::from_secs(10),
 };
-/// How much of the time judging one namespace takes. Changes that come together are judged together.
+/// How much of the time judging one namespace takes. Changes that come together are judged together. However much a tenant
+/// puts into a namespace, the others keep nearly all of the time.
 pub(super) const JUDGE_NAMESPACE: DutyCycle = DutyCycle {
     part: 20,
     least: Duration::from_millis(200),
-    longest: Duration::from_mins(5),
+    longest: Duration::from_hours(1),
 };
 /// How much of the time judging single workloads takes.
 pub(super) const JUDGE_WORKLOADS: DutyCycle = DutyCycle {
