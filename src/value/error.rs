@@ -87,7 +87,7 @@ impl Fault {
             }
             Self::BadNumber => write!(f, "a number in the value of {key:?} is too large; make it a string"),
             Self::BadText => write!(f, "a string in the value of {key:?} is not Unicode text: correct it"),
-            Self::NoProperty { property } => write!(f, "the value of {key:?} has no property {property:?}: mend the name, or put it into the value"),
+            Self::NoProperty { property } => write!(f, "the value of {key:?} has no property {property:?}: correct the name, or add it to the value"),
             Self::NoMembers => write!(f, "the value of {key:?} is an empty JSON object; the last data are kept: put members into it"),
             Self::BadKeys { count } => write!(
                 f,

@@ -130,7 +130,7 @@ fn control_message(control: &Control) -> String {
         return message;
     }
     let unreadable = control.unreadable.join(" and ");
-    format!("{message}. It holds up because its entries {unreadable} cannot be read: mend them")
+    format!("{message}. It holds up because its entries {unreadable} cannot be read: correct them")
 }
 
 #[cfg(test)]

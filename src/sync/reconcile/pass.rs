@@ -132,7 +132,7 @@ impl<'a> Pass<'a> {
             }
             cluster::Class::Invalid { .. } | cluster::Class::Rejected { .. } => Refusal::new(
                 Reason::InvalidSpec,
-                format!("{error}: mend the target's name, labels or annotations"),
+                format!("{error}: correct the target's name, labels or annotations"),
             ),
             class => {
                 if *class == cluster::Class::Timeout && error.verb.is_write() {
