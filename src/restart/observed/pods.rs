@@ -32,7 +32,7 @@ pub struct OwnPods<'a> {
 }
 
 /// A workload for which more strays than that would have to be gone through is not taken for done by its pods.
-const STRAYS: usize = 1000;
+const STRAYS: usize = 5000;
 
 impl Pods {
     /// Sorts `pods`, listed after `at`; `is_workload` tells whether a Deployment or a Rollout of a name exists.
