@@ -76,8 +76,6 @@ pub enum Notice {
     Down(SourceId, OutageKind),
     /// A source that was said to be down has answered.
     Up(SourceId),
-    /// The identity of a source was refused, or credentials for it could not be had.
-    Refused(SourceId),
 }
 
 /// Shorter failures are nobody's concern.
@@ -244,25 +242,19 @@ pub struct FailedRead<'a> {
 enum SourceHealth {
     Answers,
     Fails(OutageKind),
-    /// AWS answers that it does not take the identity.
-    Refused,
     /// A secret alone gets no answer.
     Unknown,
 }
 
 impl SourceHealth {
     fn of(error: &aws::Error) -> Self {
-        match outage(error) {
-            Some(kind) => Self::Fails(kind),
-            None if error.class() == aws::Class::Identity => Self::Refused,
-            None => Self::Answers,
-        }
+        outage(error).map_or(Self::Answers, Self::Fails)
     }
 
     /// The same of a call for one secret, of which the tracker has been told.
     fn of_one(error: &aws::Error, tracking: &Tracking, source: SourceId, key: &str) -> Self {
         match outage(error) {
-            None => Self::of(error),
+            None => Self::Answers,
             Some(_) if tracking.ask(|tracker| tracker.is_unanswered(source, key)) => Self::Unknown,
             Some(kind) => Self::Fails(kind),
         }
@@ -314,10 +306,6 @@ pub async fn drive(provider: Provider, work: Arc<Work>, tell: impl Fn(Notice)) {
                 match ended {
                     Ok((_, SourceHealth::Unknown)) => {}
                     Ok((source, SourceHealth::Answers)) => tracking.note_health(source, None).into_iter().for_each(&tell),
-                    Ok((source, SourceHealth::Refused)) => {
-                        tracking.note_health(source, None).into_iter().for_each(&tell);
-                        tell(Notice::Refused(source));
-                    }
                     Ok((source, SourceHealth::Fails(kind))) => {
                         tracking.note_health(source, Some(kind)).into_iter().for_each(&tell);
                     }
@@ -457,7 +445,6 @@ async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> Sour
     let begun = tracking.clock.now();
     match reader.check(source, &keys).await {
         Ok(answers) => {
-            let mut health = SourceHealth::Answers;
             for (key, answer) in keys.iter().zip(answers) {
                 match answer {
                     Ok(read) => provider.checked((source, key, &current), read, begun),
@@ -472,9 +459,6 @@ async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> Sour
                         });
                     }
                     Err(error) => {
-                        if error.class() == aws::Class::Identity {
-                            health = SourceHealth::Refused;
-                        }
                         let read = FailedRead {
                             source,
                             key,
@@ -486,7 +470,7 @@ async fn read(provider: Provider, source: SourceId, keys: Vec<Arc<str>>) -> Sour
                     }
                 }
             }
-            health
+            SourceHealth::Answers
         }
         Err(error) => {
             let failure = match failure(&error, &current) {

@@ -66,7 +66,6 @@ pub async fn run(context: Arc<Context>, changes: Changes, stop: impl Future<Outp
             }
             Notice::Down(source, kind) => stores.tell_outage(source, Some(kind)),
             Notice::Up(source) => stores.tell_outage(source, None),
-            Notice::Refused(source) => stores.doubt(source),
         };
         let Context { provider, work, .. } = &*context;
         tasks.spawn(driver::drive(provider.clone(), work.clone(), tell));

@@ -26,7 +26,6 @@ use crate::{
     objects::{StoreEntry, StoreRef, Suspension},
     sync::{
         driver::Tracking,
-        queue::Class,
         resolve::{Refusal, Rules},
         work::Work,
     },
@@ -240,20 +239,6 @@ impl Stores {
         };
         sources.sort_unstable();
         sources
-    }
-
-    /// The identity of a source did not serve for a read: its store is proved again, unless it is known to be broken.
-    pub fn doubt(&self, source: SourceId) {
-        let Some(store) = self.store_of(source) else {
-            return;
-        };
-        let is_proved = |known: &Known| {
-            let standing = known.standings.get(&store);
-            standing.is_some_and(|standing| matches!(standing.good, Good::Proved { .. }))
-        };
-        if is_proved(&self.lock()) {
-            self.work.push(store, Class::Periodic);
-        }
     }
 
     /// How many stores let every namespace read whatever their identity may read.
