@@ -203,7 +203,7 @@ fn condition(
         return (
             Reason::Halted,
             format!(
-                "{rest}; no more are restarted since {} failed{failed}. Fix it, or annotate the ExternalSecret with \
+                "{rest}; no more are restarted since {} failed{failed}. Mend it, or annotate the ExternalSecret with \
                  keyturn.dev/resume={token} to go on",
                 counts.failed
             ),

@@ -94,11 +94,11 @@ impl<'a> ObjectPaces<'a> {
             let token = &claim.object.content.rollout;
             let sentence = match &pace.reply {
                 None => format!(
-                    "another workload did not become healthy: fix it, or annotate the ExternalSecret with \
+                    "another workload did not become healthy: mend it, or annotate the ExternalSecret with \
                      keyturn.dev/resume={token} to go on"
                 ),
                 Some(reply) => format!(
-                    "{reply}. Another workload did not become healthy: fix it, or annotate the ExternalSecret with \
+                    "{reply}. Another workload did not become healthy: mend it, or annotate the ExternalSecret with \
                      keyturn.dev/resume={token} to go on"
                 ),
             };
