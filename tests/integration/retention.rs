@@ -192,8 +192,16 @@ async fn a_secret_that_was_deleted_goes_a_minute_after_it_was_seen_to_be_gone() 
                     .is_some_and(|(first, last)| last.duration_since(first).as_secs() >= 59),
                 "{name}: {times:?}"
             );
-            let ready = bed.ready(name, "Synced").await?;
-            ensure!(ready.message.contains(&key), "{}", ready.message);
+            // The status follows the Secret.
+            testbed::wait::until(
+                "the status to name what is gone",
+                crate::harness::SOON,
+                async || {
+                    let ready = bed.ready(name, "Synced").await?;
+                    Ok(ready.message.contains(&key).then_some(()))
+                },
+            )
+            .await?;
             let secret = bed.written(name).await?;
             let recorded = annotation(&secret, "keyturn.dev/source").unwrap_or_default();
             ensure!(recorded.contains(','), "{recorded}");
